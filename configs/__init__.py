@@ -1,0 +1,1 @@
+"""What a pipeline is: pydantic models, their loading from YAML, and one YAML file a pipeline."""

@@ -1,0 +1,140 @@
+"""From a name or a path to a PipelineConfig, with errors that say which line, and which key was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from configs.models import PipelineConfig
+from storage.errors import InputError
+
+FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """The pipelines that come with Indexmill."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_config(name_or_path: str, settings: Iterable[str] = ()) -> PipelineConfig:
+    """The pipeline called `name_or_path` in configs/, or the YAML file of that path, changed by `dotted.key=value` settings.
+
+    Raises InputError, which names file and line, for whatever is not as the models say.
+    """
+    path = _locate(name_or_path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        raise InputError("the config cannot be read as YAML", where=str(path), got=str(problem)) from None
+    if not isinstance(values, dict):
+        raise InputError("the config is not a mapping", where=str(path), expected="name:, dataset:, encoder: …", got=type(values).__name__)
+    lines = dict(_lines(node))
+    for setting in settings:
+        lines[_apply(values, setting)] = f"--set {setting}"
+    try:
+        return PipelineConfig.model_validate(values)
+    except ValidationError as problem:
+        raise _input_error(problem.errors()[0], path, lines) from None
+
+
+def _locate(name_or_path: str) -> Path:
+    named = FOLDER / f"{name_or_path}.yaml"
+    if name_or_path in names():
+        return named
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    near = difflib.get_close_matches(name_or_path, names(), n=1)
+    raise InputError(
+        f"there is no pipeline {name_or_path}",
+        expected="the path of a YAML file, or one of: " + ", ".join(names()),
+        got=name_or_path,
+        next_step=f"did you mean {near[0]}?" if near else "indexmill pipelines lists them",
+    )
+
+
+def _apply(values: dict[str, Any], setting: str) -> tuple[str, ...]:
+    """Set one dotted key; the value is read as YAML."""
+    key, equals, value = setting.partition("=")
+    keys = tuple(key.split("."))
+    if not equals or not all(keys):
+        raise InputError("a setting cannot be read", where="--set", expected="dotted.key=value", got=setting)
+    place = values
+    for name in keys[:-1]:
+        if not isinstance(place.setdefault(name, {}), dict):
+            raise InputError("a setting reaches below a plain value", where=f"--set {setting}", got=f"{name} is {place[name]!r}")
+        place = place[name]
+    try:
+        place[keys[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError("a setting's value is not YAML", where="--set", expected="dotted.key=value", got=setting) from None
+    return keys
+
+
+def _lines(node: yaml.Node | None, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(key path, "line N") for every key of the document."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*above, str(key.value))
+            yield here, f"line {key.start_mark.line + 1}"
+            yield from _lines(value, here)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            yield (*above, str(number)), f"line {value.start_mark.line + 1}"
+
+
+def _input_error(problem: ErrorDetails, path: Path, lines: Mapping[tuple[str, ...], str]) -> InputError:
+    written = _as_written(problem["loc"], lines)
+    dotted = ".".join(written) or "the whole"
+    line = next((lines[written[:size]] for size in range(len(written), 0, -1) if written[:size] in lines), "")
+    where = f"{dotted}, {path}" + (f", {line}" if line else "")
+    got = repr(problem["input"])[:200]
+    if problem["type"] == "extra_forbidden":
+        valid = sorted(_valid_keys(written[:-1]))
+        near = difflib.get_close_matches(written[-1], valid, n=1, cutoff=0.5)
+        return InputError(
+            f"unknown key {written[-1]}",
+            where=where,
+            expected="one of: " + ", ".join(valid),
+            got=f"{written[-1]}: {got}",
+            next_step=f"did you mean {near[0]}?" if near else "remove it",
+        )
+    if problem["type"] == "missing":
+        return InputError(f"the key {dotted} is missing", where=where, next_step=f"add {written[-1]}: to the config")
+    return InputError(f"{dotted} is not valid", where=where, expected=problem["msg"], got=got)
+
+
+def _as_written(loc: tuple[int | str, ...], lines: Mapping[tuple[str, ...], str]) -> tuple[str, ...]:
+    """pydantic's location without what the user did not write: tags of unions stand between the keys."""
+    written: tuple[str, ...] = ()
+    for part in loc[:-1]:
+        if (*written, str(part)) in lines or not any(known[: len(written)] == written and len(known) > len(written) for known in lines):
+            written = (*written, str(part))
+    return (*written, str(loc[-1])) if loc else written
+
+
+def _valid_keys(above: tuple[str, ...]) -> set[str]:
+    """The keys that may stand below `above`, over all members of a union."""
+    models: list[type[BaseModel]] = [PipelineConfig]
+    for key in above:
+        annotations = [field.annotation for model in models for name, field in model.model_fields.items() if key in (name, field.alias)]
+        models = [model for annotation in annotations for model in _models_in(annotation)]
+    return {field.alias or name for model in models for name, field in model.model_fields.items()}
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+        for member in typing.get_args(annotation):
+            yield from _models_in(member)

@@ -1,0 +1,155 @@
+"""The config of a pipeline. Unknown keys are refused everywhere; defaults are what a careful user would choose."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Section(BaseModel):
+    """A part of the config: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AnyDataset(Section):
+    """What every source understands.
+
+    exclude_labels: labels whose items are left out. limit: a random sample of so many items, drawn by a keyed hash of the key with
+    `sample_seed`, so that a larger limit keeps the smaller one's items.
+    """
+
+    exclude_labels: tuple[str, ...] = ()
+    limit: int | None = Field(default=None, ge=1)
+    sample_seed: int = 0
+
+
+class StdlibDataset(AnyDataset):
+    """The documented modules, classes and functions of the running Python's standard library; label = module."""
+
+    source: Literal["stdlib"]
+
+
+class FolderDataset(AnyDataset):
+    """A tree of images. labels: `folder` takes the first folder below `path` as the label, `none` reads images from any depth unlabelled."""
+
+    source: Literal["folder"]
+    path: str = Field(description="the folder; {root} stands for the root directory")
+    labels: Literal["folder", "none"] = "folder"
+
+
+DatasetConfig = Annotated[StdlibDataset | FolderDataset, Field(discriminator="source")]
+
+
+class ValidateConfig(Section):
+    """max_reject_fraction: past this share of rejected items the build stops. max_pixels: larger images are rejected unopened."""
+
+    max_reject_fraction: float = Field(default=0.05, ge=0, le=1)
+    max_pixels: int = Field(default=100_000_000, ge=1)
+    max_text_length: int = Field(default=100_000, ge=1)
+
+
+class SplitConfig(Section):
+    """query_fraction of the content groups go to the query side, by a hash keyed with `seed`."""
+
+    query_fraction: float = Field(default=0.2, gt=0, lt=1)
+    seed: int = 0
+
+
+class AnyEncoder(Section):
+    """What every encoder understands.
+
+    model: a model id, a local path, or `package:NAME/PATH` for a file or folder inside an installed Python package.
+    weights_sha256: when given, the weights file must have this digest before it is loaded.
+    batch_size: items a forward pass; `auto` takes the encoder's own and halves it when memory runs out.
+    shard_rows: vectors a Parquet part, the most that a killed run has to encode again.
+    """
+
+    model: str = Field(min_length=1)
+    weights_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    normalize: bool = True
+    shard_rows: int = Field(default=50_000, ge=1)
+
+
+class SentenceTransformersEncoder(AnyEncoder):
+    """Texts, by a sentence-transformers model."""
+
+    kind: Literal["sentence-transformers"]
+
+
+class EfficientNetLiteEncoder(AnyEncoder):
+    """Images, by the pooled features of EfficientNet-Lite0 (1,280 numbers)."""
+
+    kind: Literal["efficientnet-lite"]
+
+
+EncoderConfig = Annotated[SentenceTransformersEncoder | EfficientNetLiteEncoder, Field(discriminator="kind")]
+
+
+class IndexConfig(Section):
+    """The FAISS index.
+
+    factory: any FAISS factory string. nprobe and ef_search: how wide to search (IVF lists, HNSW candidates); unset takes an eighth of
+    the lists, at least 8, and 64 candidates. shards: files on the database side. train_points_per_list: sample size of training.
+    """
+
+    factory: str = Field(default="Flat", min_length=1)
+    metric: Literal["cosine", "ip", "l2"] = "cosine"
+    shards: int = Field(default=1, ge=1, le=10_000)
+    nprobe: int | None = Field(default=None, ge=1)
+    ef_search: int | None = Field(default=None, ge=1)
+    train_points_per_list: int = Field(default=64, ge=39, le=256)
+    seed: int = 0
+
+
+class EvaluationConfig(Section):
+    """k: the cut-offs. depth: results a query that average precision looks at. max_queries: a seeded sample of so many queries."""
+
+    k: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = (1, 5, 10)
+    depth: int = Field(default=1000, ge=1)
+    max_queries: int = Field(default=10_000, ge=1)
+    examples: int = Field(default=8, ge=0, le=100, description="example queries shown in the report")
+
+    @field_validator("k")
+    @classmethod
+    def _sorted(cls, k: tuple[int, ...]) -> tuple[int, ...]:
+        if not k:
+            raise ValueError("at least one cut-off is needed")
+        return tuple(sorted(set(k)))
+
+
+class GateConfig(Section):
+    """minimum: the least value of a measure. maximum_drop: the most that a measure may fall below the live snapshot's value."""
+
+    minimum: dict[str, float] = {}
+    maximum_drop: dict[str, float] = {}
+
+
+class PublishConfig(Section):
+    """serve: whether the published index also holds the query side. keep: snapshots kept besides the live one. gate: what is refused."""
+
+    serve: Literal["all", "database"] = "all"
+    keep: int = Field(default=3, ge=1)
+    gate: GateConfig = GateConfig()
+
+
+class PipelineConfig(Section):
+    """One pipeline: one index, rebuilt as a whole."""
+
+    name: str = Field(pattern="^[a-z0-9][a-z0-9-]{0,62}$")
+    description: str = ""
+    dataset: DatasetConfig
+    validate_: ValidateConfig = Field(default=ValidateConfig(), alias="validate")
+    split: SplitConfig = SplitConfig()
+    encoder: EncoderConfig
+    index: IndexConfig = IndexConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    publish: PublishConfig = PublishConfig()
+
+    @model_validator(mode="after")
+    def _cosine_needs_normalised_vectors(self) -> PipelineConfig:
+        if self.index.metric == "cosine" and not self.encoder.normalize:
+            raise ValueError("index.metric cosine needs encoder.normalize: true (or choose index.metric: ip)")
+        return self

@@ -1,0 +1,81 @@
+"""The flow `build-index`: one pipeline from its source to a published snapshot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from configs.loading import load_config
+from configs.models import PipelineConfig
+from flows.environment import default_root
+from flows.preflight import check_factory, check_sizes
+from flows.stages import Stages
+from flows.summary import Summary, summarise
+from storage.errors import DamagedFile
+from storage.lease import lease
+from storage.root import Root
+from storage.snapshots import Snapshots
+from tasks.encode import encode
+from tasks.encoders.identity import identify
+from tasks.evaluate import evaluate
+from tasks.ingest import ingest, revision
+from tasks.publish import publish
+from tasks.shard import shard
+from tasks.split import split
+from tasks.train import train
+from tasks.validate import validate
+
+
+@flow(name="build-index", flow_run_name="{config}", validate_parameters=False)
+def build_index(config: str, root: str | None = None, settings: list[str] | None = None) -> dict[str, Any]:
+    """Build the index of a pipeline and publish it if it is good.
+
+    config: a name under configs/ or the path of a YAML file; root: where everything lies (INDEXMILL_ROOT, else ./indexmill-data);
+    settings: `dotted.key=value` changes. Returns the summary that `indexmill build --json` prints.
+    """
+    pipeline = load_config(config, settings or [])
+    place = Root(root or default_root())
+    try:
+        with lease(place.index(pipeline.name) / "lease", holder=f"build-index of {pipeline.name}"):
+            place.sweep()
+            try:
+                return build(pipeline, Stages(place, thorough=not _live_is_sound(place, pipeline.name))).to_json()
+            except DamagedFile:
+                # A file changed behind its record. Once more, and this time every digest is checked before a record is believed.
+                return build(pipeline, Stages(place, thorough=True)).to_json()
+    finally:
+        place.close()
+
+
+def build(config: PipelineConfig, stages: Stages) -> Summary:
+    """All stages in their order. Each takes records and its own part of the config, and hands a record on."""
+    root, run = stages.root, stages.run
+    check_factory(config.index)
+    fingerprint = identify(config.encoder).fingerprint
+
+    dataset = run(ingest, config.name, config.dataset, revision(config.dataset, root))
+    validated = run(validate, dataset, config.validate_)
+    sides = run(split, validated, config.split)
+    check_sizes(config, sides)
+    embeddings = run(encode, sides, config.encoder, fingerprint)
+    trained = run(train, config.name, embeddings, config.index)
+    shards = run(shard, config.name, embeddings, trained, config.index)
+    evaluation = run(evaluate, config.name, embeddings, shards, config.index, config.evaluation)
+    snapshot = run(
+        publish, config, validated, sides, embeddings, trained, shards, evaluation,
+        doubt=lambda: "" if Snapshots(root, config.name).current() else "nothing is live",
+    )  # fmt: skip
+    return summarise(config, stages, dataset, validated, sides, embeddings, evaluation, snapshot)
+
+
+def _live_is_sound(root: Root, name: str) -> bool:
+    """Whether every file of the live snapshot is as its manifest says; true before the first."""
+    snapshots = Snapshots(root, name)
+    if snapshots.current() is None:
+        return True
+    try:
+        snapshots.verify(snapshots.manifest())
+    except DamagedFile:
+        return False
+    return True

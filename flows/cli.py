@@ -1,0 +1,140 @@
+"""The command `indexmill`. Heavy libraries are imported inside the commands that need them, so that speaking is quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.environment import ROOT_VARIABLE, default_root, prepare_environment
+from storage.errors import IndexmillError
+
+app = typer.Typer(
+    help="Rebuild embedding indexes every night, and publish them only when they are good.",
+    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
+)  # fmt: skip
+
+RootOption = Annotated[str, typer.Option("--root", help="Where everything lies.", envvar=ROOT_VARIABLE, show_default=default_root())]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config, as dotted.key=value.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log, and tracebacks of errors.")]
+
+
+@app.command()
+def build(
+    config: Annotated[str, typer.Argument(help="A pipeline's name (indexmill pipelines) or the path of a YAML file.")],
+    root: RootOption = default_root(),
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Build the index of one pipeline and publish it."""
+    from flows.running import run_build
+    from flows.tables import print_summary
+
+    with told(verbose):
+        summary = run_build(config, root, settings or [], verbose=verbose)
+        print(json.dumps(summary)) if as_json else print_summary(summary)
+
+
+@app.command()
+def search(
+    name: Annotated[str, typer.Argument(help="The index.")],
+    query: Annotated[str | None, typer.Argument(help="A text, for an index of texts.")] = None,
+    image: Annotated[Path | None, typer.Option(help="An image, for an index of images.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many results.")] = 10,
+    root: RootOption = default_root(),
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Ask the live snapshot of an index."""
+    with told(verbose):
+        prepare_environment(Path(root).resolve(), verbose=verbose)
+        from flows.search import search_index
+        from flows.tables import print_results
+
+        answer = search_index(root, name, text=query, image=image, k=k)
+        print(json.dumps(answer)) if as_json else print_results(answer)
+
+
+@app.command()
+def pipelines(as_json: JsonOption = False) -> None:
+    """List the pipelines that come with Indexmill."""
+    from configs.loading import load_config, names
+    from flows.tables import print_pipelines
+
+    configs = [load_config(name) for name in names()]
+    if as_json:
+        print(json.dumps([config.model_dump(mode="json", by_alias=True) for config in configs]))
+    else:
+        print_pipelines(configs)
+
+
+@app.command()
+def check(config: str, settings: SetOption = None, as_json: JsonOption = False) -> None:
+    """Read a config and show it with every default filled in."""
+    import yaml
+
+    from configs.loading import load_config
+
+    with told(verbose=False):
+        values = load_config(config, settings or []).model_dump(mode="json", by_alias=True)
+        print(json.dumps(values) if as_json else yaml.safe_dump(values, sort_keys=False, allow_unicode=True).rstrip())
+
+
+@app.command()
+def catalog(root: RootOption = default_root(), as_json: JsonOption = False) -> None:
+    """Rebuild the DuckDB catalog from the manifests and list the builds in it."""
+    from flows.tables import print_builds
+    from storage.catalog import builds, rebuild
+    from storage.root import Root
+
+    with told(verbose=False):
+        place = Root(root)
+        try:
+            rebuild(place)
+            rows = builds(place)
+        finally:
+            place.close()
+        print(json.dumps(rows)) if as_json else print_builds(rows, place.catalog)
+
+
+@app.command()
+def demo(root: RootOption = default_root(), verbose: VerboseOption = False) -> None:
+    """Build the two demo pipelines on real data with real models, and say what to try next."""
+    from flows.demo import run_demo
+
+    with told(verbose):
+        run_demo(root, verbose=verbose)
+
+
+class told:
+    """Turn Indexmill's own errors into a message on standard error and their exit code; with --verbose, after the traceback."""
+
+    def __init__(self, verbose: bool) -> None:
+        self.verbose = verbose
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, problem: BaseException | None, traceback: Any) -> None:
+        if not isinstance(problem, IndexmillError):
+            return
+        if self.verbose:
+            import traceback as printing
+
+            printing.print_exception(problem)
+        print(f"error: {problem}", file=sys.stderr)
+        raise typer.Exit(problem.exit_code)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Progress for people, on standard error: bars on a terminal, lines with the time of day elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from tasks.progress import Advance, Watcher
+
+EVERY_SECONDS = 10.0
+
+
+@contextmanager
+def display(console: Console) -> Iterator[Watcher]:
+    """The watcher that suits the console."""
+    if not console.is_terminal:
+        yield Lines(console)
+        return
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn(show_speed=True),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as progress:
+        yield Bars(progress)
+
+
+class Bars:
+    """One bar a piece of work, with its rate and the time left."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    @contextmanager
+    def watch(self, what: str, total: int) -> Iterator[Advance]:
+        task = self._progress.add_task(what, total=total, rate="")
+        start = time.monotonic()
+
+        def advance(finished: int) -> None:
+            done = self._progress.tasks[task].completed + finished
+            rate = f"{done / max(time.monotonic() - start, 1e-3):,.0f}/s" if total > 1 else ""
+            self._progress.update(task, advance=finished, rate=rate)
+
+        yield advance
+
+
+class Lines:
+    """A line when work begins, one every ten seconds, and one when it ends."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @contextmanager
+    def watch(self, what: str, total: int) -> Iterator[Advance]:
+        start = said = time.monotonic()
+        done = 0
+        self._say(f"{what}: {total:,}" if total > 1 else what)
+
+        def advance(finished: int) -> None:
+            nonlocal done, said
+            done += finished
+            if (now := time.monotonic()) - said >= EVERY_SECONDS and done < total:
+                said = now
+                rate = done / (now - start)
+                self._say(f"{what}: {done:,} of {total:,}, {rate:,.0f}/s, {(total - done) / max(rate, 1e-9):,.0f} s left")
+
+        yield advance
+        seconds = time.monotonic() - start
+        rate = f", {done / max(seconds, 1e-9):,.0f}/s" if total > 1 else ""
+        self._say(f"{what}: done in {seconds:.1f} s{rate}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(f"{datetime.now():%H:%M:%S} {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def stderr_console() -> Console:
+    """The console that progress and messages go to; standard output is kept for answers."""
+    return Console(file=sys.stderr)

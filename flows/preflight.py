@@ -1,0 +1,50 @@
+"""What can be refused before the slow work begins."""
+
+from __future__ import annotations
+
+from configs.models import PipelineConfig
+from storage.errors import InputError
+from storage.records import SplitDataset
+from tasks.indexes.factory import check_factory, least_items
+
+
+def check_sizes(config: PipelineConfig, split: SplitDataset) -> None:
+    """Raise InputError where the items are too few for the cut-offs or the factory, or their labels say nothing."""
+    ks, factory = config.evaluation.k, config.index.factory
+    sides = f"{split.database} on the database side, {split.query} on the query side"
+    if split.labelled and split.labels == 1:
+        raise InputError(
+            "all items have one label, so every result would count as relevant",
+            where=f"dataset of {config.name}" + (f": {split.base}" if split.base else ""),
+            expected="at least 2 labels (sub-folders)",
+            got=f"1 label over {split.database + split.query} items",
+            next_step="name the folder above as dataset.path, or --set dataset.labels=none to leave relevance out",
+        )
+    if split.database < max(ks):
+        fitting = [k for k in ks if k <= split.database] or [1]
+        raise InputError(
+            "there are fewer items than evaluation.k asks for",
+            where=f"evaluation.k = {list(ks)}",
+            expected=f"at least {max(ks)} items on the database side",
+            got=sides,
+            next_step=f"add items, or --set evaluation.k={fitting}".replace(" [", "[").replace(", ", ","),
+        )
+    if split.database < least_items(factory):
+        raise InputError(
+            "there are fewer items than the factory has lists or centroids",
+            where=f"index.factory = {factory}",
+            expected=f"at least {least_items(factory)} items on the database side",
+            got=sides,
+            next_step="add items, or --set index.factory=Flat",
+        )
+    if not split.query:
+        raise InputError(
+            "no item fell on the query side, so nothing can be measured",
+            where=f"split.query_fraction = {config.split.query_fraction}",
+            expected="at least 1 query",
+            got=sides,
+            next_step="add items, raise split.query_fraction, or choose another split.seed",
+        )
+
+
+__all__ = ["check_factory", "check_sizes"]

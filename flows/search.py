@@ -1,0 +1,102 @@
+"""Asking a snapshot from the command line."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from configs.models import EncoderConfig, IndexConfig
+from storage import tables
+from storage.errors import InputError
+from storage.records import Manifest
+from storage.root import Root
+from storage.snapshots import Snapshots
+from tasks.checks.images import UnreadableImage, read_image
+from tasks.checks.items import normalised
+from tasks.encoders import identify, load_encoder
+from tasks.encoders.encoding import encode_batches
+from tasks.indexes.files import read_index
+from tasks.indexes.searcher import Searcher
+
+
+def search_index(root: str, name: str, *, text: str | None, image: Path | None, k: int) -> dict[str, Any]:
+    """The k best items of the live snapshot for a text or an image, with the milliseconds that encoding and searching took."""
+    place = Root(root)
+    try:
+        snapshots = Snapshots(place, name)
+        manifest = snapshots.manifest()
+        query = _query(manifest, text, image)
+        start = time.perf_counter()
+        vector = _encode(manifest, query)
+        encoded = time.perf_counter()
+        searcher = open_searcher(snapshots, manifest)
+        opened = time.perf_counter()
+        scores, ids = searcher.search(vector, min(k, searcher.items))
+        searched = time.perf_counter()
+        results = _described(place, snapshots, manifest, ids[0], scores[0])
+    finally:
+        place.close()
+    times = {"encode_ms": (encoded - start) * 1000, "open_ms": (opened - encoded) * 1000, "search_ms": (searched - opened) * 1000}
+    return {"name": name, "snapshot_id": manifest.snapshot_id, "metric": manifest.metric, "results": results, **times}
+
+
+def open_searcher(snapshots: Snapshots, manifest: Manifest) -> Searcher:
+    """A searcher over all shards of a snapshot, each checked by digest before FAISS reads it."""
+    index = TypeAdapter(IndexConfig).validate_python(manifest.config["index"])
+    folder = snapshots.path(manifest.snapshot_id)
+    shards = [read_index(folder / shard.index.path, shard.index, mapped=True) for shard in manifest.shards]
+    return Searcher(shards, manifest.metric, nprobe=index.nprobe, ef_search=index.ef_search)
+
+
+def _query(manifest: Manifest, text: str | None, image: Path | None) -> Any:
+    """The query in the form that the snapshot's encoder takes."""
+    if (manifest.modality == "text") != (text is not None and image is None):
+        raise InputError(
+            f"index {manifest.name} holds {manifest.modality}s, and is asked with one of them",
+            got="a text and an image" if text and image else "a text" if text else "an image" if image else "nothing to look for",
+            next_step=f"indexmill search {manifest.name} " + ('"some text"' if manifest.modality == "text" else "--image FILE"),
+        )
+    if image is None:
+        if not (query := normalised(text or "")):
+            raise InputError("the query is empty", next_step=f'indexmill search {manifest.name} "some text"')
+        return query
+    try:
+        return read_image(image.read_bytes(), manifest.config["validate"]["max_pixels"])
+    except (OSError, UnreadableImage) as problem:
+        raise InputError("the query image cannot be read", where=str(image), got=str(problem)) from None
+
+
+def _encode(manifest: Manifest, query: Any) -> np.ndarray:
+    """float32 (1, dim), by the very encoder that made the snapshot's vectors; another fingerprint is refused."""
+    config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(manifest.config["encoder"])
+    fingerprint = identify(config).fingerprint
+    if fingerprint != manifest.fingerprint:
+        raise InputError(
+            "the encoder here is not the one that made this snapshot, so its answers would mean nothing",
+            where=f"index {manifest.name}, snapshot {manifest.snapshot_id}",
+            expected=f"fingerprint {manifest.fingerprint}: {manifest.encoder['libraries']}",
+            got=f"fingerprint {fingerprint}",
+            next_step=f"indexmill build {manifest.name}, or install the versions that it names",
+        )
+    return encode_batches(load_encoder(config), [query])
+
+
+def _described(
+    root: Root, snapshots: Snapshots, manifest: Manifest, ids: np.ndarray, scores: np.ndarray
+) -> list[dict[str, Any]]:
+    """The items in the order of the ranking: rank, score, item_id, key, label, and the text or the image's path."""
+    found = [int(item) for item in ids if item >= 0]
+    columns = ("item_id", "key", "label", "text", "path")
+    table = snapshots.path(manifest.snapshot_id) / "items.parquet"
+    sql = f"SELECT {', '.join(columns)} FROM read_parquet('{table}') WHERE item_id IN ({', '.join(map(str, found)) or 'NULL'})"
+    items = {row[0]: dict(zip(columns, row, strict=True)) for row in tables.rows(sql, spill=root.tmp)}
+    ranked = enumerate(zip(found, scores, strict=False), start=1)
+    return [{"rank": rank, "score": float(score), **_located(items[item], manifest.base)} for rank, (item, score) in ranked]
+
+
+def _located(item: dict[str, Any], base: str | None) -> dict[str, Any]:
+    return {**item, "path": str(Path(base) / item["path"])} if base and item["path"] else item

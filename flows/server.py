@@ -1,0 +1,43 @@
+"""The embedded Prefect server: started while imports go on, gone with its process however that ends."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from prefect.server.api.server import SubprocessASGIServer
+from prefect.settings import get_current_settings
+
+
+@contextmanager
+def embedded_server() -> Iterator[Callable[[], None]]:
+    """Start Prefect's own temporary server in the background; yields a function that returns once it answers.
+
+    Stopped at the end of the block. Does nothing where a server is configured. Prefect would start the same server by itself, but
+    only at the first flow run, and it would leave it behind if this process were killed.
+    """
+    if get_current_settings().api.url:
+        yield lambda: None
+        return
+    server = SubprocessASGIServer()
+    with ThreadPoolExecutor(1, thread_name_prefix="prefect-server") as starter:
+        starting = starter.submit(server.start)
+        while server.server_process is None and not starting.done():
+            time.sleep(0.01)
+        if server.server_process is None:
+            starting.result()  # it could not be started: raises why
+            raise RuntimeError("the embedded Prefect server has no process")
+        watchdog = _watchdog(server.server_process.pid)
+        try:
+            yield lambda: starting.result()
+        finally:
+            server.stop()
+            watchdog.communicate()
+
+
+def _watchdog(pid: int) -> subprocess.Popen[bytes]:
+    """A shell that waits on a pipe which only this process holds open: when it closes, by our end or our death, `pid` is killed."""
+    return subprocess.Popen(["sh", "-c", 'read -r _; kill -9 "$0" 2>/dev/null', str(pid)], stdin=subprocess.PIPE, start_new_session=True)

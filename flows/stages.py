@@ -1,0 +1,50 @@
+"""Running a stage: from its remembered record where that can be believed, else for real."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from prefect import Task
+from prefect.client.schemas.objects import State
+
+from storage.records import Record
+from storage.root import Root
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """How a stage went: wall-clock seconds, and whether its record was remembered."""
+
+    seconds: float
+    cached: bool
+
+
+@dataclass
+class Stages:
+    """The stages of one build, in the order in which they are run. thorough: check digests of remembered files, not only sizes."""
+
+    root: Root
+    thorough: bool = False
+    runs: dict[str, StageRun] = field(default_factory=dict)
+
+    def run(self, stage: Task[..., R], *inputs: Any, doubt: Callable[[], str] = lambda: "") -> R:
+        """The stage's record for these inputs. A remembered one counts only while its files are there and `doubt` finds nothing."""
+        start = time.perf_counter()
+        stage = stage.with_options(result_storage=self._storage())
+        state = cast(State[R], stage(self.root, *inputs, return_state=True))
+        record, cached = state.result(), state.name == "Cached"
+        if cached and (self.root.unbelievable(cast(Record, record), thorough=self.thorough) or doubt()):
+            state = cast(State[R], stage.with_options(refresh_cache=True)(self.root, *inputs, return_state=True))
+            record, cached = state.result(), False
+        self.runs[stage.name] = StageRun(round(time.perf_counter() - start, 3), cached)
+        return cast(R, record)
+
+    def _storage(self) -> Any:
+        self.root.cache.mkdir(exist_ok=True)
+        return self.root.cache
+

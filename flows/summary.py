@@ -1,0 +1,53 @@
+"""What a build says when it is done."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from configs.models import PipelineConfig
+from flows.stages import Stages
+from storage import catalog
+from storage.records import Dataset, EmbeddingSet, Evaluation, Snapshot, SplitDataset, ValidatedDataset
+from storage.snapshots import Snapshots
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One build in figures. encoded and reused count distinct contents; path and report are absolute."""
+
+    name: str
+    snapshot_id: str
+    path: str
+    report: str
+    published: bool
+    items: int
+    database: int
+    query: int
+    rejected: int
+    encoded: int
+    reused: int
+    stages: dict[str, dict[str, Any]]
+    metrics: dict[str, float]
+    timings: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def summarise(
+    config: PipelineConfig, stages: Stages, dataset: Dataset, validated: ValidatedDataset, split: SplitDataset,
+    embeddings: EmbeddingSet, evaluation: Evaluation, snapshot: Snapshot,
+) -> Summary:  # fmt: skip
+    """The summary of a finished build. `published`: whether its snapshot is the live one now."""
+    root = stages.root
+    if not root.catalog.exists():
+        catalog.rebuild(root)
+    folder = root.path / snapshot.folder
+    encoded = 0 if stages.runs["encode"].cached else embeddings.encoded
+    return Summary(
+        name=config.name, snapshot_id=snapshot.snapshot_id, path=str(folder), report=str(folder / "report" / "report.html"),
+        published=Snapshots(root, config.name).current() == snapshot.snapshot_id, items=dataset.items, database=split.database,
+        query=split.query, rejected=validated.rejected, encoded=encoded, reused=embeddings.encoded + embeddings.reused - encoded,
+        stages={name: asdict(run) for name, run in stages.runs.items()}, metrics=evaluation.metrics, timings=evaluation.timings,
+    )  # fmt: skip

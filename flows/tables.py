@@ -1,0 +1,70 @@
+"""Answers for people, on standard output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from configs.models import PipelineConfig
+
+HEADLINES = ("map", "precision_at_1", "precision_at_10", "recall_at_10", "ann_recall_at_10")
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """A build in a few lines: what is live, how good it is, what was done, where the report is."""
+    console = Console(soft_wrap=True)
+    stages: dict[str, dict[str, Any]] = summary["stages"]
+    done = [f"{name} {run['seconds']:.1f} s" for name, run in stages.items() if not run["cached"]]
+    state = "published" if summary["published"] else "built, but another snapshot is live"
+    console.print(f"[bold]{summary['name']}[/] {state}: snapshot [bold]{summary['snapshot_id']}[/]")
+    console.print(
+        f"  items    {summary['items']:,}: {summary['database']:,} database, {summary['query']:,} query, {summary['rejected']:,} rejected; "
+        f"{summary['encoded']:,} encoded, {summary['reused']:,} reused"
+    )
+    console.print("  figures  " + ", ".join(f"{name} {summary['metrics'][name]:.3f}" for name in HEADLINES if name in summary["metrics"]))
+    console.print("  stages   " + (", ".join(done) if done else f"nothing changed: all {len(stages)} stages were remembered"))
+    console.print(f"  report   {escape(summary['report'])}")
+
+
+def print_results(answer: dict[str, Any]) -> None:
+    """The ranking as a table, and the time it took."""
+    table = Table(box=None, header_style="bold")
+    for heading, justify in (("rank", "right"), ("score", "right"), ("key", "left"), ("label", "left"), ("text", "left")):
+        table.add_column(heading, justify=justify, overflow="fold" if heading == "key" else "ellipsis", no_wrap=heading != "key")  # type: ignore[arg-type]
+    for item in answer["results"]:
+        text = item["text"] or item["path"] or ""
+        table.add_row(str(item["rank"]), f"{item['score']:.4f}", escape(item["key"]), escape(item["label"] or ""), escape(text))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"snapshot {answer['snapshot_id']}: encoded in {answer['encode_ms']:.0f} ms (the model's loading included), "
+        f"opened in {answer['open_ms']:.0f} ms, searched in {answer['search_ms']:.1f} ms",
+        style="dim", soft_wrap=True,
+    )  # fmt: skip
+
+
+def print_pipelines(configs: list[PipelineConfig]) -> None:
+    """One line a pipeline."""
+    table = Table(box=None, header_style="bold")
+    for heading in ("pipeline", "source", "encoder", "index", "what it is"):
+        table.add_column(heading)
+    for config in configs:
+        table.add_row(config.name, config.dataset.source, config.encoder.kind, config.index.factory, escape(config.description))
+    Console().print(table)
+    Console().print("next: indexmill build NAME", style="dim")
+
+
+def print_builds(rows: list[dict[str, Any]], path: Path) -> None:
+    """One line a snapshot, the live one marked."""
+    table = Table(box=None, header_style="bold")
+    for heading in ("index", "snapshot", "live", "created", "items", "rejected", "factory"):
+        table.add_column(heading, justify="right" if heading in ("items", "rejected") else "left")
+    for row in rows:
+        counts = (f"{row['items']:,}", f"{row['rejected']:,}")
+        table.add_row(row["index_name"], row["snapshot_id"], "live" if row["live"] else "", row["created_at"], *counts, row["factory"])
+    Console().print(table)
+    Console().print(f"{path}: tables builds, evaluations, shards; views items, embeddings_*", style="dim", soft_wrap=True)

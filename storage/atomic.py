@@ -1,0 +1,100 @@
+"""Files that are whole or not there: written under a temporary name, synced, renamed.
+
+Temporaries lie in `<root>/tmp/<pid>-<n>/`, a folder that its process holds locked; a folder whose lock is free belongs to a
+process that is gone, and is swept away by the next build.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Scratch:
+    """This process's own folder for temporaries under one root. Closed by `close`, or by the kernel when the process dies."""
+
+    def __init__(self, parent: Path) -> None:
+        parent.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
+        self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def close(self) -> None:
+        """Remove the folder, then let go of its lock."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._lock)
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Yield an empty folder for files whose final name is not known yet; whatever was not committed goes with it."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def replacing(self, target: Path) -> Iterator[Path]:
+        """Yield a temporary path of the target's name; when the block ends well, commit it as `target`."""
+        with self.staging() as folder:
+            yield folder / target.name
+            commit(folder / target.name, target)
+
+    def write_text(self, target: Path, text: str) -> None:
+        """Replace `target` by `text` (UTF-8) atomically."""
+        with self.replacing(target) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def commit(temporary: Path, target: Path) -> None:
+    """Make a finished temporary file durable under its final name: the one way anything comes into being under the root."""
+    _sync(temporary)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary.replace(target)
+    _sync(target.parent)
+
+
+def link(source: Path, target: Path, scratch: Scratch) -> None:
+    """Give an immutable file a second name; a copy where the file system has no hard links."""
+    with scratch.replacing(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+def sweep(parent: Path) -> int:
+    """Remove the temporaries of processes that are gone; the number of folders removed."""
+    removed = 0
+    for folder in sorted(parent.glob("*-*")) if parent.is_dir() else []:
+        if not _held(folder / "lock"):
+            shutil.rmtree(folder, ignore_errors=True)
+            removed += 1
+    return removed
+
+
+def _held(lock: Path) -> bool:
+    try:
+        handle = os.open(lock, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

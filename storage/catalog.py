@@ -1,0 +1,76 @@
+"""The catalog: what people ask about all builds, as a DuckDB file made from the manifests.
+
+It holds no truth of its own. It is made anew beside the old one and renamed over it, so it is never half written, and deleting it
+costs nothing.
+"""
+
+from __future__ import annotations
+
+import duckdb
+
+from storage import tables
+from storage.records import Manifest
+from storage.root import Root
+from storage.snapshots import Snapshots
+
+TABLES = """
+CREATE TABLE builds (index_name VARCHAR, snapshot_id VARCHAR, parent VARCHAR, created_at TIMESTAMPTZ, live BOOLEAN, items BIGINT,
+                     database BIGINT, query BIGINT, rejected BIGINT, factory VARCHAR, metric VARCHAR, dim INTEGER, fingerprint VARCHAR);
+CREATE TABLE evaluations (index_name VARCHAR, snapshot_id VARCHAR, measure VARCHAR, value DOUBLE);
+CREATE TABLE shards (index_name VARCHAR, snapshot_id VARCHAR, side VARCHAR, number INTEGER, items BIGINT, bytes BIGINT, sha256 VARCHAR);
+"""
+
+
+def rebuild(root: Root) -> int:
+    """Make the catalog from the manifests; the number of snapshots in it."""
+    manifests = [
+        (manifest, manifest.snapshot_id == snapshots.current())
+        for folder in sorted((root.path / "indexes").glob("*"))
+        for snapshots in [Snapshots(root, folder.name)]
+        for manifest in map(snapshots.manifest, snapshots.ids())
+    ]
+    with root.replacing(root.catalog) as temporary:
+        connection = duckdb.connect(str(temporary))
+        try:
+            connection.execute(TABLES)
+            for manifest, live in manifests:
+                _insert(connection, manifest, live)
+            _views(connection, root, [manifest for manifest, _ in manifests])
+        finally:
+            connection.close()
+    return len(manifests)
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, manifest: Manifest, live: bool) -> None:
+    name = (manifest.name, manifest.snapshot_id)
+    build = (*name, manifest.parent, manifest.created_at, live, manifest.items, manifest.database, manifest.query, manifest.rejected)
+    build += (manifest.factory, manifest.metric, manifest.dim, manifest.fingerprint)
+    connection.execute("INSERT INTO builds VALUES (" + ", ".join("?" * len(build)) + ")", build)
+    for measure, value in manifest.metrics.items():
+        connection.execute("INSERT INTO evaluations VALUES (?, ?, ?, ?)", (*name, measure, value))
+    for shard in manifest.shards:
+        row = (*name, shard.side, shard.number, shard.count, shard.index.size, shard.index.sha256)
+        connection.execute("INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _views(connection: duckdb.DuckDBPyConnection, root: Root, manifests: list[Manifest]) -> None:
+    items = [Snapshots(root, manifest.name).path(manifest.snapshot_id) / "items.parquet" for manifest in manifests]
+    if items:
+        connection.execute(
+            "CREATE VIEW items AS SELECT *, split_part(filename, '/', -4) AS index_name, split_part(filename, '/', -2) AS snapshot_id "
+            f"FROM read_parquet({tables.paths_sql(items)}, filename=true, union_by_name=true)"
+        )
+    for store in sorted((root.path / "embeddings").glob("*")):
+        if parts := sorted(store.glob("part-*.parquet")):
+            connection.execute(f'CREATE VIEW "embeddings_{store.name}" AS SELECT * FROM read_parquet({tables.paths_sql(parts)})')
+
+
+def builds(root: Root) -> list[dict[str, object]]:
+    """The rows of `builds`, by index and snapshot."""
+    connection = duckdb.connect(str(root.catalog), read_only=True)
+    try:
+        rows = connection.execute("SELECT * REPLACE (created_at::VARCHAR AS created_at) FROM builds ORDER BY index_name, snapshot_id")
+        names = [column[0] for column in rows.description]
+        return [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
+    finally:
+        connection.close()

@@ -1,0 +1,33 @@
+"""A lease is an OS lock on a file: the kernel lets go of it with the process, however that ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from storage.errors import BuildInProgress
+
+
+@contextmanager
+def lease(path: Path, *, holder: str, wait: bool = False) -> Iterator[None]:
+    """Hold `path` while the block runs. When another process has it: wait, or raise BuildInProgress naming that holder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise BuildInProgress(
+                "another build of this index is running",
+                where=str(path),
+                got=os.pread(handle, 200, 0).decode(errors="replace") or "a holder that has not said its name yet",
+                next_step="wait for it to end, or stop it; its lease goes with its process",
+            ) from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, holder.encode(), 0)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,179 @@
+"""The frozen records that cross stage boundaries.
+
+A record is JSON-simple: digests, counts and paths relative to the root, never arrays, tables or handles. `digest` says what the
+record stands for; `files` says what must be on disk for it to be believed. So one record is the cache key of the next stage, the
+line in the manifest and the row in the catalog.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Modality = Literal["text", "image"]
+Side = Literal["database", "query"]
+
+
+class Frozen(BaseModel):
+    """Base of everything that is written as JSON: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileRef(Frozen):
+    """One file: its path relative to the root, its size in bytes, its SHA-256 (None where only the size is vouched for)."""
+
+    path: str
+    size: int
+    sha256: str | None
+
+
+class Record(Frozen):
+    """What a stage hands on. Two records with the same digest stand for the same content."""
+
+    digest: str
+    files: tuple[FileRef, ...]
+
+
+class Dataset(Record):
+    """The items as the source lists them. `base` is the folder that image paths start from; None for texts."""
+
+    name: str
+    source: str
+    revision: str
+    modality: Modality
+    base: str | None
+    labelled: bool
+    items: int
+    table: FileRef
+
+
+class ValidatedDataset(Record):
+    """The items that passed, and those that did not with their reasons."""
+
+    name: str
+    modality: Modality
+    base: str | None
+    labelled: bool
+    items: int
+    rejected: int
+    rejected_by_reason: dict[str, int]
+    table: FileRef
+    rejects: FileRef
+
+
+class SplitDataset(Record):
+    """The passed items with their side. `content` is the digest of the table alone, wherever its images lie."""
+
+    name: str
+    modality: Modality
+    base: str | None
+    labelled: bool
+    content: str
+    database: int
+    query: int
+    labels: int
+    groups: int
+    table: FileRef
+
+
+class EmbeddingSet(Record):
+    """A vector for every item of the split, in the embedding store `fingerprint`. encoded and reused count distinct contents."""
+
+    split: str
+    fingerprint: str
+    encoder: dict[str, Any]
+    dim: int
+    database: int
+    query: int
+    encoded: int
+    reused: int
+    items: FileRef
+
+
+class TrainedIndex(Record):
+    """An empty FAISS index, trained on a sample of the database side."""
+
+    embeddings: str
+    factory: str
+    metric: str
+    dim: int
+    lists: int
+    sampled: int
+    index: FileRef
+
+
+class Shard(Frozen):
+    """One filled FAISS file. `key` is the digest of the training and of the rows that it holds."""
+
+    side: Side
+    number: int
+    count: int
+    key: str
+    index: FileRef
+
+
+class IndexShards(Record):
+    """The database side as FAISS shards."""
+
+    trained: str
+    shards: tuple[Shard, ...]
+    built: int
+    reused: int
+
+
+class Evaluation(Record):
+    """Figures that do not depend on the machine's mood (`metrics`) and those that do (`timings`, in seconds or queries a second)."""
+
+    shards: str
+    metrics: dict[str, float]
+    timings: dict[str, float]
+    counts: dict[str, int]
+    metrics_json: FileRef
+    study_json: FileRef
+
+
+class Snapshot(Record):
+    """A published index."""
+
+    snapshot_id: str
+    parent: str | None
+    folder: str
+    items: int
+
+
+class Manifest(Frozen):
+    """All that a snapshot is made of; the file written last in its folder.
+
+    files and shards: paths relative to the snapshot's folder. pool: the files under the root that they were linked from.
+    created_at: UTC, ISO 8601; told and never compared.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str
+    snapshot_id: str
+    parent: str | None
+    created_at: str
+    content: str
+    config: dict[str, Any]
+    modality: Modality
+    base: str | None
+    fingerprint: str
+    encoder: dict[str, Any]
+    datasets: dict[str, str]
+    factory: str
+    metric: str
+    dim: int
+    items: int
+    database: int
+    query: int
+    rejected: int
+    metrics: dict[str, float]
+    timings: dict[str, float]
+    shards: tuple[Shard, ...]
+    files: tuple[FileRef, ...]
+    pool: tuple[str, ...]
+    verdict: str
+    versions: dict[str, str]
+    threads: int

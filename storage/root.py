@@ -1,0 +1,148 @@
+"""The root: one directory that holds everything, and the only place where its paths are built.
+
+    <root>/catalog.duckdb                             views and tables for people; derived, may be deleted
+    <root>/cache/                                     what stages returned, by cache key
+    <root>/prefect/                                   the embedded Prefect's own files
+    <root>/tmp/                                       temporaries of running processes
+    <root>/sources/<dataset>/<revision>/              what was downloaded or generated
+    <root>/datasets/<name>/<stage>/<digest>/          items.parquet, rejects.parquet, manifest.json
+    <root>/embeddings/<fingerprint>/part-*.parquet    the content-addressed embedding store
+    <root>/indexes/<name>/trained|shards/             FAISS files by key, shared between snapshots
+    <root>/indexes/<name>/evaluations/<digest>/       metrics.json, report.html
+    <root>/indexes/<name>/snapshots/<snapshot>/       a published index, manifest.json last
+    <root>/indexes/<name>/current                     the pointer: a snapshot's id
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from storage.atomic import Scratch, sweep
+from storage.digests import file_digest
+from storage.errors import DamagedFile, RootUnusable
+from storage.records import FileRef, Frozen, Record
+
+
+class Root:
+    """Paths and files under one root directory. Opening it creates the directory (0700) and shows that it can be written."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser().resolve()
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not os.access(self.path, os.W_OK | os.X_OK):
+                raise PermissionError("no write permission")
+        except OSError as problem:
+            raise RootUnusable(
+                "the root cannot be written",
+                where=str(self.path),
+                expected="a directory that this user can create and write",
+                got=problem.strerror or str(problem),
+                next_step="choose another with --root or INDEXMILL_ROOT, or mend its permissions",
+            ) from None
+
+    @cached_property
+    def scratch(self) -> Scratch:
+        """This process's folder for temporaries, made when first needed."""
+        return Scratch(self.tmp)
+
+    def close(self) -> None:
+        """Remove this process's temporaries."""
+        if "scratch" in self.__dict__:
+            self.scratch.close()
+            del self.scratch
+
+    @contextmanager
+    def replacing(self, target: Path) -> Iterator[Path]:
+        """Yield a temporary path that becomes `target` atomically when the block ends well."""
+        with self.scratch.replacing(target) as temporary:
+            yield temporary
+
+    def sweep(self) -> int:
+        """Remove what processes that are gone left in tmp/; the number of folders."""
+        return sweep(self.tmp)
+
+    # paths
+
+    @property
+    def tmp(self) -> Path:
+        return self.path / "tmp"
+
+    @property
+    def cache(self) -> Path:
+        return self.path / "cache"
+
+    @property
+    def prefect(self) -> Path:
+        return self.path / "prefect"
+
+    @property
+    def catalog(self) -> Path:
+        return self.path / "catalog.duckdb"
+
+    def source(self, name: str, revision: str) -> Path:
+        return self.path / "sources" / name / revision
+
+    def dataset(self, name: str, stage: str, digest: str) -> Path:
+        return self.path / "datasets" / name / stage / digest[:16]
+
+    def embeddings(self, fingerprint: str) -> Path:
+        return self.path / "embeddings" / fingerprint
+
+    def index(self, name: str) -> Path:
+        return self.path / "indexes" / name
+
+    # files and records
+
+    def ref(self, path: Path, *, digest: bool = True) -> FileRef:
+        """The reference of a finished file. Without `digest` only its size is vouched for (files that Parquet's own checksums guard)."""
+        return FileRef(
+            path=path.relative_to(self.path).as_posix(),
+            size=path.stat().st_size,
+            sha256=file_digest(path) if digest else None,
+        )
+
+    def file(self, ref: FileRef) -> Path:
+        return self.path / ref.path
+
+    def write_record(self, path: Path, record: Frozen) -> None:
+        """Write a record or manifest as indented JSON, atomically."""
+        self.scratch.write_text(path, record.model_dump_json(indent=2) + "\n")
+
+    def unbelievable(self, record: Record, *, thorough: bool = False) -> list[str]:
+        """Why a remembered record cannot be believed: each file that is gone or has another size (thorough: or another SHA-256)."""
+        return [problem for ref in record.files if (problem := problem_of(self.file(ref), ref, digest=thorough))]
+
+    def verified(self, ref: FileRef) -> Path:
+        """The path of a file whose size and SHA-256 are as its reference says, else DamagedFile."""
+        return verified(self.file(ref), ref)
+
+
+def problem_of(path: Path, ref: FileRef, *, digest: bool) -> str:
+    """What is wrong with a file's size (and SHA-256, where the reference has one); empty when nothing is."""
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return f"{path} is gone"
+    if size != ref.size:
+        return f"{path} has {size} bytes, not {ref.size}"
+    if digest and ref.sha256 is not None and (got := file_digest(path)) != ref.sha256:
+        return f"{path} has SHA-256 {got}, not {ref.sha256}"
+    return ""
+
+
+def verified(path: Path, ref: FileRef) -> Path:
+    """`path` once its size and SHA-256 are found to be those of `ref`, else DamagedFile."""
+    if problem := problem_of(path, ref, digest=True):
+        raise DamagedFile(
+            "a file is not what its record says",
+            where=str(path),
+            expected=f"{ref.size} bytes, SHA-256 {ref.sha256}",
+            got=problem,
+            next_step="run the build again: it makes anew what is damaged or gone",
+        )
+    return path

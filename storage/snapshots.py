@@ -1,0 +1,108 @@
+"""Snapshots: immutable folders with a manifest, and the pointer that says which one is live."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from storage.atomic import link
+from storage.errors import InputError
+from storage.records import FileRef, Manifest
+from storage.root import Root, verified
+
+
+class Snapshots:
+    """The snapshots of one index."""
+
+    def __init__(self, root: Root, name: str) -> None:
+        self.root, self.name = root, name
+        self.folder = root.index(name) / "snapshots"
+        self.pointer = root.index(name) / "current"
+
+    def path(self, snapshot_id: str) -> Path:
+        return self.folder / snapshot_id
+
+    def ids(self) -> list[str]:
+        """Whole snapshots, oldest first: those whose manifest is there, since it is written last."""
+        return sorted(path.parent.name for path in self.folder.glob("*/manifest.json"))
+
+    def current(self) -> str | None:
+        """The live snapshot's id; None before the first is published, or when the pointer points at nothing whole."""
+        try:
+            snapshot_id = self.pointer.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return None
+        return snapshot_id if snapshot_id in self.ids() else None
+
+    def manifest(self, snapshot_id: str | None = None) -> Manifest:
+        """The manifest of a snapshot, of the live one by default."""
+        snapshot_id = snapshot_id or self.current()
+        if snapshot_id is None or snapshot_id not in self.ids():
+            known = ", ".join(self.ids()) or "none"
+            raise InputError(
+                f"index {self.name} has no snapshot {snapshot_id}" if snapshot_id else f"index {self.name} has not been published",
+                where=str(self.folder),
+                got=f"snapshots there: {known}",
+                next_step=f"indexmill build {self.name}",
+            )
+        path = self.path(snapshot_id) / "manifest.json"
+        try:
+            return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+        except ValidationError as problem:
+            version = json.loads(path.read_text(encoding="utf-8")).get("schema_version")
+            raise InputError(
+                "this manifest cannot be read by this version of Indexmill",
+                where=str(path),
+                expected="schema_version 1",
+                got=f"schema_version {version}; {problem.error_count()} differences",
+                next_step="read it with the version that wrote it, or build again",
+            ) from None
+
+    def next_id(self, content: str) -> str:
+        """The id for new content: the existing snapshot with the same content, else one number on. Never a date."""
+        for snapshot_id in self.ids():
+            if snapshot_id.endswith("-" + content[:10]):
+                return snapshot_id
+        numbers = [int(snapshot_id.split("-")[0]) for snapshot_id in self.ids()]
+        return f"{max(numbers, default=0) + 1:05d}-{content[:10]}"
+
+    def assemble(self, manifest: Manifest, sources: dict[str, FileRef]) -> None:
+        """Put a snapshot's files into its folder (by hard link where possible), the manifest last.
+
+        sources: name in the snapshot -> the file that it is. Each is checked by digest before it is taken.
+        """
+        folder = self.path(manifest.snapshot_id)
+        for name, ref in sources.items():
+            link(self.root.verified(ref), folder / name, self.root.scratch)
+        self.root.write_record(folder / "manifest.json", manifest)
+
+    def publish(self, snapshot_id: str) -> None:
+        """Point `current` at a whole snapshot: one atomic rename."""
+        self.root.scratch.write_text(self.pointer, snapshot_id + "\n")
+
+    def verify(self, manifest: Manifest) -> None:
+        """Check every file of a snapshot by size and SHA-256; DamagedFile names the first that differs."""
+        for ref in manifest.files:
+            verified(self.path(manifest.snapshot_id) / ref.path, ref)
+
+    def retain(self, keep: int) -> list[str]:
+        """Remove all but the newest `keep` snapshots and the live one, then pooled files that no kept snapshot was made from."""
+        live, ids = self.current(), self.ids()
+        doomed = [snapshot_id for snapshot_id in ids[:-keep] if snapshot_id != live]
+        for snapshot_id in doomed:
+            # The manifest goes first: a folder without one is no snapshot, so nobody opens half of it.
+            (self.path(snapshot_id) / "manifest.json").unlink()
+        for folder in self.folder.iterdir():
+            if not (folder / "manifest.json").exists():
+                shutil.rmtree(folder)
+        pooled = {path for snapshot_id in self.ids() for path in self.manifest(snapshot_id).pool}
+        for pool in ("trained", "shards", "evaluations"):
+            for path in sorted((self.root.index(self.name) / pool).rglob("*"), reverse=True):
+                if path.is_dir() and not any(path.iterdir()):
+                    path.rmdir()
+                elif path.is_file() and path.relative_to(self.root.path).as_posix() not in pooled:
+                    path.unlink()
+        return doomed

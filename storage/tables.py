@@ -1,0 +1,98 @@
+"""Parquet in bounded batches, and DuckDB for everything that sorts, joins or counts.
+
+No function here holds a table whole: readers yield batches, writers take them, and DuckDB spills past its memory limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.digests import rows_digest
+
+BATCH_ROWS = 8192
+MEMORY_LIMIT = "1GB"
+
+
+@contextmanager
+def query(
+    sql: str, values: Mapping[str, Any] | None = None, *, spill: Path, batch_rows: int = BATCH_ROWS, **tables: pa.RecordBatchReader
+) -> Iterator[Iterator[pa.RecordBatch]]:
+    """Run one SELECT and yield its rows as Arrow batches. `tables` names Arrow streams that the SQL may read; `spill` takes what does not fit."""
+    with _connection(spill) as connection:
+        for name, table in tables.items():
+            connection.register(name, table)
+        yield iter(connection.sql(sql, params=dict(values or {})).to_arrow_reader(batch_rows))
+
+
+def rows(sql: str, values: Mapping[str, Any] | None = None, *, spill: Path) -> list[tuple[Any, ...]]:
+    """All rows of a small result: counts, aggregates, a page of items."""
+    with query(sql, values, spill=spill) as batches:
+        return [tuple(row.values()) for batch in batches for row in batch.to_pylist()]
+
+
+def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """Write batches as one Parquet file (zstd); the number of rows."""
+    count = 0
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch.cast(schema) if batch.schema != schema else batch)
+            count += batch.num_rows
+    return count
+
+
+class Writer:
+    """A Parquet file that grows by rows."""
+
+    def __init__(self, file: pq.ParquetWriter, schema: pa.Schema) -> None:
+        self._file, self._schema = file, schema
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Add rows; a column that a row lacks is null."""
+        if rows:
+            self._file.write_batch(pa.RecordBatch.from_pylist(rows, schema=self._schema))
+
+
+@contextmanager
+def open_writer(path: Path, schema: pa.Schema) -> Iterator[Writer]:
+    """Open a Parquet file (zstd) to be written bit by bit."""
+    with pq.ParquetWriter(path, schema, compression="zstd") as file:
+        yield Writer(file, schema)
+
+
+def read_batches(path: Path, columns: list[str] | None = None, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+    """The rows of a Parquet file in their order, `batch_rows` at a time."""
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(batch_size=batch_rows, columns=columns)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 over the rows of a Parquet file in their order: the same however the file was written."""
+    return rows_digest(row for batch in read_batches(path) for row in zip(*batch.to_pydict().values(), strict=True))
+
+
+def frames(batches: Iterable[pa.RecordBatch]) -> Iterator[pl.DataFrame]:
+    """The same batches as polars frames."""
+    for batch in batches:
+        yield pl.DataFrame(pl.from_arrow(batch))
+
+
+def paths_sql(paths: Iterable[Path]) -> str:
+    """The paths as a DuckDB list literal, for `read_parquet`."""
+    return "[" + ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths) + "]"
+
+
+@contextmanager
+def _connection(spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    connection = duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(spill)})
+    try:
+        yield connection
+    finally:
+        connection.close()

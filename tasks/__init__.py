@@ -1,0 +1,1 @@
+"""One verb module a stage, and the workshops that they use."""

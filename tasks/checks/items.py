@@ -1,0 +1,51 @@
+"""The schema of the items table, checked batch by batch with pandera; a row that fails is a reject with a reason, not an error."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+import pandera.polars as pa
+import polars as pl
+from pandera.errors import SchemaErrors
+
+
+def items_schema(*, modality: str, labelled: bool, max_text_length: int) -> pa.DataFrameSchema:
+    """What a row must be. Each check's name is the reason code of a row that fails it."""
+    filled = pa.Check.str_length(min_value=1, name="empty")
+    text = [pa.Check.str_length(min_value=1, name="empty_text"), pa.Check.str_length(max_value=max_text_length, name="text_too_long")]
+    return pa.DataFrameSchema(
+        {
+            "item_id": pa.Column(pl.Int64, pa.Check.gt(0, name="bad_id")),
+            "key": pa.Column(pl.String, pa.Check.str_length(min_value=1, name="empty_key")),
+            "label": pa.Column(pl.String, filled, nullable=not labelled),
+            "text": pa.Column(pl.String, text, nullable=modality != "text"),
+            "path": pa.Column(pl.String, filled, nullable=modality != "image"),
+            "content_digest": pa.Column(pl.String, pa.Check.str_matches("^[0-9a-f]{32}$", name="bad_digest"), nullable=True),
+        }
+    )
+
+
+def row_rejects(frame: pl.DataFrame, schema: pa.DataFrameSchema) -> dict[int, tuple[str, str]]:
+    """Row number -> (reason code, message) for the rows of a batch that fail; the first failure of a row counts."""
+    try:
+        schema.validate(frame, lazy=True)
+        return {}
+    except SchemaErrors as problem:
+        rejects: dict[int, tuple[str, str]] = {}
+        for failure in problem.failure_cases.to_dicts():
+            if failure["index"] is None:
+                raise  # the table as a whole is wrong (a column missing, another type): no row's fault
+            reason = f"missing_{failure['column']}" if failure["check"] == "not_nullable" else str(failure["check"])
+            rejects.setdefault(int(failure["index"]), (reason, f"{failure['column']} is {str(failure['failure_case'])[:200]!r}"))
+        return rejects
+
+
+def text_group(text: str) -> str:
+    """The text with case, punctuation, accents' spelling and spacing evened out: texts that only differ there are one group."""
+    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def normalised(text: str) -> str:
+    """The text that is digested and encoded: Unicode NFC, runs of white space as one space, none at the ends."""
+    return " ".join(unicodedata.normalize("NFC", text).split())

@@ -1,0 +1,55 @@
+"""What an encoder is, and encoding in batches that shrink when memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from storage.records import Modality
+from tasks.progress import Advance
+
+
+class Encoder(Protocol):
+    """A loaded model. modality: what it takes (str, or RGB Pillow images). dim: length of its vectors. batch_size: items a pass.
+
+    window: items that are handed over at once, at least a batch: a text model sorts them by length.
+    """
+
+    modality: Modality
+    dim: int
+    batch_size: int
+    window: int
+
+    def encode(self, items: Sequence[Any], batch_size: int) -> np.ndarray:
+        """Vectors of the items in their order: float32 (n, dim)."""
+        ...
+
+
+def encode_batches(encoder: Encoder, items: Sequence[Any], advance: Advance = lambda finished: None) -> np.ndarray:
+    """Encode items window by window: float32 (n, dim). When memory runs out the batch is halved, for good, and tried again."""
+    vectors = np.empty((len(items), encoder.dim), dtype=np.float32)
+    start = 0
+    while start < len(items):
+        window = items[start : start + encoder.window]
+        try:
+            vectors[start : start + len(window)] = encoder.encode(window, encoder.batch_size)
+        except Exception as problem:
+            if not _out_of_memory(problem) or encoder.batch_size == 1:
+                raise
+            encoder.batch_size //= 2
+            encoder.window = max(encoder.batch_size, encoder.window // 2)
+            continue
+        start += len(window)
+        advance(len(window))
+    return vectors
+
+
+def _out_of_memory(problem: Exception) -> bool:
+    """Python's, CUDA's (torch.OutOfMemoryError) and the CPU allocator's way of saying that memory ran out."""
+    return (
+        isinstance(problem, MemoryError)
+        or type(problem).__name__ == "OutOfMemoryError"
+        or (isinstance(problem, RuntimeError) and "can't allocate memory" in str(problem))
+    )

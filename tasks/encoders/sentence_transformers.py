@@ -1,0 +1,34 @@
+"""Texts by a sentence-transformers model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+
+from configs.models import SentenceTransformersEncoder
+from storage.records import Modality
+from tasks.encoders.identity import locate
+
+DEFAULT_BATCH = 64
+
+
+class SentenceTransformersModel:
+    """A sentence-transformers model in float32. It sorts each window by length and cuts texts at its own maximum."""
+
+    modality: Modality = "text"
+
+    def __init__(self, config: SentenceTransformersEncoder) -> None:
+        self._model = SentenceTransformer(str(locate(config.model)), local_files_only=True)
+        self._normalize = config.normalize
+        self.dim = int(self._model.get_embedding_dimension() or 0)
+        self.batch_size = DEFAULT_BATCH if config.batch_size == "auto" else config.batch_size
+        self.window = max(512, self.batch_size)
+
+    def encode(self, items: Sequence[str], batch_size: int) -> np.ndarray:
+        """float32 (n, dim) for n texts."""
+        return np.asarray(
+            self._model.encode(list(items), batch_size=batch_size, show_progress_bar=False, normalize_embeddings=self._normalize),
+            dtype=np.float32,
+        )

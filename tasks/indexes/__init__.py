@@ -1,0 +1,1 @@
+"""FAISS indexes: made, trained, filled, written, searched."""

@@ -1,0 +1,40 @@
+"""Progress without a terminal in sight: the work says how far it is, and whoever watches decides how to show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from typing import Protocol
+
+Advance = Callable[[int], None]
+
+
+class Watcher(Protocol):
+    """Shows work in progress. `watch` yields a function that is called with the number of units just finished."""
+
+    def watch(self, what: str, total: int) -> AbstractContextManager[Advance]: ...
+
+
+_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+
+
+@contextmanager
+def watched_by(watcher: Watcher) -> Iterator[None]:
+    """Let `watcher` show all work that the block does."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+@contextmanager
+def track(what: str, total: int) -> Iterator[Advance]:
+    """Announce `total` units of work; yields the function to call as they finish."""
+    watcher = _watcher.get()
+    if watcher is None:
+        yield lambda finished: None
+    else:
+        with watcher.watch(what, total) as advance:
+            yield advance

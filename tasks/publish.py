@@ -1,0 +1,128 @@
+"""Publish: the gate, the query side, the report, one whole snapshot, one swap of the pointer."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import faiss
+from prefect import task
+
+from configs.models import PipelineConfig
+from storage import catalog
+from storage.digests import json_digest
+from storage.errors import Refused
+from storage.records import (
+    EmbeddingSet, Evaluation, FileRef, IndexShards, Manifest, Shard, Snapshot, SplitDataset, TrainedIndex, ValidatedDataset,
+)  # fmt: skip
+from storage.root import Root
+from storage.snapshots import Snapshots
+from tasks.checks.gate import objections
+from tasks.indexes.shards import fill_shards, pooled_paths
+from tasks.policy import REMEMBERED, StageCache
+from tasks.progress import track
+from tasks.reports.html import render_report
+
+PACKAGES = ("indexmill", "faiss-cpu", "numpy", "torch", "sentence-transformers", "pyarrow", "duckdb", "prefect", "pillow")
+
+
+@task(name="publish", cache_policy=StageCache(stage_version=1), **REMEMBERED)
+def publish(
+    root: Root, config: PipelineConfig, validated: ValidatedDataset, split: SplitDataset, embeddings: EmbeddingSet,
+    trained: TrainedIndex, shards: IndexShards, evaluation: Evaluation,
+) -> Snapshot:  # fmt: skip
+    """The new live snapshot. Raises Refused, and leaves the live one alone, when the gate objects."""
+    snapshots = Snapshots(root, config.name)
+    served = (*shards.shards, *_query_side(root, config, embeddings, trained))
+    content = json_digest([config.model_dump(mode="json"), [shard.key for shard in served], evaluation.digest, split.digest])
+    live = snapshots.manifest() if snapshots.current() else None
+    manifest = _manifest(root, config, validated, split, embeddings, served, evaluation, content, live)
+    broken = objections(evaluation.metrics, live.metrics if live else None, config.publish.gate)
+    if broken:
+        manifest = manifest.model_copy(update={"verdict": "refused: " + "; ".join(broken)})
+    report = _report(root, config, manifest, live, validated, evaluation)
+    if broken:
+        raise Refused(
+            "the gate refused this build; the live snapshot stays",
+            where=f"publish.gate of {config.name}",
+            got="; ".join(broken),
+            next_step=f"see {root.file(report)}",
+        )
+    sources = _sources(served, validated, split, evaluation, report)
+    manifest = manifest.model_copy(
+        update={"files": tuple(ref.model_copy(update={"path": name}) for name, ref in sources.items()),
+                "pool": _pool(root, config.name, trained, served, evaluation, report)}
+    )  # fmt: skip
+    snapshots.assemble(manifest, sources)
+    snapshots.publish(manifest.snapshot_id)
+    snapshots.retain(config.publish.keep)
+    catalog.rebuild(root)
+    folder = snapshots.path(manifest.snapshot_id)
+    files = tuple(root.ref(folder / name) for name in (*sources, "manifest.json"))
+    return Snapshot(
+        digest=content, files=files, snapshot_id=manifest.snapshot_id, parent=manifest.parent,
+        folder=folder.relative_to(root.path).as_posix(), items=manifest.items,
+    )  # fmt: skip
+
+
+def _query_side(root: Root, config: PipelineConfig, embeddings: EmbeddingSet, trained: TrainedIndex) -> tuple[Shard, ...]:
+    """The query side as shards about as large as the database's, unless only the database is served."""
+    if config.publish.serve == "database":
+        return ()
+    count = max(1, round(config.index.shards * embeddings.query / embeddings.database))
+    with track("adding the query side", embeddings.query) as advance:
+        return fill_shards(root, config.name, embeddings, trained, "query", count, advance)[0]
+
+
+def _manifest(
+    root: Root, config: PipelineConfig, validated: ValidatedDataset, split: SplitDataset, embeddings: EmbeddingSet,
+    served: tuple[Shard, ...], evaluation: Evaluation, content: str, live: Manifest | None,
+) -> Manifest:  # fmt: skip
+    """All but the list of files. Shards are numbered through, the database's first."""
+    snapshot_id = Snapshots(root, config.name).next_id(content)
+    named = (
+        shard.model_copy(update={"index": shard.index.model_copy(update={"path": _shard_name(number)})})
+        for number, shard in enumerate(served)
+    )
+    parent = live.snapshot_id if live and live.snapshot_id != snapshot_id else (live.parent if live else None)
+    return Manifest(
+        name=config.name, snapshot_id=snapshot_id, parent=parent, created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        content=content, config=config.model_dump(mode="json", by_alias=True), modality=split.modality, base=split.base,
+        fingerprint=embeddings.fingerprint, encoder=embeddings.encoder,
+        datasets={"validated": validated.digest, "split": split.digest}, factory=config.index.factory, metric=config.index.metric,
+        dim=embeddings.dim, items=sum(shard.count for shard in served), database=split.database, query=split.query,
+        rejected=validated.rejected, metrics=evaluation.metrics, timings=evaluation.timings, shards=tuple(named), files=(), pool=(),
+        verdict="published", versions={name: version(name) for name in PACKAGES}, threads=faiss.omp_get_max_threads(),
+    )  # fmt: skip
+
+
+def _report(
+    root: Root, config: PipelineConfig, manifest: Manifest, live: Manifest | None, validated: ValidatedDataset, evaluation: Evaluation
+) -> FileRef:
+    """report.html beside the evaluation's figures, whatever the verdict."""
+    study = json.loads(root.verified(evaluation.study_json).read_text(encoding="utf-8"))
+    target = root.file(evaluation.metrics_json).with_name("report.html")
+    before = live.metrics if live and live.snapshot_id != manifest.snapshot_id else {}
+    root.scratch.write_text(target, render_report(manifest, config.description, before, validated.rejected_by_reason, evaluation, study))
+    return root.ref(target)
+
+
+def _sources(
+    served: tuple[Shard, ...], validated: ValidatedDataset, split: SplitDataset, evaluation: Evaluation, report: FileRef
+) -> dict[str, FileRef]:
+    """Name in the snapshot -> the file that it is."""
+    files = {_shard_name(number): shard.index for number, shard in enumerate(served)}
+    files |= {"items.parquet": split.table, "rejects.parquet": validated.rejects}
+    return files | {"report/metrics.json": evaluation.metrics_json, "report/report.html": report}
+
+
+def _pool(
+    root: Root, name: str, trained: TrainedIndex, served: tuple[Shard, ...], evaluation: Evaluation, report: FileRef
+) -> tuple[str, ...]:
+    paths = [trained.index.path, evaluation.metrics_json.path, evaluation.study_json.path, report.path]
+    return tuple(sorted([*paths, *(path for shard in served for path in pooled_paths(root, name, shard))]))
+
+
+def _shard_name(number: int) -> str:
+    return f"shard-{number:05d}.faiss"

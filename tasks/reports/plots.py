@@ -1,0 +1,60 @@
+"""Plots as SVG text, to be set into the report. Colours hold on light and dark paper alike."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt  # noqa: E402  (the backend has to be chosen first)
+from matplotlib.figure import Figure  # noqa: E402
+
+GREY, ACCENT = "#8a8f98", "#3b82f6"
+STYLE = {
+    "svg.fonttype": "none", "svg.hashsalt": "indexmill", "font.family": "sans-serif", "font.size": 10, "text.color": GREY, "axes.labelcolor": GREY,
+    "xtick.color": GREY, "ytick.color": GREY, "axes.edgecolor": GREY, "axes.spines.top": False, "axes.spines.right": False,
+    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.transparent": True,
+}  # fmt: skip
+
+
+def by_cutoff(metrics: dict[str, float], ks: list[int]) -> str:
+    """Precision, recall and agreement with exact search at each cut-off k, all between 0 and 1."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(5.2, 3.2))
+        for name, label, colour in (
+            ("precision_at", "precision (label)", ACCENT), ("recall_at", "recall (label)", "#f59e0b"), ("ann_recall_at", "found of exact", "#10b981"),
+        ):  # fmt: skip
+            points = [(k, metrics[f"{name}_{k}"]) for k in ks if f"{name}_{k}" in metrics]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="o", color=colour, label=label)
+        axes.set(ylim=(0, 1.03), xlabel="k", xticks=ks)
+        axes.grid(axis="y", alpha=0.25)
+        axes.legend(frameon=False, fontsize=9)
+        return _svg(figure)
+
+
+def projection(points: list[list[float]], labels: list[str | None], explained: list[float]) -> str:
+    """A sample of the embeddings on their first two principal components; the ten commonest labels in colour, the rest grey."""
+    ranked = sorted({label for label in labels if label}, key=lambda label: (-labels.count(label), label))[:10]
+    palette: dict[str | None, Any] = dict(zip(ranked, plt.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(5.2, 4.2))
+        for label in [None, *ranked]:
+            mine = [point for point, its in zip(points, labels, strict=True) if (its if its in palette else None) == label]
+            if mine:
+                size, alpha = (14, 0.8) if label else (6, 0.35)
+                axes.scatter(*zip(*mine, strict=True), s=size, alpha=alpha, color=palette.get(label, GREY), label=label or "other", linewidths=0)
+        axes.set(xlabel=f"component 1 ({explained[0]:.0%} of variance)", ylabel=f"component 2 ({explained[1]:.0%})", xticks=[], yticks=[])
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.4)
+        return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an <svg> element, scaled by its page; labels from data are escaped by matplotlib."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,32 @@
+"""scikit-learn's handwritten digits written as a class-folder tree of PNGs, for the demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from storage.root import Root
+from tasks.progress import track
+
+SIDE = 64
+
+
+def write_digits(root: Root) -> Path:
+    """Write the 1,797 digits as `<label>/<number>.png` (64 x 64, grey) below the root; done once. Returns the folder."""
+    folder = root.source("digits", "1")
+    if (folder / "README.txt").exists():
+        return folder
+    from sklearn.datasets import load_digits  # here: it takes a second that only the demo has to pay
+
+    digits = load_digits()
+    with track("digits", len(digits.images)) as advance:
+        for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+            grey = Image.fromarray((255 - pixels * (255 / 16)).round().astype(np.uint8))
+            with root.replacing(folder / str(label) / f"{number:04d}.png") as temporary:
+                grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(temporary)
+            advance(1)
+    # Written last: its presence says that every picture is there.
+    root.scratch.write_text(folder / "README.txt", "The digits of sklearn.datasets.load_digits, one folder a digit.\n")
+    return folder
