@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.environment import ROOT_VARIABLE, default_root, prepare_environment
+from flows.environment import DEFAULT_ROOT, ROOT_VARIABLE, prepare_environment
 from storage.errors import IndexmillError
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
 )  # fmt: skip
 
-RootOption = Annotated[str, typer.Option("--root", help="Where everything lies.", envvar=ROOT_VARIABLE, show_default=default_root())]
+RootOption = Annotated[str, typer.Option("--root", help="Where everything lies.", envvar=ROOT_VARIABLE)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config, as dotted.key=value.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log, and tracebacks of errors.")]
@@ -26,7 +26,7 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Prefect's l
 @app.command()
 def build(
     config: Annotated[str, typer.Argument(help="A pipeline's name (indexmill pipelines) or the path of a YAML file.")],
-    root: RootOption = default_root(),
+    root: RootOption = DEFAULT_ROOT,
     settings: SetOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -46,7 +46,7 @@ def search(
     query: Annotated[str | None, typer.Argument(help="A text, for an index of texts.")] = None,
     image: Annotated[Path | None, typer.Option(help="An image, for an index of images.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many results.")] = 10,
-    root: RootOption = default_root(),
+    root: RootOption = DEFAULT_ROOT,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -86,7 +86,7 @@ def check(config: str, settings: SetOption = None, as_json: JsonOption = False) 
 
 
 @app.command()
-def catalog(root: RootOption = default_root(), as_json: JsonOption = False) -> None:
+def catalog(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
     """Rebuild the DuckDB catalog from the manifests and list the builds in it."""
     from flows.tables import print_builds
     from storage.catalog import builds, rebuild
@@ -103,7 +103,7 @@ def catalog(root: RootOption = default_root(), as_json: JsonOption = False) -> N
 
 
 @app.command()
-def demo(root: RootOption = default_root(), verbose: VerboseOption = False) -> None:
+def demo(root: RootOption = DEFAULT_ROOT, verbose: VerboseOption = False) -> None:
     """Build the two demo pipelines on real data with real models, and say what to try next."""
     from flows.demo import run_demo
 

@@ -38,6 +38,7 @@ class Bars:
 
     @contextmanager
     def watch(self, what: str, total: int) -> Iterator[Advance]:
+        """Show one bar."""
         task = self._progress.add_task(what, total=total, rate="")
         start = time.monotonic()
 
@@ -57,6 +58,7 @@ class Lines:
 
     @contextmanager
     def watch(self, what: str, total: int) -> Iterator[Advance]:
+        """Say how it goes."""
         start = said = time.monotonic()
         done = 0
         self._say(f"{what}: {total:,}" if total > 1 else what)
@@ -75,7 +77,7 @@ class Lines:
         self._say(f"{what}: done in {seconds:.1f} s{rate}")
 
     def _say(self, text: str) -> None:
-        self._console.print(f"{datetime.now():%H:%M:%S} {text}", markup=False, highlight=False, soft_wrap=True)
+        self._console.print(f"{datetime.now().astimezone():%H:%M:%S} {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def stderr_console() -> Console:

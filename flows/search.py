@@ -85,9 +85,7 @@ def _encode(manifest: Manifest, query: Any) -> np.ndarray:
     return encode_batches(load_encoder(config), [query])
 
 
-def _described(
-    root: Root, snapshots: Snapshots, manifest: Manifest, ids: np.ndarray, scores: np.ndarray
-) -> list[dict[str, Any]]:
+def _described(root: Root, snapshots: Snapshots, manifest: Manifest, ids: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
     """The items in the order of the ranking: rank, score, item_id, key, label, and the text or the image's path."""
     found = [int(item) for item in ids if item >= 0]
     columns = ("item_id", "key", "label", "text", "path")

@@ -42,9 +42,8 @@ class Stages:
             state = cast(State[R], stage.with_options(refresh_cache=True)(self.root, *inputs, return_state=True))
             record, cached = state.result(), False
         self.runs[stage.name] = StageRun(round(time.perf_counter() - start, 3), cached)
-        return cast(R, record)
+        return record
 
     def _storage(self) -> Any:
         self.root.cache.mkdir(exist_ok=True)
         return self.root.cache
-

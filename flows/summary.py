@@ -32,6 +32,7 @@ class Summary:
     timings: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
+        """The summary as `--json` prints it."""
         return asdict(self)
 
 

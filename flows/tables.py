@@ -32,12 +32,19 @@ def print_summary(summary: dict[str, Any]) -> None:
 
 def print_results(answer: dict[str, Any]) -> None:
     """The ranking as a table, and the time it took."""
-    table = Table(box=None, header_style="bold")
-    for heading, justify in (("rank", "right"), ("score", "right"), ("key", "left"), ("label", "left"), ("text", "left")):
-        table.add_column(heading, justify=justify, overflow="fold" if heading == "key" else "ellipsis", no_wrap=heading != "key")  # type: ignore[arg-type]
+    texts = any(item["text"] for item in answer["results"])
+    table = Table(box=None, header_style="bold", expand=texts)
+    table.add_column("rank", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("key", overflow="fold", min_width=20, max_width=44)
+    table.add_column("label", no_wrap=True, max_width=20)
+    if texts:
+        table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
     for item in answer["results"]:
-        text = item["text"] or item["path"] or ""
-        table.add_row(str(item["rank"]), f"{item['score']:.4f}", escape(item["key"]), escape(item["label"] or ""), escape(text))
+        # A text that begins with its key does not have to say it again.
+        text = (item["text"] or "").removeprefix(item["key"]).lstrip(": ")
+        cells = (f"{item['rank']}", f"{item['score']:.4f}", escape(item["key"]), escape(item["label"] or ""))
+        table.add_row(*cells, *([escape(text)] if texts else []))
     console = Console()
     console.print(table)
     console.print(

@@ -43,8 +43,9 @@ def rebuild(root: Root) -> int:
 
 def _insert(connection: duckdb.DuckDBPyConnection, manifest: Manifest, live: bool) -> None:
     name = (manifest.name, manifest.snapshot_id)
-    build = (*name, manifest.parent, manifest.created_at, live, manifest.items, manifest.database, manifest.query, manifest.rejected)
-    build += (manifest.factory, manifest.metric, manifest.dim, manifest.fingerprint)
+    counts = (manifest.items, manifest.database, manifest.query, manifest.rejected)
+    made = (manifest.factory, manifest.metric, manifest.dim, manifest.fingerprint)
+    build = (*name, manifest.parent, manifest.created_at, live, *counts, *made)
     connection.execute("INSERT INTO builds VALUES (" + ", ".join("?" * len(build)) + ")", build)
     for measure, value in manifest.metrics.items():
         connection.execute("INSERT INTO evaluations VALUES (?, ?, ?, ?)", (*name, measure, value))

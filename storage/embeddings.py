@@ -112,10 +112,7 @@ def vectors(
     if sample:
         chosen += f" ORDER BY md5('{sample[1]}/' || item_id), item_id LIMIT {sample[0]}"
     parts = tables.paths_sql(root.file(ref) for ref in embeddings.files if "/part-" in ref.path)
-    sql = (
-        f"SELECT i.item_id, e.embedding FROM ({chosen}) i "
-        f"LEFT JOIN read_parquet({parts}) e USING (content_digest) ORDER BY i.item_id"
-    )
+    sql = f"SELECT i.item_id, e.embedding FROM ({chosen}) i LEFT JOIN read_parquet({parts}) e USING (content_digest) ORDER BY i.item_id"
     with tables.query(sql, spill=root.tmp) as batches:
         yield _blocks(batches, embeddings)
 

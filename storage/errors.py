@@ -1,12 +1,12 @@
 """Every error that Indexmill raises on purpose, and the form in which a person reads it.
 
-    IndexmillError            exit code 2   base: what, where, expected, got, next step
-    |- InputError                           the config, the source or the data is wrong; never retried
-    |- SourceChanged                        an item changed while it was being read; the next run lists it anew
-    |- DamagedFile                          a file is not what its record says
-    |- RootUnusable                         the root cannot be written
-    |- BuildInProgress                      another process holds the lease
-    `- Refused              exit code 3   the gate kept the live snapshot
+IndexmillError            exit code 2   base: what, where, expected, got, next step
+|- InputError                           the config, the source or the data is wrong; never retried
+|- SourceChanged                        an item changed while it was being read; the next run lists it anew
+|- DamagedFile                          a file is not what its record says
+|- RootUnusable                         the root cannot be written
+|- BuildInProgress                      another process holds the lease
+`- Refused              exit code 3   the gate kept the live snapshot
 """
 
 from __future__ import annotations
@@ -59,7 +59,5 @@ class Refused(IndexmillError):
     exit_code = 3
 
 
-def _rebuild(
-    kind: type[IndexmillError], what: str, where: str, expected: str, got: str, next_step: str
-) -> IndexmillError:
+def _rebuild(kind: type[IndexmillError], what: str, where: str, expected: str, got: str, next_step: str) -> IndexmillError:
     return kind(what, where=where, expected=expected, got=got, next_step=next_step)

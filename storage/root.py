@@ -1,16 +1,16 @@
 """The root: one directory that holds everything, and the only place where its paths are built.
 
-    <root>/catalog.duckdb                             views and tables for people; derived, may be deleted
-    <root>/cache/                                     what stages returned, by cache key
-    <root>/prefect/                                   the embedded Prefect's own files
-    <root>/tmp/                                       temporaries of running processes
-    <root>/sources/<dataset>/<revision>/              what was downloaded or generated
-    <root>/datasets/<name>/<stage>/<digest>/          items.parquet, rejects.parquet, manifest.json
-    <root>/embeddings/<fingerprint>/part-*.parquet    the content-addressed embedding store
-    <root>/indexes/<name>/trained|shards/             FAISS files by key, shared between snapshots
-    <root>/indexes/<name>/evaluations/<digest>/       metrics.json, report.html
-    <root>/indexes/<name>/snapshots/<snapshot>/       a published index, manifest.json last
-    <root>/indexes/<name>/current                     the pointer: a snapshot's id
+<root>/catalog.duckdb                             views and tables for people; derived, may be deleted
+<root>/cache/                                     what stages returned, by cache key
+<root>/prefect/                                   the embedded Prefect's own files
+<root>/tmp/                                       temporaries of running processes
+<root>/sources/<dataset>/<revision>/              what was downloaded or generated
+<root>/datasets/<name>/<stage>/<digest>/          items.parquet, rejects.parquet, manifest.json
+<root>/embeddings/<fingerprint>/part-*.parquet    the content-addressed embedding store
+<root>/indexes/<name>/trained|shards/             FAISS files by key, shared between snapshots
+<root>/indexes/<name>/evaluations/<digest>/       metrics.json, report.html
+<root>/indexes/<name>/snapshots/<snapshot>/       a published index, manifest.json last
+<root>/indexes/<name>/current                     the pointer: a snapshot's id
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ class Snapshots:
         self.pointer = root.index(name) / "current"
 
     def path(self, snapshot_id: str) -> Path:
+        """A snapshot's folder."""
         return self.folder / snapshot_id
 
     def ids(self) -> list[str]:

@@ -25,7 +25,10 @@ MEMORY_LIMIT = "1GB"
 def query(
     sql: str, values: Mapping[str, Any] | None = None, *, spill: Path, batch_rows: int = BATCH_ROWS, **tables: pa.RecordBatchReader
 ) -> Iterator[Iterator[pa.RecordBatch]]:
-    """Run one SELECT and yield its rows as Arrow batches. `tables` names Arrow streams that the SQL may read; `spill` takes what does not fit."""
+    """Run one SELECT and yield its rows as Arrow batches.
+
+    tables: Arrow streams that the SQL may read by name. spill: the folder for what does not fit into MEMORY_LIMIT.
+    """
     with _connection(spill) as connection:
         for name, table in tables.items():
             connection.register(name, table)

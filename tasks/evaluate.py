@@ -104,11 +104,18 @@ def relevance(
 
 
 def _agreement(
-    root: Root, embeddings: EmbeddingSet, searcher: Searcher, queries: np.ndarray, scores: np.ndarray, found: np.ndarray, ks: tuple[int, ...]
+    root: Root,
+    embeddings: EmbeddingSet,
+    searcher: Searcher,
+    queries: np.ndarray,
+    scores: np.ndarray,
+    found: np.ndarray,
+    ks: tuple[int, ...],
 ) -> dict[str, float]:
     """Recall against exact search, by ids and by distances, at every k and at ANN_DEPTH."""
     cuts = sorted({k for k in (*ks, ANN_DEPTH) if k <= embeddings.database})
     with track("exact search", embeddings.database) as advance, vectors(root, embeddings, side="database") as blocks:
+
         def counted() -> Any:
             for block_ids, block in blocks:
                 yield block_ids, block

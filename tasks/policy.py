@@ -32,9 +32,7 @@ class StageCache(CachePolicy):
     stage_version: int = 1
     libraries: tuple[str, ...] = ()
 
-    def compute_key(
-        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **_: Any
-    ) -> str | None:
+    def compute_key(self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **_: Any) -> str | None:  # noqa: ARG002
         """The key under which Prefect keeps this call's record."""
         return stage_key(task_ctx.task.name, self, inputs)
 
@@ -51,7 +49,7 @@ def _identity(value: Any) -> Any:
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
-async def passes(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+async def passes(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 (Prefect's signature)
     """Whether the fault that ended `state` is one that passes."""
     try:
         await state.aresult()

@@ -13,7 +13,9 @@ Advance = Callable[[int], None]
 class Watcher(Protocol):
     """Shows work in progress. `watch` yields a function that is called with the number of units just finished."""
 
-    def watch(self, what: str, total: int) -> AbstractContextManager[Advance]: ...
+    def watch(self, what: str, total: int) -> AbstractContextManager[Advance]:
+        """Show `total` units of `what`."""
+        ...
 
 
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)

@@ -14,7 +14,16 @@ from storage import catalog
 from storage.digests import json_digest
 from storage.errors import Refused
 from storage.records import (
-    EmbeddingSet, Evaluation, FileRef, IndexShards, Manifest, Shard, Snapshot, SplitDataset, TrainedIndex, ValidatedDataset,
+    EmbeddingSet,
+    Evaluation,
+    FileRef,
+    IndexShards,
+    Manifest,
+    Shard,
+    Snapshot,
+    SplitDataset,
+    TrainedIndex,
+    ValidatedDataset,
 )  # fmt: skip
 from storage.root import Root
 from storage.snapshots import Snapshots

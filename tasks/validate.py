@@ -27,7 +27,9 @@ ITEMS = pa.schema(
     {"item_id": pa.int64(), "key": pa.string(), "label": pa.string(), "text": pa.string(), "path": pa.string()}
     | {"content_digest": pa.string(), "content_group": pa.string()}
 )
-REJECTS = pa.schema({"item_id": pa.int64(), "key": pa.string(), "reason": pa.string(), "message": pa.string(), "content_digest": pa.string()})
+REJECTS = pa.schema(
+    {"item_id": pa.int64(), "key": pa.string(), "reason": pa.string(), "message": pa.string(), "content_digest": pa.string()}
+)
 
 Row = dict[str, Any]
 OPENERS = 2  # threads that decode; Pillow lets go of the interpreter while it does

@@ -31,22 +31,22 @@ class Identity:
 def identify(config: EncoderConfig) -> Identity:
     """The identity of the encoder that a config names. Raises InputError when its weights are not there or not the expected ones."""
     path = locate(config.model)
-    files = model_files(path)
-    details = {
+    weights = {file.relative_to(path).as_posix() if path.is_dir() else file.name: file_digest(file) for file in model_files(path)}
+    details: dict[str, Any] = {
         "kind": config.kind,
         "model": config.model,
         "encoder_version": ENCODER_VERSIONS[config.kind],
         "libraries": {name: version(name) for name in LIBRARIES[config.kind]},
-        "weights": {file.relative_to(path).as_posix() if path.is_dir() else file.name: file_digest(file) for file in files},
+        "weights": weights,
         "precision": "float32",
         "normalize": config.normalize,
     }
-    if config.weights_sha256 and config.weights_sha256 not in details["weights"].values():
+    if config.weights_sha256 and config.weights_sha256 not in weights.values():
         raise InputError(
             "the model's weights are not the expected ones",
             where=f"encoder.model = {config.model}",
             expected=f"a file with SHA-256 {config.weights_sha256}",
-            got=", ".join(f"{name} {digest}" for name, digest in details["weights"].items()),
+            got=", ".join(f"{name} {digest}" for name, digest in weights.items()),
             next_step="install the package again, or mend encoder.weights_sha256",
         )
     # Where the weights lie is no part of what they are.

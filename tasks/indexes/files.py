@@ -13,7 +13,7 @@ from storage.root import Root, verified
 def write_index(index: faiss.Index, root: Root, target: Path) -> FileRef:
     """Write an index atomically. (FAISS's own writer ignores a full disk; a failing Python write ends it with the cause.)"""
     with root.replacing(target) as temporary, temporary.open("wb") as file:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]  # made by SWIG
     return root.ref(target)
 
 

@@ -25,6 +25,7 @@ class Searcher:
 
     @property
     def items(self) -> int:
+        """Vectors in all shards."""
         return sum(int(shard.ntotal) for shard in self.shards)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,6 @@ import faiss
 import pyarrow as pa
 from pydantic import ValidationError
 
-from configs.models import IndexConfig
 from storage import tables
 from storage.digests import json_digest, rows_digest
 from storage.embeddings import vectors
@@ -42,9 +41,7 @@ def fill_shards(
     return tuple(shards), built
 
 
-def fill(
-    root: Root, embeddings: EmbeddingSet, trained: TrainedIndex, *, side: Side, shard: tuple[int, int]
-) -> faiss.Index:
+def fill(root: Root, embeddings: EmbeddingSet, trained: TrainedIndex, *, side: Side, shard: tuple[int, int]) -> faiss.Index:
     """The trained index filled with one shard's vectors under their item ids, block by block."""
     index = read_index(root.file(trained.index), trained.index)
     with vectors(root, embeddings, side=side, shard=shard) as blocks:
@@ -63,9 +60,7 @@ def pooled_paths(root: Root, name: str, shard: Shard) -> list[str]:
     return [pool(root, name, shard.key, suffix).relative_to(root.path).as_posix() for suffix in (".faiss", ".json")]
 
 
-def _key(
-    root: Root, embeddings: EmbeddingSet, trained: TrainedIndex, side: Side, number: int, count: int
-) -> tuple[int, str]:
+def _key(root: Root, embeddings: EmbeddingSet, trained: TrainedIndex, side: Side, number: int, count: int) -> tuple[int, str]:
     """(items, digest of the training and of the shard's ids and contents)."""
     sql = (
         f"SELECT item_id, content_digest FROM read_parquet('{root.file(embeddings.items)}') "

@@ -23,7 +23,7 @@ HEADLINES = {
     "precision_at_10": "precision@10",
     "recall_at_10": "recall@10",
     "mrr": "MRR",
-    "ann_recall_at_10": "found of exact@10",
+    "ann_recall_at_10": "ANN recall@10",
 }
 
 
@@ -31,7 +31,9 @@ def render_report(
     manifest: Manifest, description: str, before: dict[str, float], rejects: dict[str, int], evaluation: Evaluation, study: dict[str, Any]
 ) -> str:
     """The page as text. Everything from data is escaped by the template; before: the live snapshot's metrics, {} when there is none."""
-    environment = Environment(loader=PackageLoader("tasks.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("tasks.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     projected = study["projection"]
     return environment.get_template("report.html.j2").render(
         manifest=manifest,
@@ -49,6 +51,7 @@ def render_report(
 
 def _pictured(example: dict[str, Any], base: str | None) -> dict[str, Any]:
     """The example with a thumbnail beside every item that is an image."""
+
     def pictured(item: dict[str, Any]) -> dict[str, Any]:
         return {**item, "thumbnail": thumbnail(Path(base) / item["path"]) if base else None}
 

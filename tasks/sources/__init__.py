@@ -18,3 +18,5 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
             return StdlibSource()
         case FolderDataset():
             return FolderSource(config.path.replace("{root}", str(root.path)), labelled=config.labels == "folder")
+        case _:
+            raise NotImplementedError(config.source)

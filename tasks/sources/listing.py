@@ -12,15 +12,31 @@ from storage.records import Modality
 
 @dataclass(frozen=True)
 class Item:
-    """One item as its source lists it: `text` for texts, `path` (relative to the source's base) for images.
+    """One item as its source lists it.
 
-    key: its name in the data set, unique and stable from night to night.
+    key: its name in the data set, unique and stable from night to night. text: the text, or an image's caption. path: an image's file,
+    relative to the source's base, with its size in bytes and modification time in nanoseconds, which tell whether it has changed.
+    split: the data set's own split that it stands in, where there is one.
     """
 
     key: str
     label: str | None = None
     text: str | None = None
     path: str | None = None
+    size: int | None = None
+    mtime_ns: int | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two texts and how alike people found them. key_a and key_b name items of the same source; file says where the pair stands."""
+
+    key_a: str
+    key_b: str
+    score: float
+    file: str
+    split: str | None = None
 
 
 class Source(Protocol):
@@ -36,4 +52,8 @@ class Source(Protocol):
 
     def items(self) -> Iterator[Item]:
         """All items, in any order."""
+        ...
+
+    def pairs(self) -> Iterator[Pair]:
+        """Scored pairs of items, where the data set has them; else none."""
         ...

@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from storage.digests import rows_digest
-from tasks.sources.listing import Item
+from storage.records import Modality
+from tasks.sources.listing import Item, Pair
 
 # Test suites, and packages whose docstrings describe a program rather than an interface.
-PASSED_OVER = frozenset({"site-packages", "test", "tests", "idlelib", "idle_test", "lib2to3", "turtledemo", "ensurepip", "_vendor", "__phello__"})
+PASSED_OVER = frozenset(
+    {"site-packages", "test", "tests", "idlelib", "idle_test", "lib2to3", "turtledemo", "ensurepip", "_vendor", "__phello__"}
+)
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -23,8 +26,8 @@ Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 class StdlibSource:
     """The docstrings of the Python that runs this."""
 
-    modality = "text"
-    base = None
+    modality: Modality = "text"
+    base: Path | None = None
     labelled = True
 
     def __init__(self, library: Path | None = None) -> None:
@@ -48,6 +51,10 @@ class StdlibSource:
                 if name not in seen:  # a name defined twice (by platform, say) is its first definition
                     seen.add(name)
                     yield Item(key=name, label=module, text=f"{name}: {doc}")
+
+    def pairs(self) -> Iterator[Pair]:
+        """None: docstrings are not scored."""
+        return iter(())
 
     def _files(self) -> Iterator[Path]:
         for path in sorted(self.library.rglob("*.py")):
