@@ -54,10 +54,11 @@ def open_searcher(snapshots: Snapshots, manifest: Manifest) -> Searcher:
 
 def _query(manifest: Manifest, text: str | None, image: Path | None) -> Any:
     """The query in the form that the snapshot's encoder takes."""
-    if (manifest.modality == "text") != (text is not None and image is None):
+    asked = [modality for modality, given in (("text", text), ("image", image)) if given is not None]
+    if asked != [manifest.modality]:
         raise InputError(
             f"index {manifest.name} holds {manifest.modality}s, and is asked with one of them",
-            got="a text and an image" if text and image else "a text" if text else "an image" if image else "nothing to look for",
+            got=" and ".join(asked) or "nothing to look for",
             next_step=f"indexmill search {manifest.name} " + ('"some text"' if manifest.modality == "text" else "--image FILE"),
         )
     if image is None:

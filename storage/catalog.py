@@ -56,7 +56,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, manifest: Manifest, live: boo
 
 def _views(connection: duckdb.DuckDBPyConnection, root: Root, manifests: list[Manifest]) -> None:
     items = [Snapshots(root, manifest.name).path(manifest.snapshot_id) / "items.parquet" for manifest in manifests]
-    if items:
+    if items := [path for path in items if path.exists()]:
         connection.execute(
             "CREATE VIEW items AS SELECT *, split_part(filename, '/', -4) AS index_name, split_part(filename, '/', -2) AS snapshot_id "
             f"FROM read_parquet({tables.paths_sql(items)}, filename=true, union_by_name=true)"

@@ -1,0 +1,89 @@
+"""One real Prefect server for all tests, and small real data."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+HOME = Path(tempfile.mkdtemp(prefix="indexmill-tests-"))
+
+from flows.environment import prepare_environment  # noqa: E402
+
+prepare_environment(HOME)  # before anything imports Prefect
+
+import pytest  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from storage.root import Root  # noqa: E402
+
+
+def pytest_sessionfinish() -> None:
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Root]:
+    """An empty root."""
+    place = Root(tmp_path / "root")
+    yield place
+    place.close()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The URL of a Prefect server that this process and its children use."""
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.server import embedded_server
+
+    with embedded_server() as ready:
+        ready()
+        url = SubprocessASGIServer().api_url
+        os.environ["PREFECT_API_URL"] = url
+        try:
+            with temporary_settings({PREFECT_API_URL: url}):
+                yield url
+        finally:
+            del os.environ["PREFECT_API_URL"]
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 handwritten digits, 12 a label, as a class-folder tree of PNGs."""
+    from sklearn.datasets import load_digits
+
+    folder = tmp_path_factory.mktemp("digits")
+    data = load_digits()
+    kept = dict.fromkeys(range(10), 0)
+    for number, (pixels, label) in enumerate(zip(data.images, data.target, strict=True)):
+        if kept[label] < 12:
+            kept[label] += 1
+            (folder / str(label)).mkdir(exist_ok=True)
+            Image.fromarray((255 - pixels * 15.9).astype("uint8")).resize((32, 32)).save(folder / str(label) / f"{number:04d}.png")
+    return folder
+
+
+@pytest.fixture
+def pictures(digits: Path, tmp_path: Path) -> Path:
+    """The digits as a folder of the test's own, to be changed at will."""
+    return Path(shutil.copytree(digits, tmp_path / "pictures"))
+
+
+Build = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def build(server: str, tmp_path: Path) -> Build:
+    """Run the flow on a folder of pictures in this process: build(folder, "dotted.key=value", root=...) -> summary."""
+    from flows.build_index import build_index
+
+    def run(pictures: Path, *settings: str, root: Path | None = None, config: str = "demo-images") -> dict[str, Any]:
+        chosen = [f"dataset.path={pictures}"] if config == "demo-images" else []
+        return build_index(config, str(root or tmp_path / "root"), [*chosen, *settings])
+
+    return run

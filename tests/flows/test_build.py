@@ -1,0 +1,281 @@
+"""The whole build: what it makes, what it remembers, what it repairs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from flows.summary import Summary
+from storage.errors import InputError, Refused
+from storage.records import Manifest
+from storage.root import Root
+from storage.snapshots import Snapshots
+from tests.conftest import Build
+
+STAGES = ["ingest", "validate", "split", "encode", "train", "shard", "evaluate", "publish"]
+
+
+def manifest(root: Path) -> Manifest:
+    return Snapshots(Root(root), "demo-images").manifest()
+
+
+def done(summary: dict[str, Any]) -> set[str]:
+    """The stages that were not remembered."""
+    return {name for name, run in summary["stages"].items() if not run["cached"]}
+
+
+def indexed(root: Path) -> dict[int, int]:
+    """Item id -> number of times that the published FAISS files hold it."""
+    snapshots = Snapshots(Root(root), "demo-images")
+    found: dict[int, int] = {}
+    for shard in snapshots.manifest().shards:
+        index = faiss.read_index(str(snapshots.path(snapshots.manifest().snapshot_id) / shard.index.path))
+        for item in faiss.vector_to_array(index.id_map).tolist():
+            found[item] = found.get(item, 0) + 1
+    return found
+
+
+def test_a_build_publishes_every_item_once_with_its_figures(build: Build, pictures: Path, tmp_path: Path) -> None:
+    """120 digits: all served, the figures measured on the held-out fifth, the files as the manifest says."""
+    summary = build(pictures, "index.shards=3")
+    root = tmp_path / "root"
+    assert list(summary["stages"]) == STAGES
+    assert summary["published"]
+    assert summary["items"] == summary["database"] + summary["query"] == summary["encoded"] == 120
+    items = pq.read_table(Path(summary["path"]) / "items.parquet").to_pydict()
+    assert indexed(root) == dict.fromkeys(items["item_id"], 1)
+    assert sorted(items["key"]) == sorted(path.relative_to(pictures).as_posix() for path in pictures.rglob("*.png"))
+    assert {key.split("/")[0] for key in items["key"]} == set(items["label"])
+    live = manifest(root)
+    assert [(shard.side, shard.index.path) for shard in live.shards] == [
+        ("database", "shard-00000.faiss"), ("database", "shard-00001.faiss"), ("database", "shard-00002.faiss"), ("query", "shard-00003.faiss"),
+    ]  # fmt: skip
+    assert sum(shard.count for shard in live.shards if shard.side == "database") == summary["database"]
+    assert summary["metrics"]["ann_recall_at_10"] == 1
+    assert 0.6 < summary["metrics"]["precision_at_1"] <= 1
+    figures = json.loads((Path(summary["path"]) / "report" / "metrics.json").read_text())
+    assert figures["metrics"] == summary["metrics"] == live.metrics
+    Snapshots(Root(root), "demo-images").verify(live)
+
+
+def test_figures_are_those_of_brute_force_over_the_stored_vectors(build: Build, pictures: Path, tmp_path: Path) -> None:
+    """P@5 and R@5 by label, worked out anew from Parquet alone."""
+    summary = build(pictures)
+    items = pq.read_table(Path(summary["path"]) / "items.parquet").to_pylist()
+    parts = [pq.read_table(path).to_pylist() for path in (tmp_path / "root" / "embeddings").rglob("part-*.parquet")]
+    vectors = {row["content_digest"]: np.array(row["embedding"], np.float32) for part in parts for row in part}
+    database = [item for item in items if item["side"] == "database"]
+    precision, recall = [], []
+    for query in (item for item in items if item["side"] == "query"):
+        scores = [float(vectors[query["content_digest"]] @ vectors[item["content_digest"]]) for item in database]
+        best = sorted(range(len(database)), key=lambda row: (-scores[row], database[row]["item_id"]))[:5]
+        hits = sum(database[row]["label"] == query["label"] for row in best)
+        precision.append(hits / 5)
+        recall.append(hits / sum(item["label"] == query["label"] for item in database))
+    assert summary["metrics"]["precision_at_5"] == pytest.approx(np.mean(precision))
+    assert summary["metrics"]["recall_at_5"] == pytest.approx(np.mean(recall))
+
+
+def test_the_second_run_does_nothing_and_says_so(build: Build, pictures: Path) -> None:
+    """Every stage is remembered, and the summary is the same but for what was done."""
+    first, second = build(pictures), build(pictures)
+    assert done(first) == set(STAGES)
+    assert done(second) == set()
+    assert (second["encoded"], second["reused"]) == (0, 120)
+    same = ("snapshot_id", "path", "metrics", "items", "database", "query", "published")
+    assert [first[key] for key in same] == [second[key] for key in same]
+
+
+def test_a_root_that_was_moved_goes_on_where_it_was(build: Build, pictures: Path, tmp_path: Path) -> None:
+    """No record holds the root's place."""
+    build(pictures)
+    shutil.move(tmp_path / "root", tmp_path / "elsewhere")
+    assert done(build(pictures, root=tmp_path / "elsewhere")) == set()
+
+
+def test_renamed_and_copied_pictures_are_not_encoded_again(build: Build, pictures: Path, tmp_path: Path) -> None:
+    """The store goes by content: another folder with other names costs no encoding."""
+    build(pictures)
+    for label in list(pictures.iterdir()):
+        label.rename(pictures / f"digit-{label.name}")
+    summary = build(pictures)
+    assert (summary["encoded"], summary["reused"]) == (0, 120)
+
+
+def test_new_pictures_are_encoded_alone_and_the_index_is_that_of_a_build_from_scratch(build: Build, pictures: Path, tmp_path: Path) -> None:
+    """Same ids, same sides, same figures, whether the items came on one night or two."""
+    late = [path for path in sorted(pictures.rglob("*.png"))][::12]
+    kept = tmp_path / "late"
+    for path in late:
+        (kept / path.parent.name).mkdir(parents=True, exist_ok=True)
+        path.rename(kept / path.parent.name / path.name)
+    before = build(pictures)
+    sides = dict(zip(*pq.read_table(Path(before["path"]) / "items.parquet").select(["item_id", "side"]).to_pydict().values(), strict=True))
+    shutil.copytree(kept, pictures, dirs_exist_ok=True)
+    nightly, scratch = build(pictures), build(pictures, root=tmp_path / "scratch")
+    assert nightly["encoded"] == len(late)
+    tables = [pq.read_table(Path(summary["path"]) / "items.parquet") for summary in (nightly, scratch)]
+    assert tables[0].equals(tables[1])
+    assert nightly["metrics"] == pytest.approx(scratch["metrics"], abs=1e-6)
+    now = dict(zip(tables[0]["item_id"].to_pylist(), tables[0]["side"].to_pylist(), strict=True))
+    assert {item: now[item] for item in sides} == sides
+    assert manifest(tmp_path / "root").parent == before["snapshot_id"]
+
+
+ARTEFACTS = {
+    "catalog.duckdb": set(),
+    "datasets/*/ingested/*/items.parquet": {"ingest"},
+    "datasets/*/validated/*/rejects.parquet": {"validate"},
+    "datasets/*/split/*/items.parquet": {"split"},
+    "embeddings/*/part-00001.parquet": {"encode"},
+    "indexes/*/trained/*.faiss": {"train"},
+    "indexes/*/shards/*.faiss": {"shard"},
+    "indexes/*/evaluations/*/metrics.json": {"evaluate"},
+    "indexes/*/current": {"publish"},
+    "indexes/*/snapshots/*/manifest.json": {"publish"},
+    "indexes/*/snapshots/*/shard-00000.faiss": {"publish"},
+    "indexes/*/snapshots/*/report/report.html": {"publish"},
+    "cache/validate-*": {"validate"},
+}
+
+
+@pytest.fixture(scope="module")
+def whole(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A finished build with two embedding parts and two shards, to be copied and damaged."""
+    from flows.build_index import build_index
+
+    root = tmp_path_factory.mktemp("whole") / "root"
+    return root, build_index("demo-images", str(root), settings(digits))
+
+
+def settings(digits: Path) -> list[str]:
+    return [f"dataset.path={digits}", "encoder.shard_rows=70", "index.shards=2"]
+
+
+@pytest.mark.parametrize("artefact", ARTEFACTS)
+def test_a_deleted_artefact_is_made_again_and_nothing_else_is(
+    artefact: str, whole: tuple[Path, dict[str, Any]], digits: Path, build: Build, tmp_path: Path
+) -> None:
+    """Whatever is gone comes back by its own stage; the figures stay."""
+    root = tmp_path / "root"
+    shutil.copytree(whole[0], root)
+    gone = sorted(root.glob(artefact))[0]
+    gone.unlink()
+    summary = build(digits, *settings(digits)[1:])
+    expected = ARTEFACTS[artefact]
+    # The two shards on the database side are the stage's; the query side's is made when a snapshot is assembled.
+    assert done(summary) == expected or (artefact.startswith("indexes/*/shards") and done(summary) <= expected)
+    assert summary["metrics"] == whole[1]["metrics"]
+    assert summary["snapshot_id"] == whole[1]["snapshot_id"]
+    assert sorted(root.glob(artefact)) or artefact.startswith("indexes/*/shards")
+    if artefact.startswith("embeddings"):
+        assert (summary["encoded"], summary["reused"]) == (50, 70)
+    assert done(build(digits, *settings(digits)[1:])) == set()
+
+
+def test_a_damaged_index_of_the_right_size_is_found_and_made_again(
+    whole: tuple[Path, dict[str, Any]], digits: Path, build: Build, tmp_path: Path
+) -> None:
+    """FAISS would answer wrongly in silence; the digest of the live snapshot's files is checked at every build."""
+    root = tmp_path / "root"
+    shutil.copytree(whole[0], root)
+    path = next(root.glob("indexes/*/snapshots/*/shard-00000.faiss"))
+    sound = path.read_bytes()
+    for damaged in [path, *root.glob("indexes/*/shards/*.faiss")]:
+        if damaged.read_bytes() == sound:
+            damaged.write_bytes(sound[:-100] + bytes(50) + sound[-50:])
+    summary = build(digits, *settings(digits)[1:])
+    assert done(summary) >= {"shard", "publish"}
+    assert path.read_bytes() == sound
+    assert done(build(digits, *settings(digits)[1:])) == set()
+
+
+def test_a_refused_build_leaves_the_live_snapshot_and_says_why(build: Build, pictures: Path, tmp_path: Path) -> None:
+    """The gate names the measure, its value and its bound; the refused report is there to be looked at."""
+    live = build(pictures)["snapshot_id"]
+    shutil.rmtree(pictures / "3")
+    with pytest.raises(Refused, match="precision_at_1 is .* must be at least 1.1") as caught:
+        build(pictures, "publish.gate.minimum={precision_at_1: 1.1}")
+    assert manifest(tmp_path / "root").snapshot_id == live
+    report = Path(caught.value.next_step.removeprefix("see "))
+    assert "refused" in report.read_text()
+    assert build(pictures)["snapshot_id"] != live
+
+
+def test_retention_keeps_the_asked_number_of_snapshots(build: Build, pictures: Path, tmp_path: Path) -> None:
+    """keep: 1 leaves the newest alone, and every file that is left verifies."""
+    for label in ("9", "8", "7"):
+        shutil.rmtree(pictures / label)
+        build(pictures, "publish.keep=1")
+    snapshots = Snapshots(Root(tmp_path / "root"), "demo-images")
+    assert len(snapshots.ids()) == 1
+    snapshots.verify(snapshots.manifest())
+
+
+def test_a_database_only_index_leaves_the_queries_out(build: Build, pictures: Path, tmp_path: Path) -> None:
+    """publish.serve: database."""
+    summary = build(pictures, "publish.serve=database")
+    assert {shard.side for shard in manifest(tmp_path / "root").shards} == {"database"}
+    assert sum(indexed(tmp_path / "root").values()) == summary["database"]
+
+
+def test_rejected_pictures_are_kept_with_their_reason_and_do_not_end_the_build(build: Build, pictures: Path, tmp_path: Path) -> None:
+    """A page called .png and an empty file among 120 good ones."""
+    (pictures / "0" / "page.png").write_text("<html></html>")
+    (pictures / "1" / "empty.png").write_bytes(b"")
+    summary = build(pictures)
+    assert (summary["items"], summary["rejected"], summary["database"] + summary["query"]) == (122, 2, 120)
+    rejects = pq.read_table(Path(summary["path"]) / "rejects.parquet").to_pylist()
+    assert {(row["key"], row["reason"]) for row in rejects} == {("0/page.png", "not_an_image"), ("1/empty.png", "empty")}
+    assert "not_an_image" in Path(summary["report"]).read_text()
+
+
+def test_too_many_rejects_stop_the_build_with_their_counts(build: Build, pictures: Path) -> None:
+    """Past validate.max_reject_fraction something is wrong with the source."""
+    for path in sorted(pictures.rglob("*.png"))[:30]:
+        path.write_bytes(b"rubbish")
+    with pytest.raises(InputError, match=r"30 of 120 \(25.0%\): not_an_image 30"):
+        build(pictures)
+
+
+def test_unlabelled_pictures_are_indexed_and_measured_without_relevance(build: Build, pictures: Path) -> None:
+    """Agreement with exact search needs no labels."""
+    summary = build(pictures, "dataset.labels=none")
+    assert set(summary["metrics"]) == {f"ann_{kind}_at_{k}" for kind in ("recall", "distance_recall") for k in (1, 5, 10)}
+    assert "no labels" in Path(summary["report"]).read_text()
+
+
+def test_markup_in_names_does_no_harm_in_the_report(build: Build, pictures: Path) -> None:
+    """A folder's name is data: it is shown, never run."""
+    (pictures / "3").rename(pictures / "<script>alert(1)<")
+    (pictures / "4").rename(pictures / "$\\frac$ & \"quoted\"")
+    report = Path(build(pictures)["report"]).read_text()
+    assert "<script>alert" not in report
+    assert "&lt;script&gt;alert(1)&lt;" in report
+    assert "http://" not in report.replace("http://www.w3.org/", "").replace("http://purl.org/", "").replace("http://creativecommons.org/", "")
+
+
+def test_texts_are_built_like_pictures(build: Build, tmp_path: Path) -> None:
+    """A random sample of the standard library through MiniLM and an IVF: relevance far above chance, and the query side served."""
+    summary = build(tmp_path, "dataset.limit=300", "index.factory=IVF8,Flat", "index.nprobe=8", "index.shards=1", config="demo-text")
+    assert summary["items"] == 300
+    assert summary["metrics"]["ann_recall_at_10"] > 0.999
+    assert summary["metrics"]["precision_at_1"] > 0.3
+    assert {field for field in Summary.__dataclass_fields__} == set(summary)
+
+
+def test_the_same_build_elsewhere_gives_the_same_bytes(build: Build, pictures: Path, tmp_path: Path) -> None:
+    """Same seed, threads and inputs: byte-identical shards."""
+    digests = [
+        [shard.index.sha256 for shard in manifest(root).shards]
+        for root in (tmp_path / "one", tmp_path / "two")
+        if build(pictures, "index.factory=IVF4,Flat", root=root)
+    ]
+    assert digests[0] == digests[1]

@@ -1,0 +1,110 @@
+"""A build that dies at any instant leaves the last good state, and the next one goes on from there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from storage.root import Root
+from storage.snapshots import Snapshots
+from tests.conftest import Build
+
+HERE = Path(__file__).parent
+SETTINGS = ["encoder.shard_rows=50", "index.shards=2"]
+
+
+def arguments(root: Path, pictures: Path) -> list[str]:
+    changes = [f"dataset.path={pictures}", *SETTINGS]
+    return ["build", "demo-images", "--root", str(root), "--json", *(part for change in changes for part in ("--set", change))]
+
+
+def killed(when: str, text: str, root: Path, pictures: Path, env: dict[str, str] | None = None) -> None:
+    """Run a build that kills itself; make sure that it did."""
+    command = [sys.executable, str(HERE / "killed_build.py"), when, text, *arguments(root, pictures)]
+    run = subprocess.run(command, env=env, cwd=HERE.parents[1], capture_output=True, timeout=300)
+    assert run.returncode == -9, run.stderr.decode()[-2000:]
+
+
+def items(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(pq.read_table(Path(summary["path"]) / "items.parquet").to_pylist())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a build gives that nobody disturbs."""
+    from flows.build_index import build_index
+
+    return build_index("demo-images", str(tmp_path_factory.mktemp("undisturbed")), [f"dataset.path={digits}", *SETTINGS])
+
+
+@pytest.mark.parametrize(
+    ("when", "text", "encoded"),
+    [("after", "part-00000.parquet", 70), ("before", "shards/", 0), ("after", "manifest.json", 120), ("before", "current", 0)],
+)
+def test_a_killed_build_goes_on_at_the_last_finished_shard_and_ends_as_if_undisturbed(
+    when: str, text: str, encoded: int, server: str, undisturbed: dict[str, Any], digits: Path, build: Build, tmp_path: Path
+) -> None:
+    """In mid-encode, before the first FAISS file, after the first manifest, and between the snapshot and its pointer."""
+    root = tmp_path / "root"
+    killed(when, text, root, digits)
+    assert Snapshots(Root(root), "demo-images").current() is None
+    summary = build(digits, *SETTINGS)
+    assert summary["encoded"] == encoded
+    assert summary["metrics"] == undisturbed["metrics"]
+    assert items(summary) == items(undisturbed)
+    assert summary["snapshot_id"] == undisturbed["snapshot_id"]
+    assert not list((root / "tmp").glob("*-*"))
+
+
+def test_the_live_snapshot_stays_while_its_successor_dies(server: str, pictures: Path, build: Build, tmp_path: Path) -> None:
+    """Killed on the last step before the swap: readers still get the old one, whole."""
+    root = tmp_path / "root"
+    before = build(pictures, *SETTINGS)
+    next(pictures.rglob("*.png")).unlink()
+    killed("before", "current", root, pictures)
+    snapshots = Snapshots(Root(root), "demo-images")
+    assert snapshots.current() == before["snapshot_id"]
+    snapshots.verify(snapshots.manifest())
+    after = build(pictures, *SETTINGS)
+    assert after["snapshot_id"] != before["snapshot_id"]
+    assert snapshots.current() == after["snapshot_id"]
+
+
+def test_a_killed_build_leaves_no_server_behind_and_nothing_in_the_home_directory(digits: Path, tmp_path: Path) -> None:
+    """With the embedded server: its process goes within seconds of the build's."""
+    home = tmp_path / "home"
+    home.mkdir()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_") and name != "MPLCONFIGDIR"}
+    root = tmp_path / "root"
+    killed("after", "part-00000.parquet", root, digits, env={**kept, "HOME": str(home)})
+    deadline = time.monotonic() + 20
+    while (left := processes_of(root)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert left == []
+    command = [sys.executable, "-m", "flows.cli", *arguments(root, digits)]
+    run = subprocess.run(command, env={**kept, "HOME": str(home)}, cwd=HERE.parents[1], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert json.loads(run.stdout.splitlines()[-1])["encoded"] == 70
+    assert processes_of(root) == []
+    assert list(home.rglob("*")) == []
+
+
+def processes_of(root: Path) -> list[str]:
+    """Processes whose environment names this root: the embedded server's."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("PREFECT_HOME", "").startswith(str(root)):
+                found.append(" ".join(process.cmdline()))
+        except psutil.Error:
+            continue
+    return found

@@ -1,0 +1,69 @@
+"""Files are whole or not there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from storage import atomic
+from storage.root import Root
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_temporary(root: Root) -> None:
+    """An exception between opening and committing changes nothing that a reader can see."""
+    target = root.path / "file.txt"
+    root.scratch.write_text(target, "old")
+    with pytest.raises(RuntimeError), root.replacing(target) as temporary:
+        temporary.write_text("half of the new")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert [path.name for path in root.scratch.folder.iterdir()] == ["lock"]
+
+
+def test_a_commit_syncs_the_file_before_it_is_renamed_and_its_folder_after(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Order matters: a name that outlives a power cut must not point at unwritten data."""
+    events: list[str] = []
+    sync = atomic._sync
+    monkeypatch.setattr(atomic, "_sync", lambda path: (events.append(f"sync {path.name}"), sync(path)))
+    target = root.path / "folder" / "file.txt"
+    with root.replacing(target) as temporary:
+        temporary.write_text("text")
+        assert not target.exists()
+    assert events == ["sync file.txt", "sync folder"]
+
+
+def test_temporaries_of_a_killed_process_are_swept_and_those_of_a_living_one_are_not(root: Root) -> None:
+    """The lock tells them apart, not the age and not the process number."""
+    code = (
+        "import sys, time; from storage.root import Root; r = Root(sys.argv[1]);"
+        "(r.scratch.folder / 'half').write_text('x'); print(r.scratch.folder, flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(root.path)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    theirs, ours = Path(child.stdout.readline().strip()), root.scratch.folder
+    assert root.sweep() == 0
+    assert theirs.exists()
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert root.sweep() == 1
+    assert not theirs.exists()
+    assert ours.exists()
+
+
+def test_a_link_falls_back_to_a_copy(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without hard links still gets its snapshot."""
+
+    def refuse(*_: object) -> None:
+        raise OSError("no links here")
+
+    source = root.path / "source"
+    source.write_text("text")
+    monkeypatch.setattr(os, "link", refuse)
+    atomic.link(source, root.path / "target", root.scratch)
+    assert (root.path / "target").read_text() == "text"
+    assert (root.path / "target").stat().st_ino != source.stat().st_ino

