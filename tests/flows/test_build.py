@@ -55,8 +55,11 @@ def test_a_build_publishes_every_item_once_with_its_figures(build: Build, pictur
     assert {key.split("/")[0] for key in items["key"]} == set(items["label"])
     live = manifest(root)
     assert [(shard.side, shard.index.path) for shard in live.shards] == [
-        ("database", "shard-00000.faiss"), ("database", "shard-00001.faiss"), ("database", "shard-00002.faiss"), ("query", "shard-00003.faiss"),
-    ]  # fmt: skip
+        ("database", "shard-00000.faiss"),
+        ("database", "shard-00001.faiss"),
+        ("database", "shard-00002.faiss"),
+        ("query", "shard-00003.faiss"),
+    ]
     assert sum(shard.count for shard in live.shards if shard.side == "database") == summary["database"]
     assert summary["metrics"]["ann_recall_at_10"] == 1
     assert 0.6 < summary["metrics"]["precision_at_1"] <= 1
@@ -111,7 +114,7 @@ def test_renamed_and_copied_pictures_are_not_encoded_again(build: Build, picture
 
 def test_new_pictures_are_encoded_alone_and_the_index_is_that_of_a_build_from_scratch(build: Build, pictures: Path, tmp_path: Path) -> None:
     """Same ids, same sides, same figures, whether the items came on one night or two."""
-    late = [path for path in sorted(pictures.rglob("*.png"))][::12]
+    late = sorted(pictures.rglob("*.png"))[::12]
     kept = tmp_path / "late"
     for path in late:
         (kept / path.parent.name).mkdir(parents=True, exist_ok=True)
@@ -201,7 +204,7 @@ def test_a_refused_build_leaves_the_live_snapshot_and_says_why(build: Build, pic
     """The gate names the measure, its value and its bound; the refused report is there to be looked at."""
     live = build(pictures)["snapshot_id"]
     shutil.rmtree(pictures / "3")
-    with pytest.raises(Refused, match="precision_at_1 is .* must be at least 1.1") as caught:
+    with pytest.raises(Refused, match=r"precision_at_1 is .* must be at least 1.1") as caught:
         build(pictures, "publish.gate.minimum={precision_at_1: 1.1}")
     assert manifest(tmp_path / "root").snapshot_id == live
     report = Path(caught.value.next_step.removeprefix("see "))
@@ -255,11 +258,13 @@ def test_unlabelled_pictures_are_indexed_and_measured_without_relevance(build: B
 def test_markup_in_names_does_no_harm_in_the_report(build: Build, pictures: Path) -> None:
     """A folder's name is data: it is shown, never run."""
     (pictures / "3").rename(pictures / "<script>alert(1)<")
-    (pictures / "4").rename(pictures / "$\\frac$ & \"quoted\"")
+    (pictures / "4").rename(pictures / '$\\frac$ & "quoted"')
     report = Path(build(pictures)["report"]).read_text()
     assert "<script>alert" not in report
     assert "&lt;script&gt;alert(1)&lt;" in report
-    assert "http://" not in report.replace("http://www.w3.org/", "").replace("http://purl.org/", "").replace("http://creativecommons.org/", "")
+    assert "http://" not in report.replace("http://www.w3.org/", "").replace("http://purl.org/", "").replace(
+        "http://creativecommons.org/", ""
+    )
 
 
 def test_texts_are_built_like_pictures(build: Build, tmp_path: Path) -> None:
@@ -268,7 +273,7 @@ def test_texts_are_built_like_pictures(build: Build, tmp_path: Path) -> None:
     assert summary["items"] == 300
     assert summary["metrics"]["ann_recall_at_10"] > 0.999
     assert summary["metrics"]["precision_at_1"] > 0.3
-    assert {field for field in Summary.__dataclass_fields__} == set(summary)
+    assert set(Summary.__dataclass_fields__) == set(summary)
 
 
 def test_the_same_build_elsewhere_gives_the_same_bytes(build: Build, pictures: Path, tmp_path: Path) -> None:

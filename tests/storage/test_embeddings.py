@@ -22,7 +22,13 @@ SCHEMA = pa.schema({"item_id": pa.int64(), "content_digest": pa.string(), "text"
 def items_table(root: Root, contents: dict[int, str], sides: dict[int, str] | None = None) -> Path:
     """An items table: item id -> content."""
     rows = [
-        {"item_id": item, "content_digest": content_digest(text.encode()), "text": text, "path": None, "side": (sides or {}).get(item, "database")}
+        {
+            "item_id": item,
+            "content_digest": content_digest(text.encode()),
+            "text": text,
+            "path": None,
+            "side": (sides or {}).get(item, "database"),
+        }
         for item, text in contents.items()
     ]
     path = root.path / "items.parquet"
@@ -88,7 +94,10 @@ def test_an_item_without_a_vector_is_refused(root: Root) -> None:
     store = EmbeddingStore(root, "f")
     items = items_table(root, {1: "a", 2: "b"})
     store.add([1], [content_digest(b"a")], np.ones((1, 2)))
-    with pytest.raises(DamagedFile, match="one vector an item"), vectors(root, embedding_set(root, store, items), side="database") as blocks:
+    with (
+        pytest.raises(DamagedFile, match="one vector an item"),
+        vectors(root, embedding_set(root, store, items), side="database") as blocks,
+    ):
         list(blocks)
 
 

@@ -17,7 +17,9 @@ from tasks.policy import StageCache, passes, stage_key
 def test_the_key_depends_on_digests_config_version_and_libraries_and_not_on_the_place(tmp_path: Path) -> None:
     """A root can be moved, and a file list can change, without any stage being done again."""
 
-    def key(name: str = "split", version: int = 1, libraries: tuple[str, ...] = (), digest: str = "d", seed: int = 0, place: str = "a") -> str:
+    def key(
+        name: str = "split", version: int = 1, libraries: tuple[str, ...] = (), digest: str = "d", seed: int = 0, place: str = "a"
+    ) -> str:
         inputs = {"root": Root(tmp_path / place), "dataset": Record(digest=digest, files=()), "config": SplitConfig(seed=seed)}
         return stage_key(name, StageCache(stage_version=version, libraries=libraries), inputs)
 
