@@ -70,7 +70,9 @@ def _scan(file: Path, form: TableFormat, columns: Sequence[str] = ()) -> str:
         case "parquet":
             return f"read_parquet({path})"
         case "csv":
-            return f"""read_csv({path}, header = true, all_varchar = true, delim = ',', quote = '"', escape = '"')"""
+            # What is not said here DuckDB finds out from the first rows, and lines that begin with # or stand above the header would go.
+            dialect = """header = true, all_varchar = true, delim = ',', quote = '"', escape = '"', comment = '', skip = 0"""
+            return f"read_csv({path}, {dialect})"
         case "jsonl":
             # As JSON, a value keeps the text it has; with types found by DuckDB a date would be rewritten.
             kinds = ", ".join(f"{_quoted(column)}: 'JSON'" for column in dict.fromkeys(columns))

@@ -305,7 +305,8 @@ def test_duckdb_orders_paths_as_the_walk_does(tmp_path: Path, picture: Picture) 
         picture(tmp_path / name)
     lines = "".join(f"{name},{number}\n" for number, name in reversed(list(enumerate(names))))
     (tmp_path / "metadata.csv").write_text("file_name,label\n" + lines)
-    assert labels(tmp_path, labels="metadata") == {name: str(number) for number, name in enumerate(names)}
+    items = source(tmp_path, labels="metadata").items()
+    assert sorted((item.path, item.label) for item in items) == sorted((name, str(number)) for number, name in enumerate(names))
 
 
 # caption files

@@ -101,6 +101,13 @@ def test_patterns_pass_over_hidden_names_and_folders(tmp_path: Path, root: Root)
     assert [item.text for item in source(root, f"{tmp_path}/*.jsonl", text_column="t").items()] == ["x"]
 
 
+def test_files_of_a_pattern_come_by_name(tmp_path: Path, root: Root) -> None:
+    """Whatever order the file system lists them in, files are read in the order of their names."""
+    for name in "hbdfaceg":
+        write(tmp_path / f"{name}.csv", [{"t": name}])
+    assert "".join(str(item.text) for item in source(root, f"{tmp_path}/*.csv", text_column="t").items()) == "abcdefgh"
+
+
 @pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
 def test_a_file_with_wildcards_in_its_name_is_that_file(tmp_path: Path, root: Root, form: str) -> None:
     """A path that is there is no pattern, for us or for DuckDB."""
@@ -140,7 +147,7 @@ def test_rows_keep_their_order_over_many_batches(tmp_path: Path, root: Root) -> 
     assert sum(1 for _ in source(root, tmp_path / "t.parquet", text_column="t").items()) == count
 
 
-CELL = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0\r"), min_size=1)
+CELL = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1)
 
 
 @settings(max_examples=25, deadline=None)
@@ -294,3 +301,16 @@ def test_csv_written_by_others_is_read(tmp_path: Path, root: Root) -> None:
     (tmp_path / "t.csv").write_bytes("\ufeffid,t\r\n1,é\r\n2,x".encode())
     items = source(root, tmp_path / "t.csv", text_column="t", key_column="id").items()
     assert [(item.key, item.text) for item in items] == [("1", "é"), ("2", "x")]
+
+
+def test_lines_that_begin_with_a_hash_are_rows(tmp_path: Path, root: Root) -> None:
+    """CSV has no comments: neither a row nor the header is taken for one."""
+    (tmp_path / "t.csv").write_text("#t,u\n# a,1\n#b,2\n")
+    assert [item.text for item in source(root, tmp_path / "t.csv", text_column="#t").items()] == ["# a", "#b"]
+
+
+def test_a_line_above_the_header_is_refused(tmp_path: Path, root: Root) -> None:
+    """A title or comment above the header is not skipped by guessing."""
+    (tmp_path / "t.csv").write_text("# made by hand\nt,u\na,1\n")
+    with pytest.raises(InputError):
+        source(root, tmp_path / "t.csv", text_column="t")
