@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from configs.models import DatasetConfig, FolderDataset, StdlibDataset
+from configs.models import DatasetConfig, FolderDataset, StdlibDataset, StsDataset, TableDataset, TinyImagenetDataset
 from storage.root import Root
 from tasks.sources.folder import FolderSource
 from tasks.sources.listing import Item, Source
 from tasks.sources.stdlib import StdlibSource
+from tasks.sources.sts import StsSource
+from tasks.sources.table import TableSource
+from tasks.sources.tiny_imagenet import TinyImagenetSource
 
 __all__ = ["Item", "Source", "open_source"]
 
@@ -17,6 +20,12 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
         case StdlibDataset():
             return StdlibSource()
         case FolderDataset():
-            return FolderSource(config.path.replace("{root}", str(root.path)), labelled=config.labels == "folder")
+            return FolderSource(config.path.replace("{root}", str(root.path)), config)
+        case TinyImagenetDataset():
+            return TinyImagenetSource(config)
+        case StsDataset():
+            return StsSource(config)
+        case TableDataset():
+            return TableSource(config, root)
         case _:
             raise NotImplementedError(config.source)

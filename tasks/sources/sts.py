@@ -1,0 +1,129 @@
+"""Scored sentence pairs in the layouts of the STS benchmark and of SICK: one item a distinct sentence.
+
+key = digest of the normalised sentence, so that a sentence is one item however many pairs, files and corpora it stands in.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.models import StsDataset
+from storage.digests import content_digest, rows_digest
+from storage.errors import InputError
+from storage.records import Modality
+from tasks.checks.items import normalised
+from tasks.sources.listing import Item, Pair
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a corpus writes its pairs: its files with their splits, whether they have a header, and where the cells stand.
+
+    Cells are set apart by tabs and quotes are literal; cells past the last one named are ignored.
+    """
+
+    files: dict[str, str]
+    header: bool
+    first: int
+    second: int
+    score: int
+
+
+STS_BENCHMARK = Layout({"sts-train.csv": "train", "sts-dev.csv": "dev", "sts-test.csv": "test"}, header=False, first=5, second=6, score=4)
+SICK = Layout(
+    {"SICK_train.txt": "train", "SICK_trial.txt": "trial", "SICK_test_annotated.txt": "test"}, header=True, first=1, second=2, score=3
+)
+
+
+@dataclass(frozen=True)
+class ScoredSentences:
+    """One line of a corpus."""
+
+    first: str
+    second: str
+    score: float
+    file: str
+    split: str
+
+
+class StsSource:
+    """The sentences of one or both corpora, and their pairs with the raw score: 0 to 5 in the STS benchmark, 1 to 5 in SICK.
+
+    An item's split is the one that its sentence first stands in. Listing holds a digest for every distinct sentence.
+    """
+
+    modality: Modality = "text"
+    base: Path | None = None
+    labelled = False
+
+    def __init__(self, config: StsDataset) -> None:
+        folders = {"stsbenchmark": (config.stsbenchmark, STS_BENCHMARK), "sick": (config.sick, SICK)}
+        self._corpora = {name: (Path(folder).expanduser(), layout) for name, (folder, layout) in folders.items() if folder}
+        for name, (folder, layout) in self._corpora.items():
+            if missing := [file for file in layout.files if not (folder / file).is_file()]:
+                raise InputError(
+                    "a corpus is not whole",
+                    where=f"dataset.{name} = {folder}",
+                    expected=", ".join(layout.files),
+                    got="no " + ", ".join(missing),
+                    next_step=f"set dataset.{name} to the folder that holds these files",
+                )
+
+    def revision(self) -> str:
+        """Digest of every file's name, size and modification time."""
+        files = (folder / file for folder, layout in self._corpora.values() for file in layout.files)
+        return rows_digest((file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)
+
+    def items(self) -> Iterator[Item]:
+        """The distinct sentences, in the order of the files."""
+        seen: set[str] = set()
+        for line in self._lines():
+            for sentence in (line.first, line.second):
+                if (key := _key(sentence)) not in seen:
+                    seen.add(key)
+                    yield Item(key=key, text=sentence, split=line.split)
+
+    def pairs(self) -> Iterator[Pair]:
+        """Every line of the files."""
+        for line in self._lines():
+            yield Pair(_key(line.first), _key(line.second), line.score, line.file, line.split)
+
+    def _lines(self) -> Iterator[ScoredSentences]:
+        for folder, layout in self._corpora.values():
+            for file, split in layout.files.items():
+                yield from _read(folder / file, split, layout)
+
+
+def _key(sentence: str) -> str:
+    return content_digest(normalised(sentence).encode())
+
+
+def _read(path: Path, split: str, layout: Layout) -> Iterator[ScoredSentences]:
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        try:
+            for cells in lines:
+                if layout.header and lines.line_num == 1:
+                    continue
+                if len(cells) <= max(layout.first, layout.second, layout.score):
+                    raise ValueError(f"{len(cells)} columns")
+                if not math.isfinite(score := float(cells[layout.score])):
+                    raise ValueError(f"the score {cells[layout.score]}")
+                yield ScoredSentences(cells[layout.first], cells[layout.second], score, path.name, split)
+        except (ValueError, csv.Error) as problem:
+            raise _malformed(path, lines.line_num, layout, str(problem)) from None
+
+
+def _malformed(path: Path, line: int, layout: Layout, problem: str) -> InputError:
+    columns = max(layout.first, layout.second, layout.score) + 1
+    return InputError(
+        "a line is not a scored pair of sentences",
+        where=f"{path}, line {line}",
+        expected=f"UTF-8, {columns} columns or more set apart by tabs, a number as score in column {layout.score + 1}",
+        got=problem,
+        next_step="mend the line, or take the file anew from its source",
+    )

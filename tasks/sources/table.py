@@ -1,0 +1,106 @@
+"""A table of a team's own: one item a row, key = the key column, or the row's number in its file."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from configs.models import TableDataset
+from storage.digests import rows_digest
+from storage.errors import InputError
+from storage.records import Modality
+from storage.root import Root
+from tasks.sources.columns import require_columns, text_rows
+from tasks.sources.listing import Item, Pair
+
+
+class TableSource:
+    """The rows of one Parquet, CSV or JSON-lines file, or of all that a pattern names, in the order of their names.
+
+    Without key_column the key is `<file>:<row>`, the file below the folder before the first wildcard and the row counted from 0, so
+    that keys stay when files come and go. Labels, numbers and keys are taken as text. What cannot be used is listed and left to
+    validation to reject: a null text or key as an empty one, an image path that leads out of the folder as none. Image paths start
+    from the folder of their table file.
+    """
+
+    base: Path | None
+
+    def __init__(self, config: TableDataset, root: Root) -> None:
+        self._config, self._spill = config, root.tmp
+        self._folder, self._files = _matching(config.path)
+        self.modality: Modality = "image" if config.image_column else "text"
+        self.base = self._folder if config.image_column else None
+        self.labelled = config.label_column is not None
+        if not self._files:
+            raise InputError(
+                "no table is there",
+                where=f"dataset.path = {config.path}",
+                expected=f"a {config.source} file, or a pattern that matches some",
+                got=f"no such file in {self._folder}" if self._folder.is_dir() else f"no folder {self._folder}",
+                next_step="mend dataset.path",
+            )
+        self._require_columns(self._files[0])
+
+    def revision(self) -> str:
+        """Digest of the path, size and modification time of every table file, and of every image that they list."""
+        files = ((file, *_stat(self._folder / file)) for file in self._files)
+        images = ((item.path, item.size, item.mtime_ns) for item in self.items()) if self.base else ()
+        return rows_digest(itertools.chain(files, images))
+
+    def items(self) -> Iterator[Item]:
+        """Rows in their order, file by file. Raises InputError on a file that lacks a column or is malformed."""
+        config = self._config
+        columns = (config.key_column, config.label_column, config.text_column, config.image_column)
+        for file in self._files:
+            self._require_columns(file)
+            rows = text_rows(self._folder / file, config.source, columns, self._spill)
+            for number, (key, label, text, image) in enumerate(rows):
+                named = (key or "") if config.key_column else f"{file}:{number}"
+                yield self._image(file, image, named, label, text) if self.base else Item(key=named, label=label, text=text or "")
+
+    def pairs(self) -> Iterator[Pair]:
+        """None: the rows are not scored."""
+        return iter(())
+
+    def _image(self, file: str, image: str | None, key: str, label: str | None, text: str | None) -> Item:
+        path = _inside(self._folder, Path(file).parent, image)
+        size, mtime_ns = _stat(self._folder / path) if path else (None, None)
+        return Item(key=key, label=label, text=text, path=path, size=size, mtime_ns=mtime_ns)
+
+    def _require_columns(self, file: str) -> None:
+        names = ("key_column", "label_column", "text_column", "image_column")
+        columns = {f"dataset.{name}": column for name in names if (column := getattr(self._config, name))}
+        require_columns(self._folder / file, self._config.source, columns, self._spill)
+
+
+def _matching(pattern: str) -> tuple[Path, list[str]]:
+    """The folder before the first wildcard, and the files below it that match, by name, but for hidden names.
+
+    A file that is there under this very name is no pattern.
+    """
+    whole = Path(pattern).expanduser().absolute()
+    if whole.is_file() or not glob.has_magic(pattern):
+        return whole.parent.resolve(), [whole.name] if whole.is_file() else []
+    folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), whole.parts))
+    found = (path.relative_to(folder) for path in folder.glob(str(whole.relative_to(folder))) if path.is_file())
+    return folder.resolve(), sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+
+
+def _inside(folder: Path, below: Path, image: str | None) -> str | None:
+    """The path of an image from `folder`, given from `below` in it; None where it names no file in the folder. Links are not looked at."""
+    if not image or "\0" in image:
+        return None
+    path = Path(os.path.normpath(folder / below / image))
+    return path.relative_to(folder).as_posix() if folder in path.parents else None
+
+
+def _stat(path: Path) -> tuple[int | None, int | None]:
+    """A file's size and modification time; None where it is not there."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None, None
+    return stat.st_size, stat.st_mtime_ns

@@ -1,0 +1,36 @@
+"""What the tests of sources have in common: small images, and the real data where there is some."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from storage.root import Root
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Root:
+    return Root(tmp_path / "root")
+
+
+@pytest.fixture
+def picture() -> Callable[[Path], Path]:
+    """Writes a 4 x 4 image, and the folders above it."""
+
+    def write(path: Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), "red").save(path, "PNG")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    if not (folder := os.environ.get("INDEXMILL_REAL_DATA")):
+        pytest.skip("INDEXMILL_REAL_DATA is not set")
+    return Path(folder)

@@ -1,0 +1,183 @@
+"""Scored sentence pairs: the STS benchmark and SICK."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs.models import StsDataset
+from storage.digests import content_digest
+from storage.errors import InputError
+from storage.root import Root
+from tasks.sources import open_source
+from tasks.sources.listing import Pair
+from tasks.sources.sts import StsSource, _key
+
+HEADER = "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment\n"
+
+
+def benchmark(folder: Path, **files: str) -> StsDataset:
+    """A benchmark folder of these files (train, dev, test), empty where not given."""
+    folder.mkdir(exist_ok=True)
+    for split in ("train", "dev", "test"):
+        (folder / f"sts-{split}.csv").write_text(files.get(split, ""), "utf-8")
+    return StsDataset(source="sts", stsbenchmark=str(folder))
+
+
+def sick(folder: Path, **files: str) -> StsDataset:
+    folder.mkdir(exist_ok=True)
+    for name in ("SICK_train", "SICK_trial", "SICK_test_annotated"):
+        (folder / f"{name}.txt").write_text(HEADER + files.get(name, ""), "utf-8")
+    return StsDataset(source="sts", sick=str(folder))
+
+
+def line(first: str, second: str, score: str = "2.500", *extras: str) -> str:
+    return "\t".join(["main", "MSRvid", "2012test", "0024", score, first, second, *extras]) + "\n"
+
+
+def key(text: str) -> str:
+    return content_digest(text.encode())
+
+
+def test_items_are_the_distinct_sentences(tmp_path: Path) -> None:
+    """A sentence of two pairs is one item; its split is the one that it first stands in, its key the digest of its text."""
+    source = StsSource(benchmark(tmp_path / "sts", train=line("A cat.", "A dog."), test=line("A cat.", "A cow.")))
+    assert [(item.key, item.text, item.split, item.label) for item in source.items()] == [
+        (key("A cat."), "A cat.", "train", None),
+        (key("A dog."), "A dog.", "train", None),
+        (key("A cow."), "A cow.", "test", None),
+    ]
+    assert not source.labelled
+
+
+def test_pairs_carry_the_raw_score_file_and_split(tmp_path: Path) -> None:
+    """Every line is a pair of item keys with its score as written."""
+    source = StsSource(benchmark(tmp_path / "sts", dev=line("A cat.", "A dog.", "3.200"), test=line("A dog.", "A dog.", "5")))
+    assert list(source.pairs()) == [
+        Pair(key("A cat."), key("A dog."), 3.2, "sts-dev.csv", "dev"),
+        Pair(key("A dog."), key("A dog."), 5.0, "sts-test.csv", "test"),
+    ]
+
+
+def test_sentences_that_differ_in_spacing_are_one_item(tmp_path: Path) -> None:
+    """Spacing and the spelling of accents make no second item, and both lines' pairs name the first."""
+    source = StsSource(benchmark(tmp_path / "sts", train=line("A  café ", "A cafe\u0301")))
+    assert [item.key for item in source.items()] == [key("A café")]
+    assert [(pair.key_a, pair.key_b) for pair in source.pairs()] == [(key("A café"), key("A café"))]
+
+
+def test_quotes_in_sentences_are_literal(tmp_path: Path) -> None:
+    """A quote that opens a sentence and never closes is part of it, and swallows no line."""
+    source = StsSource(benchmark(tmp_path / "sts", train=line('"Stop', 'He said "no"') + line("b", "c")))
+    assert [item.text for item in source.items()] == ['"Stop', 'He said "no"', "b", "c"]
+
+
+def test_extra_columns_are_ignored(tmp_path: Path) -> None:
+    """The sources' attribution past the second sentence is no part of it."""
+    source = StsSource(benchmark(tmp_path / "sts", train=line("a", "b", "1", "http://x", "y")))
+    assert [item.text for item in source.items()] == ["a", "b"]
+
+
+def test_sick_is_read_with_its_header(tmp_path: Path) -> None:
+    """SICK's columns stand elsewhere, its header is no pair, and its splits are train, trial and test."""
+    config = sick(tmp_path / "sick", SICK_trial="4\tA kid.\tA man.\t4.5\tNEUTRAL\n", SICK_test_annotated="6\tA kid.\tA boy.\t1\tNEUTRAL\n")
+    source = StsSource(config)
+    assert list(source.pairs()) == [
+        Pair(key("A kid."), key("A man."), 4.5, "SICK_trial.txt", "trial"),
+        Pair(key("A kid."), key("A boy."), 1.0, "SICK_test_annotated.txt", "test"),
+    ]
+    assert [item.split for item in source.items()] == ["trial", "trial", "test"]
+
+
+def test_two_corpora_share_their_sentences(tmp_path: Path, root: Root) -> None:
+    """With both folders given, a sentence of both is one item, and the pairs of both are told apart by their file."""
+    both = StsDataset(
+        source="sts",
+        stsbenchmark=benchmark(tmp_path / "sts", test=line("A cat.", "A dog.")).stsbenchmark,
+        sick=sick(tmp_path / "sick", SICK_train="1\tA cat.\tA cow.\t2\tNEUTRAL\n").sick,
+    )
+    source = open_source(both, root)
+    assert [item.text for item in source.items()] == ["A cat.", "A dog.", "A cow."]
+    assert [pair.file for pair in source.pairs()] == ["sts-test.csv", "SICK_train.txt"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "got"),
+    [
+        ("main\tMSRvid\t2012\t1\t2.0\tonly one\n", "6 columns"),
+        ("no tabs at all\n", "1 columns"),
+        ("\n", "0 columns"),
+        (line("a", "b", "much"), "could not convert string to float: 'much'"),
+        (line("a", "b", "nan"), "the score nan"),
+    ],
+)
+def test_a_malformed_line_is_refused_by_file_and_line(tmp_path: Path, bad: str, got: str) -> None:
+    """Too few columns, an empty line, and a score that is no finite number stop the listing at the line."""
+    source = StsSource(benchmark(tmp_path / "sts", dev=line("a", "b") + bad))
+    for listing in (source.items, source.pairs):
+        with pytest.raises(InputError) as refused:
+            list(listing())
+        assert refused.value.where == f"{tmp_path / 'sts/sts-dev.csv'}, line 2"
+        assert refused.value.got == got
+
+
+def test_another_encoding_is_refused(tmp_path: Path) -> None:
+    """A file that is not UTF-8 is named, not read wrongly."""
+    config = benchmark(tmp_path / "sts")
+    (tmp_path / "sts/sts-train.csv").write_bytes(line("caf\xe9", "b").encode("latin-1"))
+    with pytest.raises(InputError, match="scored pair") as refused:
+        list(StsSource(config).items())
+    assert "sts-train.csv" in refused.value.where
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    """A corpus that lacks a file is refused at once, and the file named."""
+    config = benchmark(tmp_path / "sts")
+    (tmp_path / "sts/sts-dev.csv").unlink()
+    with pytest.raises(InputError, match="not whole") as refused:
+        StsSource(config)
+    assert refused.value.got == "no sts-dev.csv"
+
+
+def test_the_revision_follows_the_files(tmp_path: Path) -> None:
+    """The revision stays while the files do, and changes when one is written anew."""
+    config = benchmark(tmp_path / "sts", train=line("a", "b"))
+    before = StsSource(config).revision()
+    assert StsSource(config).revision() == before
+    (tmp_path / "sts/sts-train.csv").write_text(line("a", "bc"))
+    assert StsSource(config).revision() != before
+
+
+@given(st.text(), st.text())
+def test_keys_are_equal_exactly_for_equal_sentences(first: str, second: str) -> None:
+    """Two sentences share a key when the words between their white space are the same, and only then."""
+    import unicodedata
+
+    def words(text: str) -> list[str]:
+        return unicodedata.normalize("NFC", text).split()
+
+    assert (_key(first) == _key(second)) == (words(first) == words(second))
+    assert _key(f" {first}\n") == _key(first)
+
+
+def test_the_real_corpora_are_read_whole(real_data: Path) -> None:
+    """8,628 pairs of the STS benchmark and 9,927 of SICK; every pair names two items; scores keep their scales."""
+    source = StsSource(StsDataset(source="sts", stsbenchmark=str(real_data / "stsbenchmark"), sick=str(real_data / "sick2014")))
+    pairs, keys = list(source.pairs()), [item.key for item in source.items()]
+    assert Counter(pair.file for pair in pairs) == {
+        "sts-train.csv": 5749,
+        "sts-dev.csv": 1500,
+        "sts-test.csv": 1379,
+        "SICK_train.txt": 4500,
+        "SICK_trial.txt": 500,
+        "SICK_test_annotated.txt": 4927,
+    }
+    assert len(keys) == len(set(keys))
+    assert {key for pair in pairs for key in (pair.key_a, pair.key_b)} == set(keys)
+    sick_scores = [pair.score for pair in pairs if pair.file.startswith("SICK")]
+    assert (min(sick_scores), max(sick_scores)) == (1.0, 5.0)
+    assert (min(pair.score for pair in pairs), max(pair.score for pair in pairs)) == (0.0, 5.0)
