@@ -146,10 +146,20 @@ class ValidateConfig(Section):
 
 
 class SplitConfig(Section):
-    """query_fraction of the content groups go to the query side, by a hash keyed with `seed`."""
+    """What is held out as queries.
 
+    mode: `hash` sends query_fraction of the content groups to the query side, by a hash keyed with `seed`; `given` takes the data set's
+    own split, where the splits named in query_splits are the query side; `none` puts everything into the database, and then nothing
+    can be measured. leaks: whether queries that are nearly an item of the database (images whose perceptual hashes differ in at most
+    leak_distance of 256 bits; texts that differ only in case, punctuation and spacing) are left out of the figures.
+    """
+
+    mode: Literal["hash", "given", "none"] = "hash"
     query_fraction: float = Field(default=0.2, gt=0, lt=1)
+    query_splits: tuple[str, ...] = ("test", "validation", "valid", "val", "dev")
     seed: int = 0
+    leaks: Literal["exclude", "keep"] = "exclude"
+    leak_distance: int = Field(default=12, ge=0, le=64)
 
 
 class AnyEncoder(Section):

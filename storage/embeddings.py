@@ -7,7 +7,7 @@ A part has the columns `item_id` (int64: an item that had this content when it w
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,40 +16,21 @@ import pyarrow.parquet as pq
 
 from storage import tables
 from storage.errors import DamagedFile
-from storage.lease import lease
+from storage.parts import Parts
 from storage.records import EmbeddingSet, FileRef, Side
 from storage.root import Root
 
 
-class EmbeddingStore:
+class EmbeddingStore(Parts):
     """The vectors of one encoder under one root."""
 
     def __init__(self, root: Root, fingerprint: str) -> None:
-        self.root, self.folder = root, root.embeddings(fingerprint)
+        super().__init__(root, root.embeddings(fingerprint))
 
     @property
     def dim(self) -> int:
         """Length of the vectors, read from a part's schema; there must be a part."""
-        return int(pq.read_schema(self.parts()[0]).field("embedding").type.list_size)
-
-    def parts(self) -> list[Path]:
-        """The committed parts, in the order of their numbers."""
-        return sorted(self.folder.glob("part-*.parquet"))
-
-    def lease(self) -> AbstractContextManager[None]:
-        """Hold the store for writing; waits, so that two pipelines with one encoder never encode the same content twice."""
-        return lease(self.folder / "lease", holder="encode", wait=True)
-
-    def drop_damaged(self) -> list[Path]:
-        """Remove parts whose Parquet footer cannot be read; what they held counts as missing. Returns the parts removed."""
-        damaged = []
-        for part in self.parts():
-            try:
-                pq.read_metadata(part)
-            except (OSError, pa.ArrowException):
-                part.unlink()
-                damaged.append(part)
-        return damaged
+        return int(pq.read_schema(self.paths()[0]).field("embedding").type.list_size)
 
     def count_missing(self, items: Path) -> int:
         """How many distinct contents of the items table have no vector yet."""
@@ -61,23 +42,17 @@ class EmbeddingStore:
         with tables.query(self._missing_sql(items) + " ORDER BY content_digest", spill=self.root.tmp) as batches:
             yield batches
 
-    def add(self, item_ids: list[int], digests: list[str], vectors: np.ndarray) -> Path:
+    def add_vectors(self, item_ids: list[int], digests: list[str], vectors: np.ndarray) -> Path:
         """Commit one part. vectors: float32 (n, dim), n > 0, row i for item_ids[i] and digests[i]."""
         dim = vectors.shape[1]
         schema = pa.schema({"item_id": pa.int64(), "content_digest": pa.string(), "embedding": pa.list_(pa.float32(), dim)})
         flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
         columns = [pa.array(item_ids, pa.int64()), pa.array(digests), pa.FixedSizeListArray.from_arrays(flat, dim)]
-        batch = pa.RecordBatch.from_arrays(columns, schema=schema)
-        parts = self.parts()
-        number = int(parts[-1].stem.removeprefix("part-")) + 1 if parts else 0
-        target = self.folder / f"part-{number:05d}.parquet"
-        with self.root.replacing(target) as temporary:
-            tables.write_parquet(temporary, schema, [batch])
-        return target
+        return self.add(pa.RecordBatch.from_arrays(columns, schema=schema))
 
     def refs(self, items: Path) -> tuple[FileRef, ...]:
         """The parts that hold at least one content of the items table."""
-        if not (parts := self.parts()):
+        if not (parts := self.paths()):
             return ()
         used = tables.rows(
             f"SELECT DISTINCT e.filename FROM read_parquet({tables.paths_sql(parts)}, filename=true) e "
@@ -91,7 +66,7 @@ class EmbeddingStore:
             "SELECT min(item_id) AS item_id, content_digest, arg_min(text, item_id) AS text, arg_min(path, item_id) AS path "
             f"FROM read_parquet('{items}') GROUP BY content_digest"
         )
-        if not (parts := self.parts()):
+        if not (parts := self.paths()):
             return wanted
         return f"SELECT * FROM ({wanted}) ANTI JOIN read_parquet({tables.paths_sql(parts)}) USING (content_digest)"
 

@@ -37,7 +37,7 @@ class Record(Frozen):
 
 
 class Dataset(Record):
-    """The items as the source lists them. `base` is the folder that image paths start from; None for texts."""
+    """The items as the source lists them, and its scored pairs. `base` is the folder that image paths start from; None for texts."""
 
     name: str
     source: str
@@ -47,6 +47,7 @@ class Dataset(Record):
     labelled: bool
     items: int
     table: FileRef
+    pairs: FileRef | None
 
 
 class ValidatedDataset(Record):
@@ -61,10 +62,15 @@ class ValidatedDataset(Record):
     rejected_by_reason: dict[str, int]
     table: FileRef
     rejects: FileRef
+    pairs: FileRef | None
 
 
 class SplitDataset(Record):
-    """The passed items with their side. `content` is the digest of the table alone, wherever its images lie."""
+    """The passed items with their side. `content` is the digest of the table alone, wherever its images lie.
+
+    conflicts: content groups whose items have more than one label. leaks: queries that are nearly an item of the database; with
+    `split.leaks: exclude` no figure counts them. by_label: a table of each label's items on either side.
+    """
 
     name: str
     modality: Modality
@@ -75,7 +81,11 @@ class SplitDataset(Record):
     query: int
     labels: int
     groups: int
+    conflicts: int
+    leaks: int
     table: FileRef
+    by_label: FileRef
+    pairs: FileRef | None
 
 
 class EmbeddingSet(Record):

@@ -6,6 +6,8 @@
 <root>/tmp/                                       temporaries of running processes
 <root>/sources/<dataset>/<revision>/              what was downloaded or generated
 <root>/datasets/<name>/<stage>/<digest>/          items.parquet, rejects.parquet, manifest.json
+<root>/datasets/<name>/memory/                    what ingest and validate remember from night to night
+<root>/openings/<policy>/part-*.parquet           what came of opening each image, by content
 <root>/embeddings/<fingerprint>/part-*.parquet    the content-addressed embedding store
 <root>/indexes/<name>/trained|shards/             FAISS files by key, shared between snapshots
 <root>/indexes/<name>/evaluations/<digest>/       metrics.json, report.html
@@ -89,6 +91,12 @@ class Root:
 
     def dataset(self, name: str, stage: str, digest: str) -> Path:
         return self.path / "datasets" / name / stage / digest[:16]
+
+    def memory(self, name: str, what: str) -> Path:
+        return self.path / "datasets" / name / "memory" / f"{what}.parquet"
+
+    def openings(self, policy: str) -> Path:
+        return self.path / "openings" / policy
 
     def embeddings(self, fingerprint: str) -> Path:
         return self.path / "embeddings" / fingerprint

@@ -76,9 +76,9 @@ def read_batches(path: Path, columns: list[str] | None = None, batch_rows: int =
         yield from file.iter_batches(batch_size=batch_rows, columns=columns)
 
 
-def digest(path: Path) -> str:
+def digest(path: Path, columns: list[str] | None = None) -> str:
     """SHA-256 over the rows of a Parquet file in their order: the same however the file was written."""
-    return rows_digest(row for batch in read_batches(path) for row in zip(*batch.to_pydict().values(), strict=True))
+    return rows_digest(row for batch in read_batches(path, columns) for row in zip(*batch.to_pydict().values(), strict=True))
 
 
 def frames(batches: Iterable[pa.RecordBatch]) -> Iterator[pl.DataFrame]:
@@ -87,9 +87,21 @@ def frames(batches: Iterable[pa.RecordBatch]) -> Iterator[pl.DataFrame]:
         yield pl.DataFrame(pl.from_arrow(batch))
 
 
+def copy(sql: str, target: Path, *, spill: Path) -> int:
+    """Write the rows of one SELECT as a Parquet file (zstd); the number of rows."""
+    with _connection(spill) as connection:
+        connection.execute(f"COPY ({sql}) TO '{quoted(target)}' (FORMAT parquet, COMPRESSION zstd)")
+    return int(pq.read_metadata(target).num_rows)
+
+
+def quoted(path: Path) -> str:
+    """A path as it stands between the quotes of an SQL literal."""
+    return str(path).replace("'", "''")
+
+
 def paths_sql(paths: Iterable[Path]) -> str:
     """The paths as a DuckDB list literal, for `read_parquet`."""
-    return "[" + ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths) + "]"
+    return "[" + ", ".join(f"'{quoted(path)}'" for path in paths) + "]"
 
 
 @contextmanager

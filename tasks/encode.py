@@ -39,7 +39,7 @@ def encode(root: Root, split: SplitDataset, config: EncoderConfig, fingerprint: 
             with track("encoding", missing) as advance, store.missing(items) as batches:
                 for rows in _chunks(batches, config.shard_rows):
                     vectors = _vectors(encoder, rows, split.base, advance)
-                    store.add([row["item_id"] for row in rows], [row["content_digest"] for row in rows], vectors)
+                    store.add_vectors([row["item_id"] for row in rows], [row["content_digest"] for row in rows], vectors)
         distinct = tables.rows(f"SELECT count(DISTINCT content_digest) FROM read_parquet('{items}')", spill=root.tmp)[0][0]
         return EmbeddingSet(
             digest=json_digest([fingerprint, split.content]), files=(split.table, *store.refs(items)), split=split.digest,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from prefect import task
@@ -14,15 +16,26 @@ from storage import tables
 from storage.atomic import commit
 from storage.digests import content_digest, item_id, json_digest
 from storage.errors import InputError
-from storage.records import Dataset
+from storage.records import Dataset, FileRef
 from storage.root import Root
 from tasks.checks.items import normalised
 from tasks.policy import REMEMBERED, RETRIED, StageCache
 from tasks.progress import track
 from tasks.sources import Item, Source, open_source
+from tasks.sources.listing import Pair
 
-LISTING = pa.schema({"item_id": pa.int64(), "key": pa.string(), "label": pa.string(), "text": pa.string(), "path": pa.string()})
+LISTING = pa.schema(
+    {"item_id": pa.int64(), "key": pa.string(), "label": pa.string(), "text": pa.string(), "path": pa.string()}
+    | {"given_split": pa.string(), "size": pa.int64(), "mtime_ns": pa.int64()}
+)
 ITEMS = LISTING.append(pa.field("content_digest", pa.string()))
+PAIRS = pa.schema(
+    {"file": pa.string(), "split": pa.string(), "score": pa.float64(), "item_a": pa.int64(), "item_b": pa.int64()}
+)
+# What an item is; when and where its bytes were written is no part of it.
+IDENTITY = ["item_id", "key", "label", "text", "path", "given_split", "content_digest"]
+# A file written this shortly before it was listed may be written again within one tick of the file system's clock.
+SETTLED_NS = 2_000_000_000
 
 
 def revision(config: DatasetConfig, root: Root) -> str:
@@ -30,49 +43,85 @@ def revision(config: DatasetConfig, root: Root) -> str:
     return open_source(config, root).revision()
 
 
-@task(name="ingest", cache_policy=StageCache(stage_version=1), **RETRIED, **REMEMBERED)
-def ingest(root: Root, name: str, config: DatasetConfig, revision: str) -> Dataset:
-    """The items of the source as a table sorted by item id, so that the order of listing means nothing."""
+@task(name="ingest", cache_policy=StageCache(stage_version=2, left_out=("rehash",)), **RETRIED, **REMEMBERED)
+def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: bool = False) -> Dataset:
+    """The items of the source as a table sorted by item id, so that the order of listing means nothing.
+
+    An image whose path, size and modification time are as on an earlier night is not read again, unless `rehash`.
+    """
     source = open_source(config, root)
+    base = str(source.base) if source.base else None
     with root.scratch.staging() as staging:
         listing, table = staging / "listing.parquet", staging / "items.parquet"
         listed = tables.write_parquet(listing, LISTING, _listing(source, config))
         if not listed:
             raise _no_items(name, config, source)
         _refuse_collisions(listing, root)
-        with tables.query(_chosen_sql(listing, config), spill=root.tmp) as batches:
+        inventory = root.memory(name, f"inventory-{json_digest(base)[:8]}")
+        started = time.time_ns()
+        with tables.query(_chosen_sql(listing, config, None if rehash else inventory), spill=root.tmp) as batches:
             items = tables.write_parquet(table, ITEMS, _digested(batches, source.base, min(listed, config.limit or listed)))
-        base = str(source.base) if source.base else None
-        digest = json_digest([tables.digest(table), base, source.modality, source.labelled])
+        pairs = staging / "pairs.parquet"
+        scored = tables.write_parquet(pairs, PAIRS, _pairs(source.pairs()))
+        digest = json_digest([tables.digest(table, IDENTITY), tables.digest(pairs), base, source.modality, source.labelled])
         folder = root.dataset(name, "ingested", digest)
+        if base:
+            _remember(root, table, inventory, started)
+        if scored:
+            commit(pairs, folder / "pairs.parquet")
         commit(table, folder / "items.parquet")
     ref = root.ref(folder / "items.parquet")
+    pairs_ref = root.ref(folder / "pairs.parquet") if scored else None
     dataset = Dataset(
-        digest=digest, files=(ref,), name=name, source=config.source, revision=revision, modality=source.modality,
-        base=base, labelled=source.labelled, items=items, table=ref,
+        digest=digest, files=present(ref, pairs_ref), name=name, source=config.source, revision=revision, modality=source.modality,
+        base=base, labelled=source.labelled, items=items, table=ref, pairs=pairs_ref,
     )  # fmt: skip
     root.write_record(folder / "manifest.json", dataset)
     return dataset
 
 
+def present(*refs: FileRef | None) -> tuple[FileRef, ...]:
+    """The references that are not None."""
+    return tuple(ref for ref in refs if ref is not None)
+
+
 def _listing(source: Source, config: DatasetConfig) -> Iterator[pa.RecordBatch]:
     """The source's items but for the excluded labels, in batches."""
     excluded = frozenset(config.exclude_labels)
-    wanted = (item for item in source.items() if item.label not in excluded)
-    while chunk := list(itertools.islice(wanted, tables.BATCH_ROWS)):
-        yield pa.RecordBatch.from_pylist([_row(item) for item in chunk], schema=LISTING)
+    wanted = (_row(item) for item in source.items() if item.label not in excluded)
+    return _batched(wanted, LISTING)
 
 
-def _row(item: Item) -> dict[str, object]:
-    text = None if item.text is None else normalised(item.text)
-    return {"item_id": item_id(item.key), "key": item.key, "label": item.label, "text": text, "path": item.path}
+def _row(item: Item) -> dict[str, Any]:
+    return {
+        "item_id": item_id(item.key), "key": item.key, "label": item.label, "text": None if item.text is None else normalised(item.text),
+        "path": item.path, "given_split": item.split, "size": item.size, "mtime_ns": item.mtime_ns,
+    }  # fmt: skip
 
 
-def _chosen_sql(listing: Path, config: DatasetConfig) -> str:
+def _pairs(pairs: Iterable[Pair]) -> Iterator[pa.RecordBatch]:
+    rows = (
+        {"file": pair.file, "split": pair.split, "score": pair.score, "item_a": item_id(pair.key_a), "item_b": item_id(pair.key_b)}
+        for pair in pairs
+    )
+    return _batched(rows, PAIRS)
+
+
+def _batched(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for chunk in iter(lambda rows=iter(rows): list(itertools.islice(rows, tables.BATCH_ROWS)), []):  # type: ignore[misc]
+        yield pa.RecordBatch.from_pylist(chunk, schema=schema)
+
+
+def _chosen_sql(listing: Path, config: DatasetConfig, inventory: Path | None) -> str:
+    """The listing, sampled if a limit is set, sorted by id, with the content digests that the inventory knows."""
     chosen = f"SELECT * FROM read_parquet('{listing}')"
     if config.limit:
         chosen += f" ORDER BY md5('{config.sample_seed}/' || key), key LIMIT {config.limit}"
-    return f"SELECT * FROM ({chosen}) ORDER BY item_id"
+    if inventory is None or not inventory.exists():
+        return f"SELECT *, NULL::VARCHAR AS content_digest FROM ({chosen}) ORDER BY item_id"
+    known = f"LEFT JOIN read_parquet('{tables.quoted(inventory)}') i USING (path, size, mtime_ns)"
+    columns = ", ".join(f"l.{column}" for column in LISTING.names)
+    return f"SELECT {columns}, i.content_digest FROM ({chosen}) l {known} ORDER BY l.item_id"
 
 
 def _digested(batches: Iterator[pa.RecordBatch], base: Path | None, total: int) -> Iterator[pa.RecordBatch]:
@@ -80,18 +129,28 @@ def _digested(batches: Iterator[pa.RecordBatch], base: Path | None, total: int) 
     with track("reading items", total) as advance:
         for batch in batches:
             digests = [
-                content_digest(text.encode()) if base is None else _file_digest(base / path)
-                for text, path in zip(batch.column("text").to_pylist(), batch.column("path").to_pylist(), strict=True)
+                known or (content_digest(text.encode()) if base is None else _file_digest(base / path) if path else None)
+                for text, path, known in zip(*(batch.column(name).to_pylist() for name in ("text", "path", "content_digest")), strict=True)
             ]
-            yield pa.RecordBatch.from_arrays([*batch.columns, pa.array(digests, pa.string())], schema=ITEMS)
+            yield pa.RecordBatch.from_arrays([*batch.columns[:-1], pa.array(digests, pa.string())], schema=ITEMS)
             advance(batch.num_rows)
 
 
 def _file_digest(path: Path) -> str | None:
     try:
         return content_digest(path.read_bytes())
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a NUL in it
         return None
+
+
+def _remember(root: Root, table: Path, inventory: Path, started: int) -> None:
+    """Keep what was read, but for files so fresh that their modification time does not prove that they stay as they are."""
+    sql = (
+        f"SELECT DISTINCT path, size, mtime_ns, content_digest FROM read_parquet('{table}') "
+        f"WHERE content_digest IS NOT NULL AND mtime_ns < {started - SETTLED_NS}"
+    )
+    with root.replacing(inventory) as temporary:
+        tables.copy(sql, temporary, spill=root.tmp)
 
 
 def _refuse_collisions(listing: Path, root: Root) -> None:

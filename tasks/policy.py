@@ -31,6 +31,7 @@ class StageCache(CachePolicy):
 
     stage_version: int = 1
     libraries: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()  # inputs that change how the work is done, not what comes of it
 
     def compute_key(self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **_: Any) -> str | None:  # noqa: ARG002
         """The key under which Prefect keeps this call's record."""
@@ -39,7 +40,7 @@ class StageCache(CachePolicy):
 
 def stage_key(name: str, cache: StageCache, inputs: Mapping[str, Any]) -> str:
     """`<stage>-<digest>`: the same for the same stage version, libraries and inputs."""
-    parts = {key: _identity(value) for key, value in inputs.items() if not isinstance(value, Root)}
+    parts = {key: _identity(value) for key, value in inputs.items() if not isinstance(value, Root) and key not in cache.left_out}
     return f"{name}-{json_digest([cache.stage_version, {name: version(name) for name in cache.libraries}, parts])[:32]}"
 
 

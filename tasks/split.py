@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pyarrow as pa
 from prefect import task
@@ -13,42 +14,62 @@ from storage.atomic import commit
 from storage.digests import json_digest, unit_interval
 from storage.records import Side, SplitDataset, ValidatedDataset
 from storage.root import Root
+from tasks.checks.leaks import find_leaks
 from tasks.policy import REMEMBERED, StageCache
 
-ITEMS = pa.schema(
+SIDED = pa.schema(
     {"item_id": pa.int64(), "key": pa.string(), "label": pa.string(), "text": pa.string(), "path": pa.string()}
-    | {"content_digest": pa.string(), "content_group": pa.string(), "side": pa.string()}
+    | {"given_split": pa.string(), "content_digest": pa.string(), "content_group": pa.string(), "side": pa.string()}
+)
+
+BY_LABEL = (
+    "SELECT label, count(*) AS items, count(*) FILTER (side = 'database') AS database, count(*) FILTER (side = 'query') AS query, "
+    "count(*) FILTER (side = 'query') / count(*) AS query_fraction FROM read_parquet('{table}') GROUP BY label ORDER BY label NULLS FIRST"
+)
+COUNTS = (
+    "SELECT count(*) FILTER (side = 'database'), count(*) FILTER (side = 'query'), count(DISTINCT label), count(DISTINCT content_group), "
+    "(SELECT count(*) FROM (SELECT content_group FROM read_parquet('{table}') GROUP BY 1 HAVING count(DISTINCT label) > 1)), "
+    "count(*) FILTER (leak) FROM read_parquet('{table}')"
 )
 
 
-def side_of(group: str, config: SplitConfig) -> Side:
-    """The side of a content group: query when its draw in [0, 1) is below the query fraction.
+def side_of(group: str, given: str | None, config: SplitConfig) -> Side:
+    """The side of an item, from its content group and, with mode `given`, from the data set's own split.
 
-    It depends on the group and the seed alone. So an item never moves when others come or go, a build from scratch splits as the
-    nightly ones did, and equal items stay together; in return the fractions hold on average, within each label too, not to the item.
+    By hash, an item is a query when its group's draw in [0, 1) is below the query fraction. That depends on the group and the seed
+    alone. So an item never moves when others come or go, a build from scratch splits as the nightly ones did, and equal items stay
+    together. In return the fractions hold on average, within each label too, and not to the item: a label of fewer than 5 items gets
+    no rule of its own, since one would make its items move as it grows; `by_label` records what each label got.
     """
-    return "query" if unit_interval(config.seed, group) < config.query_fraction else "database"
+    match config.mode:
+        case "none":
+            return "database"
+        case "given":
+            return "query" if given in config.query_splits else "database"
+        case "hash":
+            return "query" if unit_interval(config.seed, group) < config.query_fraction else "database"
 
 
-@task(name="split", cache_policy=StageCache(stage_version=1), **REMEMBERED)
+@task(name="split", cache_policy=StageCache(stage_version=2, libraries=("faiss-cpu",)), **REMEMBERED)
 def split(root: Root, dataset: ValidatedDataset, config: SplitConfig) -> SplitDataset:
-    """The items with their side, and how many stand on each."""
+    """The items with their side and whether they leak, the leaking pairs, and how many of each label stand on either side."""
     with root.scratch.staging() as staging:
-        table = staging / "items.parquet"
-        tables.write_parquet(table, ITEMS, _sided(root, dataset, config))
-        counts = tables.rows(
-            "SELECT count(*) FILTER (side = 'database'), count(*) FILTER (side = 'query'), count(DISTINCT label), "
-            f"count(DISTINCT content_group) FROM read_parquet('{table}')",
-            spill=root.tmp,
-        )[0]
+        sided, leaks, table, by_label = (staging / f"{name}.parquet" for name in ("sided", "leaks", "items", "by_label"))
+        tables.write_parquet(sided, SIDED, _sided(root, dataset, config))
+        find_leaks(root, sided, leaks, hashed=dataset.base is not None, distance=config.leak_distance)
+        tables.copy(_marked_sql(sided, leaks), table, spill=root.tmp)
+        tables.copy(BY_LABEL.format(table=table), by_label, spill=root.tmp)
+        counts = tables.rows(COUNTS.format(table=table), spill=root.tmp)[0]
         content = tables.digest(table)
-        digest = json_digest([content, dataset.base])
+        digest = json_digest([content, config.leaks, dataset.base, dataset.pairs and dataset.pairs.sha256])
         folder = root.dataset(dataset.name, "split", digest)
-        commit(table, folder / "items.parquet")
-    ref = root.ref(folder / "items.parquet")
+        for path in (leaks, by_label, table):
+            commit(path, folder / path.name)
+    refs = {name: root.ref(folder / f"{name}.parquet") for name in ("items", "by_label", "leaks")}
     record = SplitDataset(
-        digest=digest, files=(ref,), name=dataset.name, modality=dataset.modality, base=dataset.base, labelled=dataset.labelled,
-        content=content, database=counts[0], query=counts[1], labels=counts[2], groups=counts[3], table=ref,
+        digest=digest, files=tuple(refs.values()), name=dataset.name, modality=dataset.modality, base=dataset.base,
+        labelled=dataset.labelled, content=content, database=counts[0], query=counts[1], labels=counts[2], groups=counts[3],
+        conflicts=counts[4], leaks=counts[5], table=refs["items"], by_label=refs["by_label"], pairs=dataset.pairs,
     )  # fmt: skip
     root.write_record(folder / "manifest.json", record)
     return record
@@ -56,5 +77,12 @@ def split(root: Root, dataset: ValidatedDataset, config: SplitConfig) -> SplitDa
 
 def _sided(root: Root, dataset: ValidatedDataset, config: SplitConfig) -> Iterator[pa.RecordBatch]:
     for batch in tables.read_batches(root.file(dataset.table)):
-        sides = [side_of(group, config) for group in batch.column("content_group").to_pylist()]
-        yield pa.RecordBatch.from_arrays([*batch.columns, pa.array(sides)], schema=ITEMS)
+        groups, given = (batch.column(name).to_pylist() for name in ("content_group", "given_split"))
+        sides = [side_of(group, its, config) for group, its in zip(groups, given, strict=True)]
+        yield pa.RecordBatch.from_arrays([*batch.columns, pa.array(sides, pa.string())], schema=SIDED)
+
+
+def _marked_sql(sided: Path, leaks: Path) -> str:
+    """The items with `leak`: true for a query that is nearly an item of the database."""
+    leaking = f"SELECT DISTINCT query_id FROM read_parquet('{leaks}')"
+    return f"SELECT *, item_id IN ({leaking}) AS leak FROM read_parquet('{sided}') ORDER BY item_id"

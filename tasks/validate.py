@@ -1,13 +1,12 @@
-"""Validate: check every row, open every image, set aside what cannot be used with the reason why."""
+"""Validate: check every row, open every new image, set aside what cannot be used with the reason why."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 from prefect import task
 
@@ -18,96 +17,102 @@ from storage.digests import content_digest, json_digest
 from storage.errors import InputError
 from storage.records import Dataset, ValidatedDataset
 from storage.root import Root
-from tasks.checks.images import UnreadableImage, perceptual_hash, read_image
+from tasks.checks import rejects
 from tasks.checks.items import items_schema, row_rejects, text_group
+from tasks.checks.opening import open_images
 from tasks.policy import REMEMBERED, StageCache
 from tasks.progress import track
 
 ITEMS = pa.schema(
     {"item_id": pa.int64(), "key": pa.string(), "label": pa.string(), "text": pa.string(), "path": pa.string()}
-    | {"content_digest": pa.string(), "content_group": pa.string()}
-)
-REJECTS = pa.schema(
-    {"item_id": pa.int64(), "key": pa.string(), "reason": pa.string(), "message": pa.string(), "content_digest": pa.string()}
+    | {"given_split": pa.string(), "content_digest": pa.string(), "content_group": pa.string()}
 )
 
 Row = dict[str, Any]
-OPENERS = 2  # threads that decode; Pillow lets go of the interpreter while it does
 
 
-@task(name="validate", cache_policy=StageCache(stage_version=1, libraries=("pillow", "ImageHash")), **REMEMBERED)
+@task(name="validate", cache_policy=StageCache(stage_version=2, libraries=("pillow", "ImageHash")), **REMEMBERED)
 def validate(root: Root, dataset: Dataset, config: ValidateConfig) -> ValidatedDataset:
     """The rows that pass, each with its content group, and those that do not, each with its reason."""
-    reasons: Counter[str] = Counter()
     with root.scratch.staging() as staging:
         passed, rejected = staging / "items.parquet", staging / "rejects.parquet"
-        with tables.open_writer(rejected, REJECTS) as rejects:
-            items = tables.write_parquet(passed, ITEMS, _passing(root, dataset, config, rejects, reasons))
+        passing_sql, rejected_sql = _check_rows(root, dataset, config, staging)
+        if dataset.base:
+            passing_sql, rejected_sql = _check_images(root, dataset.base, config, staging, passing_sql, rejected_sql)
+        items = tables.copy(f"SELECT {', '.join(ITEMS.names)} FROM ({passing_sql}) ORDER BY item_id", passed, spill=root.tmp)
+        reasons = rejects.write_rejects(root, rejected_sql, root.memory(dataset.name, "rejects"), rejected)
         _stop_past_budget(dataset, config, reasons)
-        digest = json_digest([dataset.base, dataset.modality, dataset.labelled, tables.digest(passed), tables.digest(rejected)])
+        found = [tables.digest(passed), tables.digest(rejected, rejects.IDENTITY)]
+        digest = json_digest([dataset.base, dataset.modality, dataset.labelled, dataset.pairs and dataset.pairs.sha256, *found])
         folder = root.dataset(dataset.name, "validated", digest)
         commit(rejected, folder / "rejects.parquet")
         commit(passed, folder / "items.parquet")
     table, rejects_ref = root.ref(folder / "items.parquet"), root.ref(folder / "rejects.parquet")
     validated = ValidatedDataset(
         digest=digest, files=(table, rejects_ref), name=dataset.name, modality=dataset.modality, base=dataset.base,
-        labelled=dataset.labelled, items=items, rejected=reasons.total(), rejected_by_reason=dict(sorted(reasons.items())),
-        table=table, rejects=rejects_ref,
+        labelled=dataset.labelled, items=items, rejected=sum(reasons.values()), rejected_by_reason=reasons, table=table,
+        rejects=rejects_ref, pairs=dataset.pairs,
     )  # fmt: skip
     root.write_record(folder / "manifest.json", validated)
     return validated
 
 
-def _passing(
-    root: Root, dataset: Dataset, config: ValidateConfig, rejects: tables.Writer, reasons: Counter[str]
-) -> Iterator[pa.RecordBatch]:
-    """The rows that pass, batch by batch; the others go to `rejects` and are counted in `reasons`."""
+def _check_rows(root: Root, dataset: Dataset, config: ValidateConfig, staging: Path) -> tuple[str, str]:
+    """Hold every row against the schema, a batch at a time. Returns SQL for the rows that pass, and for those that do not."""
+    sound, failed = staging / "sound.parquet", staging / "failed.parquet"
+    with tables.open_writer(failed, rejects.SCHEMA) as failures:
+        tables.write_parquet(sound, ITEMS, _sound(root, dataset, config, failures))
+    return f"SELECT * FROM read_parquet('{sound}')", f"SELECT * FROM read_parquet('{failed}')"
+
+
+def _sound(root: Root, dataset: Dataset, config: ValidateConfig, failures: tables.Writer) -> Iterator[pa.RecordBatch]:
+    """The rows that the schema lets through; the others go to `failures`. Texts get their group here."""
     schema = items_schema(modality=dataset.modality, labelled=dataset.labelled, max_text_length=config.max_text_length)
-    with track("opening images" if dataset.base else "checking texts", dataset.items) as advance, ThreadPoolExecutor(OPENERS) as openers:
-        for frame in tables.frames(tables.read_batches(root.file(dataset.table), batch_rows=1024)):
-            failures = row_rejects(frame, schema)
-            sound = [row for number, row in enumerate(frame.to_dicts()) if number not in failures]
-            failed = [(row, *failures[number]) for number, row in enumerate(frame.to_dicts()) if number in failures]
-            passed: list[Row] = []
-            for row, group in zip(sound, openers.map(lambda row: _group(row, dataset.base, config), sound), strict=True):
-                if isinstance(group, UnreadableImage):
-                    failed.append((row, group.reason, str(group)))
-                else:
-                    passed.append({**row, "content_group": group})
-            reasons.update(reason for _, reason, _ in failed)
-            rejects.write([{**_identity(row), "reason": reason, "message": message} for row, reason, message in failed])
-            yield pa.RecordBatch.from_pylist(passed, schema=ITEMS)
+    with track("checking rows", dataset.items) as advance:
+        for frame in tables.frames(tables.read_batches(root.file(dataset.table))):
+            problems = row_rejects(frame, schema)
+            numbered = frame.with_row_index("row")
+            failing = pl.col("row").is_in(list(problems))
+            failures.write([_reject(row, *problems[row["row"]]) for row in numbered.filter(failing).to_dicts()])
+            sound = numbered.filter(~failing)
+            groups = [None if dataset.base else _text_group(text) for text in sound["text"]]
+            grouped = sound.with_columns(pl.Series("content_group", groups, dtype=pl.String)).select(ITEMS.names)
+            yield from grouped.to_arrow().cast(ITEMS).to_batches()
             advance(len(frame))
 
 
-def _group(row: Row, base: str | None, config: ValidateConfig) -> str | UnreadableImage:
-    """The digest that items equal in normalised text, or in perceptual hash, have in common; the problem of an image without."""
-    if base is None:
-        # A text of punctuation alone has nothing left to compare: it is a group with its exact equals.
-        return content_digest((text_group(row["text"]) or row["text"]).encode())
-    try:
-        content = (Path(base) / row["path"]).read_bytes()
-        if content_digest(content) != row["content_digest"]:
-            return UnreadableImage("changed", "the file changed after it was listed; the next build lists it anew")
-        return perceptual_hash(read_image(content, config.max_pixels))
-    except UnreadableImage as problem:
-        return problem
-    except OSError as problem:
-        return UnreadableImage("unopenable", problem.strerror or str(problem))
+def _text_group(text: str) -> str:
+    """Texts alike but for case, punctuation and spacing are one group. One of punctuation alone is a group with its exact equals."""
+    return content_digest((text_group(text) or text).encode())
 
 
-def _identity(row: Row) -> Row:
-    return {name: row[name] for name in ("item_id", "key", "content_digest")}
+def _reject(row: Row, reason: str, message: str) -> Row:
+    return {**{name: row[name] for name in ("item_id", "key", "content_digest")}, "reason": reason, "message": message}
 
 
-def _stop_past_budget(dataset: Dataset, config: ValidateConfig, reasons: Counter[str]) -> None:
-    share = reasons.total() / dataset.items
-    if share > config.max_reject_fraction or reasons.total() == dataset.items:
-        counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+def _check_images(root: Root, base: str, config: ValidateConfig, staging: Path, sound_sql: str, failed_sql: str) -> tuple[str, str]:
+    """The same two, once every image among the sound rows has been opened, tonight or earlier."""
+    unopened = staging / "unopened.parquet"
+    known = open_images(root, config, Path(base), staging / "sound.parquet", unopened)
+    results = f"(SELECT * FROM {known.sql()} UNION ALL SELECT * FROM read_parquet('{unopened}'))"
+    opened = f"({sound_sql}) s JOIN {results} o ON o.content_digest = s.content_digest"
+    passed = ", ".join(f"{'o' if name == 'content_group' else 's'}.{name}" for name in ITEMS.names)
+    failed = ", ".join(f"{'o' if name in ('reason', 'message') else 's'}.{name}" for name in rejects.SCHEMA.names)
+    return (
+        f"SELECT {passed} FROM {opened} WHERE o.reason IS NULL",
+        f"{failed_sql} UNION ALL SELECT {failed} FROM {opened} WHERE o.reason IS NOT NULL",
+    )
+
+
+def _stop_past_budget(dataset: Dataset, config: ValidateConfig, reasons: dict[str, int]) -> None:
+    rejected = sum(reasons.values())
+    share = rejected / dataset.items
+    if share > config.max_reject_fraction or rejected == dataset.items:
+        counts = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1]))
         raise InputError(
             "too many items cannot be used",
             where=f"dataset of {dataset.name}" + (f": {dataset.base}" if dataset.base else ""),
             expected=f"at most {config.max_reject_fraction:.1%} rejected",
-            got=f"{reasons.total()} of {dataset.items} ({share:.1%}): {counts}",
+            got=f"{rejected} of {dataset.items} ({share:.1%}): {counts}",
             next_step="mend the items, or raise validate.max_reject_fraction",
         )

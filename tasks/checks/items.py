@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import Any
 
 import pandera.polars as pa
 import polars as pl
@@ -21,7 +22,7 @@ def items_schema(*, modality: str, labelled: bool, max_text_length: int) -> pa.D
             "label": pa.Column(pl.String, filled, nullable=not labelled),
             "text": pa.Column(pl.String, text, nullable=modality != "text"),
             "path": pa.Column(pl.String, filled, nullable=modality != "image"),
-            "content_digest": pa.Column(pl.String, pa.Check.str_matches("^[0-9a-f]{32}$", name="bad_digest"), nullable=True),
+            "content_digest": pa.Column(pl.String, pa.Check.str_matches("^[0-9a-f]{32}$", name="bad_digest")),
         }
     )
 
@@ -36,9 +37,17 @@ def row_rejects(frame: pl.DataFrame, schema: pa.DataFrameSchema) -> dict[int, tu
         for failure in problem.failure_cases.to_dicts():
             if failure["index"] is None:
                 raise  # the table as a whole is wrong (a column missing, another type): no row's fault
-            reason = f"missing_{failure['column']}" if failure["check"] == "not_nullable" else str(failure["check"])
-            rejects.setdefault(int(failure["index"]), (reason, f"{failure['column']} is {str(failure['failure_case'])[:200]!r}"))
+            rejects.setdefault(int(failure["index"]), _reason(failure))
         return rejects
+
+
+def _reason(failure: dict[str, Any]) -> tuple[str, str]:
+    column = failure["column"]
+    if failure["check"] != "not_nullable":
+        return str(failure["check"]), f"{column} is {str(failure['failure_case'])[:200]!r}"
+    if column == "content_digest":
+        return "unopenable", "the file is not there, or cannot be read"
+    return f"missing_{column}", f"the item has no {column}"
 
 
 def text_group(text: str) -> str:

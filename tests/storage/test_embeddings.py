@@ -55,7 +55,7 @@ def test_only_contents_without_a_vector_are_missing_and_each_once(root: Root) ->
     items = items_table(root, {1: "a", 2: "b", 3: "a", 4: "c"})
     assert sorted(missing(store, items)) == ["a", "b", "c"]
     assert store.count_missing(items) == 3
-    store.add([2], [content_digest(b"b")], np.ones((1, 4)))
+    store.add_vectors([2], [content_digest(b"b")], np.ones((1, 4)))
     assert sorted(missing(store, items)) == ["a", "c"]
 
 
@@ -63,20 +63,20 @@ def test_every_item_gets_the_vector_of_its_content_in_id_order(root: Root) -> No
     """Whatever part it lies in, and however parts are cut."""
     store = EmbeddingStore(root, "f")
     items = items_table(root, {9: "b", 1: "a", 5: "b", 7: "q"}, {7: "query"})
-    store.add([9], [content_digest(b"b")], np.full((1, 2), 2.0))
-    store.add([1, 7], [content_digest(b"a"), content_digest(b"q")], np.array([[1.0, 0], [7.0, 0]]))
+    store.add_vectors([9], [content_digest(b"b")], np.full((1, 2), 2.0))
+    store.add_vectors([1, 7], [content_digest(b"a"), content_digest(b"q")], np.array([[1.0, 0], [7.0, 0]]))
     with vectors(root, embedding_set(root, store, items), side="database") as blocks:
         ids, found = (np.concatenate(column) for column in zip(*blocks, strict=True))
     assert ids.tolist() == [1, 5, 9]
     assert found.tolist() == [[1, 0], [2, 2], [2, 2]]
-    assert [path.name for path in store.parts()] == ["part-00000.parquet", "part-00001.parquet"]
+    assert [path.name for path in store.paths()] == ["part-00000.parquet", "part-00001.parquet"]
 
 
 def test_shards_part_the_items_and_samples_repeat(root: Root) -> None:
     """Every item is in one shard; the same seed draws the same sample, another seed another."""
     store = EmbeddingStore(root, "f")
     items = items_table(root, {item: f"t{item}" for item in range(1, 201)})
-    store.add(list(range(1, 201)), [content_digest(f"t{item}".encode()) for item in range(1, 201)], np.arange(1, 201.0)[:, None])
+    store.add_vectors(list(range(1, 201)), [content_digest(f"t{item}".encode()) for item in range(1, 201)], np.arange(1, 201.0)[:, None])
     record = embedding_set(root, store, items)
 
     def ids(**options: tuple[int, int]) -> list[int]:
@@ -93,7 +93,7 @@ def test_an_item_without_a_vector_is_refused(root: Root) -> None:
     """A hole in the store must not become a hole in the index."""
     store = EmbeddingStore(root, "f")
     items = items_table(root, {1: "a", 2: "b"})
-    store.add([1], [content_digest(b"a")], np.ones((1, 2)))
+    store.add_vectors([1], [content_digest(b"a")], np.ones((1, 2)))
     with (
         pytest.raises(DamagedFile, match="one vector an item"),
         vectors(root, embedding_set(root, store, items), side="database") as blocks,
@@ -105,8 +105,8 @@ def test_a_truncated_part_is_dropped_and_counts_as_missing(root: Root) -> None:
     """The next build encodes again just what it held."""
     store = EmbeddingStore(root, "f")
     items = items_table(root, {1: "a", 2: "b"})
-    part = store.add([1], [content_digest(b"a")], np.ones((1, 2)))
-    store.add([2], [content_digest(b"b")], np.ones((1, 2)))
+    part = store.add_vectors([1], [content_digest(b"a")], np.ones((1, 2)))
+    store.add_vectors([2], [content_digest(b"b")], np.ones((1, 2)))
     part.write_bytes(part.read_bytes()[:-20])
     assert store.drop_damaged() == [part]
     assert missing(store, items) == ["a"]
@@ -114,7 +114,7 @@ def test_a_truncated_part_is_dropped_and_counts_as_missing(root: Root) -> None:
 
 def test_parts_are_plain_parquet_with_an_embedding_column(root: Root) -> None:
     """Other tools read the store without us: fixed-size lists of float, rows in the order they were given."""
-    part = EmbeddingStore(root, "f").add([1, 2], ["x", "y"], np.array([[1, 2, 3], [4, 5, 6]]))
+    part = EmbeddingStore(root, "f").add_vectors([1, 2], ["x", "y"], np.array([[1, 2, 3], [4, 5, 6]]))
     table = pq.read_table(part)
     assert table.column_names == ["item_id", "content_digest", "embedding"]
     assert table.schema.field("embedding").type == pa.list_(pa.float32(), 3)

@@ -1,0 +1,34 @@
+"""What is set aside: a row with its reason, and since when it has been so."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+
+from storage import tables
+from storage.root import Root
+
+SCHEMA = pa.schema(
+    {"item_id": pa.int64(), "key": pa.string(), "reason": pa.string(), "message": pa.string(), "content_digest": pa.string()}
+)
+# What a reject is; the day on which it was first seen is no part of it.
+IDENTITY = SCHEMA.names
+
+
+def write_rejects(root: Root, sql: str, memory: Path, target: Path) -> dict[str, int]:
+    """Write the rows of `sql` (SCHEMA's columns) with `seen_since`, and remember them in `memory`. Returns the counts by reason.
+
+    seen_since: UTC, ISO 8601; the first build in which the same key was rejected for the same reason with the same content.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    before = f"read_parquet('{tables.quoted(memory)}')" if memory.exists() else "(SELECT '' AS key, '' AS reason, '' AS content_digest, '' AS seen_since LIMIT 0)"
+    dated = (
+        f"SELECT r.*, coalesce(m.seen_since, '{now}') AS seen_since FROM ({sql}) r LEFT JOIN {before} m "
+        "ON m.key = r.key AND m.reason = r.reason AND m.content_digest IS NOT DISTINCT FROM r.content_digest ORDER BY r.item_id"
+    )
+    tables.copy(dated, target, spill=root.tmp)
+    with root.replacing(memory) as temporary:
+        tables.copy(f"SELECT DISTINCT key, reason, content_digest, seen_since FROM read_parquet('{target}')", temporary, spill=root.tmp)
+    return dict(tables.rows(f"SELECT reason, count(*) FROM read_parquet('{target}') GROUP BY 1 ORDER BY 1", spill=root.tmp))
