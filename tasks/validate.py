@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,9 @@ from storage.digests import content_digest, json_digest
 from storage.errors import InputError
 from storage.records import Dataset, ValidatedDataset
 from storage.root import Root
-from tasks.checks.images import UnreadableImage, perceptual_hash, read_image
+from tasks.checks.decoder import Request
+from tasks.checks.decoding import Decoders, Group
+from tasks.checks.images import Limits, UnreadableImage
 from tasks.checks.items import items_schema, row_rejects, text_group
 from tasks.policy import REMEMBERED, StageCache
 from tasks.progress import track
@@ -32,10 +33,9 @@ REJECTS = pa.schema(
 )
 
 Row = dict[str, Any]
-OPENERS = 2  # threads that decode; Pillow lets go of the interpreter while it does
 
 
-@task(name="validate", cache_policy=StageCache(stage_version=1, libraries=("pillow", "ImageHash")), **REMEMBERED)
+@task(name="validate", cache_policy=StageCache(stage_version=2, libraries=("pillow", "ImageHash")), **REMEMBERED)
 def validate(root: Root, dataset: Dataset, config: ValidateConfig) -> ValidatedDataset:
     """The rows that pass, each with its content group, and those that do not, each with its reason."""
     reasons: Counter[str] = Counter()
@@ -63,13 +63,15 @@ def _passing(
 ) -> Iterator[pa.RecordBatch]:
     """The rows that pass, batch by batch; the others go to `rejects` and are counted in `reasons`."""
     schema = items_schema(modality=dataset.modality, labelled=dataset.labelled, max_text_length=config.max_text_length)
-    with track("opening images" if dataset.base else "checking texts", dataset.items) as advance, ThreadPoolExecutor(OPENERS) as openers:
+    limits = Limits(config.max_pixels, config.min_side, config.max_aspect_ratio)
+    doing = "opening images" if dataset.base else "checking texts"
+    with track(doing, dataset.items) as advance, Decoders(limits, config.seconds_per_item) as decoders:
         for frame in tables.frames(tables.read_batches(root.file(dataset.table), batch_rows=1024)):
             failures = row_rejects(frame, schema)
             sound = [row for number, row in enumerate(frame.to_dicts()) if number not in failures]
             failed = [(row, *failures[number]) for number, row in enumerate(frame.to_dicts()) if number in failures]
             passed: list[Row] = []
-            for row, group in zip(sound, openers.map(lambda row: _group(row, dataset.base, config), sound), strict=True):
+            for row, group in zip(sound, _groups(sound, dataset.base, decoders), strict=True):
                 if isinstance(group, UnreadableImage):
                     failed.append((row, group.reason, str(group)))
                 else:
@@ -80,20 +82,12 @@ def _passing(
             advance(len(frame))
 
 
-def _group(row: Row, base: str | None, config: ValidateConfig) -> str | UnreadableImage:
-    """The digest that items equal in normalised text, or in perceptual hash, have in common; the problem of an image without."""
-    if base is None:
-        # A text of punctuation alone has nothing left to compare: it is a group with its exact equals.
-        return content_digest((text_group(row["text"]) or row["text"]).encode())
-    try:
-        content = (Path(base) / row["path"]).read_bytes()
-        if content_digest(content) != row["content_digest"]:
-            return UnreadableImage("changed", "the file changed after it was listed; the next build lists it anew")
-        return perceptual_hash(read_image(content, config.max_pixels))
-    except UnreadableImage as problem:
-        return problem
-    except OSError as problem:
-        return UnreadableImage("unopenable", problem.strerror or str(problem))
+def _groups(rows: list[Row], base: str | None, decoders: Decoders) -> Iterator[Group]:
+    """What items equal in normalised text, or in perceptual hash, have in common; the problem of an image without."""
+    if base is not None:
+        return decoders.groups(Request(str(Path(base) / row["path"]), row["content_digest"]) for row in rows)
+    # A text of punctuation alone has nothing left to compare: it is a group with its exact equals.
+    return (content_digest((text_group(row["text"]) or row["text"]).encode()) for row in rows)
 
 
 def _identity(row: Row) -> Row:
