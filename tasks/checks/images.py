@@ -13,9 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from tasks.checks.formats import DECODED, decoded_format, other_format
 from tasks.checks.pixels import visible
 
-# For the whole process, since both are Pillow's globals, and setting them for one image at a time would race between threads.
-Image.MAX_IMAGE_PIXELS = None  # `Limits.max_pixels` is the only measure
-warnings.filterwarnings("ignore", module=r"PIL\.")  # what Pillow merely warns of (odd metadata) leaves the pixels readable
+Image.MAX_IMAGE_PIXELS = None  # for the whole process: `Limits.max_pixels` is the only measure
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,8 @@ def read_image(content: bytes, limits: Limits) -> Image.Image:
     a wrong checksum, or data that do not decode), `too_large`, `too_small`, `odd_shape` (all three by the header, before decoding).
     Damage that a format does not guard against (a changed byte amid a JPEG's or GIF's data) can pass as a picture.
     """
+    # What Pillow merely warns of leaves the pixels readable. Not within catch_warnings, which threads undo for one another.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     if not content:
         raise UnreadableImage("empty", "the file has no bytes")
     try:
