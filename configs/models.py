@@ -138,10 +138,18 @@ DatasetConfig = Annotated[
 
 
 class ValidateConfig(Section):
-    """max_reject_fraction: past this share of rejected items the build stops. max_pixels: larger images are rejected unopened."""
+    """max_reject_fraction: past this share of rejected items the build stops.
+
+    max_pixels, min_side, max_aspect_ratio: images that are larger, shorter on a side, or longer for their width are rejected unopened.
+    By default an image one pixel wide is: it is a ruled line or a counter of visits, not a picture.
+    seconds_per_item: an image that takes longer to open is rejected.
+    """
 
     max_reject_fraction: float = Field(default=0.05, ge=0, le=1)
     max_pixels: int = Field(default=100_000_000, ge=1)
+    min_side: int = Field(default=2, ge=1)
+    max_aspect_ratio: float = Field(default=50, ge=1)
+    seconds_per_item: float = Field(default=20, gt=0)
     max_text_length: int = Field(default=100_000, ge=1)
 
 

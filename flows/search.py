@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from configs.models import EncoderConfig, IndexConfig
+from configs.models import EncoderConfig, IndexConfig, ValidateConfig
 from storage import tables
 from storage.errors import InputError
 from storage.records import Manifest
 from storage.root import Root
 from storage.snapshots import Snapshots
-from tasks.checks.images import UnreadableImage, read_image
+from tasks.checks.images import Limits, UnreadableImage, read_image
 from tasks.checks.items import normalised
 from tasks.encoders import identify, load_encoder
 from tasks.encoders.encoding import encode_batches
@@ -66,7 +66,8 @@ def _query(manifest: Manifest, text: str | None, image: Path | None) -> Any:
             raise InputError("the query is empty", next_step=f'indexmill search {manifest.name} "some text"')
         return query
     try:
-        return read_image(image.read_bytes(), manifest.config["validate"]["max_pixels"])
+        rules = ValidateConfig.model_validate(manifest.config["validate"])
+        return read_image(image.read_bytes(), Limits(rules.max_pixels, rules.min_side, rules.max_aspect_ratio))
     except (OSError, UnreadableImage) as problem:
         raise InputError("the query image cannot be read", where=str(image), got=str(problem)) from None
 

@@ -17,7 +17,7 @@ from storage.embeddings import EmbeddingStore
 from storage.errors import IndexmillError, InputError, SourceChanged
 from storage.records import EmbeddingSet, SplitDataset
 from storage.root import Root
-from tasks.checks.images import UnreadableImage, read_image
+from tasks.checks.images import UNLIMITED, UnreadableImage, read_image
 from tasks.encoders import Encoder, identify, load_encoder
 from tasks.encoders.encoding import encode_batches
 from tasks.policy import REMEMBERED, RETRIED, StageCache
@@ -101,7 +101,7 @@ def _open(path: Path, row: Row) -> Any:
     try:
         content = path.read_bytes()
         if content_digest(content) == row["content_digest"]:
-            return read_image(content, max_pixels=1 << 40)  # validation has measured it
+            return read_image(content, UNLIMITED)
     except (OSError, UnreadableImage):
         pass
     raise SourceChanged("an image changed while the build was running", where=str(path), next_step="run the build again")

@@ -3,42 +3,61 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
+from dataclasses import dataclass
 
 import imagehash
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from tasks.checks.formats import DECODED, decoded_format, other_format
+from tasks.checks.pixels import visible
+
+Image.MAX_IMAGE_PIXELS = None  # for the whole process: `Limits.max_pixels` is the only measure
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the header may claim: at most so many pixels, at least so many on the shorter side, at most so many times as long as wide."""
+
+    max_pixels: float = math.inf
+    min_side: int = 1
+    max_aspect_ratio: float = math.inf
+
+
+UNLIMITED = Limits()  # for images that validation has measured
 
 
 class UnreadableImage(Exception):
     """An image that cannot be used. `reason` is a short code, the message says more."""
 
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(reason, message)
         self.reason = reason
 
+    def __str__(self) -> str:
+        return str(self.args[1])
 
-def read_image(content: bytes, max_pixels: int) -> Image.Image:
+
+def read_image(content: bytes, limits: Limits) -> Image.Image:
     """The picture as RGB: EXIF orientation applied, transparency laid on white, the first frame of an animation.
 
-    Raises UnreadableImage (empty, not_an_image, too_large, damaged).
+    Raises UnreadableImage: `empty`, `not_an_image`, `unsupported` (an image of a format that is not decoded), `damaged` (cut short,
+    a wrong checksum, or data that do not decode), `too_large`, `too_small`, `odd_shape` (all three by the header, before decoding).
+    Damage that a format does not guard against (a changed byte amid a JPEG's or GIF's data) can pass as a picture.
     """
+    # What Pillow merely warns of leaves the pixels readable. Not within catch_warnings, which threads undo for one another.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     if not content:
         raise UnreadableImage("empty", "the file has no bytes")
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of large images on its own scale; max_pixels is ours.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content))
-            if image.width * image.height > max_pixels:
-                raise UnreadableImage("too_large", f"{image.width} x {image.height} pixels are more than {max_pixels}")
-            image.load()
+        return _decoded(content, limits)
+    except (UnreadableImage, MemoryError):
+        raise
     except UnidentifiedImageError:
-        raise UnreadableImage("not_an_image", f"no image format begins with {content[:8]!r}") from None
-    except Image.DecompressionBombError as problem:
-        raise UnreadableImage("too_large", str(problem)) from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError) as problem:
+        raise _unidentified(content) from None
+    except Exception as problem:  # decoders fed on broken bytes raise nearly anything
         raise UnreadableImage("damaged", f"{type(problem).__name__}: {problem}") from None
-    return _flattened(ImageOps.exif_transpose(image))
 
 
 def perceptual_hash(image: Image.Image) -> str:
@@ -49,11 +68,31 @@ def perceptual_hash(image: Image.Image) -> str:
     return str(imagehash.phash(image, hash_size=16))
 
 
-def _flattened(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # 16-bit grey: Pillow's own conversion clips at 255 where it should scale.
-        image = image.convert("I").point(lambda value: value * (255 / 65535)).convert("L")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+def _decoded(content: bytes, limits: Limits) -> Image.Image:
+    image = Image.open(io.BytesIO(content), formats=DECODED)
+    _check_size(image.size, limits)
+    depth = 8
+    if image.format == "PNG":
+        image.verify()  # decoding alone skips the checksums of the pixel data, and a verified image must be opened again
+        image = Image.open(io.BytesIO(content), formats=DECODED)
+        depth = content[24]  # of the header, which always comes first
+    image.load()
+    return visible(image, depth)
+
+
+def _check_size(size: tuple[int, int], limits: Limits) -> None:
+    shape, short, long = f"{size[0]} x {size[1]} pixels", min(size), max(size)
+    if short * long > limits.max_pixels:
+        raise UnreadableImage("too_large", f"{shape} are more than {limits.max_pixels}")
+    if short < limits.min_side:
+        raise UnreadableImage("too_small", f"{shape}, and the shorter side must have {limits.min_side}")
+    if long > short * limits.max_aspect_ratio:
+        raise UnreadableImage("odd_shape", f"{shape}, and one side may be {limits.max_aspect_ratio:g} times the other")
+
+
+def _unidentified(content: bytes) -> UnreadableImage:
+    if name := decoded_format(content):
+        return UnreadableImage("damaged", f"begins like a {name}, and its header cannot be read")
+    if name := other_format(content):
+        return UnreadableImage("unsupported", f"{name} is not among {', '.join(DECODED)}")
+    return UnreadableImage("not_an_image", f"no image format begins with {content[:8]!r}")

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from storage.records import Evaluation, Manifest
-from tasks.checks.images import UnreadableImage, read_image
+from tasks.checks.images import UNLIMITED, UnreadableImage, read_image
 from tasks.reports import plots
 
 THUMBNAIL = 112
@@ -61,7 +61,7 @@ def _pictured(example: dict[str, Any], base: str | None) -> dict[str, Any]:
 def thumbnail(path: Path) -> str | None:
     """The image as a small JPEG in a data: URL; None when it cannot be read any more."""
     try:
-        image = read_image(path.read_bytes(), max_pixels=1 << 40)
+        image = read_image(path.read_bytes(), UNLIMITED)
     except (OSError, UnreadableImage):
         return None
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)

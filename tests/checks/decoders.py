@@ -1,0 +1,49 @@
+"""Decoders that misbehave for real. The path of a request says how; any other path is its own group."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from tasks.checks.decoder import Request
+from tasks.checks.images import Limits, UnreadableImage
+
+
+def moody(request: Request, limits: Limits) -> str:
+    """Hang, crash, swell, fail or refuse, as the request says."""
+    match request.path:
+        case "hang":
+            time.sleep(3600)
+        case "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "abort":
+            os.abort()
+        case "leave":
+            os._exit(3)
+        case "swell":
+            return str(len(bytearray(64 << 30)))
+        case "fail":
+            raise KeyError("a bug")
+        case "refuse":
+            raise UnreadableImage("damaged", "as it says")
+        case "shout":
+            os.write(2, b"a library complains\n")
+            os.write(1, b"and prints\n")
+    return request.path
+
+
+def crash_once(request: Request, limits: Limits) -> str:
+    """Crash at the first request for a path that does not exist yet, and leave it behind."""
+    path = Path(request.path)
+    if not path.exists():
+        path.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return path.name
+
+
+def process(request: Request, limits: Limits) -> str:
+    """The process that answers."""
+    time.sleep(0.01)
+    return str(os.getpid())
