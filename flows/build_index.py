@@ -28,40 +28,43 @@ from tasks.validate import validate
 
 
 @flow(name="build-index", flow_run_name="{config}", validate_parameters=False)
-def build_index(config: str, root: str | None = None, settings: list[str] | None = None) -> dict[str, Any]:
+def build_index(config: str, root: str | None = None, settings: list[str] | None = None, rehash: bool = False) -> dict[str, Any]:
     """Build the index of a pipeline and publish it if it is good.
 
     config: a name under configs/ or the path of a YAML file; root: where everything lies (INDEXMILL_ROOT, else ./indexmill-data);
-    settings: `dotted.key=value` changes. Returns the summary that `indexmill build --json` prints.
+    settings: `dotted.key=value` changes; rehash: read every file again, whatever its size and modification time say.
+    Returns the summary that `indexmill build --json` prints.
     """
     pipeline = load_config(config, settings or [])
     place = Root(root or default_root())
     try:
         with lease(place.index(pipeline.name) / "lease", holder=f"build-index of {pipeline.name}"):
             place.sweep()
+            refresh = frozenset({"ingest"} if rehash else ())
             try:
-                return build(pipeline, Stages(place, thorough=not _live_is_sound(place, pipeline.name))).to_json()
+                stages = Stages(place, thorough=not _live_is_sound(place, pipeline.name), refresh=refresh)
+                return build(pipeline, stages, rehash=rehash).to_json()
             except DamagedFile:
                 # A file changed behind its record. Once more, and this time every digest is checked before a record is believed.
-                return build(pipeline, Stages(place, thorough=True)).to_json()
+                return build(pipeline, Stages(place, thorough=True, refresh=refresh), rehash=rehash).to_json()
     finally:
         place.close()
 
 
-def build(config: PipelineConfig, stages: Stages) -> Summary:
+def build(config: PipelineConfig, stages: Stages, *, rehash: bool = False) -> Summary:
     """All stages in their order. Each takes records and its own part of the config, and hands a record on."""
     root, run = stages.root, stages.run
     check_factory(config.index)
     fingerprint = identify(config.encoder).fingerprint
 
-    dataset = run(ingest, config.name, config.dataset, revision(config.dataset, root))
+    dataset = run(ingest, config.name, config.dataset, revision(config.dataset, root), rehash)
     validated = run(validate, dataset, config.validate_)
     sides = run(split, validated, config.split)
     check_sizes(config, sides)
     embeddings = run(encode, sides, config.encoder, fingerprint)
     trained = run(train, config.name, embeddings, config.index)
     shards = run(shard, config.name, embeddings, trained, config.index)
-    evaluation = run(evaluate, config.name, embeddings, shards, config.index, config.evaluation)
+    evaluation = run(evaluate, config.name, embeddings, shards, config.index, config.evaluation, config.split.leaks)
     snapshot = run(
         publish, config, validated, sides, embeddings, trained, shards, evaluation,
         doubt=lambda: "" if Snapshots(root, config.name).current() else "nothing is live",

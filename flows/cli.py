@@ -28,6 +28,7 @@ def build(
     config: Annotated[str, typer.Argument(help="A pipeline's name (indexmill pipelines) or the path of a YAML file.")],
     root: RootOption = DEFAULT_ROOT,
     settings: SetOption = None,
+    rehash: Annotated[bool, typer.Option("--rehash", help="Read every file again, whatever its size and time say.")] = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -36,7 +37,7 @@ def build(
     from flows.tables import print_summary
 
     with told(verbose):
-        summary = run_build(config, root, settings or [], verbose=verbose)
+        summary = run_build(config, root, settings or [], rehash=rehash, verbose=verbose)
         print(json.dumps(summary)) if as_json else print_summary(summary)
 
 

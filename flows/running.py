@@ -11,7 +11,7 @@ from storage.root import Root
 from tasks.progress import watched_by
 
 
-def run_build(config: str, root: str, settings: list[str], *, verbose: bool = False) -> dict[str, Any]:
+def run_build(config: str, root: str, settings: list[str], *, rehash: bool = False, verbose: bool = False) -> dict[str, Any]:
     """Run the flow `build-index` in this process and return its summary. Config and root are checked before Prefect is started."""
     load_config(config, settings)
     place = Root(root)
@@ -22,4 +22,4 @@ def run_build(config: str, root: str, settings: list[str], *, verbose: bool = Fa
         from flows.build_index import build_index
 
         ready()
-        return build_index(config, str(place.path), settings)
+        return build_index(config, str(place.path), settings, rehash)

@@ -26,16 +26,20 @@ class StageRun:
 
 @dataclass
 class Stages:
-    """The stages of one build, in the order in which they are run. thorough: check digests of remembered files, not only sizes."""
+    """The stages of one build, in the order in which they are run.
+
+    thorough: check digests of remembered files, not only sizes. refresh: stages that are done whatever is remembered.
+    """
 
     root: Root
     thorough: bool = False
+    refresh: frozenset[str] = frozenset()
     runs: dict[str, StageRun] = field(default_factory=dict)
 
     def run(self, stage: Task[..., R], *inputs: Any, doubt: Callable[[], str] = lambda: "") -> R:
         """The stage's record for these inputs. A remembered one counts only while its files are there and `doubt` finds nothing."""
         start = time.perf_counter()
-        stage = stage.with_options(result_storage=self._storage())
+        stage = stage.with_options(result_storage=self._storage(), refresh_cache=stage.name in self.refresh)
         state = cast(State[R], stage(self.root, *inputs, return_state=True))
         record, cached = state.result(), state.name == "Cached"
         if cached and (self.root.unbelievable(cast(Record, record), thorough=self.thorough) or doubt()):

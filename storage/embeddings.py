@@ -73,15 +73,24 @@ class EmbeddingStore(Parts):
 
 @contextmanager
 def vectors(
-    root: Root, embeddings: EmbeddingSet, *, side: Side, shard: tuple[int, int] | None = None, sample: tuple[int, int] | None = None
+    root: Root,
+    embeddings: EmbeddingSet,
+    *,
+    side: Side,
+    leaking: bool = True,
+    shard: tuple[int, int] | None = None,
+    sample: tuple[int, int] | None = None,
 ) -> Iterator[Iterator[tuple[np.ndarray, np.ndarray]]]:
     """Yield blocks (item_ids int64 (n,), vectors float32 (n, dim)) of one side, ordered by item id.
 
     shard: (number, of) keeps the items whose id leaves `number` when divided by `of`.
+    leaking: whether queries that are nearly an item of the database are among them.
     sample: (size, seed) keeps at most `size` items, drawn by a keyed hash of their ids: the same draw for the same items.
     Raises DamagedFile when an item has no vector or more than one.
     """
     chosen = f"SELECT item_id, content_digest FROM read_parquet('{root.file(embeddings.items)}') WHERE side = '{side}'"
+    if not leaking:
+        chosen += " AND NOT leak"
     if shard:
         chosen += f" AND item_id % {shard[1]} = {shard[0]}"
     if sample:
@@ -90,6 +99,15 @@ def vectors(
     sql = f"SELECT i.item_id, e.embedding FROM ({chosen}) i LEFT JOIN read_parquet({parts}) e USING (content_digest) ORDER BY i.item_id"
     with tables.query(sql, spill=root.tmp) as batches:
         yield _blocks(batches, embeddings)
+
+
+def joined(blocks: Iterator[tuple[np.ndarray, np.ndarray]], dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """All blocks as one: item_ids int64 (n,), vectors float32 (n, dim); n may be 0. For samples, which fit into memory."""
+    ids, found = [np.empty(0, np.int64)], [np.empty((0, dim), np.float32)]
+    for block_ids, block in blocks:
+        ids.append(block_ids)
+        found.append(block)
+    return np.concatenate(ids), np.concatenate(found)
 
 
 def _blocks(batches: Iterator[pa.RecordBatch], embeddings: EmbeddingSet) -> Iterator[tuple[np.ndarray, np.ndarray]]:

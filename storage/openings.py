@@ -35,7 +35,7 @@ class Openings(Parts):
         """All results as a table for SQL."""
         if paths := self.paths():
             return f"(SELECT * FROM read_parquet({tables.paths_sql(paths)}))"
-        return "(SELECT NULL::VARCHAR AS content_digest, NULL::VARCHAR AS content_group, NULL::VARCHAR AS reason, NULL::VARCHAR AS message LIMIT 0)"
+        return "(SELECT " + ", ".join(f"NULL::VARCHAR AS {name}" for name in SCHEMA.names) + " LIMIT 0)"
 
     def _missing_sql(self, rows: Path) -> str:
         wanted = f"SELECT content_digest, min(path) AS path FROM read_parquet('{rows}') GROUP BY content_digest"

@@ -179,6 +179,7 @@ class Manifest(Frozen):
     database: int
     query: int
     rejected: int
+    split: dict[str, int]
     metrics: dict[str, float]
     timings: dict[str, float]
     shards: tuple[Shard, ...]

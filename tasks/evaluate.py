@@ -12,7 +12,7 @@ from prefect import task
 from configs.models import EvaluationConfig, IndexConfig
 from storage import tables
 from storage.digests import json_digest
-from storage.embeddings import vectors
+from storage.embeddings import joined, vectors
 from storage.records import EmbeddingSet, Evaluation, IndexShards
 from storage.root import Root
 from tasks.indexes.files import read_index
@@ -29,17 +29,21 @@ QUERIES_AT_ONCE = 256
 ANN_DEPTH = 10  # agreement with exact search is told at this depth besides every k
 
 
-@task(name="evaluate", cache_policy=StageCache(stage_version=1, libraries=("faiss-cpu", "numpy")), **REMEMBERED)
+@task(name="evaluate", cache_policy=StageCache(stage_version=2, libraries=("faiss-cpu", "numpy")), **REMEMBERED)
 def evaluate(
-    root: Root, name: str, embeddings: EmbeddingSet, shards: IndexShards, index: IndexConfig, config: EvaluationConfig
+    root: Root, name: str, embeddings: EmbeddingSet, shards: IndexShards, index: IndexConfig, config: EvaluationConfig, leaks: str
 ) -> Evaluation:
-    """Figures, and what the report shows: example queries with their results, precision by label, a projection."""
+    """Figures, and what the report shows: example queries with their results, precision by label, a projection.
+
+    leaks: `exclude` asks only queries that are not nearly an item of the database. Without queries there are no figures.
+    """
     searcher = Searcher(
         [read_index(root.file(shard.index), shard.index) for shard in shards.shards],
         index.metric, nprobe=index.nprobe, ef_search=index.ef_search,
     )  # fmt: skip
-    with vectors(root, embeddings, side="query", sample=(config.max_queries, index.seed)) as blocks:
-        ids, queries = (np.concatenate(column) for column in zip(*blocks, strict=True))
+    sampled = vectors(root, embeddings, side="query", leaking=leaks == "keep", sample=(config.max_queries, index.seed))
+    with sampled as blocks:
+        ids, queries = joined(blocks, embeddings.dim)
     depth = min(config.depth, embeddings.database)
     scores, found = _search(searcher, queries, depth)
     metrics, counts, by_label = relevance(Labels(root, embeddings), ids, found, config.k)
@@ -65,7 +69,7 @@ def evaluate(
 
 
 def _search(searcher: Searcher, queries: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
-    scores, found = [], []
+    scores, found = [np.empty((0, depth), np.float32)], [np.empty((0, depth), np.int64)]
     with track("searching", len(queries)) as advance:
         for start in range(0, len(queries), QUERIES_AT_ONCE):
             batch = queries[start : start + QUERIES_AT_ONCE]
@@ -113,6 +117,8 @@ def _agreement(
     ks: tuple[int, ...],
 ) -> dict[str, float]:
     """Recall against exact search, by ids and by distances, at every k and at ANN_DEPTH."""
+    if not len(queries):
+        return {}
     cuts = sorted({k for k in (*ks, ANN_DEPTH) if k <= embeddings.database})
     with track("exact search", embeddings.database) as advance, vectors(root, embeddings, side="database") as blocks:
 

@@ -29,9 +29,7 @@ LISTING = pa.schema(
     | {"given_split": pa.string(), "size": pa.int64(), "mtime_ns": pa.int64()}
 )
 ITEMS = LISTING.append(pa.field("content_digest", pa.string()))
-PAIRS = pa.schema(
-    {"file": pa.string(), "split": pa.string(), "score": pa.float64(), "item_a": pa.int64(), "item_b": pa.int64()}
-)
+PAIRS = pa.schema({"file": pa.string(), "split": pa.string(), "score": pa.float64(), "item_a": pa.int64(), "item_b": pa.int64()})
 # What an item is; when and where its bytes were written is no part of it.
 IDENTITY = ["item_id", "key", "label", "text", "path", "given_split", "content_digest"]
 # A file written this shortly before it was listed may be written again within one tick of the file system's clock.
@@ -108,7 +106,8 @@ def _pairs(pairs: Iterable[Pair]) -> Iterator[pa.RecordBatch]:
 
 
 def _batched(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    for chunk in iter(lambda rows=iter(rows): list(itertools.islice(rows, tables.BATCH_ROWS)), []):  # type: ignore[misc]
+    left = iter(rows)
+    while chunk := list(itertools.islice(left, tables.BATCH_ROWS)):
         yield pa.RecordBatch.from_pylist(chunk, schema=schema)
 
 

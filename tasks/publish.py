@@ -36,7 +36,7 @@ from tasks.reports.html import render_report
 PACKAGES = ("indexmill", "faiss-cpu", "numpy", "torch", "sentence-transformers", "pyarrow", "duckdb", "prefect", "pillow")
 
 
-@task(name="publish", cache_policy=StageCache(stage_version=1), **REMEMBERED)
+@task(name="publish", cache_policy=StageCache(stage_version=2), **REMEMBERED)
 def publish(
     root: Root, config: PipelineConfig, validated: ValidatedDataset, split: SplitDataset, embeddings: EmbeddingSet,
     trained: TrainedIndex, shards: IndexShards, evaluation: Evaluation,
@@ -101,7 +101,8 @@ def _manifest(
         fingerprint=embeddings.fingerprint, encoder=embeddings.encoder,
         datasets={"validated": validated.digest, "split": split.digest}, factory=config.index.factory, metric=config.index.metric,
         dim=embeddings.dim, items=sum(shard.count for shard in served), database=split.database, query=split.query,
-        rejected=validated.rejected, metrics=evaluation.metrics, timings=evaluation.timings, shards=tuple(named), files=(), pool=(),
+        rejected=validated.rejected, split={name: getattr(split, name) for name in ("labels", "groups", "conflicts", "leaks")},
+        metrics=evaluation.metrics, timings=evaluation.timings, shards=tuple(named), files=(), pool=(),
         verdict="published", versions={name: version(name) for name in PACKAGES}, threads=faiss.omp_get_max_threads(),
     )  # fmt: skip
 
@@ -122,7 +123,9 @@ def _sources(
 ) -> dict[str, FileRef]:
     """Name in the snapshot -> the file that it is."""
     files = {_shard_name(number): shard.index for number, shard in enumerate(served)}
-    files |= {"items.parquet": split.table, "rejects.parquet": validated.rejects}
+    files |= {"items.parquet": split.table, "rejects.parquet": validated.rejects, "labels.parquet": split.by_label}
+    if split.pairs:
+        files["pairs.parquet"] = split.pairs
     return files | {"report/metrics.json": evaluation.metrics_json, "report/report.html": report}
 
 

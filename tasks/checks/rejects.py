@@ -23,7 +23,11 @@ def write_rejects(root: Root, sql: str, memory: Path, target: Path) -> dict[str,
     seen_since: UTC, ISO 8601; the first build in which the same key was rejected for the same reason with the same content.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    before = f"read_parquet('{tables.quoted(memory)}')" if memory.exists() else "(SELECT '' AS key, '' AS reason, '' AS content_digest, '' AS seen_since LIMIT 0)"
+    before = (
+        f"read_parquet('{tables.quoted(memory)}')"
+        if memory.exists()
+        else "(SELECT '' AS key, '' AS reason, '' AS content_digest, '' AS seen_since LIMIT 0)"
+    )
     dated = (
         f"SELECT r.*, coalesce(m.seen_since, '{now}') AS seen_since FROM ({sql}) r LEFT JOIN {before} m "
         "ON m.key = r.key AND m.reason = r.reason AND m.content_digest IS NOT DISTINCT FROM r.content_digest ORDER BY r.item_id"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import faiss
-import numpy as np
 
 from configs.models import IndexConfig
-from storage.embeddings import vectors
+from storage.embeddings import joined, vectors
 from storage.errors import InputError
 from storage.records import EmbeddingSet
 from storage.root import Root
@@ -24,7 +23,7 @@ def train_index(root: Root, embeddings: EmbeddingSet, config: IndexConfig) -> tu
         ivf.cp.max_points_per_centroid = config.train_points_per_list
     size = max(least_items(config.factory) * config.train_points_per_list, 10_000)
     with vectors(root, embeddings, side="database", sample=(size, config.seed)) as blocks:
-        sample = np.concatenate([block for _, block in blocks])
+        _, sample = joined(blocks, embeddings.dim)
     try:
         index.train(sample)
     except RuntimeError as problem:

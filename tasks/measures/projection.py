@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from storage import tables
-from storage.embeddings import vectors
+from storage.embeddings import joined, vectors
 from storage.records import EmbeddingSet
 from storage.root import Root
 
@@ -19,7 +19,7 @@ def project(root: Root, embeddings: EmbeddingSet, *, seed: int) -> dict[str, Any
     from sklearn.decomposition import PCA  # here: importing it takes a second, and only this needs it
 
     with vectors(root, embeddings, side="database", sample=(SAMPLE, seed)) as blocks:
-        ids, sample = (np.concatenate(column) for column in zip(*blocks, strict=True))
+        ids, sample = joined(blocks, embeddings.dim)
     if len(sample) < 3:
         return {"points": [], "labels": [], "explained": []}
     pca = PCA(n_components=2, svd_solver="randomized", random_state=seed)

@@ -12,6 +12,8 @@ from tasks.indexes.searcher import Searcher
 
 def search_speed(searcher: Searcher, queries: np.ndarray, k: int = 10, singles: int = 200) -> dict[str, float]:
     """Milliseconds of single queries (p50, p95, after 10 to warm up) and queries a second in one batch, with the threads in use."""
+    if not len(queries):
+        return {"threads": float(faiss.omp_get_max_threads())}
     for query in queries[:10]:
         searcher.search(query[None], k)
     seconds = []

@@ -48,7 +48,7 @@ def undisturbed(server: str, digits: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.parametrize(
     ("when", "text", "encoded"),
-    [("after", "part-00000.parquet", 70), ("before", "shards/", 0), ("after", "manifest.json", 120), ("before", "current", 0)],
+    [("after", "/embeddings/", 70), ("before", "shards/", 0), ("after", "manifest.json", 120), ("before", "current", 0)],
 )
 def test_a_killed_build_goes_on_at_the_last_finished_shard_and_ends_as_if_undisturbed(
     when: str, text: str, encoded: int, server: str, undisturbed: dict[str, Any], digits: Path, build: Build, tmp_path: Path
@@ -85,7 +85,7 @@ def test_a_killed_build_leaves_no_server_behind_and_nothing_in_the_home_director
     home.mkdir()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_") and name != "MPLCONFIGDIR"}
     root = tmp_path / "root"
-    killed("after", "part-00000.parquet", root, digits, env={**kept, "HOME": str(home)})
+    killed("after", "/embeddings/", root, digits, env={**kept, "HOME": str(home)})
     deadline = time.monotonic() + 20
     while (left := processes_of(root)) and time.monotonic() < deadline:
         time.sleep(0.2)

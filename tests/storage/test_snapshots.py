@@ -23,7 +23,8 @@ def publish(root: Root, content: str, text: str = "data") -> str:
         name="name", snapshot_id=snapshots.next_id(content), parent=snapshots.current(), created_at="2026-01-01T00:00:00+00:00",
         content=content, config={}, modality="text", base=None, fingerprint="f", encoder={}, datasets={},
         factory="Flat", metric="cosine", dim=2, items=1,
-        database=1, query=0, rejected=0, metrics={"map": 0.5}, timings={}, shards=(), pool=(ref.path,), verdict="published", versions={},
+        database=1, query=0, rejected=0, split={}, metrics={"map": 0.5}, timings={},
+        shards=(), pool=(ref.path,), verdict="published", versions={},
         threads=1, files=(FileRef(path="data.bin", size=ref.size, sha256=ref.sha256),),
     )  # fmt: skip
     snapshots.assemble(manifest, {"data.bin": ref})

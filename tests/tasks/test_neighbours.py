@@ -95,7 +95,7 @@ def test_every_family_takes_our_ids_and_finds_them_again(factory: str) -> None:
     assert np.isin(found, ids).all()
     by_id = dict(zip(ids.tolist(), vectors, strict=True))
     likeness = np.mean([vector @ by_id[item] for vector, item in zip(vectors, found[:, 0].tolist(), strict=True)])
-    assert likeness > (0.7 if "PQ" in factory or "PCA" in factory else 0.99)  # ids given to the wrong vectors: about 0
+    assert likeness > (0.5 if "PQ" in factory or "PCA" in factory else 0.99)  # ids given to the wrong vectors: about 0
     assert (ivf_of(index) is not None) == ("IVF" in factory)
 
 
