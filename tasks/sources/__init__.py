@@ -17,6 +17,6 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
         case StdlibDataset():
             return StdlibSource()
         case FolderDataset():
-            return FolderSource(config.path.replace("{root}", str(root.path)), labelled=config.labels == "folder")
+            return FolderSource(config.path.replace("{root}", str(root.path)), config)
         case _:
             raise NotImplementedError(config.source)

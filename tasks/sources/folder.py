@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from configs.models import ImageFolder
 from storage.digests import rows_digest
 from storage.errors import InputError
 from storage.records import Modality
@@ -20,9 +21,10 @@ class FolderSource:
     modality: Modality = "image"
     base: Path | None
 
-    def __init__(self, path: str, *, labelled: bool) -> None:
-        self._folder = self.base = Path(path).expanduser().resolve()
-        self.labelled = labelled
+    def __init__(self, folder: str | Path, config: ImageFolder) -> None:
+        path = str(folder)
+        self._folder = self.base = Path(folder).expanduser().resolve()
+        self.labelled = config.labels == "folder"
         if not self._folder.is_dir():
             raise InputError(
                 "the image folder is not there",
