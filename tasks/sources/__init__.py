@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from configs.models import DatasetConfig, FolderDataset, StdlibDataset
+from configs.models import DatasetConfig, FolderDataset, HuggingFaceDataset, KaggleDataset, StdlibDataset
 from storage.root import Root
 from tasks.sources.folder import FolderSource
 from tasks.sources.listing import Item, Source
@@ -18,5 +18,13 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
             return StdlibSource()
         case FolderDataset():
             return FolderSource(config.path.replace("{root}", str(root.path)), config)
+        case HuggingFaceDataset():
+            from tasks.sources.huggingface import HuggingFaceSource  # here: its libraries take a second that only its users have to pay
+
+            return HuggingFaceSource(config, root)
+        case KaggleDataset():
+            from tasks.sources.kaggle import KaggleSource  # here: for the same reason
+
+            return KaggleSource(config, root)
         case _:
             raise NotImplementedError(config.source)
