@@ -156,7 +156,7 @@ def _damaged(where: str, expected: str, got: str) -> DamagedFile:
     )
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
 def _bound_every_call(seconds: float) -> None:
     """Give every call of the hub's library a time-out: it names none for listing a repository, and its client then waits for ever."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Image, IterableDataset
+from datasets import ClassLabel, IterableDataset
 
 from storage import tables
 from storage.errors import InputError
@@ -51,9 +51,9 @@ class Keeper:
         self._check_columns(stream)
         names = _class_names(stream, self._columns.get("label"))
         image = self._columns.get("image")
+        if stream.features:
+            stream = stream.decode(False)  # casting the column would not do: a streamed image folder is decoded before the cast
         stream = stream.select_columns(list(dict.fromkeys(self._columns.values())))
-        if image and stream.features and isinstance(stream.features[image], Image):
-            stream = stream.cast_column(image, Image(decode=False))
         for number, row in enumerate(stream):
             kept = {use: row[column] for use, column in self._columns.items()}
             yield {
@@ -79,18 +79,12 @@ class Keeper:
         if value is None and use == "text":
             return None if "image" in self._columns else ""
         if not isinstance(value, str | int | float):
-            raise InputError(
-                f"a column cannot serve as {use}",
-                where=f"dataset.{use}_column = {self._columns[use]}, row {number}",
-                expected="a text or a number in every row",
-                got=f"{type(value).__name__} {str(value)[:60]}",
-                next_step=f"name another dataset.{use}_column",
-            )
+            raise self._unfit(use, value, number)
         return str(value)
 
     def _image(self, split: str, number: int, value: object) -> dict[str, Any]:
         """Write an image's bytes as they are; the path relative to the folder and the size, which is null where the row has none."""
-        content, name = self._content(value)
+        content, name = self._content(value, number)
         suffix = PurePosixPath(name).suffix.lower()
         where = PurePosixPath("images", split, f"{number // FILES_A_FOLDER:05d}", f"{number:08d}{suffix if suffix in SUFFIXES else ''}")
         path = self._folder / where
@@ -101,7 +95,7 @@ class Keeper:
                 temporary.write_bytes(content)
         return {"path": str(where), "size": len(content)}
 
-    def _content(self, value: object) -> tuple[bytes | None, str]:
+    def _content(self, value: object, number: int) -> tuple[bytes | None, str]:
         """The bytes and the name of an image, however the data set gives it."""
         match value:
             case {"bytes": bytes(content), **rest}:
@@ -110,8 +104,18 @@ class Keeper:
                 return self._read(path), path
             case bytes(content):
                 return content, ""
-            case _:
+            case None | {"bytes": None, "path": None}:
                 return None, ""
+        raise self._unfit("image", value, number)
+
+    def _unfit(self, use: str, value: object, number: int) -> InputError:
+        return InputError(
+            f"a column cannot serve as {use}",
+            where=f"dataset.{use}_column = {self._columns[use]}, row {number}",
+            expected="an image, its bytes or its path" if use == "image" else "a text or a number in every row",
+            got=f"{type(value).__name__} {str(value)[:60]}",
+            next_step=f"name another dataset.{use}_column",
+        )
 
 
 def _class_names(stream: IterableDataset, column: str | None) -> list[str] | None:
