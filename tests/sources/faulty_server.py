@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
-# An HTTP status; the connection cut after half of the body; other bytes of the same number; one byte too few in an answer that says so.
-Fault = int | Literal["cut", "garbled", "short"]
+# An HTTP status; the connection cut after half of the body; other bytes of the same number; one byte too few in an answer that says so;
+# no answer at all.
+Fault = int | Literal["cut", "garbled", "short", "silent"]
+SILENCE_S = 20
 
 
 @dataclass
@@ -65,6 +68,10 @@ def _handler(standin: FaultyServer) -> type[BaseHTTPRequestHandler]:
             fault = standin.note(f"{self.command} {self.path}")
             if isinstance(fault, int):
                 return self._send(Answer(fault, b"no", {"Retry-After": "0"}))
+            if fault == "silent":
+                time.sleep(SILENCE_S)
+                self.close_connection = True
+                return None
             answer = standin.answer(self.command, self.path, sent)
             asked = self.headers.get("Range")
             if asked and answer.status == 200:

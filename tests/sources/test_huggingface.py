@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tasks.sources import open_source
 from tasks.sources.downloads import Patience
 from tasks.sources.huggingface import HuggingFaceSource
 from tasks.sources.listing import Item
+from tests.sources.faulty_server import SILENCE_S
 from tests.sources.hub_standin import HubStandin
 
 QUICK = Patience(tries=3, wait_s=0.01, longest_wait_s=0.05, timeout_s=5)
@@ -323,3 +325,12 @@ def test_a_full_commit_needs_no_network_once_fetched(hub: HubStandin, root: Root
     hub.close()
     offline = texts(root, revision=hub.commit("ours/texts"))
     assert (offline.revision(), list(offline.items())) == (revision, items)
+
+
+def test_a_silent_hub_is_not_waited_for_for_ever(hub: HubStandin, root: Root) -> None:
+    """Listing a repository, for which the library names no time-out, ends at ours and is tried again."""
+    hub.fail("/tree/", "silent")
+    config = HuggingFaceDataset(source="huggingface", id="ours/texts", text_column="sentence")
+    started = time.monotonic()
+    assert len(list(HuggingFaceSource(config, root, Patience(tries=2, wait_s=0.01, timeout_s=0.5)).items())) == 3
+    assert time.monotonic() - started < SILENCE_S / 2

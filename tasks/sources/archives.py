@@ -1,0 +1,87 @@
+"""Archives from elsewhere: checked against what the provider says of them, looked through, then unpacked."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import stat
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+import requests
+from kagglehub.integrity import get_md5_checksum_from_response
+
+from storage.digests import file_digest
+from storage.errors import DamagedFile, InputError
+
+
+def check_download(archive: Path, response: requests.Response, *, where: str) -> str:
+    """SHA-256 of an archive whose size and MD5 are as its answer's headers say, where they do; else it is removed: DamagedFile."""
+    size, md5 = response.headers.get("Content-Length"), get_md5_checksum_from_response(response)
+    expected, got = [], []
+    if size is not None:
+        expected.append(f"{size} bytes")
+        got.append(f"{archive.stat().st_size} bytes")
+    if md5 is not None:
+        expected.append(f"MD5 {md5}")
+        got.append(f"MD5 {_md5(archive)}")
+    if got != expected:
+        archive.unlink()
+        raise damaged(where, ", ".join(expected), ", ".join(got))
+    return file_digest(archive)
+
+
+def unpack(archive: Path, folder: Path, *, where: str) -> tuple[int, int]:
+    """Unpack a zip or tar archive whose members are all plain files and folders inside of `folder`; the files and their bytes."""
+    folder.mkdir()
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as packed:
+                for member in packed.infolist():
+                    mode = stat.S_IFMT(member.external_attr >> 16)
+                    _refuse_unless(_inside(member.filename) and mode in {0, stat.S_IFREG, stat.S_IFDIR}, member.filename, where)
+                packed.extractall(folder)
+        else:
+            with tarfile.open(archive) as bundle:
+                for entry in bundle:
+                    _refuse_unless(_inside(entry.name) and (entry.isfile() or entry.isdir()), entry.name, where)
+                bundle.extractall(folder, filter="data")
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as problem:
+        archive.unlink()
+        raise damaged(where, "a zip or tar archive", f"{type(problem).__name__}: {problem}") from None
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return len(sizes), sum(sizes)
+
+
+def damaged(where: str, expected: str, got: str) -> DamagedFile:
+    """The error of a download that is not what its provider says."""
+    return DamagedFile(
+        "a downloaded archive is not what the provider says it is",
+        where=where,
+        expected=expected,
+        got=got,
+        next_step="run the build again: the archive is fetched anew; if it stays so, tell the data set's owner",
+    )
+
+
+def _inside(name: str) -> bool:
+    path = PurePosixPath(name.replace("\\", "/"))
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _refuse_unless(harmless: bool, name: str, where: str) -> None:
+    if not harmless:
+        raise InputError(
+            "the archive holds a member that could write or read outside of its folder",
+            where=f"{where}, member {name}",
+            expected="plain files and folders with paths inside of the archive",
+            got="a link, a device or a path that leads out",
+            next_step="do not use this data set; tell its owner",
+        )
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return base64.b64encode(hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).digest()).decode()
