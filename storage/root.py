@@ -5,6 +5,7 @@
 <root>/prefect/                                   the embedded Prefect's own files
 <root>/tmp/                                       temporaries of running processes
 <root>/sources/<dataset>/<revision>/              what was downloaded or generated
+<root>/sources/_huggingface/                      the Hugging Face libraries' own files
 <root>/datasets/<name>/<stage>/<digest>/          items.parquet, rejects.parquet, manifest.json
 <root>/embeddings/<fingerprint>/part-*.parquet    the content-addressed embedding store
 <root>/indexes/<name>/trained|shards/             FAISS files by key, shared between snapshots
@@ -86,6 +87,10 @@ class Root:
 
     def source(self, name: str, revision: str) -> Path:
         return self.path / "sources" / name / revision
+
+    @property
+    def huggingface(self) -> Path:
+        return self.path / "sources" / "_huggingface"
 
     def dataset(self, name: str, stage: str, digest: str) -> Path:
         return self.path / "datasets" / name / stage / digest[:16]

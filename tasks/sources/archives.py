@@ -21,7 +21,7 @@ def check_download(archive: Path, response: requests.Response, *, where: str) ->
     """SHA-256 of an archive whose size and MD5 are as its answer's headers say, where they do; else it is removed: DamagedFile."""
     size, md5 = response.headers.get("Content-Length"), get_md5_checksum_from_response(response)
     expected, got = [], []
-    if size is not None:
+    if size is not None and "Content-Encoding" not in response.headers:
         expected.append(f"{size} bytes")
         got.append(f"{archive.stat().st_size} bytes")
     if md5 is not None:
@@ -42,7 +42,7 @@ def unpack(archive: Path, folder: Path, *, where: str) -> tuple[int, int]:
                 for member in packed.infolist():
                     mode = stat.S_IFMT(member.external_attr >> 16)
                     _refuse_unless(_inside(member.filename) and mode in {0, stat.S_IFREG, stat.S_IFDIR}, member.filename, where)
-                packed.extractall(folder)
+                packed.extractall(folder)  # noqa: S202 (every member was looked at)
         else:
             with tarfile.open(archive) as bundle:
                 for entry in bundle:

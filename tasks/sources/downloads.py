@@ -134,4 +134,4 @@ def _wait(state: RetryCallState, patience: Patience) -> float:
         asked = str(getattr(getattr(link, "response", None), "headers", {}).get("retry-after", ""))
         if asked.isdigit():
             return min(float(asked), patience.longest_wait_s)
-    return wait_exponential_jitter(patience.wait_s, patience.longest_wait_s, jitter=patience.wait_s / 2)(state)
+    return wait_exponential_jitter(multiplier=patience.wait_s, max=patience.longest_wait_s, jitter=patience.wait_s / 2)(state)

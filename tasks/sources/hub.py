@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -38,6 +39,7 @@ class Hub:
         self._name, self._cache, self._patience = name, cache, patience
         self._place = ""
         _bound_every_call(patience.timeout_s)
+        os.environ.setdefault("HF_XET_CACHE", str(cache / "xet"))  # read by the hub's fast transfer, which takes no argument for it
 
     def commit(self, revision: str) -> str:
         """The full commit that a branch, tag or commit stands for; one small request."""
@@ -49,22 +51,30 @@ class Hub:
         streaming = sum(file.size or 0 for file in info.siblings or []) > streaming_above
         self._place = f"hf://datasets/{self._name}@{commit}" if streaming else str(self._snapshot(info))
         named = {"path": f"hf://datasets/{self._name}", "revision": commit} if streaming else {"path": self._place}
+        with _library_cache(self._cache / "hub"):
+            return load_dataset_builder(**named, name=config, cache_dir=str(self._cache / "datasets"))
+
+    @contextmanager
+    def reading(self, config: str | None) -> Iterator[None]:
+        """Turn what the libraries say of a data set that they cannot make out while the block runs into an InputError."""
         try:
-            with _library_cache(self._cache / "hub"):
-                return load_dataset_builder(**named, name=config, cache_dir=str(self._cache / "datasets"))
-        except ValueError as problem:
+            yield
+        except (ValueError, TypeError, KeyError, RuntimeError, FileNotFoundError) as problem:
+            if passes(problem, FAULTS) or status(problem):
+                raise
             raise InputError(
-                "the data set has no such configuration",
-                where=f"dataset.config = {config}, of {self._name}",
-                expected="a configuration of the data set",
-                got=str(problem).splitlines()[0],
-                next_step="name one of them in dataset.config",
-            ) from None
+                "the data set cannot be read",
+                where=f"dataset.id = {self._name}, dataset.config = {config}",
+                expected="a configuration of the data set, with data files and no program of its own",
+                got=" ".join(f"{type(problem).__name__}: {problem}".split())[:400],
+                next_step="mend dataset.config, or choose another data set",
+            ) from problem
 
     def read(self, path: str) -> bytes:
         """The bytes of a file that a row names. A row may name files of its own data set only."""
-        place = path.rsplit("::", 1)[-1]
-        if not place.startswith(self._place + "/") or ".." in PurePosixPath(place).parts:
+        *packed, place = path.split("::")
+        outside = not place.startswith(self._place + "/") or ".." in PurePosixPath(place).parts
+        if outside or not all(archive.startswith("zip://") for archive in packed):
             raise InputError(
                 "a row names a file outside of its data set",
                 where=f"dataset.id = {self._name}",
@@ -106,7 +116,7 @@ class Hub:
             _check(folder / file.rfilename, file, self._name)
         return folder
 
-    def _refused(self, error: HfHubHTTPError) -> Exception:
+    def _refused(self, error: HfHubHTTPError) -> InputError:
         match error:
             case GatedRepoError():
                 what, next_step = "the data set is gated", "accept its terms on its page, then log in with `hf auth login` or set HF_TOKEN"
@@ -115,25 +125,23 @@ class Hub:
             case RepositoryNotFoundError():
                 what = "the data set is not on the hub, or is private"
                 next_step = "mend dataset.id, or log in with `hf auth login` or HF_TOKEN"
-            case _ if status(error) in {401, 403}:
-                what, next_step = "the hub refuses access to the data set", "log in with `hf auth login` or set HF_TOKEN"
             case _:
-                return error
+                what, next_step = "the hub refuses the request", "log in with `hf auth login` or HF_TOKEN, or look at the data set's page"
         return InputError(
             what,
             where=f"dataset.id = {self._name}, at {constants.ENDPOINT}",
             expected="a data set and a revision that can be read",
-            got=f"HTTP status {status(error)}",
+            got=f"HTTP status {status(error)}: {str(error).splitlines()[0]}",
             next_step=next_step,
         )
 
 
 def _check(path: Path, file: RepoSibling, name: str) -> None:
     """Refuse a fetched file that is not what the hub says it holds, and forget it, so that the next fetch takes it anew."""
+    if not path.exists():
+        raise ConnectionError(f"{file.rfilename} did not arrive")  # the library gives what it has when the hub stops answering
     expected = f"SHA-256 {file.lfs.sha256}" if file.lfs else f"git blob {file.blob_id}"
-    got = "nothing"
-    if path.exists():
-        got = f"SHA-256 {file_digest(path)}" if file.lfs else f"git blob {_git_blob(path)}"
+    got = f"SHA-256 {file_digest(path)}" if file.lfs else f"git blob {_git_blob(path)}"
     if got != expected:
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)

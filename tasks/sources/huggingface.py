@@ -3,7 +3,6 @@
 <root>/sources/<slug>/<commit>/images/<split>/…        images in the bytes that the data set holds
 <root>/sources/<slug>/<commit>/rows-<split>.parquet    key, label, text, path and size of every row
 <root>/sources/<slug>/<commit>/inventory.json          written last
-<root>/sources/_huggingface/                           the hub library's own cache
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ class HuggingFaceSource:
 
     @cached_property
     def _hub(self) -> Hub:
-        return Hub(self._config.id, self._root.path / "sources" / "_huggingface", self._patience)
+        return Hub(self._config.id, self._root.huggingface, self._patience)
 
     @property
     def _folder(self) -> Path:
@@ -94,7 +93,8 @@ class HuggingFaceSource:
 
     def _fetched(self) -> Inventory:
         with track(f"fetching {self._config.id}", 1) as advance:
-            inventory = self._hub.ask(self._fetch)
+            with self._hub.reading(self._config.config):
+                inventory = self._hub.ask(self._fetch)
             advance(1)
         return inventory
 

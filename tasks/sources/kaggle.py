@@ -27,7 +27,8 @@ from requests.adapters import HTTPAdapter
 from configs.models import KaggleDataset
 from storage.atomic import commit
 from storage.digests import json_digest
-from storage.errors import InputError
+from storage.errors import DamagedFile, InputError
+from storage.lease import lease
 from storage.records import Frozen, Modality
 from storage.root import Root
 from tasks.progress import track
@@ -97,7 +98,9 @@ class KaggleSource:
     def _images(self) -> FolderSource:
         folder = self._root.source(self._slug, str(self._version))
         if read_record(folder / INVENTORY, Inventory) is None:
-            self._fetch(folder)
+            with lease(folder.with_name(f"{folder.name}.lease"), holder=f"process {os.getpid()}", wait=True):
+                if read_record(folder / INVENTORY, Inventory) is None:  # nobody fetched it while we waited
+                    self._fetch(folder)
         return FolderSource(_below(folder / "files", self._config.subdir), self._config)
 
     def _newest(self) -> int:
@@ -129,12 +132,15 @@ class KaggleSource:
         handle: DatasetHandle = parse_dataset_handle(f"{self._config.handle}/versions/{self._version}")
         request = ApiDownloadDatasetRequest()
         request.owner_slug, request.dataset_slug, request.dataset_version_number = handle.owner, handle.dataset, handle.version
-        with api.download_dataset(request) as response:
-            try:
+        resumed = archive.exists()
+        try:
+            with api.download_dataset(request) as response:
                 download_file(response, str(archive), handle)
-            except DataCorruptionError as problem:
-                raise damaged(str(handle), "the MD5 that the provider gives", str(problem).splitlines()[-2].strip()) from None
-            return check_download(archive, response, where=str(handle))
+                return check_download(archive, response, where=str(handle))
+        except (DataCorruptionError, DamagedFile) as problem:
+            if resumed:
+                raise ConnectionError("the rest of a cut download did not fit its beginning") from problem  # both are gone: start anew
+            raise problem if isinstance(problem, DamagedFile) else damaged(str(handle), "the provider's MD5", _told(problem)) from None
 
     def _ask(self, call: Callable[[Any], T]) -> T:
         """What `call` returns for Kaggle's data set API, waited for with patience; a refusal becomes an InputError."""
@@ -151,7 +157,7 @@ class KaggleSource:
         except requests.HTTPError as error:
             raise self._refused(error) from None
 
-    def _refused(self, error: requests.HTTPError) -> Exception:
+    def _refused(self, error: requests.HTTPError) -> InputError:
         match status(error):
             case 401 | 403:
                 what = "Kaggle refuses access to the data set"
@@ -160,14 +166,19 @@ class KaggleSource:
                 what = "Kaggle has no such data set or version"
                 next_step = "mend dataset.handle or dataset.version"
             case _:
-                return error
+                what, next_step = "Kaggle refuses the request", "look at the data set's page"
         return InputError(
             what,
             where=f"dataset.handle = {self._config.handle}, dataset.version = {self._config.version or 'newest'}",
             expected="a data set and a version that can be read",
-            got=f"HTTP status {status(error)}",
+            got=f"HTTP status {status(error)}: {str(error).splitlines()[0]}",
             next_step=next_step,
         )
+
+
+def _told(problem: Exception) -> str:
+    """The last thing that an error says."""
+    return str(problem).strip().splitlines()[-1].strip()
 
 
 class _Bounded(HTTPAdapter):

@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
 # An HTTP status; the connection cut after half of the body; other bytes of the same number; one byte too few in an answer that says so;
-# no answer at all.
-Fault = int | Literal["cut", "garbled", "short", "silent"]
+# no answer at all; none of these.
+Fault = int | Literal["cut", "garbled", "short", "silent", "pass"]
 SILENCE_S = 20
 
 
@@ -59,6 +59,18 @@ class FaultyServer:
         return None
 
 
+def _part(answer: Answer, asked: str) -> Answer:
+    first, _, last = asked.removeprefix("bytes=").partition("-")
+    start, end = int(first), min(int(last or len(answer.body)), len(answer.body) - 1)
+    return Answer(206, answer.body[start : end + 1], answer.headers | {"Content-Range": f"bytes {start}-{end}/{len(answer.body)}"})
+
+
+def _spoilt(answer: Answer, fault: Fault | None) -> Answer:
+    if fault == "garbled":
+        return Answer(answer.status, bytes(byte ^ 1 for byte in answer.body), answer.headers)
+    return Answer(answer.status, answer.body[:-1], answer.headers) if fault == "short" else answer
+
+
 def _handler(standin: FaultyServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -73,17 +85,9 @@ def _handler(standin: FaultyServer) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 return None
             answer = standin.answer(self.command, self.path, sent)
-            asked = self.headers.get("Range")
-            if asked and answer.status == 200:
-                first, _, last = asked.removeprefix("bytes=").partition("-")
-                start, end = int(first), min(int(last or len(answer.body)), len(answer.body) - 1)
-                span = {"Content-Range": f"bytes {start}-{end}/{len(answer.body)}"}
-                answer = Answer(206, answer.body[start : end + 1], answer.headers | span)
-            if fault == "garbled":
-                answer = Answer(answer.status, bytes(byte ^ 1 for byte in answer.body), answer.headers)
-            if fault == "short":
-                answer = Answer(answer.status, answer.body[:-1], answer.headers)
-            return self._send(answer, cut=fault == "cut")
+            if (asked := self.headers.get("Range")) and answer.status == 200:
+                answer = _part(answer, asked)
+            return self._send(_spoilt(answer, fault), cut=fault == "cut")
 
         do_GET = do_HEAD = do_POST = _serve  # noqa: N815
 

@@ -22,6 +22,7 @@ from tasks.sources.huggingface import HuggingFaceSource
 from tasks.sources.listing import Item
 from tests.sources.faulty_server import SILENCE_S
 from tests.sources.hub_standin import HubStandin
+from tests.sources.kaggle_standin import zipped
 
 QUICK = Patience(tries=3, wait_s=0.01, longest_wait_s=0.05, timeout_s=5)
 
@@ -153,6 +154,44 @@ def test_several_splits_of_texts_are_listed_one_after_the_other(hub: HubStandin,
     assert (ours.modality, ours.base) == ("text", None)
 
 
+@pytest.mark.parametrize("streaming_above", [10**9, 0], ids=["fetched", "streamed"])
+def test_a_configuration_chooses_its_files(hub: HubStandin, root: Root, streaming_above: int) -> None:
+    """The data set's card tells which files a configuration has; here CSV, whose columns are known only from its rows."""
+    card = "configs:\n" + "".join(
+        f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {name}.csv\n" for name in ("en", "fr")
+    )
+    hub.datasets["ours/tongues"] = {
+        "README.md": f"---\n{card}---\n".encode(),
+        "en.csv": b"text,sort\nyes,1\nno,2\n",
+        "fr.csv": b"text,sort\noui,1\n",
+    }
+    choice: dict[str, object] = {
+        "id": "ours/tongues",
+        "text_column": "text",
+        "label_column": "sort",
+        "streaming_above_bytes": streaming_above,
+    }
+    assert [(item.text, item.label) for item in texts(root, config="fr", **choice).items()] == [("oui", "1")]
+    assert [(item.text, item.label) for item in texts(root, config="en", **choice).items()] == [("yes", "1"), ("no", "2")]
+    with pytest.raises(InputError, match=r"\['en', 'fr'\]"):
+        list(texts(root, **choice).items())
+
+
+@pytest.mark.parametrize("streaming_above", [10**9, 0], ids=["fetched", "streamed"])
+def test_images_in_a_zip_keep_their_bytes(hub: HubStandin, root: Root, streaming_above: int) -> None:
+    """Where rows name images inside of the repository's own archive, those are read from it."""
+    hub.datasets["ours/packed"] = {"train.zip": zipped({"trees/0.png": png(0), "trees/1.jpg": jpeg(1)})}
+    ours = pictures(root, id="ours/packed", text_column=None, label_column=None, streaming_above_bytes=streaming_above)
+    assert contents(ours) == [png(0), jpeg(1)]
+
+
+def test_rows_that_the_library_cannot_make_out_are_told(hub: HubStandin, root: Root) -> None:
+    """A damaged table is an InputError with the library's own words, not a traceback."""
+    hub.datasets["ours/texts"]["data/train-00000-of-00001.parquet"] = b"no table"
+    with pytest.raises(InputError, match="cannot be read"):
+        list(texts(root).items())
+
+
 def test_open_source_opens_a_hub_data_set(hub: HubStandin, root: Root) -> None:
     """The config's kind is all that is needed to open it."""
     config = HuggingFaceDataset(source="huggingface", id="ours/texts", text_column="sentence")
@@ -247,9 +286,10 @@ def test_a_killed_fetch_goes_on_where_it_was(hub: HubStandin, root: Root) -> Non
     assert hub.downloads() == downloads
 
 
-def test_a_file_with_another_digest_is_refused(hub: HubStandin, root: Root) -> None:
+@pytest.mark.parametrize("request_line", ["GET /cdn/", "GET /datasets/ours/texts/resolve"], ids=["large", "small"])
+def test_a_file_with_another_digest_is_refused(hub: HubStandin, root: Root, request_line: str) -> None:
     """A file whose bytes are not those the hub tells of is never read, and is fetched anew by the next build."""
-    hub.fail("GET /cdn/", "garbled")
+    hub.fail(request_line, "garbled")
     with pytest.raises(DamagedFile, match="not what the hub says"):
         list(texts(root).items())
     assert not list(root.path.glob("sources/*/*/inventory.json"))
@@ -280,7 +320,7 @@ def test_an_image_that_changed_on_disk_is_told(hub: HubStandin, root: Root) -> N
         ({"revision": "v9"}, "no such revision"),
         ({"revision": "0" * 40}, "no such revision"),
         ({"split": "trian"}, "nearest: train"),
-        ({"config": "french"}, "no such configuration"),
+        ({"config": "french"}, "BuilderConfig 'french' not found"),
         ({"text_column": "sentense"}, "nearest: sentence"),
         ({"label_column": "sort"}, "number, sentence, topic"),
     ],
@@ -334,3 +374,12 @@ def test_a_silent_hub_is_not_waited_for_for_ever(hub: HubStandin, root: Root) ->
     started = time.monotonic()
     assert len(list(HuggingFaceSource(config, root, Patience(tries=2, wait_s=0.01, timeout_s=0.5)).items())) == 3
     assert time.monotonic() - started < SILENCE_S / 2
+
+
+def test_a_row_may_not_leave_its_data_set_by_a_chained_path(hub: HubStandin, root: Root) -> None:
+    """Only zip archives of the data set itself are opened on the way to a file."""
+    ours = texts(root)
+    list(ours.items())
+    with pytest.raises(InputError, match="outside of its data set"):
+        ours._hub.read(f"file:///etc/hostname::{ours._hub._place}/README.md")
+    assert ours._hub.read(f"{ours._hub._place}/README.md") == b"# Texts\n"
