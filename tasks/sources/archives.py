@@ -1,40 +1,21 @@
-"""Archives from elsewhere: checked against what the provider says of them, looked through, then unpacked."""
+"""Archives from elsewhere: looked through, then unpacked."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import stat
 import tarfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-import requests
-from kagglehub.integrity import get_md5_checksum_from_response
-
-from storage.digests import file_digest
 from storage.errors import DamagedFile, InputError
 
 
-def check_download(archive: Path, response: requests.Response, *, where: str) -> str:
-    """SHA-256 of an archive whose size and MD5 are as its answer's headers say, where they do; else it is removed: DamagedFile."""
-    size, md5 = response.headers.get("Content-Length"), get_md5_checksum_from_response(response)
-    expected, got = [], []
-    if size is not None and "Content-Encoding" not in response.headers:
-        expected.append(f"{size} bytes")
-        got.append(f"{archive.stat().st_size} bytes")
-    if md5 is not None:
-        expected.append(f"MD5 {md5}")
-        got.append(f"MD5 {_md5(archive)}")
-    if got != expected:
-        archive.unlink()
-        raise damaged(where, ", ".join(expected), ", ".join(got))
-    return file_digest(archive)
-
-
 def unpack(archive: Path, folder: Path, *, where: str) -> tuple[int, int]:
-    """Unpack a zip or tar archive whose members are all plain files and folders inside of `folder`; the files and their bytes."""
+    """Unpack a zip or tar archive whose members are all plain files and folders inside of `folder`; the files and their bytes.
+
+    An archive that is refused is removed.
+    """
     folder.mkdir()
     try:
         if zipfile.is_zipfile(archive):
@@ -51,6 +32,9 @@ def unpack(archive: Path, folder: Path, *, where: str) -> tuple[int, int]:
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as problem:
         archive.unlink()
         raise damaged(where, "a zip or tar archive", f"{type(problem).__name__}: {problem}") from None
+    except InputError:
+        archive.unlink()
+        raise
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     return len(sizes), sum(sizes)
 
@@ -80,8 +64,3 @@ def _refuse_unless(harmless: bool, name: str, where: str) -> None:
             got="a link, a device or a path that leads out",
             next_step="do not use this data set; tell its owner",
         )
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return base64.b64encode(hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).digest()).decode()

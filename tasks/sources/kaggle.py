@@ -3,43 +3,29 @@
 <root>/sources/<slug>/<version>/archive           a download under way; goes on where it was cut
 <root>/sources/<slug>/<version>/files/…           what the archive held
 <root>/sources/<slug>/<version>/inventory.json    written last
-
-kagglehub's client and its resuming download are used, but not its `dataset_download`: that waits for ever on a silent server, believes
-an archive of the right length whatever it holds, and unpacks it before anyone can look inside.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
-
-import requests
-from kagglehub.clients import build_kaggle_client, download_file
-from kagglehub.exceptions import DataCorruptionError
-from kagglehub.handle import DatasetHandle, parse_dataset_handle
-from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest, ApiGetDatasetRequest
-from requests.adapters import HTTPAdapter
 
 from configs.models import KaggleDataset
 from storage.atomic import commit
 from storage.digests import json_digest
-from storage.errors import DamagedFile, InputError
+from storage.errors import InputError
 from storage.lease import lease
 from storage.records import Frozen, Modality
 from storage.root import Root
 from tasks.progress import track
-from tasks.sources.archives import check_download, damaged, unpack
-from tasks.sources.downloads import INVENTORY, Patience, nearest, patiently, pin, pinned, read_record, slug, status
+from tasks.sources.archives import unpack
+from tasks.sources.downloads import INVENTORY, Patience, nearest, pin, pinned, read_record, slug
 from tasks.sources.folder import FolderSource
+from tasks.sources.kaggle_api import Kaggle
 from tasks.sources.listing import Item, Pair
-
-FAULTS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-
-T = TypeVar("T")
 
 
 class Inventory(Frozen):
@@ -75,7 +61,7 @@ class KaggleSource:
     def revision(self) -> str:
         """Digest of how the data set is read and of the version that it stands at now."""
         if self._config.version is None:
-            self._version = self._newest()
+            self._version = self._kaggle.newest()
             for listed in ("base", "labelled", "_images"):
                 self.__dict__.pop(listed, None)
             pin(self._root, self._slug, "newest", str(self._version))
@@ -92,7 +78,7 @@ class KaggleSource:
     @cached_property
     def _version(self) -> int:
         """The version that the config names or `revision` announced, in this process or an earlier one; else Kaggle's newest."""
-        return self._config.version or int(pinned(self._root, self._slug, "newest") or self._newest())
+        return self._config.version or int(pinned(self._root, self._slug, "newest") or self._kaggle.newest())
 
     @cached_property
     def _images(self) -> FolderSource:
@@ -103,18 +89,16 @@ class KaggleSource:
                     self._fetch(folder)
         return FolderSource(_below(folder / "files", self._config.subdir), self._config)
 
-    def _newest(self) -> int:
-        request = ApiGetDatasetRequest()
-        handle: DatasetHandle = parse_dataset_handle(self._config.handle)
-        request.owner_slug, request.dataset_slug = handle.owner, handle.dataset
-        return int(self._ask(lambda api: api.get_dataset(request)).current_version_number)
+    @cached_property
+    def _kaggle(self) -> Kaggle:
+        return Kaggle(self._config.handle, self._patience)
 
     def _fetch(self, folder: Path) -> None:
         """Download, check, unpack aside, move into place; then the inventory."""
         archive, files = folder / "archive", folder / "files"
         with track(f"fetching {self._config.handle}", 1) as advance, self._root.scratch.staging() as staging:
             folder.mkdir(parents=True, exist_ok=True)
-            digest = self._ask(lambda api: self._download(api, archive))
+            digest = self._kaggle.download(self._version, archive)
             count, size = unpack(archive, staging / "files", where=f"{self._config.handle}, version {self._version}")
             shutil.rmtree(files, ignore_errors=True)  # of a fetch that was killed before its inventory
             os.sync()  # what was unpacked, before the inventory can vouch for it
@@ -126,70 +110,6 @@ class KaggleSource:
         )  # fmt: skip
         self._root.write_record(folder / INVENTORY, inventory)
         archive.unlink()
-
-    def _download(self, api: Any, archive: Path) -> str:
-        """Bring the archive to disk, going on where an earlier try was cut; its SHA-256."""
-        handle: DatasetHandle = parse_dataset_handle(f"{self._config.handle}/versions/{self._version}")
-        request = ApiDownloadDatasetRequest()
-        request.owner_slug, request.dataset_slug, request.dataset_version_number = handle.owner, handle.dataset, handle.version
-        resumed = archive.exists()
-        try:
-            with api.download_dataset(request) as response:
-                download_file(response, str(archive), handle)
-                return check_download(archive, response, where=str(handle))
-        except (DataCorruptionError, DamagedFile) as problem:
-            if resumed:
-                raise ConnectionError("the rest of a cut download did not fit its beginning") from problem  # both are gone: start anew
-            raise problem if isinstance(problem, DamagedFile) else damaged(str(handle), "the provider's MD5", _told(problem)) from None
-
-    def _ask(self, call: Callable[[Any], T]) -> T:
-        """What `call` returns for Kaggle's data set API, waited for with patience; a refusal becomes an InputError."""
-
-        def attempt() -> T:
-            with build_kaggle_client() as client:
-                session = client.http_client()._session
-                for scheme in ("http://", "https://"):
-                    session.mount(scheme, _Bounded(self._patience.timeout_s))
-                return call(client.datasets.dataset_api_client)
-
-        try:
-            return patiently(attempt, self._patience, where=f"dataset.handle = {self._config.handle}", faults=FAULTS)
-        except requests.HTTPError as error:
-            raise self._refused(error) from None
-
-    def _refused(self, error: requests.HTTPError) -> InputError:
-        match status(error):
-            case 401 | 403:
-                what = "Kaggle refuses access to the data set"
-                next_step = "log in (KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY), and accept the data set's terms on its page"
-            case 404:
-                what = "Kaggle has no such data set or version"
-                next_step = "mend dataset.handle or dataset.version"
-            case _:
-                what, next_step = "Kaggle refuses the request", "look at the data set's page"
-        return InputError(
-            what,
-            where=f"dataset.handle = {self._config.handle}, dataset.version = {self._config.version or 'newest'}",
-            expected="a data set and a version that can be read",
-            got=f"HTTP status {status(error)}: {str(error).splitlines()[0]}",
-            next_step=next_step,
-        )
-
-
-def _told(problem: Exception) -> str:
-    """The last thing that an error says."""
-    return str(problem).strip().splitlines()[-1].strip()
-
-
-class _Bounded(HTTPAdapter):
-    """Gives every request a time-out: kagglehub's client names none."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        super().__init__()
-
-    def send(self, *args: Any, **named: Any) -> requests.Response:
-        return super().send(*args, **{**named, "timeout": named.get("timeout") or self._seconds})
 
 
 def _below(files: Path, subdir: str) -> Path:
