@@ -135,6 +135,18 @@ def test_a_cut_download_goes_on(kaggle: KaggleStandin, root: Root, digests: bool
     assert contents(leaves(root)) == MORE_LEAVES
 
 
+def test_a_cut_download_goes_on_in_the_next_build(kaggle: KaggleStandin, root: Root) -> None:
+    """What came before patience was over is kept, and never taken for the whole."""
+    kaggle.fail("GET /storage/", *["cut"] * 5)
+    with pytest.raises(SourceUnreachable):
+        contents(leaves(root, version=1))
+    (archive,) = root.path.glob("sources/*/1/archive")
+    kept = archive.read_bytes()
+    assert 0 < len(kept) < len(zipped(LEAVES))
+    assert kept == zipped(LEAVES)[: len(kept)]
+    assert contents(leaves(root, version=1)) == LEAVES
+
+
 def test_a_download_whose_rest_is_refused_starts_anew(kaggle: KaggleStandin, root: Root) -> None:
     """The words of a 503 that answers the request for the rest are not taken for the rest."""
     kaggle.fail("GET /storage/", "cut", "pass", 503)
