@@ -23,7 +23,7 @@ class Answer:
 
 
 class FaultyServer:
-    """`answer` is a subclass's. requests: the lines `GET /path` so far."""
+    """`answer` is a subclass's. requests: the lines `GET /path`, or `GET /path bytes=5-`, so far."""
 
     def __init__(self) -> None:
         self.requests: list[str] = []
@@ -77,7 +77,7 @@ def _handler(standin: FaultyServer) -> type[BaseHTTPRequestHandler]:
 
         def _serve(self) -> None:
             sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            fault = standin.note(f"{self.command} {self.path}")
+            fault = standin.note(f"{self.command} {self.path} {self.headers.get('Range', '')}".strip())
             if isinstance(fault, int):
                 return self._send(Answer(fault, b"no", {"Retry-After": "0"}))
             if fault == "silent":
