@@ -26,8 +26,10 @@ def prepare_environment(root: Path, *, verbose: bool = False) -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HOME": str(root / "models"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",  # with it, the hub's client also leaves the home directory alone
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "MPLCONFIGDIR": str(root / "tmp" / "matplotlib"),
     }

@@ -2,6 +2,7 @@
 
 IndexmillError            exit code 2   base: what, where, expected, got, next step
 |- InputError                           the config, the source or the data is wrong; never retried
+|- SourceUnreachable                    the network or a provider's server does not answer; also a ConnectionError, so it is tried again
 |- SourceChanged                        an item changed while it was being read; the next run lists it anew
 |- DamagedFile                          a file is not what its record says
 |- RootUnusable                         the root cannot be written
@@ -35,6 +36,10 @@ class IndexmillError(Exception):
 
 class InputError(IndexmillError):
     """The config, the source or the data is not usable as it is."""
+
+
+class SourceUnreachable(IndexmillError, ConnectionError):
+    """A provider cannot be reached now. It is a ConnectionError too: what tries passing faults again tries this."""
 
 
 class SourceChanged(IndexmillError):

@@ -5,6 +5,8 @@
 <root>/prefect/                                   the embedded Prefect's own files
 <root>/tmp/                                       temporaries of running processes
 <root>/sources/<dataset>/<revision>/              what was downloaded or generated
+<root>/models/                                    encoders fetched from a hub
+<root>/sources/_huggingface/                      the Hugging Face libraries' own files
 <root>/datasets/<name>/<stage>/<digest>/          items.parquet, rejects.parquet, manifest.json
 <root>/datasets/<name>/memory/                    what ingest and validate remember from night to night
 <root>/openings/<policy>/part-*.parquet           what came of opening each image, by content
@@ -88,6 +90,10 @@ class Root:
 
     def source(self, name: str, revision: str) -> Path:
         return self.path / "sources" / name / revision
+
+    @property
+    def huggingface(self) -> Path:
+        return self.path / "sources" / "_huggingface"
 
     def dataset(self, name: str, stage: str, digest: str) -> Path:
         return self.path / "datasets" / name / stage / digest[:16]

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from configs.models import DatasetConfig, FolderDataset, StdlibDataset, StsDataset, TableDataset, TinyImagenetDataset
+from configs.models import (
+    DatasetConfig,
+    FolderDataset,
+    HuggingFaceDataset,
+    KaggleDataset,
+    StdlibDataset,
+    StsDataset,
+    TableDataset,
+    TinyImagenetDataset,
+)
 from storage.root import Root
 from tasks.sources.folder import FolderSource
 from tasks.sources.listing import Item, Source
@@ -27,5 +36,11 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
             return StsSource(config)
         case TableDataset():
             return TableSource(config, root)
-        case _:
-            raise NotImplementedError(config.source)
+        case HuggingFaceDataset():
+            from tasks.sources.huggingface import HuggingFaceSource  # here: its libraries take a second that only its users have to pay
+
+            return HuggingFaceSource(config, root)
+        case KaggleDataset():
+            from tasks.sources.kaggle import KaggleSource  # here: for the same reason
+
+            return KaggleSource(config, root)

@@ -40,11 +40,19 @@ class Pair:
 
 
 class Source(Protocol):
-    """modality: what its items are. base: the folder that paths start from. labelled: whether items have labels."""
+    """What the stages ask of a data set."""
 
     modality: Modality
-    base: Path | None
-    labelled: bool
+
+    @property
+    def base(self) -> Path | None:
+        """The folder that paths start from; None for texts."""
+        ...
+
+    @property
+    def labelled(self) -> bool:
+        """Whether items have labels."""
+        ...
 
     def revision(self) -> str:
         """A digest that changes whenever the list or the content of an item may have changed; found without opening items."""

@@ -1,0 +1,133 @@
+"""Kaggle's side of the source: the newest version looked up, a version's archive downloaded and checked.
+
+kagglehub's client and its resuming download are used, but not its `dataset_download`: that waits for ever on a silent server, believes
+an archive of the right length whatever it holds, and unpacks it before anyone can look inside.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import requests
+from kagglehub.clients import build_kaggle_client, download_file
+from kagglehub.exceptions import DataCorruptionError
+from kagglehub.handle import parse_dataset_handle
+from kagglehub.integrity import get_md5_checksum_from_response
+from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest, ApiGetDatasetRequest
+from requests.adapters import HTTPAdapter
+
+from storage.digests import file_digest
+from storage.errors import DamagedFile, InputError
+from tasks.sources.archives import damaged
+from tasks.sources.downloads import Patience, patiently, status
+
+FAULTS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+
+T = TypeVar("T")
+
+
+class Kaggle:
+    """One data set on Kaggle."""
+
+    def __init__(self, handle: str, patience: Patience) -> None:
+        self._handle, self._patience = handle, patience
+        logging.getLogger("kagglehub").setLevel(logging.WARNING)  # it tells of every step on standard output
+
+    def newest(self) -> int:
+        """The number of the newest version; one small request."""
+        request = ApiGetDatasetRequest()
+        request.owner_slug, request.dataset_slug = self._handle.split("/")
+        return int(self._ask(lambda api: api.get_dataset(request)).current_version_number)
+
+    def download(self, version: int, archive: Path) -> str:
+        """Bring a version's archive to disk, going on where an earlier download was cut; its SHA-256."""
+        return self._ask(lambda api: self._download(api, version, archive))
+
+    def _download(self, api: Any, version: int, archive: Path) -> str:
+        handle = parse_dataset_handle(f"{self._handle}/versions/{version}")
+        request = ApiDownloadDatasetRequest()
+        request.owner_slug, request.dataset_slug, request.dataset_version_number = handle.owner, handle.dataset, handle.version
+        resumed = archive.exists()
+        try:
+            with api.download_dataset(request) as response:
+                download_file(response, str(archive), handle)
+                return _checked(archive, response, where=str(handle))
+        except (DataCorruptionError, DamagedFile) as problem:
+            if resumed:
+                raise ConnectionError("the rest of a cut download did not fit its beginning") from problem  # both are gone: start anew
+            raise problem if isinstance(problem, DamagedFile) else damaged(str(handle), "the provider's MD5", _told(problem)) from None
+
+    def _ask(self, call: Callable[[Any], T]) -> T:
+        """What `call` returns for Kaggle's data set API, waited for with patience; a refusal becomes an InputError."""
+
+        def attempt() -> T:
+            with build_kaggle_client() as client:
+                session = client.http_client()._session
+                for scheme in ("http://", "https://"):
+                    session.mount(scheme, _Bounded(self._patience.timeout_s))
+                return call(client.datasets.dataset_api_client)
+
+        try:
+            return patiently(attempt, self._patience, where=f"dataset.handle = {self._handle}", faults=FAULTS)
+        except requests.HTTPError as error:
+            raise self._refused(error) from None
+
+    def _refused(self, error: requests.HTTPError) -> InputError:
+        match status(error):
+            case 401 | 403:
+                what = "Kaggle refuses access to the data set"
+                next_step = "log in (KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY), and accept the data set's terms on its page"
+            case 404:
+                what = "Kaggle has no such data set or version"
+                next_step = "mend dataset.handle or dataset.version"
+            case _:
+                what, next_step = "Kaggle refuses the request", "look at the data set's page"
+        return InputError(
+            what,
+            where=f"dataset.handle = {self._handle}",
+            expected="a data set and a version that can be read",
+            got=f"HTTP status {status(error)}: {str(error).splitlines()[0]}",
+            next_step=next_step,
+        )
+
+
+def _told(problem: Exception) -> str:
+    """The last thing that an error says."""
+    return str(problem).strip().splitlines()[-1].strip()
+
+
+class _Bounded(HTTPAdapter):
+    """Gives every request a time-out: kagglehub's client names none."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        super().__init__()
+
+    def send(self, *args: Any, **named: Any) -> requests.Response:
+        return super().send(*args, **{**named, "timeout": named.get("timeout") or self._seconds})
+
+
+def _checked(archive: Path, response: requests.Response, *, where: str) -> str:
+    """SHA-256 of an archive whose size and MD5 are as its answer's headers say, where they do; else it is removed: DamagedFile."""
+    size, md5 = response.headers.get("Content-Length"), get_md5_checksum_from_response(response)
+    expected, got = [], []
+    if size is not None and "Content-Encoding" not in response.headers:
+        expected.append(f"{size} bytes")
+        got.append(f"{archive.stat().st_size} bytes")
+    if md5 is not None:
+        expected.append(f"MD5 {md5}")
+        got.append(f"MD5 {_md5(archive)}")
+    if got != expected:
+        archive.unlink()
+        raise damaged(where, ", ".join(expected), ", ".join(got))
+    return file_digest(archive)
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return base64.b64encode(hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).digest()).decode()

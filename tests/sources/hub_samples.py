@@ -1,0 +1,106 @@
+"""Data sets for a stand-in of the hub, and sources that read them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from huggingface_hub import close_session, constants
+from PIL import Image
+
+from configs.models import HuggingFaceDataset
+from storage.root import Root
+from tasks.sources.downloads import Patience
+from tasks.sources.huggingface import HuggingFaceSource
+from tests.sources.hub_standin import HubStandin
+
+QUICK = Patience(tries=3, wait_s=0.01, longest_wait_s=0.05, timeout_s=5)
+
+
+def png(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (shade, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def jpeg(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), (0, shade, 0)).save(buffer, "JPEG", quality=40)
+    return buffer.getvalue()
+
+
+PICTURES = [jpeg(10), png(20), jpeg(30), png(40)]
+
+
+def pictures_parquet(folder: Path) -> bytes:
+    """A table of images, class labels and captions as `push_to_hub` writes it."""
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"]), "caption": datasets.Value("string")}
+    )
+    rows = {
+        "image": [{"bytes": content, "path": f"{number}.jpg"} for number, content in enumerate(PICTURES)],
+        "label": [0, 1, 0, -1],
+        "caption": ["a cat", "a dog", None, "who knows"],
+    }
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(folder / "pictures.parquet"))
+    return (folder / "pictures.parquet").read_bytes()
+
+
+def texts_parquet(*texts: str) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"sentence": list(texts), "topic": ["news"] * len(texts), "number": list(range(len(texts)))}), buffer)
+    return buffer.getvalue()
+
+
+@contextmanager
+def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubStandin]:
+    """A stand-in with three data sets, which the real libraries take for the hub; their default cache is below tmp_path."""
+    standin = HubStandin()
+    point_at(standin.url, monkeypatch)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    standin.datasets["ours/pictures"] = {"README.md": b"# Pictures\n", "data/train-00000-of-00001.parquet": pictures_parquet(tmp_path)}
+    standin.datasets["ours/texts"] = {
+        "README.md": b"# Texts\n",
+        "data/train-00000-of-00001.parquet": texts_parquet("one", "two", "three"),
+        "data/test-00000-of-00001.parquet": texts_parquet("four"),
+    }
+    standin.datasets["ours/folders"] = {f"train/{name}/{number}.png": png(number) for number, name in enumerate(["oak", "elm"])}
+    try:
+        yield standin
+    finally:
+        standin.close()
+        close_session()
+
+
+def point_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    close_session()
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", url)
+    monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)
+    monkeypatch.setenv("HF_TOKEN", "")
+
+
+def pictures(root: Root, **changes: object) -> HuggingFaceSource:
+    return source(root, **{"id": "ours/pictures", "image_column": "image", "label_column": "label", "text_column": "caption"} | changes)
+
+
+def texts(root: Root, **changes: object) -> HuggingFaceSource:
+    return source(root, **{"id": "ours/texts", "text_column": "sentence"} | changes)
+
+
+def source(root: Root, **config: object) -> HuggingFaceSource:
+    return HuggingFaceSource(HuggingFaceDataset.model_validate({"source": "huggingface"} | config), root, QUICK)
+
+
+def contents(source: HuggingFaceSource) -> list[bytes]:
+    items = list(source.items())
+    assert source.base is not None
+    return [(source.base / str(item.path)).read_bytes() for item in items]
