@@ -121,11 +121,11 @@ class _Process:
                 process_group=0,
             )  # fmt: skip
         self._running, self._ready = True, False
-        self.connection.send(self._job)
+        self._send(self._job)
 
-    def _send(self, request: Request) -> None:
-        with suppress(BrokenPipeError):  # the next answer tells of the death
-            self.connection.send(request)
+    def _send(self, message: Job | Request) -> None:
+        with suppress(ConnectionError):  # of a process that has died, which the lack of an answer will tell
+            self.connection.send(message)
 
     def _replace(self) -> dict[int, Group]:
         """A new process in the place of the dead one, and a verdict when it is clear which request killed it."""

@@ -18,7 +18,7 @@ from storage import tables
 from storage.errors import InputError
 from storage.root import Root
 from tasks.sources.downloads import nearest
-from tasks.sources.folder import SUFFIXES
+from tasks.sources.images import SUFFIXES
 
 ROWS = pa.schema({"key": pa.string(), "label": pa.string(), "text": pa.string(), "path": pa.string(), "size": pa.int64()})
 BATCH_ROWS = 1024

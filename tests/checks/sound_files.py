@@ -101,8 +101,8 @@ def _key_coloured(indices: np.ndarray) -> Iterator[Kind]:
     shown_pixels[indices == 1] = 255
     shown = Image.fromarray(shown_pixels)
     yield Kind("png_8_bit_colour_key", png(size, 8, 2, lines(colours), chunk(b"tRNS", struct.pack(">HHH", 9, 8, 7))), shown)
-    key = chunk(b"tRNS", struct.pack(">HHH", 9 * 257, 8 * 257, 7 * 257))
-    yield Kind("png_16_bit_colour_key", png(size, 16, 2, lines(colours.astype(np.uint16) * 257), key), shown)
+    key = chunk(b"tRNS", struct.pack(">HHH", *(256 * value + 77 for value in (9, 8, 7))))
+    yield Kind("png_16_bit_colour_key", png(size, 16, 2, lines(colours.astype(np.uint16) * 256 + 77), key), shown)
 
 
 def _moving() -> Iterator[Kind]:
