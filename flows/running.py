@@ -8,7 +8,7 @@ from configs.loading import load_config
 from flows.display import display, stderr_console
 from flows.environment import prepare_environment
 from storage.root import Root
-from tasks.progress import watched_by
+from tasks.progress import track, watched_by
 
 
 def run_build(config: str, root: str, settings: list[str], *, rehash: bool = False, verbose: bool = False) -> dict[str, Any]:
@@ -19,7 +19,9 @@ def run_build(config: str, root: str, settings: list[str], *, rehash: bool = Fal
     from flows.server import embedded_server  # Prefect reads its settings when it is imported: after prepare_environment
 
     with display(stderr_console()) as watcher, watched_by(watcher), embedded_server() as ready:
-        from flows.build_index import build_index
+        with track("starting Prefect", 1) as advance:
+            from flows.build_index import build_index
 
-        ready()
+            ready()
+            advance(1)
         return build_index(config, str(place.path), settings, rehash)

@@ -59,7 +59,7 @@ class Snapshots:
                 where=str(path),
                 expected="schema_version 1",
                 got=f"schema_version {version}; {problem.error_count()} differences",
-                next_step="read it with the version that wrote it, or build again",
+                next_step="use the version of Indexmill that wrote it, or build into a new root",
             ) from None
 
     def next_id(self, content: str) -> str:
