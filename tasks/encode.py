@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,8 @@ def _vectors(encoder: Encoder, rows: list[Row], base: str | None, advance: Advan
     if base is None:
         vectors = encode_batches(encoder, [row["text"] for row in rows], advance)
     else:
-        blocks = []
-        with ThreadPoolExecutor(2) as openers:
-            for start in range(0, len(rows), encoder.window):
-                window = rows[start : start + encoder.window]
-                blocks.append(encode_batches(encoder, list(openers.map(lambda row: _open(Path(base) / row["path"], row), window)), advance))
-        vectors = np.concatenate(blocks)
+        windows = _opened(rows, Path(base), encoder.window)
+        vectors = np.concatenate([encode_batches(encoder, images, advance) for images in windows])
     lengths = np.linalg.norm(vectors, axis=1)
     if not np.all(np.isfinite(lengths) & (lengths > 0)):
         row = rows[int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])]
@@ -95,6 +92,18 @@ def _vectors(encoder: Encoder, rows: list[Row], base: str | None, advance: Advan
             next_step="take the item out of the source; other encoders may take it",
         )
     return vectors
+
+
+def _opened(rows: list[Row], base: Path, size: int) -> Iterator[list[Any]]:
+    """The images of the rows, `size` at a time. The next are being opened while the caller works on the last."""
+    ahead: deque[list[Future[Any]]] = deque()
+    with ThreadPoolExecutor(2) as openers:
+        for start in range(0, len(rows), size):
+            ahead.append([openers.submit(_open, base / row["path"], row) for row in rows[start : start + size]])
+            if len(ahead) > 1:
+                yield [image.result() for image in ahead.popleft()]
+        for images in ahead:
+            yield [image.result() for image in images]
 
 
 def _open(path: Path, row: Row) -> Any:
