@@ -4,137 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-
-class Section(BaseModel):
-    """A part of the config: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class AnyDataset(Section):
-    """What every source understands.
-
-    exclude_labels: labels whose items are left out. limit: a random sample of so many items, drawn by a keyed hash of the key with
-    `sample_seed`, so that a larger limit keeps the smaller one's items.
-    """
-
-    exclude_labels: tuple[str, ...] = ()
-    limit: int | None = Field(default=None, ge=1)
-    sample_seed: int = 0
-
-
-class StdlibDataset(AnyDataset):
-    """The documented modules, classes and functions of the running Python's standard library; label = module."""
-
-    source: Literal["stdlib"]
-
-
-class ImageFolder(AnyDataset):
-    """How a tree of images is read.
-
-    labels: `folder` takes the name of the folder at depth `label_depth` below the top (1 is the first), `metadata` the column
-    `label_column` of a metadata file, `none` reads images from any depth unlabelled. captions: `metadata` takes the column
-    `caption_column`, `text` a .txt file of the same stem beside the image. A metadata file is Hugging Face ImageFolder's
-    `metadata.csv`, `.jsonl` or `.parquet` with a column `file_name`.
-    """
-
-    labels: Literal["folder", "metadata", "none"] = "folder"
-    label_depth: int = Field(default=1, ge=1, le=16)
-    label_column: str = "label"
-    captions: Literal["none", "metadata", "text"] = "none"
-    caption_column: str = "text"
-
-
-class FolderDataset(ImageFolder):
-    """A tree of images on disk."""
-
-    source: Literal["folder"]
-    path: str = Field(description="the folder; {root} stands for the root directory")
-
-
-class KaggleDataset(ImageFolder):
-    """A Kaggle data set, downloaded and unpacked once a version, then read as a folder below `subdir`. version: None takes the newest."""
-
-    source: Literal["kaggle"]
-    handle: str = Field(pattern="^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+$")
-    version: int | None = Field(default=None, ge=1)
-    subdir: str = ""
-
-
-class HuggingFaceDataset(AnyDataset):
-    """A data set on the Hugging Face Hub, pinned to the commit that `revision` (a branch, tag or commit) stands for.
-
-    split: one or more of its splits. image_column makes items images, with text_column as their caption; else text_column is the
-    item. key_column: None numbers the rows of each split. streaming_above_bytes: a larger data set is streamed, never held on disk whole.
-    """
-
-    source: Literal["huggingface"]
-    id: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")
-    config: str | None = None
-    split: str | tuple[str, ...] = "train"
-    revision: str = "main"
-    image_column: str | None = None
-    text_column: str | None = None
-    label_column: str | None = None
-    key_column: str | None = None
-    streaming_above_bytes: int = Field(default=2_000_000_000, ge=0)
-
-    @model_validator(mode="after")
-    def _one_column_at_least(self) -> HuggingFaceDataset:
-        if not (self.image_column or self.text_column):
-            raise ValueError("name dataset.image_column, dataset.text_column or both")
-        return self
-
-
-class TinyImagenetDataset(AnyDataset):
-    """tiny-imagenet as its archive unpacks: train/<wnid>/images, val/val_annotations.txt, words.txt for labels that can be read."""
-
-    source: Literal["tiny-imagenet"]
-    path: str
-    splits: tuple[Literal["train", "val"], ...] = ("train", "val")
-
-
-class StsDataset(AnyDataset):
-    """Sentences with scored pairs, in the text layouts of the STS benchmark (`stsbenchmark`) and of SICK (`sick`)."""
-
-    source: Literal["sts"]
-    stsbenchmark: str | None = Field(default=None, description="folder with sts-train.csv, sts-dev.csv, sts-test.csv")
-    sick: str | None = Field(default=None, description="folder with SICK_train.txt, SICK_trial.txt, SICK_test_annotated.txt")
-
-    @model_validator(mode="after")
-    def _one_folder_at_least(self) -> StsDataset:
-        if not (self.stsbenchmark or self.sick):
-            raise ValueError("name dataset.stsbenchmark, dataset.sick or both")
-        return self
-
-
-class TableDataset(AnyDataset):
-    """A table of a team's own: Parquet, CSV (with a header) or JSON lines; `path` may be a pattern such as data/*.parquet.
-
-    image_column holds image paths relative to the table's folder and makes items images, with text_column as their caption; else
-    text_column is the item. key_column: None numbers the rows.
-    """
-
-    source: Literal["parquet", "csv", "jsonl"]
-    path: str
-    text_column: str | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    key_column: str | None = None
-
-    @model_validator(mode="after")
-    def _one_column_at_least(self) -> TableDataset:
-        if not (self.image_column or self.text_column):
-            raise ValueError("name dataset.image_column, dataset.text_column or both")
-        return self
-
-
-DatasetConfig = Annotated[
-    StdlibDataset | FolderDataset | KaggleDataset | HuggingFaceDataset | TinyImagenetDataset | StsDataset | TableDataset,
-    Field(discriminator="source"),
-]
+from configs.datasets import DatasetConfig
+from configs.section import Section
 
 
 class ValidateConfig(Section):
@@ -236,8 +109,8 @@ class EvaluationConfig(Section):
 class GateConfig(Section):
     """minimum: the least value of a measure. maximum_drop: the most that a measure may fall below the live snapshot's value."""
 
-    minimum: dict[str, float] = {}
-    maximum_drop: dict[str, float] = {}
+    minimum: dict[str, float] = Field(default_factory=dict)
+    maximum_drop: dict[str, float] = Field(default_factory=dict)
 
 
 class PublishConfig(Section):

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from prefect import task
 
-from configs.models import DatasetConfig
+from configs.datasets import DatasetConfig
 from storage import tables
 from storage.atomic import commit
 from storage.digests import content_digest, item_id, json_digest

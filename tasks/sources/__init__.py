@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from configs.models import (
+from configs.datasets import (
     DatasetConfig,
     FolderDataset,
     HuggingFaceDataset,

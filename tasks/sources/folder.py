@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from configs.models import ImageFolder
+from configs.datasets import ImageFolder
 from storage.digests import rows_digest
 from storage.errors import InputError
 from storage.records import Modality

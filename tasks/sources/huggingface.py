@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from configs.models import HuggingFaceDataset
+from configs.datasets import HuggingFaceDataset
 from storage import tables
 from storage.digests import json_digest
 from storage.errors import DamagedFile, InputError, SourceUnreachable

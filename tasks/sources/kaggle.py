@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from configs.models import KaggleDataset
+from configs.datasets import KaggleDataset
 from storage.atomic import commit
 from storage.digests import json_digest
 from storage.errors import InputError

@@ -15,7 +15,7 @@ from typing import cast
 
 import pyarrow as pa
 
-from configs.models import ImageFolder
+from configs.datasets import ImageFolder
 from storage import tables
 from storage.errors import InputError
 from tasks.sources.columns import TableFormat, require_columns, text_rows

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.models import StsDataset
+from configs.datasets import StsDataset
 from storage.digests import content_digest, rows_digest
 from storage.errors import InputError
 from storage.records import Modality

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from configs.models import TableDataset
+from configs.datasets import TableDataset
 from storage.digests import rows_digest
 from storage.errors import InputError
 from storage.records import Modality

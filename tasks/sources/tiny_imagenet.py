@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from configs.models import TinyImagenetDataset
+from configs.datasets import TinyImagenetDataset
 from storage.digests import rows_digest
 from storage.errors import InputError
 from storage.records import Modality

@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import close_session, constants
 from PIL import Image
 
-from configs.models import HuggingFaceDataset
+from configs.datasets import HuggingFaceDataset
 from storage.root import Root
 from tasks.sources.downloads import Patience
 from tasks.sources.huggingface import HuggingFaceSource

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.models import FolderDataset
+from configs.datasets import FolderDataset
 from storage.digests import item_id
 from storage.errors import InputError
 from storage.root import Root

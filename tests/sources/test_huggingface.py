@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.models import HuggingFaceDataset
+from configs.datasets import HuggingFaceDataset
 from storage.errors import InputError
 from storage.root import Root
 from tasks.sources import open_source

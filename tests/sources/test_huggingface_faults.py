@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from configs.models import HuggingFaceDataset
+from configs.datasets import HuggingFaceDataset
 from storage.errors import DamagedFile, InputError, SourceUnreachable
 from storage.root import Root
 from tasks.policy import PASSING

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from kagglesdk import kaggle_env
 
-from configs.models import KaggleDataset
+from configs.datasets import KaggleDataset
 from storage.errors import DamagedFile, InputError, SourceUnreachable
 from storage.root import Root
 from tasks.policy import PASSING

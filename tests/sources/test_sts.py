@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.models import StsDataset
+from configs.datasets import StsDataset
 from storage.digests import content_digest
 from storage.errors import InputError
 from storage.root import Root

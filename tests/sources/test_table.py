@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.models import TableDataset
+from configs.datasets import TableDataset
 from storage.errors import InputError
 from storage.root import Root
 from tasks.sources import open_source

@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 
-from configs.models import TinyImagenetDataset
+from configs.datasets import TinyImagenetDataset
 from storage.errors import InputError
 from storage.root import Root
 from tasks.sources import open_source
