@@ -60,7 +60,7 @@ class AnyEncoder(Section):
 
 
 class SentenceTransformersEncoder(AnyEncoder):
-    """Texts, by a sentence-transformers model."""
+    """Texts, by a sentence-transformers model. model may also be a model's id on the Hugging Face Hub, ORG/NAME."""
 
     kind: Literal["sentence-transformers"]
 
@@ -71,7 +71,42 @@ class EfficientNetLiteEncoder(AnyEncoder):
     kind: Literal["efficientnet-lite"]
 
 
-EncoderConfig = Annotated[SentenceTransformersEncoder | EfficientNetLiteEncoder, Field(discriminator="kind")]
+class OpenClipEncoder(AnyEncoder):
+    """Images, and the texts that describe them, in one space, by a CLIP model of open_clip.
+
+    model: an architecture of the library (`ViT-B-32`), or a model with a configuration of its own: `hf-hub:ORG/NAME`, or
+    `local-dir:PATH` for a folder that holds the same files. pretrained: which weights go with an architecture, as a tag of the library
+    (`openai`, `laion2b_s34b_b79k`), a checkpoint's path, or `package:NAME/PATH`; a path has a slash or a dot in it, a tag has neither.
+    """
+
+    kind: Literal["open-clip"]
+    pretrained: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _weights_from_one_place(self) -> OpenClipEncoder:
+        if self.model.startswith(("hf-hub:", "local-dir:")):
+            if self.pretrained is not None:
+                raise ValueError("encoder.pretrained goes with an architecture; this encoder.model brings its own weights")
+        elif self.pretrained is None:
+            raise ValueError("name encoder.pretrained: a tag such as openai, or the path of a checkpoint")
+        return self
+
+
+class TimmEncoder(AnyEncoder):
+    """Images, by the pooled features of a timm model.
+
+    model: an architecture of the library (`resnet18`, `mobilenetv3_large_100`). pretrained: which weights, as a tag of the library
+    (`a1_in1k`), a checkpoint's path, or `package:NAME/PATH`; a path has a slash or a dot in it, a tag has neither. None takes the
+    library's default tag. A local checkpoint's images are prepared as those of the default tag.
+    """
+
+    kind: Literal["timm"]
+    pretrained: str | None = Field(default=None, min_length=1)
+
+
+EncoderConfig = Annotated[
+    SentenceTransformersEncoder | EfficientNetLiteEncoder | OpenClipEncoder | TimmEncoder, Field(discriminator="kind")
+]
 
 
 class IndexConfig(Section):

@@ -44,7 +44,7 @@ def build(
 @app.command()
 def search(
     name: Annotated[str, typer.Argument(help="The index.")],
-    query: Annotated[str | None, typer.Argument(help="A text, for an index of texts.")] = None,
+    query: Annotated[str | None, typer.Argument(help="A text, for an index of texts, or of images by open-clip.")] = None,
     image: Annotated[Path | None, typer.Option(help="An image, for an index of images.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many results.")] = 10,
     root: RootOption = DEFAULT_ROOT,

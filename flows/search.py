@@ -18,7 +18,7 @@ from storage.snapshots import Snapshots
 from tasks.checks.images import Limits, UnreadableImage, read_image
 from tasks.checks.items import normalised
 from tasks.encoders import identify, load_encoder
-from tasks.encoders.encoding import encode_batches
+from tasks.encoders.encoding import EncodesTextsToo, encode_batches
 from tasks.indexes.files import read_index
 from tasks.indexes.searcher import Searcher
 
@@ -55,7 +55,7 @@ def open_searcher(snapshots: Snapshots, manifest: Manifest) -> Searcher:
 def _query(manifest: Manifest, text: str | None, image: Path | None) -> Any:
     """The query in the form that the snapshot's encoder takes."""
     asked = [modality for modality, given in (("text", text), ("image", image)) if given is not None]
-    if asked != [manifest.modality]:
+    if len(asked) != 1 or asked[0] not in _taken(manifest):
         raise InputError(
             f"index {manifest.name} holds {manifest.modality}s, and is asked with one of them",
             got=" and ".join(asked) or "nothing to look for",
@@ -72,6 +72,11 @@ def _query(manifest: Manifest, text: str | None, image: Path | None) -> Any:
         raise InputError("the query image cannot be read", where=str(image), got=str(problem)) from None
 
 
+def _taken(manifest: Manifest) -> set[str]:
+    """What the index may be asked with: what it holds, and texts where its encoder puts images and texts into one space."""
+    return {manifest.modality, "text"} if manifest.config["encoder"]["kind"] == "open-clip" else {manifest.modality}
+
+
 def _encode(manifest: Manifest, query: Any) -> np.ndarray:
     """float32 (1, dim), by the very encoder that made the snapshot's vectors; another fingerprint is refused."""
     config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(manifest.config["encoder"])
@@ -84,7 +89,10 @@ def _encode(manifest: Manifest, query: Any) -> np.ndarray:
             got=f"fingerprint {fingerprint}",
             next_step=f"indexmill build {manifest.name}, or install the versions that it names",
         )
-    return encode_batches(load_encoder(config), [query])
+    encoder = load_encoder(config)
+    if isinstance(query, str) and isinstance(encoder, EncodesTextsToo):
+        return encoder.encode_texts([query], 1)
+    return encode_batches(encoder, [query])
 
 
 def _described(root: Root, snapshots: Snapshots, manifest: Manifest, ids: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:

@@ -58,7 +58,7 @@ def _load(config: EncoderConfig, split: SplitDataset) -> Encoder:
             f"this encoder takes {encoder.modality}s, and the data set has {split.modality}s",
             where="encoder.kind",
             got=config.kind,
-            next_step="choose sentence-transformers for texts, efficientnet-lite for images",
+            next_step="choose sentence-transformers for texts, efficientnet-lite, timm or open-clip for images",
         )
     return encoder
 

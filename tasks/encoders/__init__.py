@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from configs.models import EfficientNetLiteEncoder, EncoderConfig, SentenceTransformersEncoder
+from configs.models import EfficientNetLiteEncoder, EncoderConfig, OpenClipEncoder, SentenceTransformersEncoder, TimmEncoder
 from tasks.encoders.encoding import Encoder
 from tasks.encoders.identity import Identity, identify
 
@@ -20,3 +20,11 @@ def load_encoder(config: EncoderConfig) -> Encoder:
             from tasks.encoders.efficientnet_lite import EfficientNetLiteModel
 
             return EfficientNetLiteModel(config)
+        case OpenClipEncoder():
+            from tasks.encoders.open_clip import OpenClipModel
+
+            return OpenClipModel(config)
+        case TimmEncoder():
+            from tasks.encoders.timm import TimmModel
+
+            return TimmModel(config)

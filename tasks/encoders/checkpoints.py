@@ -1,0 +1,157 @@
+"""Where the weights of an open_clip or timm architecture lie: a local checkpoint, or what one of the library's tags stands for.
+
+Local ones are found without importing the library, which takes seconds; only the library knows what its tags stand for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from configs.models import OpenClipEncoder, TimmEncoder
+from storage.errors import InputError
+from tasks.encoders.locating import CONFIGURATION, WEIGHTS, locate
+
+TAG = re.compile(r"[\w-]+")
+# The order in which open_clip itself looks for weights in a folder, and timm in a repository.
+OPEN_CLIP_FILES = (
+    "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth",
+    "model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth",
+)  # fmt: skip
+TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights, and what they are for.
+
+    path: the file; the folder of a model with a configuration of its own. architecture: the library's name of it, None for a folder.
+    tag: the library's name of the weights, which also says how images are prepared; None for a local file.
+    """
+
+    path: Path
+    architecture: str | None
+    tag: str | None = None
+
+
+def find_open_clip(config: OpenClipEncoder) -> Checkpoint:
+    """The weights of an open_clip model. Raises InputError for an unknown architecture or tag, or weights that are not there."""
+    if config.model.startswith(("hf-hub:", "local-dir:")):
+        return Checkpoint(_open_clip_folder(config.model), architecture=None)
+    _known_to_open_clip(config.model)
+    pretrained = str(config.pretrained)
+    if not TAG.fullmatch(pretrained):
+        return Checkpoint(_file(pretrained), config.model)
+    import open_clip.pretrained as library
+
+    if not (named := library.get_pretrained_cfg(config.model, pretrained)):
+        raise _unknown("tag of this architecture", "encoder.pretrained", pretrained, library.list_pretrained_tags_by_model(config.model))
+    name, _, file = named["hf_hub"].rpartition("/")
+    wanted = (str(Path(file).with_suffix(".safetensors")), file) if file else OPEN_CLIP_FILES
+    return Checkpoint(_hub_file(name, "open-clip", wanted), config.model, pretrained)
+
+
+def find_timm(config: TimmEncoder) -> Checkpoint:
+    """The weights of a timm model. Raises InputError for an unknown architecture or tag, or weights that are not there."""
+    _known_to_timm(config.model)
+    if config.pretrained and not TAG.fullmatch(config.pretrained):
+        return Checkpoint(_file(config.pretrained), config.model)
+    import timm
+
+    tags = [name.partition(".")[2] for name in timm.list_models(f"{config.model}.*", pretrained=True)]
+    if config.pretrained and config.pretrained not in tags:
+        raise _unknown("tag of this architecture", "encoder.pretrained", config.pretrained, tags)
+    named = timm.get_pretrained_cfg(f"{config.model}.{config.pretrained}" if config.pretrained else config.model)
+    if named is None or not named.hf_hub_id:
+        raise InputError(
+            "timm has no weights of this architecture on the hub",
+            where=f"encoder.model = {config.model}",
+            got=f"its own address: {named.url if named else None}",
+            next_step="name a local checkpoint in encoder.pretrained, or choose another architecture",
+        )
+    wanted = (named.hf_hub_filename,) if named.hf_hub_filename else TIMM_FILES
+    return Checkpoint(_hub_file(named.hf_hub_id, "timm", wanted), config.model, named.tag)
+
+
+def folder_weights(folder: Path) -> Path | None:
+    """The weights that open_clip takes in a folder."""
+    return next((folder / name for name in OPEN_CLIP_FILES if (folder / name).is_file()), None)
+
+
+def _open_clip_folder(model: str) -> Path:
+    """The folder of a model with a configuration of its own, with everything that open_clip needs of it."""
+    place, _, name = model.partition(":")
+    if place == "hf-hub":
+        from tasks.encoders.hub import fetch_folder
+
+        folder = fetch_folder(name, "open-clip-folder", _open_clip_files, key="encoder.model")
+    else:
+        folder = locate(name)
+    if not (folder / "open_clip_config.json").is_file() or folder_weights(folder) is None:
+        raise InputError(
+            "the folder is not an open_clip model's",
+            where=f"encoder.model = {model}",
+            expected=f"open_clip_config.json and one of {', '.join(OPEN_CLIP_FILES)}",
+            got=", ".join(sorted(path.name for path in folder.iterdir())[:20]) if folder.is_dir() else "a file",
+            next_step="mend encoder.model",
+        )
+    return folder
+
+
+def _open_clip_files(names: list[str]) -> list[str]:
+    weights = [name for name in OPEN_CLIP_FILES if name in names][:1]
+    return [name for name in names if "/" not in name and Path(name).suffix in CONFIGURATION] + weights
+
+
+def _file(pretrained: str) -> Path:
+    path = locate(pretrained, "encoder.pretrained")
+    if path.is_file() and path.suffix in WEIGHTS:
+        return path
+    raise InputError(
+        "this is no checkpoint",
+        where=f"encoder.pretrained = {pretrained}",
+        expected=f"a file of the kind {', '.join(sorted(WEIGHTS))}",
+        got="a folder" if path.is_dir() else f"a file of the kind {path.suffix or 'of no ending'}",
+        next_step="mend encoder.pretrained",
+    )
+
+
+def _hub_file(name: str, purpose: str, wanted: Sequence[str]) -> Path:
+    from tasks.encoders.hub import fetch_file  # here: its libraries take a second that only its users have to pay
+
+    return fetch_file(name, purpose, wanted, key="encoder.pretrained")
+
+
+def _known_to_open_clip(architecture: str) -> None:
+    if (_folder_of("open_clip") / "model_configs" / f"{architecture}.json").is_file():
+        return
+    import open_clip
+
+    if architecture not in open_clip.list_models():
+        raise _unknown("architecture of open_clip", "encoder.model", architecture, open_clip.list_models())
+
+
+def _known_to_timm(architecture: str) -> None:
+    """timm's architectures are functions of their names: found in its source when they are there, so timm is asked only of others."""
+    if any(f"\ndef {architecture}(" in file.read_text(encoding="utf-8") for file in (_folder_of("timm") / "models").glob("*.py")):
+        return
+    import timm
+
+    if not timm.is_model(architecture):
+        raise _unknown("architecture of timm", "encoder.model", architecture, timm.list_models())
+
+
+def _folder_of(package: str) -> Path:
+    spec = find_spec(package)
+    return Path(spec.origin).parent if spec and spec.origin else Path(package)
+
+
+def _unknown(what: str, key: str, name: str, there: Iterable[str]) -> InputError:
+    near = difflib.get_close_matches(name, list(there), n=3, cutoff=0)
+    return InputError(
+        f"there is no such {what}", where=f"{key} = {name}", got=f"nearest: {', '.join(near) or 'none'}", next_step=f"mend {key}"
+    )

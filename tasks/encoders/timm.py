@@ -1,0 +1,78 @@
+"""Images by the pooled features of a timm model."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from timm.data.config import resolve_model_data_config
+from timm.data.transforms_factory import create_transform
+from timm.models import load_state_dict
+
+from configs.models import TimmEncoder
+from storage.errors import InputError
+from storage.records import Modality
+from tasks.encoders.checkpoints import Checkpoint, find_timm
+
+DEFAULT_BATCH = 32
+
+
+class TimmModel:
+    """A timm model without its classifier, in float32, on a GPU if there is one. Images are prepared as its weights' tag says."""
+
+    modality: Modality = "image"
+
+    def __init__(self, config: TimmEncoder) -> None:
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = _load(find_timm(config), config).to(self._device)
+        data = resolve_model_data_config(self._model)
+        self._prepare = create_transform(**data, is_training=False)
+        self._normalize = config.normalize
+        self.dim = self._forward(torch.zeros(1, *data["input_size"])).shape[1]
+        self.batch_size = DEFAULT_BATCH if config.batch_size == "auto" else config.batch_size
+        self.window = self.batch_size
+
+    def encode(self, items: Sequence[Image.Image], batch_size: int) -> np.ndarray:
+        """float32 (n, dim) for n RGB images."""
+        batches = (items[start : start + batch_size] for start in range(0, len(items), batch_size))
+        return np.concatenate([self._forward(torch.stack([self._prepare(image) for image in batch])) for batch in batches])
+
+    def _forward(self, pixels: torch.Tensor) -> np.ndarray:
+        with torch.inference_mode():
+            features = self._model(pixels.to(self._device))
+            if self._normalize:
+                features = torch.nn.functional.normalize(features, dim=1)
+        return np.asarray(features.float().cpu().numpy(), dtype=np.float32)
+
+
+def _load(checkpoint: Checkpoint, config: TimmEncoder) -> Any:
+    """The model with its weights, its classifier taken off. Only tensors are unpickled; a missing or other tensor is an error."""
+    name = f"{config.model}.{checkpoint.tag}" if checkpoint.tag else config.model
+    try:
+        # Built with the checkpoint's own classifier: without one, timm would let any tensor be missing.
+        classes = _classes(checkpoint.path, timm.get_pretrained_cfg(name))
+        source = {"file": str(checkpoint.path), "custom_load": False, "label_offset": 0, **classes}
+        model: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, **classes)
+        model.reset_classifier(0)
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as problem:
+        raise InputError(
+            f"the checkpoint is not one of {config.model}",
+            where=f"encoder.pretrained = {config.pretrained}",
+            expected="tensors of this architecture, and nothing but tensors",
+            got=" ".join(str(problem).split())[:300],
+            next_step="mend encoder.pretrained or encoder.model",
+        ) from None
+    return model.eval()
+
+
+def _classes(path: Path, named: Any) -> dict[str, Any]:
+    """How many classes the checkpoint's classifier tells apart, where it has one: a fine-tuned model has others than the library's."""
+    classifier = named.classifier if named else None
+    bias = load_state_dict(str(path), weights_only=True).get(f"{classifier}.bias")
+    return {} if bias is None else {"num_classes": len(bias)}
