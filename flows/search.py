@@ -18,7 +18,7 @@ from storage.snapshots import Snapshots
 from tasks.checks.images import Limits, UnreadableImage, read_image
 from tasks.checks.items import normalised
 from tasks.encoders import identify, load_encoder
-from tasks.encoders.encoding import EncodesTextsToo, encode_batches
+from tasks.encoders.encoding import EncodesTextsToo, encode_items
 from tasks.indexes.files import read_index
 from tasks.indexes.searcher import Searcher
 
@@ -92,7 +92,7 @@ def _encode(manifest: Manifest, query: Any) -> np.ndarray:
     encoder = load_encoder(config)
     if isinstance(query, str) and isinstance(encoder, EncodesTextsToo):
         return encoder.encode_texts([query], 1)
-    return encode_batches(encoder, [query])
+    return encode_items(encoder, [query])
 
 
 def _described(root: Root, snapshots: Snapshots, manifest: Manifest, ids: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:

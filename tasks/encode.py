@@ -76,12 +76,12 @@ def _chunks(batches: Iterator[Any], size: int) -> Iterator[list[Row]]:
 
 
 def _vectors(encoder: Encoder, rows: list[Row], base: str | None, advance: Advance) -> np.ndarray:
-    """float32 (n, dim). Images are held one window at a time, never a whole part."""
+    """float32 (n, dim). Of images, two windows at the model's own size are held, never a whole part."""
     if base is None:
-        vectors = encode_batches(encoder, [row["text"] for row in rows], advance)
+        vectors = encode_batches(encoder, [encoder.prepare(row["text"]) for row in rows], advance)
     else:
-        windows = _opened(rows, Path(base), encoder.window)
-        vectors = np.concatenate([encode_batches(encoder, images, advance) for images in windows])
+        windows = _prepared(encoder, rows, Path(base))
+        vectors = np.concatenate([encode_batches(encoder, window, advance) for window in windows])
     lengths = np.linalg.norm(vectors, axis=1)
     if not np.all(np.isfinite(lengths) & (lengths > 0)):
         row = rows[int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])]
@@ -94,23 +94,24 @@ def _vectors(encoder: Encoder, rows: list[Row], base: str | None, advance: Advan
     return vectors
 
 
-def _opened(rows: list[Row], base: Path, size: int) -> Iterator[list[Any]]:
-    """The images of the rows, `size` at a time. The next are being opened while the caller works on the last."""
+def _prepared(encoder: Encoder, rows: list[Row], base: Path) -> Iterator[list[Any]]:
+    """The images of the rows, opened and prepared, a window at a time. The next is under way while the caller works on the last."""
     ahead: deque[list[Future[Any]]] = deque()
+    size = encoder.window
     with ThreadPoolExecutor(2) as openers:
         for start in range(0, len(rows), size):
-            ahead.append([openers.submit(_open, base / row["path"], row) for row in rows[start : start + size]])
+            ahead.append([openers.submit(_open, encoder, base / row["path"], row) for row in rows[start : start + size]])
             if len(ahead) > 1:
                 yield [image.result() for image in ahead.popleft()]
         for images in ahead:
             yield [image.result() for image in images]
 
 
-def _open(path: Path, row: Row) -> Any:
+def _open(encoder: Encoder, path: Path, row: Row) -> Any:
     try:
         content = path.read_bytes()
         if content_digest(content) == row["content_digest"]:
-            return read_image(content, UNLIMITED)
+            return encoder.prepare(read_image(content, UNLIMITED))
     except (OSError, UnreadableImage):
         pass
     raise SourceChanged("an image changed while the build was running", where=str(path), next_step="run the build again")

@@ -38,22 +38,21 @@ class EfficientNetLiteModel:
         self.batch_size = DEFAULT_BATCH if config.batch_size == "auto" else config.batch_size
         self.window = self.batch_size
 
-    def encode(self, items: Sequence[Image.Image], batch_size: int) -> np.ndarray:
-        """float32 (n, 1280) for n RGB images."""
-        return np.concatenate([self._forward(items[start : start + batch_size]) for start in range(0, len(items), batch_size)])
+    def prepare(self, item: Image.Image) -> np.ndarray:
+        """The central square at 224 x 224 (bicubic), each value mapped by (x - 127) / 128: float32 (224, 224, 3)."""
+        edge = min(item.size)
+        left, top = (item.width - edge) // 2, (item.height - edge) // 2
+        square = item.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=(left, top, left + edge, top + edge))
+        return (np.asarray(square, dtype=np.float32) - 127) / 128
 
-    def _forward(self, images: Sequence[Image.Image]) -> np.ndarray:
-        pixels = torch.from_numpy(np.stack([_pixels(image) for image in images])).permute(0, 3, 1, 2)
+    def encode(self, prepared: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+        """float32 (n, 1280) for n prepared images."""
+        return np.concatenate([self._forward(prepared[start : start + batch_size]) for start in range(0, len(prepared), batch_size)])
+
+    def _forward(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         with torch.inference_mode():
             features = self._model.extract_features(pixels.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3))
             if self._normalize:
                 features = torch.nn.functional.normalize(features, dim=1)
         return np.asarray(features.numpy(), dtype=np.float32)
-
-
-def _pixels(image: Image.Image) -> np.ndarray:
-    """The model's own input: the central square at 224 x 224 (bicubic), each value mapped by (x - 127) / 128. float32 (224, 224, 3)."""
-    edge = min(image.size)
-    left, top = (image.width - edge) // 2, (image.height - edge) // 2
-    square = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=(left, top, left + edge, top + edge))
-    return (np.asarray(square, dtype=np.float32) - 127) / 128

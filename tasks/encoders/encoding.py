@@ -22,8 +22,12 @@ class Encoder(Protocol):
     batch_size: int
     window: int
 
-    def encode(self, items: Sequence[Any], batch_size: int) -> np.ndarray:
-        """Vectors of the items in their order: float32 (n, dim)."""
+    def prepare(self, item: Any) -> Any:
+        """What `encode` takes for one item: for an image, its pixels at the model's own size. Called from several threads at once."""
+        ...
+
+    def encode(self, prepared: Sequence[Any], batch_size: int) -> np.ndarray:
+        """Vectors of prepared items in their order: float32 (n, dim)."""
         ...
 
 
@@ -36,12 +40,17 @@ class EncodesTextsToo(Protocol):
         ...
 
 
-def encode_batches(encoder: Encoder, items: Sequence[Any], advance: Advance = lambda finished: None) -> np.ndarray:
-    """Encode items window by window: float32 (n, dim). When memory runs out the batch is halved, for good, and tried again."""
-    vectors = np.empty((len(items), encoder.dim), dtype=np.float32)
+def encode_items(encoder: Encoder, items: Sequence[Any]) -> np.ndarray:
+    """Vectors of a handful of items, none of them prepared: float32 (n, dim)."""
+    return encode_batches(encoder, [encoder.prepare(item) for item in items])
+
+
+def encode_batches(encoder: Encoder, prepared: Sequence[Any], advance: Advance = lambda finished: None) -> np.ndarray:
+    """Encode prepared items window by window: float32 (n, dim). When memory runs out the batch is halved, for good, and tried again."""
+    vectors = np.empty((len(prepared), encoder.dim), dtype=np.float32)
     start = 0
-    while start < len(items):
-        window = items[start : start + encoder.window]
+    while start < len(prepared):
+        window = prepared[start : start + encoder.window]
         try:
             vectors[start : start + len(window)] = encoder.encode(window, encoder.batch_size)
         except Exception as problem:

@@ -29,17 +29,19 @@ class OpenClipModel:
         checkpoint = find_open_clip(config)
         self._name = checkpoint.architecture or f"local-dir:{checkpoint.path}"
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model, self._prepare = _load(self._name, checkpoint, config, self._device)
+        self._model, self._transform = _load(self._name, checkpoint, config, self._device)
         self._normalize = config.normalize
         self.dim = int(open_clip.get_model_config(self._name)["embed_dim"])
         self.batch_size = DEFAULT_BATCH if config.batch_size == "auto" else config.batch_size
         self.window = self.batch_size
 
-    def encode(self, items: Sequence[Image.Image], batch_size: int) -> np.ndarray:
-        """float32 (n, dim) for n RGB images."""
-        return self._batches(
-            lambda images: torch.stack([self._prepare(image) for image in images]), self._model.encode_image, items, batch_size
-        )
+    def prepare(self, item: Image.Image) -> torch.Tensor:
+        """float32 (3, height, width) of an RGB image, as the model's configuration says."""
+        return self._transform(item)
+
+    def encode(self, prepared: Sequence[torch.Tensor], batch_size: int) -> np.ndarray:
+        """float32 (n, dim) for n prepared images."""
+        return self._batches(lambda images: torch.stack(list(images)), self._model.encode_image, prepared, batch_size)
 
     def encode_texts(self, texts: Sequence[str], batch_size: int) -> np.ndarray:
         """float32 (n, dim) for n texts, in the space of the images. The model's tokenizer cuts them at its own maximum."""
@@ -58,11 +60,11 @@ class OpenClipModel:
                 next_step="look at the network, or name a folder with the tokenizer's files as encoder.model: local-dir:PATH",
             ) from None
 
-    def _batches(self, prepare: Callable[[Any], torch.Tensor], forward: Callable[..., Any], items: Sequence[Any], size: int) -> np.ndarray:
+    def _batches(self, stack: Callable[[Any], torch.Tensor], forward: Callable[..., Any], items: Sequence[Any], size: int) -> np.ndarray:
         vectors = []
         with torch.inference_mode():
             for start in range(0, len(items), size):
-                batch = prepare(items[start : start + size]).to(self._device)
+                batch = stack(items[start : start + size]).to(self._device)
                 vectors.append(forward(batch, normalize=self._normalize).float().cpu().numpy())
         return np.concatenate(vectors)
 

@@ -26,9 +26,13 @@ class SentenceTransformersModel:
         self.batch_size = DEFAULT_BATCH if config.batch_size == "auto" else config.batch_size
         self.window = max(512, self.batch_size)
 
-    def encode(self, items: Sequence[str], batch_size: int) -> np.ndarray:
+    def prepare(self, item: str) -> str:
+        """The text itself: the model cuts it into tokens."""
+        return item
+
+    def encode(self, prepared: Sequence[str], batch_size: int) -> np.ndarray:
         """float32 (n, dim) for n texts."""
         return np.asarray(
-            self._model.encode(list(items), batch_size=batch_size, show_progress_bar=False, normalize_embeddings=self._normalize),
+            self._model.encode(list(prepared), batch_size=batch_size, show_progress_bar=False, normalize_embeddings=self._normalize),
             dtype=np.float32,
         )

@@ -32,16 +32,21 @@ class TimmModel:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = _load(find_timm(config), config).to(self._device)
         data = resolve_model_data_config(self._model)
-        self._prepare = create_transform(**data, is_training=False)
+        self._transform = create_transform(**data, is_training=False)
         self._normalize = config.normalize
         self.dim = self._forward(torch.zeros(1, *data["input_size"])).shape[1]
         self.batch_size = DEFAULT_BATCH if config.batch_size == "auto" else config.batch_size
         self.window = self.batch_size
 
-    def encode(self, items: Sequence[Image.Image], batch_size: int) -> np.ndarray:
-        """float32 (n, dim) for n RGB images."""
-        batches = (items[start : start + batch_size] for start in range(0, len(items), batch_size))
-        return np.concatenate([self._forward(torch.stack([self._prepare(image) for image in batch])) for batch in batches])
+    def prepare(self, item: Image.Image) -> torch.Tensor:
+        """float32 (3, height, width) of an RGB image, as the weights' tag says."""
+        pixels: torch.Tensor = self._transform(item)
+        return pixels
+
+    def encode(self, prepared: Sequence[torch.Tensor], batch_size: int) -> np.ndarray:
+        """float32 (n, dim) for n prepared images."""
+        batches = (list(prepared[start : start + batch_size]) for start in range(0, len(prepared), batch_size))
+        return np.concatenate([self._forward(torch.stack(batch)) for batch in batches])
 
     def _forward(self, pixels: torch.Tensor) -> np.ndarray:
         with torch.inference_mode():

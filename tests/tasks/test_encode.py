@@ -20,10 +20,13 @@ class Mean:
 
     modality, dim, batch_size, window = "image", 2, 32, 32
 
-    def encode(self, items: Sequence[Any], batch_size: int) -> np.ndarray:
+    def prepare(self, item: Image.Image) -> float:
+        return float(np.asarray(item).mean())
+
+    def encode(self, prepared: Sequence[Any], batch_size: int) -> np.ndarray:
         if batch_size > 4:
             raise MemoryError
-        return np.array([[np.asarray(image).mean() + 1, 1] for image in items])
+        return np.array([[grey + 1, 1] for grey in prepared])
 
 
 @pytest.fixture
@@ -57,8 +60,8 @@ def test_a_vector_that_cannot_be_searched_is_refused_by_its_item(bad: float, row
     """Not a number, infinite, or all zero."""
 
     class Poisoned(Mean):
-        def encode(self, items: Sequence[Any], batch_size: int) -> np.ndarray:
-            vectors = super().encode(items, batch_size)
+        def encode(self, prepared: Sequence[Any], batch_size: int) -> np.ndarray:
+            vectors = super().encode(prepared, batch_size)
             vectors[vectors[:, 0] == 8] = bad
             return vectors
 

@@ -13,7 +13,7 @@ from PIL import Image
 from configs.loading import load_config
 from storage.errors import InputError
 from tasks.encoders import identify, load_encoder
-from tasks.encoders.encoding import encode_batches
+from tasks.encoders.encoding import encode_batches, encode_items
 from tasks.encoders.locating import locate
 
 SENTENCES = ["A man is playing a guitar.", "Someone plays an instrument.", "The stock market fell.", "", "word " * 600]
@@ -36,7 +36,7 @@ def test_minilm_agrees_with_the_models_own_layers_one_sentence_at_a_time() -> No
         tokens = tokenizer(sentence, return_tensors="pt", truncation=True, max_length=256)
         with torch.inference_mode():
             theirs.append(model(**tokens).last_hidden_state[0].mean(dim=0).numpy())
-    ours = encode_batches(load_encoder(config), SENTENCES)
+    ours = encode_items(load_encoder(config), SENTENCES)
     assert ours.shape == (5, 384)
     assert ours.dtype == np.float32
     assert cosine(ours, np.array(theirs)).min() > 0.9999
@@ -64,7 +64,7 @@ def test_efficientnet_agrees_with_the_models_own_loop_one_image_at_a_time() -> N
         pixels = torch.tensor((np.asarray(square, np.float32) - 127) / 128).permute(2, 0, 1)[None]
         with torch.inference_mode():
             theirs.append(model.extract_features(pixels).mean(dim=(2, 3))[0].numpy())
-    ours = encode_batches(load_encoder(config), images)
+    ours = encode_items(load_encoder(config), images)
     assert ours.shape == (3, 1280)
     assert cosine(ours, np.array(theirs)).min() > 0.9999
 
