@@ -104,7 +104,7 @@ def _open_clip_folder(model: str) -> Path:
 
 def _open_clip_files(names: list[str]) -> list[str]:
     weights = [name for name in OPEN_CLIP_FILES if name in names][:1]
-    return [name for name in names if "/" not in name and Path(name).suffix in CONFIGURATION] + weights
+    return [name for name in names if "/" not in name and Path(name).suffix in CONFIGURATION] + weights if weights else []
 
 
 def _file(pretrained: str) -> Path:

@@ -45,7 +45,8 @@ def model_files(path: Path) -> list[Path]:
 
 
 def _sentence_transformer_files(names: list[str]) -> list[str]:
-    """What the library reads of a repository. Its weights come in several formats; safetensors are taken where there are some."""
-    names = [name for name in names if not name.startswith(("onnx/", "openvino/"))]
-    safe = [name for name in names if name.endswith(".safetensors")]
-    return [name for name in names if Path(name).suffix in CONFIGURATION] + (safe or [name for name in names if name.endswith(".bin")])
+    """What the library reads of a repository: of weights that come in several formats, safetensors, else PyTorch's, folder by folder."""
+    paths = [Path(name) for name in names if not name.startswith(("onnx/", "openvino/"))]
+    safe = {path.parent for path in paths if path.suffix == ".safetensors"}
+    weights = [path for path in paths if path.suffix == ".safetensors" or (path.suffix == ".bin" and path.parent not in safe)]
+    return [path.as_posix() for path in paths if path.suffix in CONFIGURATION] + [path.as_posix() for path in weights] if weights else []

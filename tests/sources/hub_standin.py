@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from tests.sources.faulty_server import Answer, FaultyServer
 
-LARGE = {".parquet", ".png", ".jpg", ".zip"}
+LARGE = {".parquet", ".png", ".jpg", ".zip", ".safetensors"}
 
 
 class HubStandin(FaultyServer):

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import close_session, constants
 from PIL import Image
 
 from configs.loading import load_config
-from storage.errors import InputError
+from configs.models import SentenceTransformersEncoder
+from storage.errors import DamagedFile, InputError, SourceUnreachable
 from tasks.encoders import identify, load_encoder
 from tasks.encoders.encoding import encode_batches, encode_items
 from tasks.encoders.locating import locate
+from tasks.policy import PASSING
+from tests.tasks.checkpoints import ModelHub, cosine, opened_hub, sentence_folder
 
 SENTENCES = ["A man is playing a guitar.", "Someone plays an instrument.", "The stock market fell.", "", "word " * 600]
-
-
-def cosine(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    return (ours * theirs).sum(axis=1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
 
 
 def test_minilm_agrees_with_the_models_own_layers_one_sentence_at_a_time() -> None:
@@ -149,3 +149,64 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
     config = load_config("demo-images", [f"encoder.model={tmp_path / 'other.pth'}", "encoder.weights_sha256=null"]).encoder
     with pytest.raises(InputError, match="not EfficientNet-Lite0"):
         load_encoder(config)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModelHub]:
+    """A stand-in for the hub with one small model, `ours/sentences`, in all the formats that real ones come in."""
+    with opened_hub(monkeypatch, tmp_path / "cache") as standin:
+        standin.put("ours/sentences", sentence_folder(tmp_path / "sentences"))
+        standin.datasets["ours/sentences"] |= {"pytorch_model.bin": b"again", "onnx/model.onnx": b"again", "onnx/config.json": b"{}"}
+        yield standin
+
+
+def sentences(model: str) -> SentenceTransformersEncoder:
+    return SentenceTransformersEncoder(kind="sentence-transformers", model=model)
+
+
+def test_a_sentence_model_of_the_hub_is_its_files_in_a_folder(hub: ModelHub, tmp_path: Path) -> None:
+    """The same fingerprint and vectors as a local copy; fetched once, without the formats that are not used."""
+    fetched = identify(sentences("ours/sentences"))
+    requests = len(hub.requests)
+    assert fetched.fingerprint == identify(sentences(str(tmp_path / "sentences"))).fingerprint
+    ours, theirs = (load_encoder(sentences(model)).encode(SENTENCES, 2) for model in ("ours/sentences", str(tmp_path / "sentences")))
+    assert ours.shape == (5, 32)
+    assert ours == pytest.approx(theirs)
+    assert len(hub.requests) == requests
+    assert not hub.asked("pytorch_model.bin")
+    assert not hub.asked("onnx")
+
+
+@pytest.mark.parametrize("left", ["config.json", "modules.json", "model.safetensors"])
+def test_a_fetch_that_was_cut_short_is_completed_and_never_used(hub: ModelHub, tmp_path: Path, left: str) -> None:
+    """Where any file of the model is missing the hub is asked again; without a hub it is an error, not half a model."""
+    whole = identify(sentences("ours/sentences")).fingerprint
+    next((tmp_path / "cache").glob(f"models--*/snapshots/*/{left}")).unlink()
+    assert identify(sentences("ours/sentences")).fingerprint == whole
+    next((tmp_path / "cache").glob("models--*/indexmill-*.json")).unlink()
+    hub.close()
+    close_session()
+    with pytest.raises(SourceUnreachable, match="cannot be reached"):
+        identify(sentences("ours/sentences"))
+
+
+def test_weights_that_are_not_what_the_hub_says_are_refused(hub: ModelHub) -> None:
+    """They are never loaded, and fetched anew by the next build."""
+    hub.fail("GET /cdn/", "garbled")
+    with pytest.raises(DamagedFile, match="not what the hub says"):
+        identify(sentences("ours/sentences"))
+    assert identify(sentences("ours/sentences")).details["weights"]["model.safetensors"]
+
+
+def test_a_hub_that_is_off_or_lacks_the_model_is_told_quickly(hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No such model is an InputError; HF_HUB_OFFLINE is a SourceUnreachable, which the tasks' retry policy counts as passing."""
+    with pytest.raises(InputError, match="no such model on the hub"):
+        identify(sentences("ours/nothing"))
+    hub.datasets["ours/empty"] = {"README.md": b"# Nothing"}
+    with pytest.raises(InputError, match="no weights that this encoder can read"):
+        identify(sentences("ours/empty"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    close_session()
+    with pytest.raises(SourceUnreachable, match="ours/sentences") as told:
+        identify(sentences("ours/sentences"))
+    assert isinstance(told.value, PASSING)
