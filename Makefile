@@ -31,6 +31,7 @@ check: $(INSTALLED)  ## Style, types, and who may import whom.
 
 bench: $(INSTALLED)  ## Measure; figures go to standard output.
 	$(BIN)/python benchmarks/spine.py
+	$(BIN)/python benchmarks/ingest.py --items 20000
 
 clean:  ## Remove .venv and caches; data stays.
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis indexmill.egg-info

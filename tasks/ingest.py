@@ -124,15 +124,19 @@ def _chosen_sql(listing: Path, config: DatasetConfig, inventory: Path | None) ->
 
 
 def _digested(batches: Iterator[pa.RecordBatch], base: Path | None, total: int) -> Iterator[pa.RecordBatch]:
-    """The batches with the digest of every item's content; null for an image that cannot be opened, which validation rejects."""
+    """The batches with the digest of every item's content; null for a lacking text or image, which validation rejects."""
     with track("reading items", total) as advance:
         for batch in batches:
             digests = [
-                known or (content_digest(text.encode()) if base is None else _file_digest(base / path) if path else None)
+                known or (_text_digest(text) if base is None else _file_digest(base / path) if path else None)
                 for text, path, known in zip(*(batch.column(name).to_pylist() for name in ("text", "path", "content_digest")), strict=True)
             ]
             yield pa.RecordBatch.from_arrays([*batch.columns[:-1], pa.array(digests, pa.string())], schema=ITEMS)
             advance(batch.num_rows)
+
+
+def _text_digest(text: str | None) -> str | None:
+    return None if text is None else content_digest(text.encode())
 
 
 def _file_digest(path: Path) -> str | None:

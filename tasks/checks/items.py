@@ -12,19 +12,22 @@ from pandera.errors import SchemaErrors
 
 
 def items_schema(*, modality: str, labelled: bool, max_text_length: int) -> pa.DataFrameSchema:
-    """What a row must be. Each check's name is the reason code of a row that fails it."""
-    filled = pa.Check.str_length(min_value=1, name="empty")
-    text = [pa.Check.str_length(min_value=1, name="empty_text"), pa.Check.str_length(max_value=max_text_length, name="text_too_long")]
+    """What a row must be. Each check's error is the reason code of a row that fails it."""
+    text = [_filled("empty_text"), pa.Check.str_length(max_value=max_text_length, error="text_too_long")]
     return pa.DataFrameSchema(
         {
-            "item_id": pa.Column(pl.Int64, pa.Check.gt(0, name="bad_id")),
-            "key": pa.Column(pl.String, pa.Check.str_length(min_value=1, name="empty_key")),
-            "label": pa.Column(pl.String, filled, nullable=not labelled),
+            "item_id": pa.Column(pl.Int64, pa.Check.gt(0, error="bad_id")),
+            "key": pa.Column(pl.String, _filled("empty_key")),
+            "label": pa.Column(pl.String, _filled("empty_label"), nullable=not labelled),
             "text": pa.Column(pl.String, text, nullable=modality != "text"),
-            "path": pa.Column(pl.String, filled, nullable=modality != "image"),
-            "content_digest": pa.Column(pl.String, pa.Check.str_matches("^[0-9a-f]{32}$", name="bad_digest")),
+            "path": pa.Column(pl.String, _filled("empty_path"), nullable=modality != "image"),
+            "content_digest": pa.Column(pl.String, pa.Check.str_matches("^[0-9a-f]{32}$", error="bad_digest")),
         }
     )
+
+
+def _filled(reason: str) -> pa.Check:
+    return pa.Check.str_length(min_value=1, error=reason)
 
 
 def row_rejects(frame: pl.DataFrame, schema: pa.DataFrameSchema) -> dict[int, tuple[str, str]]:
