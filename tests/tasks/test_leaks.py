@@ -113,10 +113,8 @@ def test_one_side_alone_has_no_leaks(queries: int, database: int, root: Root, tm
 
 def test_texts_alike_but_for_case_and_punctuation_leak_across_a_given_split(root: Root) -> None:
     """The query is found with the lowest id of its twins; other texts are not."""
-    listing = [
-        Item("a", "l", "A dog runs.", split="train"), Item("b", "l", "a dog  runs!", split="train"), Item("c", "l", "A DOG RUNS", split="test"),
-        Item("d", "l", "A dog ran.", split="test"), Item("e", "l", "A cat sits.", split="train"), Item("f", "l", "a dog: runs", split="test"),
-    ]  # fmt: skip
+    texts = {"a": "A dog runs.", "b": "a dog  runs!", "c": "A DOG RUNS", "d": "A dog ran.", "e": "A cat sits.", "f": "a dog: runs"}
+    listing = [Item(key, "l", text, split="test" if key in "cdf" else "train") for key, text in texts.items()]
     record = divided(root, Listed(listing), mode="given")
     ids = {row["key"]: row["item_id"] for row in rows(root, record.table)}
     found = rows(root, next(ref for ref in record.files if ref.path.endswith("leaks.parquet")))
