@@ -83,10 +83,10 @@ def pictures(base: Path) -> Listed:
     return Listed(image_items(base), base=base)
 
 
-def paint(path: Path, seed: int) -> Path:
-    """A small bitmap of seeded noise, all of one size in bytes, written long ago."""
+def paint(path: Path, seed: int, side: int = 24) -> Path:
+    """A bitmap of seeded noise, as many bytes as any other of its side, written long ago."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (24, 24), np.uint8)).save(path, "BMP")
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side), np.uint8)).save(path, "BMP")
     return aged(path)
 
 

@@ -1,0 +1,221 @@
+"""Every row is used or set aside with its reason, and no image is opened twice for nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from stages import LONG_AGO, Listed, aged, image_items, ingested, paint, pictures, rows, validated
+
+from configs.models import ValidateConfig
+from storage.errors import InputError
+from storage.root import Root
+from tasks.checks.images import UnreadableImage
+from tasks.sources import Item
+from tasks.validate import validate
+
+GOOD = Item("good", label="l", text="a text")
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """Six pictures of two labels."""
+    for number in range(6):
+        paint(tmp_path / "base" / f"l{number % 2}" / f"{number}.bmp", number)
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The day of September 2026 on which rejects are written; to be changed at will."""
+    day = [1]
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:
+            return datetime(2026, 9, day[0], tzinfo=UTC)
+
+    monkeypatch.setattr("tasks.checks.rejects.datetime", Clock)
+    yield day
+
+
+def reasons(root: Root, source: Listed, **limits: object) -> dict[str, str]:
+    """Key -> reason of every reject."""
+    return {row["key"]: row["reason"] for row in rows(root, validated(root, source, **limits).rejects)}
+
+
+def opened(root: Root) -> int:
+    """How many results of opening an image are kept."""
+    return sum(pq.read_metadata(part).num_rows for part in root.path.glob("openings/*/part-*.parquet"))
+
+
+TEXTS = {
+    "missing_label": Item("k", label=None, text="t"),
+    "empty_label": Item("k", label="", text="t"),
+    "missing_text": Item("k", label="l"),
+    "empty_text": Item("k", label="l", text=" \n"),
+    "text_too_long": Item("k", label="l", text="é" * 11),
+    "empty_key": Item("", label="l", text="t"),
+}
+
+
+@pytest.mark.parametrize("reason", TEXTS)
+def test_a_text_that_breaks_a_rule_is_set_aside_by_its_name(reason: str, root: Root) -> None:
+    """The reason is the rule's code, the message is not empty, and the sound item beside it passes."""
+    record = validated(root, Listed([GOOD, TEXTS[reason]]), max_text_length=10)
+    (reject,) = rows(root, record.rejects)
+    assert (reject["key"], reject["reason"]) == (TEXTS[reason].key, reason) and reject["message"]
+    assert [row["key"] for row in rows(root, record.table)] == ["good"]
+    assert (record.items, record.rejected, record.rejected_by_reason) == (1, 1, {reason: 1})
+
+
+def test_a_text_is_as_long_as_its_characters(root: Root) -> None:
+    """Ten accented letters are ten, however many bytes they take."""
+    assert reasons(root, Listed([GOOD, Item("k", label="l", text="é" * 10)]), max_text_length=10) == {}
+
+
+def test_labels_may_lack_where_the_data_set_has_none(root: Root) -> None:
+    """An unlabelled source's items pass without a label."""
+    assert reasons(root, Listed([Item("k", text="t")], labelled=False)) == {}
+
+
+def test_images_that_cannot_be_used_are_set_aside_by_reason(root: Root, base: Path) -> None:
+    """By the row (no path, no label), by the file (gone, empty, no image, cut short) and by the limits."""
+    (base / "l0" / "nothing.bmp").write_bytes(b"")
+    (base / "l0" / "page.bmp").write_text("<html></html>")
+    (base / "l0" / "cut.bmp").write_bytes((base / "l0" / "0.bmp").read_bytes()[:300])
+    listing = image_items(base)
+    listing += [Item("no path", label="l"), Item("gone", label="l", path="gone.bmp", size=1, mtime_ns=1)]
+    listing += [Item("no label", path="l0/0.bmp", size=1, mtime_ns=1)]
+    assert reasons(root, Listed(listing, base=base)) == {
+        "no path": "missing_path", "gone": "unopenable", "no label": "missing_label", "l0/nothing.bmp": "empty",
+        "l0/page.bmp": "not_an_image", "l0/cut.bmp": "damaged",
+    }  # fmt: skip
+    paint(base / "l0" / "big.bmp", 90, side=40)
+    assert set(reasons(root, pictures(base), min_side=25).values()) == {"too_small", "empty", "not_an_image"}
+
+
+cells = st.sampled_from([None, "", " ", "a", "b!", "B", "a much longer text", "é"])
+
+
+@given(st.dictionaries(st.sampled_from(["", *map(str, range(20))]), st.tuples(cells, cells), max_size=20), st.booleans())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_row_is_an_item_or_a_reject(root: Root, table: dict[str, tuple[str | None, str | None]], labelled: bool) -> None:
+    """Never both, never neither; and it is a reject exactly when a rule says so."""
+    listing = [GOOD, *(Item(key, label=label, text=text) for key, (label, text) in table.items())]
+    record = validated(root, Listed(listing, labelled=labelled), max_text_length=10)
+    passed, rejected = ([row["key"] for row in rows(root, table)] for table in (record.table, record.rejects))
+    assert sorted(passed + rejected) == sorted(item.key for item in listing)
+    sound = {
+        item.key
+        for item in listing
+        if item.key and (item.label or (item.label is None and not labelled)) and item.text and 0 < len(item.text.strip()) <= 10
+    }
+    assert set(passed) == sound
+    assert (record.items, record.rejected) == (len(passed), sum(record.rejected_by_reason.values())) == (len(passed), len(rejected))
+
+
+def test_rejects_in_a_later_batch_are_their_own_rows(root: Root) -> None:
+    """Row numbers start anew with each batch; what is set aside is what was wrong."""
+    listing = [Item(f"k{number}", label="l", text="t" if number % 1000 else "") for number in range(20_000)]
+    record = validated(root, Listed(listing))
+    assert {row["key"] for row in rows(root, record.rejects)} == {f"k{number}" for number in range(0, 20_000, 1000)}
+    assert record.items == 19_980
+
+
+def test_seen_since_is_the_first_day_of_the_same_fault(root: Root, base: Path, clock: list[int]) -> None:
+    """It stays while key, reason and content stay, and begins anew with another content, another reason, or after a sound night."""
+    paint(base / "l0" / "big.bmp", 90, side=40)
+    bad = base / "l0" / "bad.bmp"
+
+    def since(day: int, content: bytes, **limits: object) -> str:
+        clock[0] = day
+        bad.write_bytes(content)
+        aged(bad, LONG_AGO + day)
+        found = {row["key"]: row["seen_since"] for row in rows(root, validated(root, pictures(base), **limits).rejects)}
+        return found.get("l0/bad.bmp", "")[:10]
+
+    sound = (base / "l0" / "0.bmp").read_bytes()
+    assert since(1, b"rubbish") == since(2, b"rubbish") == "2026-09-01"
+    assert since(3, b"other rubbish") == since(4, b"other rubbish") == "2026-09-03"
+    assert since(5, sound) == ""
+    assert since(6, b"other rubbish") == "2026-09-06"
+    assert since(7, sound, min_side=30) == since(8, sound, min_side=30) == "2026-09-07"
+    assert since(9, b"rubbish") == "2026-09-09"
+
+
+def test_an_image_is_opened_once_by_content(root: Root, base: Path, tmp_path: Path) -> None:
+    """Not again the next night, nor under another name, nor in another data set; a copy is opened with its original."""
+    first = validated(root, pictures(base))
+    assert opened(root) == 6
+    paint(base / "l1" / "copy.bmp", seed=0)
+    for number in range(6):
+        paint(tmp_path / "other" / "label" / f"renamed-{number}.bmp", number)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.checks.opening.Decoders", lambda *_: pytest.fail("opened again"))
+        assert validated(root, pictures(base)).items == 7
+        assert validated(root, pictures(tmp_path / "other"), "other").items == 6
+    assert opened(root) == 6 and first.items == 6
+
+
+def test_a_rejected_image_is_opened_again_only_once_its_bytes_change(root: Root, base: Path) -> None:
+    """Touching it does nothing; other bytes are looked at, and then it passes."""
+    bad = base / "l0" / "bad.bmp"
+    bad.write_bytes(b"rubbish")
+    validated(root, pictures(base))
+    assert opened(root) == 7
+    os.utime(bad)
+    assert validated(root, pictures(base)).rejected == 1
+    assert opened(root) == 7
+    paint(bad, seed=50)
+    assert validated(root, pictures(base)).rejected == 0
+    assert opened(root) == 8
+
+
+def test_other_limits_are_another_judgement(root: Root, base: Path) -> None:
+    """What came of opening under one policy says nothing under another."""
+    paint(base / "l0" / "big.bmp", 90, side=40)
+    assert validated(root, pictures(base)).rejected == 0
+    assert validated(root, pictures(base), min_side=25).rejected_by_reason == {"too_small": 6}
+
+
+@pytest.mark.parametrize("reason", ["changed", "unopenable", "timeout", "damaged"])
+def test_what_may_pass_is_tried_again_and_what_lasts_is_not(reason: str, root: Root, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine or a file in flux says nothing of the content; a damaged picture stays damaged."""
+    from tasks.checks.decoding import Decoders
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Decoders,
+            "groups",
+            lambda self, requests: (UnreadableImage(reason, "not tonight") if number else "0" * 64 for number, _ in enumerate(requests)),
+        )
+        assert validated(root, pictures(base)).rejected_by_reason == {reason: 5}
+    again = validated(root, pictures(base))
+    assert again.rejected == (5 if reason == "damaged" else 0)
+
+
+def test_a_file_that_changed_since_it_was_listed_is_set_aside_until_it_is_listed_anew(root: Root, base: Path) -> None:
+    """Its digest would be that of other bytes."""
+    dataset = ingested(root, pictures(base))
+    aged(paint(base / "l0" / "0.bmp", seed=77), LONG_AGO + 1)
+    record = validate.fn(root, dataset, ValidateConfig(max_reject_fraction=1))
+    assert record.rejected_by_reason == {"changed": 1}
+    assert reasons(root, pictures(base)) == {}
+
+
+def test_too_many_rejects_stop_with_their_counts_the_most_frequent_first(root: Root) -> None:
+    """The bound itself is allowed; one more is not; a data set of nothing but rejects never is."""
+    listing = [Item(f"k{number}", label="l", text="t") for number in range(7)]
+    bad = [Item("x", label=None, text="t"), Item("y", label="l", text=""), Item("z", label="l", text="")]
+    assert validated(root, Listed([*listing, *bad]), max_reject_fraction=0.3).rejected == 3
+    with pytest.raises(InputError, match=r"3 of 10 \(30.0%\): empty_text 2, missing_label 1"):
+        validated(root, Listed([*listing, *bad]), max_reject_fraction=0.29)
+    with pytest.raises(InputError, match=r"3 of 3 \(100.0%\)"):
+        validated(root, Listed(bad), max_reject_fraction=1)
