@@ -55,7 +55,8 @@ def night(folder: str, place: str, *, listed_anew: bool) -> dict[str, Any]:
 
     listed_anew: go through the stages, whatever Prefect would remember of them; else only find out that nothing has changed.
     """
-    from configs.models import FolderDataset, SplitConfig, ValidateConfig
+    from configs.datasets import FolderDataset
+    from configs.models import SplitConfig, ValidateConfig
     from storage.root import Root
     from tasks.ingest import ingest, revision
     from tasks.split import split

@@ -35,9 +35,17 @@ def load_config(name_or_path: str, settings: Iterable[str] = ()) -> PipelineConf
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise InputError("the config cannot be read as YAML", where=str(path), got=str(problem)) from None
+        raise InputError(
+            "the config cannot be read as YAML", where=str(path), got=" ".join(str(problem).split()), next_step="mend the file"
+        ) from None
     if not isinstance(values, dict):
-        raise InputError("the config is not a mapping", where=str(path), expected="name:, dataset:, encoder: …", got=type(values).__name__)
+        raise InputError(
+            "the config is not a mapping",
+            where=str(path),
+            expected="name:, dataset:, encoder: …",
+            got="an empty file" if values is None else f"a {type(values).__name__}",
+            next_step="start from one of configs/*.yaml",
+        )
     lines = dict(_lines(node))
     for setting in settings:
         lines[_apply(values, setting)] = f"--set {setting}"
@@ -94,7 +102,7 @@ def _lines(node: yaml.Node | None, above: tuple[str, ...] = ()) -> Iterator[tupl
 
 
 def _input_error(problem: ErrorDetails, path: Path, lines: Mapping[tuple[str, ...], str]) -> InputError:
-    written = _as_written(problem["loc"], lines)
+    written = _as_written(problem, lines)
     dotted = ".".join(written) or "the whole"
     line = next((lines[written[:size]] for size in range(len(written), 0, -1) if written[:size] in lines), "")
     where = f"{dotted}, {path}" + (f", {line}" if line else "")
@@ -111,16 +119,21 @@ def _input_error(problem: ErrorDetails, path: Path, lines: Mapping[tuple[str, ..
         )
     if problem["type"] == "missing":
         return InputError(f"the key {dotted} is missing", where=where, next_step=f"add {written[-1]}: to the config")
-    return InputError(f"{dotted} is not valid", where=where, expected=problem["msg"], got=got)
+    expected = problem["msg"].removeprefix("Value error, ")
+    return InputError(
+        f"{dotted} is not valid", where=where, expected=expected, got=got, next_step="mend it; `indexmill check` shows the whole config"
+    )
 
 
-def _as_written(loc: tuple[int | str, ...], lines: Mapping[tuple[str, ...], str]) -> tuple[str, ...]:
+def _as_written(problem: ErrorDetails, lines: Mapping[tuple[str, ...], str]) -> tuple[str, ...]:
     """pydantic's location without what the user did not write: tags of unions stand between the keys."""
+    loc = problem["loc"]
     written: tuple[str, ...] = ()
     for part in loc[:-1]:
         if (*written, str(part)) in lines or not any(known[: len(written)] == written and len(known) > len(written) for known in lines):
             written = (*written, str(part))
-    return (*written, str(loc[-1])) if loc else written
+    said = problem["type"] in ("missing", "extra_forbidden") or (*written, str(loc[-1])) in lines if loc else False
+    return (*written, str(loc[-1])) if said else written
 
 
 def _valid_keys(above: tuple[str, ...]) -> set[str]:

@@ -19,12 +19,12 @@ from storage.snapshots import Snapshots
 from tasks.encode import encode
 from tasks.encoders.identity import identify
 from tasks.evaluate import evaluate
-from tasks.ingest import ingest, revision
+from tasks.ingest import ingest, revision, unread
 from tasks.publish import publish
 from tasks.shard import shard
 from tasks.split import split
 from tasks.train import train
-from tasks.validate import validate
+from tasks.validate import undecided, validate
 
 
 @flow(name="build-index", flow_run_name="{config}", validate_parameters=False)
@@ -57,8 +57,8 @@ def build(config: PipelineConfig, stages: Stages, *, rehash: bool = False) -> Su
     check_factory(config.index)
     fingerprint = identify(config.encoder).fingerprint
 
-    dataset = run(ingest, config.name, config.dataset, revision(config.dataset, root), rehash)
-    validated = run(validate, dataset, config.validate_)
+    dataset = run(ingest, config.name, config.dataset, revision(config.dataset, root), rehash, doubt=unread)
+    validated = run(validate, dataset, config.validate_, doubt=undecided)
     sides = run(split, validated, config.split)
     check_sizes(config, sides)
     embeddings = run(encode, sides, config.encoder, fingerprint)
@@ -67,7 +67,7 @@ def build(config: PipelineConfig, stages: Stages, *, rehash: bool = False) -> Su
     evaluation = run(evaluate, config.name, embeddings, shards, config.index, config.evaluation, config.split.leaks)
     snapshot = run(
         publish, config, validated, sides, embeddings, trained, shards, evaluation,
-        doubt=lambda: "" if Snapshots(root, config.name).current() else "nothing is live",
+        doubt=lambda record: "" if Snapshots(root, config.name).current() else "nothing is live",
     )  # fmt: skip
     return summarise(config, stages, dataset, validated, sides, embeddings, evaluation, snapshot)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,11 +68,12 @@ def pipelines(as_json: JsonOption = False) -> None:
     from configs.loading import load_config, names
     from flows.tables import print_pipelines
 
-    configs = [load_config(name) for name in names()]
-    if as_json:
-        print(json.dumps([config.model_dump(mode="json", by_alias=True) for config in configs]))
-    else:
-        print_pipelines(configs)
+    with told(verbose=False):
+        configs = [load_config(name) for name in names()]
+        if as_json:
+            print(json.dumps([config.model_dump(mode="json", by_alias=True) for config in configs]))
+        else:
+            print_pipelines(configs)
 
 
 @app.command()
@@ -94,7 +96,7 @@ def catalog(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> Non
     from storage.root import Root
 
     with told(verbose=False):
-        place = Root(root)
+        place = Root(root, create=False)
         try:
             rebuild(place)
             rows = builds(place)
@@ -113,7 +115,10 @@ def demo(root: RootOption = DEFAULT_ROOT, verbose: VerboseOption = False) -> Non
 
 
 class told:
-    """Turn Indexmill's own errors into a message on standard error and their exit code; with --verbose, after the traceback."""
+    """Turn what ends a command into a message on standard error and an exit code; with --verbose, after the traceback.
+
+    Indexmill's own errors have their codes; 130 is Ctrl-C; 1 is a fault that nobody foresaw.
+    """
 
     def __init__(self, verbose: bool) -> None:
         self.verbose = verbose
@@ -121,15 +126,24 @@ class told:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: Any, problem: BaseException | None, traceback: Any) -> None:
-        if not isinstance(problem, IndexmillError):
+    def __exit__(self, kind: Any, problem: BaseException | None, trace: Any) -> None:
+        if problem is None or isinstance(problem, typer.Exit | typer.Abort | SystemExit):
             return
         if self.verbose:
-            import traceback as printing
+            traceback.print_exception(problem)
+        message, code = _told(problem)
+        print(message, file=sys.stderr)
+        # The traceback holds the frames, and with them connections that would complain when Python ends.
+        problem.__traceback__ = problem.__context__ = problem.__cause__ = None
+        raise typer.Exit(code)
 
-            printing.print_exception(problem)
-        print(f"error: {problem}", file=sys.stderr)
-        raise typer.Exit(problem.exit_code)
+
+def _told(problem: BaseException) -> tuple[str, int]:
+    if isinstance(problem, IndexmillError):
+        return f"error: {problem}", problem.exit_code
+    if isinstance(problem, KeyboardInterrupt):
+        return "stopped; what was finished is kept, and the same command goes on from there", 130
+    return f"error: {type(problem).__name__}: {problem}\n  next:     this should not happen: run it again with --verbose and report it", 1
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from tasks.indexes.searcher import Searcher
 
 def search_index(root: str, name: str, *, text: str | None, image: Path | None, k: int) -> dict[str, Any]:
     """The k best items of the live snapshot for a text or an image, with the milliseconds that encoding and searching took."""
-    place = Root(root)
+    place = Root(root, create=False)
     try:
         snapshots = Snapshots(place, name)
         manifest = snapshots.manifest()
@@ -100,7 +100,7 @@ def _described(root: Root, snapshots: Snapshots, manifest: Manifest, ids: np.nda
     found = [int(item) for item in ids if item >= 0]
     columns = ("item_id", "key", "label", "text", "path")
     table = snapshots.path(manifest.snapshot_id) / "items.parquet"
-    sql = f"SELECT {', '.join(columns)} FROM read_parquet('{table}') WHERE item_id IN ({', '.join(map(str, found)) or 'NULL'})"
+    sql = f"SELECT {', '.join(columns)} FROM {tables.parquet(table)} WHERE item_id IN ({', '.join(map(str, found)) or 'NULL'})"
     items = {row[0]: dict(zip(columns, row, strict=True)) for row in tables.rows(sql, spill=root.tmp)}
     ranked = enumerate(zip(found, scores, strict=False), start=1)
     return [{"rank": rank, "score": float(score), **_located(items[item], manifest.base)} for rank, (item, score) in ranked]

@@ -36,13 +36,13 @@ class Stages:
     refresh: frozenset[str] = frozenset()
     runs: dict[str, StageRun] = field(default_factory=dict)
 
-    def run(self, stage: Task[..., R], *inputs: Any, doubt: Callable[[], str] = lambda: "") -> R:
-        """The stage's record for these inputs. A remembered one counts only while its files are there and `doubt` finds nothing."""
+    def run(self, stage: Task[..., R], *inputs: Any, doubt: Callable[[R], str] = lambda record: "") -> R:
+        """The stage's record for these inputs. A remembered one counts only while its files are there and `doubt` says nothing of it."""
         start = time.perf_counter()
         stage = stage.with_options(result_storage=self._storage(), refresh_cache=stage.name in self.refresh)
         state = cast(State[R], stage(self.root, *inputs, return_state=True))
         record, cached = state.result(), state.name == "Cached"
-        if cached and (self.root.unbelievable(cast(Record, record), thorough=self.thorough) or doubt()):
+        if cached and (self.root.unbelievable(cast(Record, record), thorough=self.thorough) or doubt(record)):
             state = cast(State[R], stage.with_options(refresh_cache=True)(self.root, *inputs, return_state=True))
             record, cached = state.result(), False
         self.runs[stage.name] = StageRun(round(time.perf_counter() - start, 3), cached)

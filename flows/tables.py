@@ -19,7 +19,8 @@ def print_summary(summary: dict[str, Any]) -> None:
     console = Console(soft_wrap=True)
     stages: dict[str, dict[str, Any]] = summary["stages"]
     done = [f"{name} {run['seconds']:.1f} s" for name, run in stages.items() if not run["cached"]]
-    state = "published" if summary["published"] else "built, but another snapshot is live"
+    fresh = "published" if done else "is up to date"
+    state = fresh if summary["published"] else "built, but another snapshot is live"
     console.print(f"[bold]{summary['name']}[/] {state}: snapshot [bold]{summary['snapshot_id']}[/]")
     console.print(
         f"  items    {summary['items']:,}: {summary['database']:,} database, {summary['query']:,} query, {summary['rejected']:,} rejected; "

@@ -59,11 +59,11 @@ def _views(connection: duckdb.DuckDBPyConnection, root: Root, manifests: list[Ma
     if items := [path for path in items if path.exists()]:
         connection.execute(
             "CREATE VIEW items AS SELECT *, split_part(filename, '/', -4) AS index_name, split_part(filename, '/', -2) AS snapshot_id "
-            f"FROM read_parquet({tables.paths_sql(items)}, filename=true, union_by_name=true)"
+            f"FROM {tables.parquet(*items, options='filename=true, union_by_name=true')}"
         )
     for store in sorted((root.path / "embeddings").glob("*")):
         if parts := sorted(store.glob("part-*.parquet")):
-            connection.execute(f'CREATE VIEW "embeddings_{store.name}" AS SELECT * FROM read_parquet({tables.paths_sql(parts)})')
+            connection.execute(f'CREATE VIEW "embeddings_{store.name}" AS SELECT * FROM {tables.parquet(*parts)}')
 
 
 def builds(root: Root) -> list[dict[str, object]]:

@@ -55,8 +55,8 @@ class EmbeddingStore(Parts):
         if not (parts := self.paths()):
             return ()
         used = tables.rows(
-            f"SELECT DISTINCT e.filename FROM read_parquet({tables.paths_sql(parts)}, filename=true) e "
-            f"SEMI JOIN read_parquet('{items}') i USING (content_digest) ORDER BY 1",
+            f"SELECT DISTINCT e.filename FROM {tables.parquet(*parts, options='filename=true')} e "
+            f"SEMI JOIN {tables.parquet(items)} i USING (content_digest) ORDER BY 1",
             spill=self.root.tmp,
         )
         return tuple(self.root.ref(Path(name), digest=False) for (name,) in used)
@@ -64,11 +64,11 @@ class EmbeddingStore(Parts):
     def _missing_sql(self, items: Path) -> str:
         wanted = (
             "SELECT min(item_id) AS item_id, content_digest, arg_min(text, item_id) AS text, arg_min(path, item_id) AS path "
-            f"FROM read_parquet('{items}') GROUP BY content_digest"
+            f"FROM {tables.parquet(items)} GROUP BY content_digest"
         )
         if not (parts := self.paths()):
             return wanted
-        return f"SELECT * FROM ({wanted}) ANTI JOIN read_parquet({tables.paths_sql(parts)}) USING (content_digest)"
+        return f"SELECT * FROM ({wanted}) ANTI JOIN {tables.parquet(*parts)} USING (content_digest)"
 
 
 @contextmanager
@@ -88,15 +88,15 @@ def vectors(
     sample: (size, seed) keeps at most `size` items, drawn by a keyed hash of their ids: the same draw for the same items.
     Raises DamagedFile when an item has no vector or more than one.
     """
-    chosen = f"SELECT item_id, content_digest FROM read_parquet('{root.file(embeddings.items)}') WHERE side = '{side}'"
+    chosen = f"SELECT item_id, content_digest FROM {tables.parquet(root.file(embeddings.items))} WHERE side = '{side}'"
     if not leaking:
         chosen += " AND NOT leak"
     if shard:
         chosen += f" AND item_id % {shard[1]} = {shard[0]}"
     if sample:
         chosen += f" ORDER BY md5('{sample[1]}/' || item_id), item_id LIMIT {sample[0]}"
-    parts = tables.paths_sql(root.file(ref) for ref in embeddings.files if "/part-" in ref.path)
-    sql = f"SELECT i.item_id, e.embedding FROM ({chosen}) i LEFT JOIN read_parquet({parts}) e USING (content_digest) ORDER BY i.item_id"
+    parts = tables.parquet(*(root.file(ref) for ref in embeddings.files if "/part-" in ref.path))
+    sql = f"SELECT i.item_id, e.embedding FROM ({chosen}) i LEFT JOIN {parts} e USING (content_digest) ORDER BY i.item_id"
     with tables.query(sql, spill=root.tmp) as batches:
         yield _blocks(batches, embeddings)
 

@@ -34,9 +34,9 @@ class Openings(Parts):
     def sql(self) -> str:
         """All results as a table for SQL."""
         if paths := self.paths():
-            return f"(SELECT * FROM read_parquet({tables.paths_sql(paths)}))"
+            return f"(SELECT * FROM {tables.parquet(*paths)})"
         return "(SELECT " + ", ".join(f"NULL::VARCHAR AS {name}" for name in SCHEMA.names) + " LIMIT 0)"
 
     def _missing_sql(self, rows: Path) -> str:
-        wanted = f"SELECT content_digest, min(path) AS path FROM read_parquet('{rows}') GROUP BY content_digest"
+        wanted = f"SELECT content_digest, min(path) AS path FROM {tables.parquet(rows)} GROUP BY content_digest"
         return f"SELECT * FROM ({wanted}) ANTI JOIN {self.sql()} USING (content_digest)"

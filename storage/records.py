@@ -37,7 +37,10 @@ class Record(Frozen):
 
 
 class Dataset(Record):
-    """The items as the source lists them, and its scored pairs. `base` is the folder that image paths start from; None for texts."""
+    """The items as the source lists them, and its scored pairs.
+
+    base: the folder that image paths start from; None for texts. unread: images whose bytes could not be read.
+    """
 
     name: str
     source: str
@@ -46,6 +49,7 @@ class Dataset(Record):
     base: str | None
     labelled: bool
     items: int
+    unread: int
     table: FileRef
     pairs: FileRef | None
 

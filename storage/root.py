@@ -20,6 +20,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -27,15 +28,21 @@ from pathlib import Path
 
 from storage.atomic import Scratch, sweep
 from storage.digests import file_digest
-from storage.errors import DamagedFile, RootUnusable
+from storage.errors import DamagedFile, InputError, RootUnusable
 from storage.records import FileRef, Frozen, Record
+
+NAME = "[a-z0-9][a-z0-9-]{0,62}"  # what becomes a folder
 
 
 class Root:
-    """Paths and files under one root directory. Opening it creates the directory (0700) and shows that it can be written."""
+    """Paths and files under one root directory. Opening it creates the directory (0700), if it may, and shows that it can be written."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, create: bool = True) -> None:
         self.path = Path(path).expanduser().resolve()
+        if not create and not self.path.is_dir():
+            raise InputError(
+                "there is no root here", where=str(self.path), got="no such directory", next_step="name it with --root or INDEXMILL_ROOT"
+            )
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not os.access(self.path, os.W_OK | os.X_OK):
@@ -108,6 +115,9 @@ class Root:
         return self.path / "embeddings" / fingerprint
 
     def index(self, name: str) -> Path:
+        if not re.fullmatch(NAME, name):
+            raise InputError("this cannot be an index's name", where=repr(name), expected="a-z, 0-9 and dashes, at most 63 characters",
+                             next_step="indexmill catalog lists the indexes")  # fmt: skip
         return self.path / "indexes" / name
 
     # files and records

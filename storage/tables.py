@@ -5,6 +5,7 @@ No function here holds a table whole: readers yield batches, writers take them, 
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,9 +100,10 @@ def quoted(path: Path) -> str:
     return str(path).replace("'", "''")
 
 
-def paths_sql(paths: Iterable[Path]) -> str:
-    """The paths as a DuckDB list literal, for `read_parquet`."""
-    return "[" + ", ".join(f"'{quoted(path)}'" for path in paths) + "]"
+def parquet(*paths: Path, options: str = "") -> str:
+    """Parquet files as a table for SQL. DuckDB takes a path for a pattern, so what is special in patterns and literals is escaped."""
+    literals = ", ".join("'" + glob.escape(str(path)).replace("'", "''") + "'" for path in paths)
+    return f"read_parquet([{literals}]{', ' + options if options else ''})"
 
 
 @contextmanager

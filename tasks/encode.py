@@ -41,7 +41,7 @@ def encode(root: Root, split: SplitDataset, config: EncoderConfig, fingerprint: 
                 for rows in _chunks(batches, config.shard_rows):
                     vectors = _vectors(encoder, rows, split.base, advance)
                     store.add_vectors([row["item_id"] for row in rows], [row["content_digest"] for row in rows], vectors)
-        distinct = tables.rows(f"SELECT count(DISTINCT content_digest) FROM read_parquet('{items}')", spill=root.tmp)[0][0]
+        distinct = tables.rows(f"SELECT count(DISTINCT content_digest) FROM {tables.parquet(items)}", spill=root.tmp)[0][0]
         return EmbeddingSet(
             digest=json_digest([fingerprint, split.content]), files=(split.table, *store.refs(items)), split=split.digest,
             fingerprint=fingerprint, encoder=identify(config).details, dim=store.dim, database=split.database, query=split.query,

@@ -143,7 +143,7 @@ def _examples(
     if not wanted:
         return []
     columns = ("item_id", "key", "label", "text", "path", "content_digest")
-    sql = f"SELECT {', '.join(columns)} FROM read_parquet('{root.file(embeddings.items)}') WHERE item_id IN ({', '.join(map(str, wanted))})"
+    sql = f"SELECT {', '.join(columns)} FROM {tables.parquet(root.file(embeddings.items))} WHERE item_id IN ({', '.join(map(str, wanted))})"
     items = {row[0]: dict(zip(columns, row, strict=True)) for row in tables.rows(sql, spill=root.tmp)}
     return [
         {

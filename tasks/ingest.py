@@ -41,7 +41,7 @@ def revision(config: DatasetConfig, root: Root) -> str:
     return open_source(config, root).revision()
 
 
-@task(name="ingest", cache_policy=StageCache(stage_version=2, left_out=("rehash",)), **RETRIED, **REMEMBERED)
+@task(name="ingest", cache_policy=StageCache(stage_version=3, left_out=("rehash",)), **RETRIED, **REMEMBERED)
 def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: bool = False) -> Dataset:
     """The items of the source as a table sorted by item id, so that the order of listing means nothing.
 
@@ -59,6 +59,7 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
         started = time.time_ns()
         with tables.query(_chosen_sql(listing, config, None if rehash else inventory), spill=root.tmp) as batches:
             items = tables.write_parquet(table, ITEMS, _digested(batches, source.base, min(listed, config.limit or listed)))
+        missing = tables.rows(f"SELECT count(*) FROM {tables.parquet(table)} WHERE content_digest IS NULL", spill=root.tmp)[0][0]
         pairs = staging / "pairs.parquet"
         scored = tables.write_parquet(pairs, PAIRS, _pairs(source.pairs()))
         digest = json_digest([tables.digest(table, IDENTITY), tables.digest(pairs), base, source.modality, source.labelled])
@@ -72,10 +73,15 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
     pairs_ref = root.ref(folder / "pairs.parquet") if scored else None
     dataset = Dataset(
         digest=digest, files=present(ref, pairs_ref), name=name, source=config.source, revision=revision, modality=source.modality,
-        base=base, labelled=source.labelled, items=items, table=ref, pairs=pairs_ref,
+        base=base, labelled=source.labelled, items=items, unread=missing, table=ref, pairs=pairs_ref,
     )  # fmt: skip
     root.write_record(folder / "manifest.json", dataset)
     return dataset
+
+
+def unread(dataset: Dataset) -> str:
+    """Why a remembered listing is worth another look: files that could not be read may be readable now, and look the same outside."""
+    return f"{dataset.unread} files could not be read" if dataset.unread else ""
 
 
 def present(*refs: FileRef | None) -> tuple[FileRef, ...]:
@@ -113,12 +119,12 @@ def _batched(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.R
 
 def _chosen_sql(listing: Path, config: DatasetConfig, inventory: Path | None) -> str:
     """The listing, sampled if a limit is set, sorted by id, with the content digests that the inventory knows."""
-    chosen = f"SELECT * FROM read_parquet('{listing}')"
+    chosen = f"SELECT * FROM {tables.parquet(listing)}"
     if config.limit:
         chosen += f" ORDER BY md5('{config.sample_seed}/' || key), key LIMIT {config.limit}"
     if inventory is None or not inventory.exists():
         return f"SELECT *, NULL::VARCHAR AS content_digest FROM ({chosen}) ORDER BY item_id"
-    known = f"LEFT JOIN read_parquet('{tables.quoted(inventory)}') i USING (path, size, mtime_ns)"
+    known = f"LEFT JOIN {tables.parquet(inventory)} i USING (path, size, mtime_ns)"
     columns = ", ".join(f"l.{column}" for column in LISTING.names)
     return f"SELECT {columns}, i.content_digest FROM ({chosen}) l {known} ORDER BY l.item_id"
 
@@ -149,7 +155,7 @@ def _file_digest(path: Path) -> str | None:
 def _remember(root: Root, table: Path, inventory: Path, started: int) -> None:
     """Keep what was read, but for files so fresh that their modification time does not prove that they stay as they are."""
     sql = (
-        f"SELECT DISTINCT path, size, mtime_ns, content_digest FROM read_parquet('{table}') "
+        f"SELECT DISTINCT path, size, mtime_ns, content_digest FROM {tables.parquet(table)} "
         f"WHERE content_digest IS NOT NULL AND mtime_ns < {started - SETTLED_NS}"
     )
     with root.replacing(inventory) as temporary:
@@ -158,7 +164,7 @@ def _remember(root: Root, table: Path, inventory: Path, started: int) -> None:
 
 def _refuse_collisions(listing: Path, root: Root) -> None:
     """Two items with one id cannot both be found again, so the build stops and names them."""
-    sql = f"SELECT min(key), max(key), count(*) FROM read_parquet('{listing}') GROUP BY item_id HAVING count(*) > 1 LIMIT 1"
+    sql = f"SELECT min(key), max(key), count(*) FROM {tables.parquet(listing)} GROUP BY item_id HAVING count(*) > 1 LIMIT 1"
     for first, second, count in tables.rows(sql, spill=root.tmp):
         raise InputError(
             "two items have one key" if first == second else "two keys have one item id",

@@ -24,12 +24,12 @@ SIDED = pa.schema(
 
 BY_LABEL = (
     "SELECT label, count(*) AS items, count(*) FILTER (side = 'database') AS database, count(*) FILTER (side = 'query') AS query, "
-    "count(*) FILTER (side = 'query') / count(*) AS query_fraction FROM read_parquet('{table}') GROUP BY label ORDER BY label NULLS FIRST"
+    "count(*) FILTER (side = 'query') / count(*) AS query_fraction FROM {table} GROUP BY label ORDER BY label NULLS FIRST"
 )
 COUNTS = (
     "SELECT count(*) FILTER (side = 'database'), count(*) FILTER (side = 'query'), count(DISTINCT label), count(DISTINCT content_group), "
-    "(SELECT count(*) FROM (SELECT content_group FROM read_parquet('{table}') GROUP BY 1 HAVING count(DISTINCT label) > 1)), "
-    "count(*) FILTER (leak) FROM read_parquet('{table}')"
+    "(SELECT count(*) FROM (SELECT content_group FROM {table} GROUP BY 1 HAVING count(DISTINCT label) > 1)), "
+    "count(*) FILTER (leak) FROM {table}"
 )
 
 
@@ -58,8 +58,8 @@ def split(root: Root, dataset: ValidatedDataset, config: SplitConfig) -> SplitDa
         tables.write_parquet(sided, SIDED, _sided(root, dataset, config))
         find_leaks(root, sided, leaks, hashed=dataset.base is not None, distance=config.leak_distance)
         tables.copy(_marked_sql(sided, leaks), table, spill=root.tmp)
-        tables.copy(BY_LABEL.format(table=table), by_label, spill=root.tmp)
-        counts = tables.rows(COUNTS.format(table=table), spill=root.tmp)[0]
+        tables.copy(BY_LABEL.format(table=tables.parquet(table)), by_label, spill=root.tmp)
+        counts = tables.rows(COUNTS.format(table=tables.parquet(table)), spill=root.tmp)[0]
         content = tables.digest(table)
         digest = json_digest([content, config.leaks, dataset.base, dataset.pairs and dataset.pairs.sha256])
         folder = root.dataset(dataset.name, "split", digest)
@@ -84,5 +84,5 @@ def _sided(root: Root, dataset: ValidatedDataset, config: SplitConfig) -> Iterat
 
 def _marked_sql(sided: Path, leaks: Path) -> str:
     """The items with `leak`: true for a query that is nearly an item of the database."""
-    leaking = f"SELECT DISTINCT query_id FROM read_parquet('{leaks}')"
-    return f"SELECT *, item_id IN ({leaking}) AS leak FROM read_parquet('{sided}') ORDER BY item_id"
+    leaking = f"SELECT DISTINCT query_id FROM {tables.parquet(leaks)}"
+    return f"SELECT *, item_id IN ({leaking}) AS leak FROM {tables.parquet(sided)} ORDER BY item_id"

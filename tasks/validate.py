@@ -19,7 +19,7 @@ from storage.records import Dataset, ValidatedDataset
 from storage.root import Root
 from tasks.checks import rejects
 from tasks.checks.items import items_schema, row_rejects, text_group
-from tasks.checks.opening import open_images
+from tasks.checks.opening import PASSING, open_images
 from tasks.policy import REMEMBERED, StageCache
 from tasks.progress import track
 
@@ -31,7 +31,7 @@ ITEMS = pa.schema(
 Row = dict[str, Any]
 
 
-@task(name="validate", cache_policy=StageCache(stage_version=2, libraries=("pillow", "ImageHash")), **REMEMBERED)
+@task(name="validate", cache_policy=StageCache(stage_version=3, libraries=("pillow", "ImageHash")), **REMEMBERED)
 def validate(root: Root, dataset: Dataset, config: ValidateConfig) -> ValidatedDataset:
     """The rows that pass, each with its content group, and those that do not, each with its reason."""
     with root.scratch.staging() as staging:
@@ -57,12 +57,17 @@ def validate(root: Root, dataset: Dataset, config: ValidateConfig) -> ValidatedD
     return validated
 
 
+def undecided(validated: ValidatedDataset) -> str:
+    """Why a remembered verdict is worth another look: rejects that say more about the moment than about the image."""
+    return ", ".join(reason for reason in validated.rejected_by_reason if reason in PASSING)
+
+
 def _check_rows(root: Root, dataset: Dataset, config: ValidateConfig, staging: Path) -> tuple[str, str]:
     """Hold every row against the schema, a batch at a time. Returns SQL for the rows that pass, and for those that do not."""
     sound, failed = staging / "sound.parquet", staging / "failed.parquet"
     with tables.open_writer(failed, rejects.SCHEMA) as failures:
         tables.write_parquet(sound, ITEMS, _sound(root, dataset, config, failures))
-    return f"SELECT * FROM read_parquet('{sound}')", f"SELECT * FROM read_parquet('{failed}')"
+    return f"SELECT * FROM {tables.parquet(sound)}", f"SELECT * FROM {tables.parquet(failed)}"
 
 
 def _sound(root: Root, dataset: Dataset, config: ValidateConfig, failures: tables.Writer) -> Iterator[pa.RecordBatch]:
@@ -94,7 +99,7 @@ def _check_images(root: Root, base: str, config: ValidateConfig, staging: Path, 
     """The same two, once every image among the sound rows has been opened, tonight or earlier."""
     unopened = staging / "unopened.parquet"
     known = open_images(root, config, Path(base), staging / "sound.parquet", unopened)
-    results = f"(SELECT * FROM {known.sql()} UNION ALL SELECT * FROM read_parquet('{unopened}'))"
+    results = f"(SELECT * FROM {known.sql()} UNION ALL SELECT * FROM {tables.parquet(unopened)})"
     opened = f"({sound_sql}) s JOIN {results} o ON o.content_digest = s.content_digest"
     passed = ", ".join(f"{'o' if name == 'content_group' else 's'}.{name}" for name in ITEMS.names)
     failed = ", ".join(f"{'o' if name in ('reason', 'message') else 's'}.{name}" for name in rejects.SCHEMA.names)

@@ -50,6 +50,8 @@ def _reason(failure: dict[str, Any]) -> tuple[str, str]:
         return str(failure["check"]), f"{column} is {str(failure['failure_case'])[:200]!r}"
     if column == "content_digest":
         return "unopenable", "the file is not there, or cannot be read"
+    if column == "path":
+        return "missing_path", "its file is not there, lies outside the data set, or has a name that is not UTF-8"
     return f"missing_{column}", f"the item has no {column}"
 
 

@@ -33,7 +33,7 @@ def find_leaks(root: Root, items: Path, target: Path, *, hashed: bool, distance:
         return tables.write_parquet(target, LEAKS, _close_hashes(items, distance))
     pairs = (
         "SELECT q.item_id AS query_id, min(d.item_id) AS database_id, 0::INTEGER AS distance "
-        f"FROM read_parquet('{items}') q JOIN read_parquet('{items}') d ON d.content_group = q.content_group AND d.side = 'database' "
+        f"FROM {tables.parquet(items)} q JOIN {tables.parquet(items)} d ON d.content_group = q.content_group AND d.side = 'database' "
         "WHERE q.side = 'query' GROUP BY q.item_id ORDER BY q.item_id"
     )
     return tables.copy(pairs, target, spill=root.tmp)

@@ -24,7 +24,7 @@ def write_rejects(root: Root, sql: str, memory: Path, target: Path) -> dict[str,
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     before = (
-        f"read_parquet('{tables.quoted(memory)}')"
+        f"{tables.parquet(memory)}"
         if memory.exists()
         else "(SELECT '' AS key, '' AS reason, '' AS content_digest, '' AS seen_since LIMIT 0)"
     )
@@ -34,5 +34,5 @@ def write_rejects(root: Root, sql: str, memory: Path, target: Path) -> dict[str,
     )
     tables.copy(dated, target, spill=root.tmp)
     with root.replacing(memory) as temporary:
-        tables.copy(f"SELECT DISTINCT key, reason, content_digest, seen_since FROM read_parquet('{target}')", temporary, spill=root.tmp)
-    return dict(tables.rows(f"SELECT reason, count(*) FROM read_parquet('{target}') GROUP BY 1 ORDER BY 1", spill=root.tmp))
+        tables.copy(f"SELECT DISTINCT key, reason, content_digest, seen_since FROM {tables.parquet(target)}", temporary, spill=root.tmp)
+    return dict(tables.rows(f"SELECT reason, count(*) FROM {tables.parquet(target)} GROUP BY 1 ORDER BY 1", spill=root.tmp))

@@ -26,8 +26,8 @@ def make_index(config: IndexConfig, dim: int) -> faiss.Index:
         raise InputError(
             "FAISS refuses this factory",
             where=f"index.factory = {config.factory}",
-            expected=f"a FAISS factory string for vectors of {dim} numbers, such as Flat, IVF64,Flat or HNSW32",
-            got=_reason(problem),
+            expected="a FAISS factory string such as Flat, IVF64,Flat or HNSW32, that takes vectors as long as the encoder's",
+            got=f"{_reason(problem)} (tried with {dim} numbers a vector)",
             next_step="mend index.factory",
         ) from None
     if isinstance(index, faiss.IndexIDMap | faiss.IndexRefine | faiss.IndexBinary):

@@ -63,7 +63,7 @@ def pooled_paths(root: Root, name: str, shard: Shard) -> list[str]:
 def _key(root: Root, embeddings: EmbeddingSet, trained: TrainedIndex, side: Side, number: int, count: int) -> tuple[int, str]:
     """(items, digest of the training and of the shard's ids and contents)."""
     sql = (
-        f"SELECT item_id, content_digest FROM read_parquet('{root.file(embeddings.items)}') "
+        f"SELECT item_id, content_digest FROM {tables.parquet(root.file(embeddings.items))} "
         f"WHERE side = '{side}' AND item_id % {count} = {number} ORDER BY item_id"
     )
     items = 0

@@ -19,7 +19,7 @@ class Labels:
         self.names = [
             name
             for (name,) in tables.rows(
-                f"SELECT DISTINCT label FROM read_parquet('{items}') WHERE label IS NOT NULL ORDER BY 1", spill=root.tmp
+                f"SELECT DISTINCT label FROM {tables.parquet(items)} WHERE label IS NOT NULL ORDER BY 1", spill=root.tmp
             )
         ]
         codes = {name: code for code, name in enumerate(self.names)}
@@ -31,7 +31,7 @@ class Labels:
             self._ids[start:stop] = batch.column("item_id").to_numpy()
             self._codes[start:stop] = [codes.get(label, UNLABELLED) for label in batch.column("label").to_pylist()]
             start = stop
-        counted = f"SELECT label, count(*) FROM read_parquet('{items}') WHERE side = $side AND label IS NOT NULL GROUP BY 1"
+        counted = f"SELECT label, count(*) FROM {tables.parquet(items)} WHERE side = $side AND label IS NOT NULL GROUP BY 1"
         self._counts: dict[Side, np.ndarray] = {}
         for side in ("database", "query"):
             counts = np.zeros(len(self.names), np.int64)

@@ -24,7 +24,7 @@ def project(root: Root, embeddings: EmbeddingSet, *, seed: int) -> dict[str, Any
         return {"points": [], "labels": [], "explained": []}
     pca = PCA(n_components=2, svd_solver="randomized", random_state=seed)
     points = pca.fit_transform(sample)
-    sql = f"SELECT item_id, label FROM read_parquet('{root.file(embeddings.items)}') WHERE item_id IN ({', '.join(map(str, ids))})"
+    sql = f"SELECT item_id, label FROM {tables.parquet(root.file(embeddings.items))} WHERE item_id IN ({', '.join(map(str, ids))})"
     labels = dict(tables.rows(sql, spill=root.tmp))
     return {
         "points": np.round(points, 5).tolist(),

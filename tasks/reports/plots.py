@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 import matplotlib
@@ -66,7 +67,10 @@ def _literal(label: str) -> str:
 def _svg(figure: Figure) -> str:
     """The figure as an <svg> element, scaled by its page; labels from data are escaped by matplotlib."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():
+        # The text stays text, for the browser's fonts to draw; that matplotlib's own lack a sign does not matter.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     plt.close(figure)
     text = buffer.getvalue()
     return text[text.index("<svg") :]

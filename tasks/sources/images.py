@@ -29,7 +29,8 @@ def is_image(name: str) -> bool:
 def walk(folder: Path, wanted: Callable[[str], bool], below: str = "") -> Iterator[FoundFile]:
     """Files whose name is wanted, ordered by the parts of their path (`a/z.png` before `a.png`); `below` stands before each path.
 
-    Passed over: hidden names, links to folders, and links that lead to no file. A link to a file is that file, wherever it lies.
+    Passed over: hidden names and links to folders. A link to a file is that file, wherever it lies; one that leads nowhere is a file
+    too, which cannot be read.
     Only the entries of one folder, and of those above it, are held at a time.
     """
     with os.scandir(folder) as entries:
@@ -38,9 +39,13 @@ def walk(folder: Path, wanted: Callable[[str], bool], below: str = "") -> Iterat
                 continue
             if entry.is_dir(follow_symlinks=False):
                 yield from walk(Path(entry.path), wanted, f"{below}{entry.name}/")
-            elif wanted(entry.name) and entry.is_file():
-                stat = entry.stat()
+            elif wanted(entry.name) and (entry.is_file() or _leads_nowhere(entry)):
+                stat = entry.stat(follow_symlinks=entry.is_file())
                 yield FoundFile(below + entry.name, stat.st_size, stat.st_mtime_ns)
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not Path(entry.path).exists()
 
 
 def image_item(file: FoundFile, *, label: str | None = None, text: str | None = None, split: str | None = None) -> Item:

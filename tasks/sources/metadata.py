@@ -48,7 +48,7 @@ def metadata_rows(base: Path, config: ImageFolder, spill: Path) -> Iterator[Meta
         require_columns(base / file, _form(file), {who: column for who, column in named.items() if column}, spill)
     listing = spill / "metadata.parquet"
     tables.write_parquet(listing, ROWS, _batches(base, files, ("file_name", label, caption), spill))
-    sql = f"SELECT path, label, caption FROM read_parquet({tables.paths_sql([listing])}) ORDER BY string_split(path, '/')"
+    sql = f"SELECT path, label, caption FROM {tables.parquet(listing)} ORDER BY string_split(path, '/')"
     with tables.query(sql, spill=spill) as batches:
         for batch in batches:
             yield from (MetadataRow(**row) for row in batch.to_pylist())

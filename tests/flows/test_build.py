@@ -284,3 +284,25 @@ def test_the_same_build_elsewhere_gives_the_same_bytes(build: Build, pictures: P
         if build(pictures, "index.factory=IVF4,Flat", root=root)
     ]
     assert digests[0] == digests[1]
+
+
+def test_any_path_will_do_for_the_root_and_the_pictures(build: Build, pictures: Path, tmp_path: Path) -> None:
+    """Quotes, blanks, brackets and stars are names, not SQL and not patterns."""
+    odd = tmp_path / 'it\'s [a] "b" * c?'
+    shutil.move(pictures, odd / "pic'tures [1]")
+    summary = build(odd / "pic'tures [1]", root=odd / "ro'ot *")
+    assert summary["published"]
+    assert summary["items"] == 120
+    assert done(build(odd / "pic'tures [1]", root=odd / "ro'ot *")) == set()
+
+
+def test_a_file_that_could_not_be_read_is_a_reject_and_is_tried_again_every_night(build: Build, pictures: Path, tmp_path: Path) -> None:
+    """A link that leads nowhere is counted, not lost; once it leads to a picture it is an item, whose content needs no encoding."""
+    target = tmp_path / "target.png"
+    (pictures / "0" / "link.png").symlink_to(target)
+    first = build(pictures)
+    assert (first["items"], first["rejected"]) == (121, 1)
+    assert done(build(pictures)) == {"ingest", "validate"}
+    target.write_bytes(next((pictures / "1").iterdir()).read_bytes())
+    third = build(pictures)
+    assert (third["items"], third["rejected"], third["encoded"]) == (121, 0, 0)

@@ -94,7 +94,7 @@ def test_other_files_and_hidden_names_are_passed_over(tmp_path: Path, picture: P
 
 
 def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path: Path, picture: Picture) -> None:
-    """A link to a file outside is that file; a link to a folder, also to one above, and a link to nothing are passed over."""
+    """A link to a file outside is that file; a link to a folder, also to one above, is passed over; one to nothing is an item to reject."""
     outside = picture(tmp_path / "outside/a.png")
     top = tmp_path / "top"
     picture(top / "cat/own.png")
@@ -102,7 +102,12 @@ def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path: Path
     (top / "cat/broken.png").symlink_to(tmp_path / "nothing.png")
     (top / "loop").symlink_to(top)
     (top / "other").symlink_to(outside.parent)
-    assert {item.key: item.size for item in source(top).items()} == dict.fromkeys(["cat/linked.png", "cat/own.png"], outside.stat().st_size)
+    sizes = {item.key: item.size for item in source(top).items()}
+    assert sizes == {
+        "cat/linked.png": outside.stat().st_size,
+        "cat/own.png": outside.stat().st_size,
+        "cat/broken.png": (top / "cat/broken.png").lstat().st_size,
+    }
 
 
 def test_paths_that_are_not_utf8_become_items_without_a_path(tmp_path: Path, picture: Picture) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from configs.models import SplitConfig, StdlibDataset, ValidateConfig
+from configs.datasets import StdlibDataset
+from configs.models import SplitConfig, ValidateConfig
 from storage.records import Dataset, FileRef, Modality, SplitDataset, ValidatedDataset
 from storage.root import Root
 from tasks.ingest import ingest

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stages import LONG_AGO, Listed, aged, ingested, paint, pictures, rows
 
-from configs.models import FolderDataset
+from configs.datasets import FolderDataset
 from storage.digests import content_digest
 from storage.errors import InputError
 from storage.root import Root
