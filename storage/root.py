@@ -88,10 +88,6 @@ class Root:
         return self.path / "cache"
 
     @property
-    def prefect(self) -> Path:
-        return self.path / "prefect"
-
-    @property
     def catalog(self) -> Path:
         return self.path / "catalog.duckdb"
 

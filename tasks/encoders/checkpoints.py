@@ -6,6 +6,7 @@ Local ones are found without importing the library, which takes seconds; only th
 from __future__ import annotations
 
 import difflib
+import pickle
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ OPEN_CLIP_FILES = (
     "model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth",
 )  # fmt: skip
 TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
+# What the libraries raise for a file that is no checkpoint, or another architecture's.
+UNLOADABLE = (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -154,4 +157,15 @@ def _unknown(what: str, key: str, name: str, there: Iterable[str]) -> InputError
     near = difflib.get_close_matches(name, list(there), n=3, cutoff=0)
     return InputError(
         f"there is no such {what}", where=f"{key} = {name}", got=f"nearest: {', '.join(near) or 'none'}", next_step=f"mend {key}"
+    )
+
+
+def wrong_checkpoint(architecture: str, config: OpenClipEncoder | TimmEncoder, problem: Exception) -> InputError:
+    """The error for a file that does not load as that architecture's weights."""
+    return InputError(
+        f"the checkpoint is not one of {architecture}",
+        where=f"encoder.model = {config.model}, encoder.pretrained = {config.pretrained}",
+        expected="tensors of this architecture, and nothing but tensors",
+        got=" ".join(str(problem).split())[:300],
+        next_step="mend encoder.pretrained or encoder.model",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -15,7 +14,7 @@ from PIL import Image
 from configs.models import OpenClipEncoder
 from storage.errors import InputError
 from storage.records import Modality
-from tasks.encoders.checkpoints import Checkpoint, find_open_clip
+from tasks.encoders.checkpoints import UNLOADABLE, Checkpoint, find_open_clip, wrong_checkpoint
 
 DEFAULT_BATCH = 32
 
@@ -80,14 +79,8 @@ def _load(name: str, checkpoint: Checkpoint, config: OpenClipEncoder, device: to
             weights_only=True,
             **_settings(checkpoint),
         )
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as problem:
-        raise InputError(
-            f"the checkpoint is not one of {name}",
-            where=f"encoder.model = {config.model}, encoder.pretrained = {config.pretrained}",
-            expected="tensors of this architecture, and nothing but tensors",
-            got=" ".join(str(problem).split())[:300],
-            next_step="mend encoder.pretrained or encoder.model",
-        ) from None
+    except UNLOADABLE as problem:
+        raise wrong_checkpoint(name, config, problem) from None
     return model.eval(), prepare
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,8 @@ from timm.data.transforms_factory import create_transform
 from timm.models import load_state_dict
 
 from configs.models import TimmEncoder
-from storage.errors import InputError
 from storage.records import Modality
-from tasks.encoders.checkpoints import Checkpoint, find_timm
+from tasks.encoders.checkpoints import UNLOADABLE, Checkpoint, find_timm, wrong_checkpoint
 
 DEFAULT_BATCH = 32
 
@@ -65,14 +63,8 @@ def _load(checkpoint: Checkpoint, config: TimmEncoder) -> Any:
         source = {"file": str(checkpoint.path), "custom_load": False, "label_offset": 0, **classes}
         model: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, **classes)
         model.reset_classifier(0)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as problem:
-        raise InputError(
-            f"the checkpoint is not one of {config.model}",
-            where=f"encoder.pretrained = {config.pretrained}",
-            expected="tensors of this architecture, and nothing but tensors",
-            got=" ".join(str(problem).split())[:300],
-            next_step="mend encoder.pretrained or encoder.model",
-        ) from None
+    except UNLOADABLE as problem:
+        raise wrong_checkpoint(config.model, config, problem) from None
     return model.eval()
 
 

@@ -9,13 +9,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from storage.root import Root
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Root:
-    return Root(tmp_path / "root")
-
 
 @pytest.fixture
 def picture() -> Callable[[Path], Path]:

@@ -22,13 +22,6 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubStandin]
         yield standin
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Iterator[Root]:
-    root = Root(tmp_path / "root")
-    yield root
-    root.close()
-
-
 @pytest.mark.parametrize("streaming_above", [10**9, 0], ids=["fetched", "streamed"])
 def test_images_keep_the_bytes_the_data_set_holds(hub: HubStandin, root: Root, streaming_above: int) -> None:
     """Every image is a file with exactly the bytes of its row, whether the repository was fetched or streamed."""

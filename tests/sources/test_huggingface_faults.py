@@ -24,13 +24,6 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubStandin]
         yield standin
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Iterator[Root]:
-    root = Root(tmp_path / "root")
-    yield root
-    root.close()
-
-
 def test_rows_that_the_library_cannot_make_out_are_told(hub: HubStandin, root: Root) -> None:
     """A damaged table is an InputError with the library's own words, not a traceback."""
     hub.datasets["ours/texts"]["data/train-00000-of-00001.parquet"] = b"no table"

@@ -34,14 +34,6 @@ def fresh() -> Iterator[Root]:
 
 
 @pytest.fixture
-def base(tmp_path: Path) -> Path:
-    """Six pictures of two labels."""
-    for number in range(6):
-        paint(tmp_path / "base" / f"l{number % 2}" / f"{number}.bmp", number)
-    return tmp_path / "base"
-
-
-@pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the images that are read from now on."""
     names: list[str] = []

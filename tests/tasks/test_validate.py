@@ -24,14 +24,6 @@ GOOD = Item("good", label="l", text="a text")
 
 
 @pytest.fixture
-def base(tmp_path: Path) -> Path:
-    """Six pictures of two labels."""
-    for number in range(6):
-        paint(tmp_path / "base" / f"l{number % 2}" / f"{number}.bmp", number)
-    return tmp_path / "base"
-
-
-@pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The day of September 2026 on which rejects are written; to be changed at will."""
     day = [1]

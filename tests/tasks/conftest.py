@@ -1,0 +1,16 @@
+"""Pictures that the tests of several stages read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from stages import paint
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """Six pictures of two labels."""
+    for number in range(6):
+        paint(tmp_path / "base" / f"l{number % 2}" / f"{number}.bmp", number)
+    return tmp_path / "base"
