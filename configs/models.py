@@ -112,10 +112,12 @@ EncoderConfig = Annotated[
 class IndexConfig(Section):
     """The FAISS index.
 
-    factory: any FAISS factory string. nprobe and ef_search: how wide to search (IVF lists, HNSW candidates); unset takes an eighth of
+    holds: for images with captions and an encoder of both, which of the two the index holds; by default what the items are. factory: any
+    FAISS factory string. nprobe and ef_search: how wide to search (IVF lists, HNSW candidates); unset takes an eighth of
     the lists, at least 8, and 64 candidates. shards: files on the database side. train_points_per_list: sample size of training.
     """
 
+    holds: Literal["image", "text"] | None = None
     factory: str = Field(default="Flat", min_length=1)
     metric: Literal["cosine", "ip", "l2"] = "cosine"
     shards: int = Field(default=1, ge=1, le=10_000)
@@ -126,8 +128,11 @@ class IndexConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """k: the cut-offs. depth: results a query that average precision looks at. max_queries: a seeded sample of so many queries."""
+    """asks: what the queries are, images or their captions; by default what the index holds. k: the cut-offs. depth: results a query that
+    average precision looks at. max_queries: a seeded sample of so many queries.
+    """
 
+    asks: Literal["image", "text"] | None = None
     k: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = (1, 5, 10)
     depth: int = Field(default=1000, ge=1)
     max_queries: int = Field(default=10_000, ge=1)

@@ -9,7 +9,7 @@ from prefect import flow
 from configs.loading import load_config
 from configs.models import PipelineConfig
 from flows.environment import default_root
-from flows.preflight import check_factory, check_sizes
+from flows.preflight import check_factory, check_sizes, held_set
 from flows.stages import Stages
 from flows.summary import Summary, summarise
 from storage.errors import DamagedFile
@@ -55,15 +55,16 @@ def build(config: PipelineConfig, stages: Stages, *, rehash: bool = False) -> Su
     """All stages in their order. Each takes records and its own part of the config, and hands a record on."""
     root, run = stages.root, stages.run
     check_factory(config.index)
-    fingerprint = identify(config.encoder).fingerprint
+    model = identify(config.encoder).fingerprint
 
     dataset = run(ingest, config.name, config.dataset, revision(config.dataset, root), rehash, doubt=unread)
     validated = run(validate, dataset, config.validate_, doubt=undecided)
     sides = run(split, validated, config.split)
     check_sizes(config, sides)
-    embeddings = run(encode, sides, config.encoder, fingerprint)
-    trained = run(train, config.name, embeddings, config.index)
-    shards = run(shard, config.name, embeddings, trained, config.index)
+    embeddings = run(encode, sides, config.encoder, model, config.validate_.max_reject_fraction)
+    held = held_set(config, embeddings)
+    trained = run(train, config.name, held, config.index)
+    shards = run(shard, config.name, held, trained, config.index)
     evaluation = run(evaluate, config.name, embeddings, shards, config.index, config.evaluation, config.split.leaks)
     snapshot = run(
         publish, config, validated, sides, embeddings, trained, shards, evaluation,

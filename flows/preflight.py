@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from configs.models import PipelineConfig
 from storage.errors import InputError
-from storage.records import SplitDataset
+from storage.records import EmbeddingSet, SplitDataset
 from tasks.indexes.factory import check_factory, least_items
 
 
@@ -47,4 +47,19 @@ def check_sizes(config: PipelineConfig, split: SplitDataset) -> None:
         )
 
 
-__all__ = ["check_factory", "check_sizes"]
+def held_set(config: PipelineConfig, embeddings: EmbeddingSet) -> EmbeddingSet:
+    """The vectors that the index holds. Raises InputError when there are none of them, or of those that it is to be asked with."""
+    try:
+        embeddings.of(config.evaluation.asks)
+        return embeddings.of(config.index.holds)
+    except KeyError as wanted:
+        raise InputError(
+            f"there are no vectors of {wanted.args[0]}s",
+            where=f"index.holds = {config.index.holds}, evaluation.asks = {config.evaluation.asks}",
+            expected="images with captions, and an encoder of both (open-clip)",
+            got=f"{embeddings.modality}s, {config.encoder.kind}",
+            next_step="mend dataset.captions (folders) or dataset.text_column (tables), or leave both keys out",
+        ) from None
+
+
+__all__ = ["check_factory", "check_sizes", "held_set"]

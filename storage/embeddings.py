@@ -1,7 +1,7 @@
 """The embedding store: (encoder fingerprint, content digest) -> vector, as Parquet parts that are only ever added.
 
-A part has the columns `item_id` (int64: an item that had this content when it was encoded), `content_digest` (string) and
-`embedding` (fixed-size list of float32). A content stands in one part only, because its writers hold the store's lease.
+A content stands in one part only, because its writers hold the store's lease. Contents whose vector cannot be searched stand in parts of
+another kind (`rejected-00000.parquet`: content_digest, reason, message), so that they are not encoded again every night.
 """
 
 from __future__ import annotations
@@ -15,17 +15,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage import tables
+from storage.embedding_parts import Stored, open_part
 from storage.errors import DamagedFile
 from storage.parts import Parts
 from storage.records import EmbeddingSet, FileRef, Side
 from storage.root import Root
 
+REJECTED = pa.schema({"content_digest": pa.string(), "reason": pa.string(), "message": pa.string()})
+
 
 class EmbeddingStore(Parts):
-    """The vectors of one encoder under one root."""
+    """The vectors of one encoder under one root. rejected: the contents that have none for good."""
 
     def __init__(self, root: Root, fingerprint: str) -> None:
         super().__init__(root, root.embeddings(fingerprint))
+        self.rejected = Parts(root, self.folder, "rejected")
 
     @property
     def dim(self) -> int:
@@ -33,22 +37,23 @@ class EmbeddingStore(Parts):
         return int(pq.read_schema(self.paths()[0]).field("embedding").type.list_size)
 
     def count_missing(self, items: Path) -> int:
-        """How many distinct contents of the items table have no vector yet."""
+        """How many distinct contents of the items table have neither a vector nor a reason why not."""
         return int(tables.rows(f"SELECT count(*) FROM ({self._missing_sql(items)})", spill=self.root.tmp)[0][0])
 
-    @contextmanager
-    def missing(self, items: Path) -> Iterator[Iterator[pa.RecordBatch]]:
-        """The distinct contents without a vector, ordered by digest, as batches (item_id, content_digest, text, path)."""
-        with tables.query(self._missing_sql(items) + " ORDER BY content_digest", spill=self.root.tmp) as batches:
-            yield batches
+    def plan(self, items: Path, shard_rows: int, target: Path) -> int:
+        """Write what is missing as a table (shard, item_id, content_digest, text, path), `shard_rows` rows a shard; the number of rows.
 
-    def add_vectors(self, item_ids: list[int], digests: list[str], vectors: np.ndarray) -> Path:
+        Ordered by digest, so that a run that resumes cuts the shards that are left at places of its own, whatever came before.
+        """
+        number = f"(row_number() OVER (ORDER BY content_digest) - 1) // {shard_rows}"
+        return tables.copy(
+            f"SELECT {number} AS shard, * FROM ({self._missing_sql(items)}) ORDER BY content_digest", target, spill=self.root.tmp
+        )
+
+    def add_vectors(self, item_ids: list[int], digests: list[str], vectors: np.ndarray, stored: Stored = "float32") -> None:
         """Commit one part. vectors: float32 (n, dim), n > 0, row i for item_ids[i] and digests[i]."""
-        dim = vectors.shape[1]
-        schema = pa.schema({"item_id": pa.int64(), "content_digest": pa.string(), "embedding": pa.list_(pa.float32(), dim)})
-        flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
-        columns = [pa.array(item_ids, pa.int64()), pa.array(digests), pa.FixedSizeListArray.from_arrays(flat, dim)]
-        return self.add(pa.RecordBatch.from_arrays(columns, schema=schema))
+        with self.adding() as temporary, open_part(temporary, vectors.shape[1], stored) as part:
+            part.write(item_ids, digests, np.zeros(len(vectors), bool), vectors)
 
     def refs(self, items: Path) -> tuple[FileRef, ...]:
         """The parts that hold at least one content of the items table."""
@@ -61,14 +66,31 @@ class EmbeddingStore(Parts):
         )
         return tuple(self.root.ref(Path(name), digest=False) for (name,) in used)
 
+    def count_truncated(self, items: Path) -> int:
+        """How many items of the table the model saw only the beginning of."""
+        if not (parts := self.paths()):
+            return 0
+        sql = (
+            f"SELECT count(*) FROM {tables.parquet(items)} SEMI JOIN "
+            f"(FROM {tables.parquet(*parts)} WHERE truncated) USING (content_digest)"
+        )
+        return int(tables.rows(sql, spill=self.root.tmp)[0][0])
+
+    def rejected_sql(self) -> str:
+        """The contents that have no vector for good, as a table for SQL with REJECTED's columns."""
+        if paths := self.rejected.paths():
+            return f"(SELECT * FROM {tables.parquet(*paths)})"
+        return "(SELECT " + ", ".join(f"NULL::VARCHAR AS {name}" for name in REJECTED.names) + " LIMIT 0)"
+
     def _missing_sql(self, items: Path) -> str:
         wanted = (
             "SELECT min(item_id) AS item_id, content_digest, arg_min(text, item_id) AS text, arg_min(path, item_id) AS path "
             f"FROM {tables.parquet(items)} GROUP BY content_digest"
         )
-        if not (parts := self.paths()):
-            return wanted
-        return f"SELECT * FROM ({wanted}) ANTI JOIN {tables.parquet(*parts)} USING (content_digest)"
+        known = f"SELECT content_digest FROM {self.rejected_sql()}"
+        if parts := self.paths():
+            known += f" UNION ALL SELECT content_digest FROM {tables.parquet(*parts)}"
+        return f"SELECT * FROM ({wanted}) ANTI JOIN ({known}) USING (content_digest)"
 
 
 @contextmanager
@@ -122,4 +144,5 @@ def _blocks(batches: Iterator[pa.RecordBatch], embeddings: EmbeddingSet) -> Iter
                 next_step="delete that folder and build again: it is encoded anew",
             )
         previous = int(ids[-1])
-        yield ids, column.flatten().to_numpy(zero_copy_only=False).reshape(-1, embeddings.dim)
+        flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+        yield ids, flat.reshape(-1, embeddings.dim)

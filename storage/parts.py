@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,27 +15,31 @@ from storage.root import Root
 
 
 class Parts:
-    """`part-00000.parquet`, `part-00001.parquet`, … Each is whole, since it was renamed into place."""
+    """`part-00000.parquet`, `part-00001.parquet`, … Each is whole, since it was renamed into place. kind: the word before the number."""
 
-    def __init__(self, root: Root, folder: Path) -> None:
-        self.root, self.folder = root, folder
+    def __init__(self, root: Root, folder: Path, kind: str = "part") -> None:
+        self.root, self.folder, self.kind = root, folder, kind
 
     def paths(self) -> list[Path]:
         """The committed parts, in the order of their numbers."""
-        return sorted(self.folder.glob("part-*.parquet"))
+        return sorted(self.folder.glob(f"{self.kind}-*.parquet"))
 
     def lease(self) -> AbstractContextManager[None]:
         """Hold the folder for writing; waits, so that two pipelines never do the same work twice."""
         return lease(self.folder / "lease", holder="a build", wait=True)
 
-    def add(self, batch: pa.RecordBatch) -> Path:
-        """Commit one part that holds the rows of `batch`."""
+    @contextmanager
+    def adding(self) -> Iterator[Path]:
+        """Yield a temporary path that becomes the next part when the block ends well."""
         paths = self.paths()
-        number = int(paths[-1].stem.removeprefix("part-")) + 1 if paths else 0
-        target = self.folder / f"part-{number:05d}.parquet"
-        with self.root.replacing(target) as temporary:
+        number = int(paths[-1].stem.removeprefix(f"{self.kind}-")) + 1 if paths else 0
+        with self.root.replacing(self.folder / f"{self.kind}-{number:05d}.parquet") as temporary:
+            yield temporary
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Commit one part that holds the rows of `batch`."""
+        with self.adding() as temporary:
             tables.write_parquet(temporary, batch.schema, [batch])
-        return target
 
     def drop_damaged(self) -> list[Path]:
         """Remove parts whose Parquet footer cannot be read; what they held counts as missing. Returns the parts removed."""

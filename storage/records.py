@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 Modality = Literal["text", "image"]
+Precision = Literal["float32", "bfloat16", "float16"]
 Side = Literal["database", "query"]
 
 
@@ -93,9 +94,15 @@ class SplitDataset(Record):
 
 
 class EmbeddingSet(Record):
-    """A vector for every item of the split, in the embedding store `fingerprint`. encoded and reused count distinct contents."""
+    """A vector for every item of its table, in the embedding store `fingerprint`. encoded and reused count distinct contents.
+
+    modality: what was encoded of the items. rejected: items of the split that have no vector that can be searched; `rejects` says why, and
+    `items` is the split's table without them. truncated: items of which the model saw only the beginning.
+    captions: the same for the captions of images, by the text side of the same encoder; its item ids are those of the images.
+    """
 
     split: str
+    modality: Modality
     fingerprint: str
     encoder: dict[str, Any]
     dim: int
@@ -103,7 +110,19 @@ class EmbeddingSet(Record):
     query: int
     encoded: int
     reused: int
+    rejected: int
+    truncated: int
     items: FileRef
+    rejects: FileRef | None
+    captions: EmbeddingSet | None = None
+
+    def of(self, modality: Modality | None) -> EmbeddingSet:
+        """The vectors of one modality, the items' own by default; KeyError when there are none."""
+        if modality in (None, self.modality):
+            return self
+        if self.captions is None:
+            raise KeyError(modality)
+        return self.captions
 
 
 class TrainedIndex(Record):
@@ -160,7 +179,8 @@ class Snapshot(Record):
 class Manifest(Frozen):
     """All that a snapshot is made of; the file written last in its folder.
 
-    files and shards: paths relative to the snapshot's folder. pool: the files under the root that they were linked from.
+    holds: what its vectors were made from, the items themselves or their captions. truncated: items of which the encoder saw only the
+    beginning. files and shards: paths relative to the snapshot's folder. pool: the files under the root that they were linked from.
     created_at: UTC, ISO 8601; told and never compared.
     """
 
@@ -173,8 +193,10 @@ class Manifest(Frozen):
     config: dict[str, Any]
     modality: Modality
     base: str | None
+    holds: Modality
     fingerprint: str
     encoder: dict[str, Any]
+    truncated: int
     datasets: dict[str, str]
     factory: str
     metric: str

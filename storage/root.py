@@ -11,6 +11,7 @@
 <root>/datasets/<name>/memory/                    what ingest and validate remember from night to night
 <root>/openings/<policy>/part-*.parquet           what came of opening each image, by content
 <root>/embeddings/<fingerprint>/part-*.parquet    the content-addressed embedding store
+<root>/encoders/<model>/<device>.json             what a device has shown with an encoder: precision, batch size, rate
 <root>/indexes/<name>/trained|shards/             FAISS files by key, shared between snapshots
 <root>/indexes/<name>/evaluations/<digest>/       metrics.json, report.html
 <root>/indexes/<name>/snapshots/<snapshot>/       a published index, manifest.json last
@@ -109,6 +110,9 @@ class Root:
 
     def embeddings(self, fingerprint: str) -> Path:
         return self.path / "embeddings" / fingerprint
+
+    def experience(self, model: str, device: str) -> Path:
+        return self.path / "encoders" / model / f"{device[:16]}.json"
 
     def index(self, name: str) -> Path:
         if not re.fullmatch(NAME, name):

@@ -2,116 +2,123 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from configs.models import EncoderConfig
-from storage import tables
-from storage.digests import content_digest, json_digest
+from storage.digests import json_digest
 from storage.embeddings import EmbeddingStore
-from storage.errors import IndexmillError, InputError, SourceChanged
-from storage.records import EmbeddingSet, SplitDataset
+from storage.errors import InputError
+from storage.experience import Experience, recall_experience, remember_experience
+from storage.records import EmbeddingSet, Modality, Precision, SplitDataset
 from storage.root import Root
-from tasks.checks.images import UNLIMITED, UnreadableImage, read_image
-from tasks.encoders import Encoder, identify, load_encoder
-from tasks.encoders.encoding import encode_batches
+from tasks.encoders import MODALITIES, Identity, identify
+from tasks.encoders.captions import write_captions
+from tasks.encoders.completing import Work, complete
+from tasks.encoders.device import device_name
+from tasks.encoders.jobs import Compared, ComparePrecision, EncodeShard, Model, ShardEncoded
+from tasks.encoders.outcome import settle_items
+from tasks.encoders.process import EncoderProcess
+from tasks.encoders.settling import settle
 from tasks.policy import REMEMBERED, RETRIED, StageCache
 from tasks.progress import Advance, track
 
-Row = dict[str, Any]
+
+@task(name="encode", cache_policy=StageCache(stage_version=2), **REMEMBERED)
+def encode(root: Root, split: SplitDataset, config: EncoderConfig, model: str, max_reject_fraction: float) -> EmbeddingSet:
+    """The embedding store completed for these items, and a second one for the captions of images where the encoder takes texts too.
+
+    model: the encoder's fingerprint in float32. max_reject_fraction: past this share of items without a vector the stage stops.
+    """
+    if split.modality not in MODALITIES[config.kind]:
+        raise _wrong_kind(config, split)
+    with EncoderProcess() as process:
+        side = Side(root, process, split, config, max_reject_fraction)
+        found = side.encoded(split.modality, root.file(split.table))
+        if split.modality == "text" or "text" not in MODALITIES[config.kind]:
+            return found
+        with root.scratch.staging() as staging:
+            if not write_captions(root.file(found.items), staging / "captions.parquet"):
+                return found
+            captions = side.encoded("text", staging / "captions.parquet")
+    both = {"digest": json_digest([found.digest, captions.digest]), "files": (*found.files, *captions.files), "captions": captions}
+    return found.model_copy(update=both)
 
 
-@task(name="encode", cache_policy=StageCache(stage_version=1), **RETRIED, **REMEMBERED)
-def encode(root: Root, split: SplitDataset, config: EncoderConfig, fingerprint: str) -> EmbeddingSet:
-    """The embedding store completed for these items. Each part of `shard_rows` vectors is committed as it is done."""
-    items = root.file(split.table)
-    store = EmbeddingStore(root, fingerprint)
-    with store.lease():
-        store.drop_damaged()
-        missing = store.count_missing(items)
-        if missing:
-            encoder = _load(config, split)
-            with track("encoding", missing) as advance, store.missing(items) as batches:
-                for rows in _chunks(batches, config.shard_rows):
-                    vectors = _vectors(encoder, rows, split.base, advance)
-                    store.add_vectors([row["item_id"] for row in rows], [row["content_digest"] for row in rows], vectors)
-        distinct = tables.rows(f"SELECT count(DISTINCT content_digest) FROM {tables.parquet(items)}", spill=root.tmp)[0][0]
-        return EmbeddingSet(
-            digest=json_digest([fingerprint, split.content]), files=(split.table, *store.refs(items)), split=split.digest,
-            fingerprint=fingerprint, encoder=identify(config).details, dim=store.dim, database=split.database, query=split.query,
-            encoded=missing, reused=distinct - missing, items=split.table,
-        )  # fmt: skip
+@task(name="encode-shard", cache_policy=NO_CACHE, **RETRIED)
+def encode_shard(process: EncoderProcess, job: EncodeShard, advance: Advance) -> ShardEncoded:
+    """One planned shard as files that nobody sees before they are whole; done again when the encoding process is lost."""
+    return process.encode(job, advance)
 
 
-def _load(config: EncoderConfig, split: SplitDataset) -> Encoder:
-    with track("loading the model", 1) as advance:
-        encoder = load_encoder(config)
-        advance(1)
-    if encoder.modality != split.modality:
-        raise InputError(
-            f"this encoder takes {encoder.modality}s, and the data set has {split.modality}s",
-            where="encoder.kind",
-            got=config.kind,
-            next_step="choose sentence-transformers for texts, efficientnet-lite, timm or open-clip for images",
-        )
-    return encoder
+class Side:
+    """One encoder at work on one split; which of its sides, the images' or the texts', is asked of `encoded`."""
+
+    def __init__(self, root: Root, process: EncoderProcess, split: SplitDataset, config: EncoderConfig, max_reject_fraction: float) -> None:
+        self.root, self.process, self.split, self.config, self.budget = root, process, split, config, max_reject_fraction
+        self.identity = identify(config)
+
+    def encoded(self, modality: Modality, items: Path) -> EmbeddingSet:
+        """The set of vectors of an items table by the side for `modality`."""
+        base = self.split.base if modality == "image" else None
+        known = self._settled(modality, items, base)
+        precision: Precision = known.precision or "float32"
+        identity = self._identity(modality, precision)
+        store = EmbeddingStore(self.root, identity.fingerprint)
+        work = Work(self.root, store, items, base, Model(self.config, precision, modality), known)
+        with store.lease(), self.root.scratch.staging() as staging:
+            failed = staging / "failed.parquet"
+            encoded, learnt = complete(work, self.config, failed, lambda job, advance: encode_shard(self.process, job, advance))
+            self._remember(modality, learnt)
+            outcome = settle_items(self.root, self.split.name, items, store, failed, self.budget)
+            table = self.root.file(outcome.items)
+            refs = tuple(ref for ref in (outcome.items, outcome.rejects) if ref)
+            return EmbeddingSet(
+                digest=json_digest([identity.fingerprint, outcome.content]), files=(*refs, *store.refs(table)), split=self.split.digest,
+                modality=modality, fingerprint=identity.fingerprint, encoder=identity.details | _checked(known), dim=store.dim,
+                database=outcome.database, query=outcome.query, encoded=encoded, reused=max(0, outcome.contents - encoded),
+                rejected=outcome.rejected, truncated=store.count_truncated(table), items=outcome.items, rejects=outcome.rejects,
+            )  # fmt: skip
+
+    def _identity(self, modality: Modality, precision: Precision) -> Identity:
+        return self.identity.of(precision, None if modality == self.split.modality else modality)
+
+    def _remember(self, modality: Modality, learnt: Experience) -> None:
+        """Keep what was learnt. A precision that the config names says nothing about what `auto` should mean."""
+        if self.config.precision != "auto":
+            before = recall_experience(self.root, self.identity.fingerprint, modality, learnt.device)
+            learnt = learnt.model_copy(update={"precision": before.precision, "check": before.check})
+        remember_experience(self.root, self.identity.fingerprint, modality, learnt)
+
+    def _settled(self, modality: Modality, items: Path, base: str | None) -> Experience:
+        """What is known of this device, with the precision to take."""
+        known = recall_experience(self.root, self.identity.fingerprint, modality, device_name())
+        if self.config.precision != "auto":
+            return known.model_copy(update={"precision": self.config.precision, "check": None})
+
+        def missing(precision: Precision) -> int:
+            return EmbeddingStore(self.root, self._identity(modality, precision).fingerprint).count_missing(items)
+
+        def compare(sample: Path) -> Compared:
+            with track("checking the fast precision", 1) as advance:
+                found = self.process.compare(ComparePrecision(Model(self.config, "float32", modality), str(sample), base))
+                advance(1)
+            return found
+
+        return settle(self.root, items, known, missing, compare)
 
 
-def _chunks(batches: Iterator[Any], size: int) -> Iterator[list[Row]]:
-    """Rows in lists of `size`: what one part will hold. Ordered by digest, so a run that resumes cuts them at the same places."""
-    rows: list[Row] = []
-    for batch in batches:
-        rows += batch.to_pylist()
-        while len(rows) >= size:
-            yield rows[:size]
-            del rows[:size]
-    if rows:
-        yield rows
+def _checked(known: Experience) -> dict[str, object]:
+    """The check that the precision rests on, for the manifest."""
+    return {"precision_check": known.check.model_dump() | {"device": known.device}} if known.check else {}
 
 
-def _vectors(encoder: Encoder, rows: list[Row], base: str | None, advance: Advance) -> np.ndarray:
-    """float32 (n, dim). Of images, two windows at the model's own size are held, never a whole part."""
-    if base is None:
-        vectors = encode_batches(encoder, [encoder.prepare(row["text"]) for row in rows], advance)
-    else:
-        windows = _prepared(encoder, rows, Path(base))
-        vectors = np.concatenate([encode_batches(encoder, window, advance) for window in windows])
-    lengths = np.linalg.norm(vectors, axis=1)
-    if not np.all(np.isfinite(lengths) & (lengths > 0)):
-        row = rows[int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])]
-        raise IndexmillError(
-            "the encoder gave a vector that cannot be searched",
-            where=f"item {row['path'] or row['text'][:80]!r}",
-            expected="finite numbers, not all zero",
-            next_step="take the item out of the source; other encoders may take it",
-        )
-    return vectors
-
-
-def _prepared(encoder: Encoder, rows: list[Row], base: Path) -> Iterator[list[Any]]:
-    """The images of the rows, opened and prepared, a window at a time. The next is under way while the caller works on the last."""
-    ahead: deque[list[Future[Any]]] = deque()
-    size = encoder.window
-    with ThreadPoolExecutor(2) as openers:
-        for start in range(0, len(rows), size):
-            ahead.append([openers.submit(_open, encoder, base / row["path"], row) for row in rows[start : start + size]])
-            if len(ahead) > 1:
-                yield [image.result() for image in ahead.popleft()]
-        for images in ahead:
-            yield [image.result() for image in images]
-
-
-def _open(encoder: Encoder, path: Path, row: Row) -> Any:
-    try:
-        content = path.read_bytes()
-        if content_digest(content) == row["content_digest"]:
-            return encoder.prepare(read_image(content, UNLIMITED))
-    except (OSError, UnreadableImage):
-        pass
-    raise SourceChanged("an image changed while the build was running", where=str(path), next_step="run the build again")
+def _wrong_kind(config: EncoderConfig, split: SplitDataset) -> InputError:
+    return InputError(
+        f"this encoder takes {' and '.join(f'{modality}s' for modality in MODALITIES[config.kind])}, and the data set has {split.modality}s",
+        where="encoder.kind",
+        got=config.kind,
+        next_step="choose sentence-transformers for texts, efficientnet-lite, timm or open-clip for images",
+    )

@@ -37,28 +37,29 @@ def evaluate(
 
     leaks: `exclude` asks only queries that are not nearly an item of the database. Without queries there are no figures.
     """
+    held, asked = embeddings.of(index.holds), embeddings.of(config.asks or index.holds)
     searcher = Searcher(
         [read_index(root.file(shard.index), shard.index) for shard in shards.shards],
         index.metric, nprobe=index.nprobe, ef_search=index.ef_search,
     )  # fmt: skip
-    sampled = vectors(root, embeddings, side="query", leaking=leaks == "keep", sample=(config.max_queries, index.seed))
+    sampled = vectors(root, asked, side="query", leaking=leaks == "keep", sample=(config.max_queries, index.seed))
     with sampled as blocks:
-        ids, queries = joined(blocks, embeddings.dim)
-    depth = min(config.depth, embeddings.database)
+        ids, queries = joined(blocks, asked.dim)
+    depth = min(config.depth, held.database)
     scores, found = _search(searcher, queries, depth)
-    metrics, counts, by_label = relevance(Labels(root, embeddings), ids, found, config.k)
-    metrics |= _agreement(root, embeddings, searcher, queries, scores, found, config.k)
+    metrics, counts, by_label = relevance(Labels(root, embeddings, held), ids, found, config.k)
+    metrics |= _agreement(root, held, searcher, queries, scores, found, config.k)
     timings = search_speed(searcher, queries)
-    counts |= {"queries": len(ids), "database": embeddings.database, "depth": depth, "dim": embeddings.dim}
+    counts |= {"queries": len(ids), "database": held.database, "depth": depth, "dim": held.dim}
     study = {
         "by_label": by_label,
         "examples": _examples(root, embeddings, ids, found, scores, config.examples),
-        "projection": project(root, embeddings, seed=index.seed),
+        "projection": project(root, held, seed=index.seed),
     }
     digest = json_digest([shards.digest, index.model_dump(mode="json"), config.model_dump(mode="json"), metrics])
     folder = root.index(name) / "evaluations" / digest[:16]
     figures = {"schema_version": 1, "name": name, "metrics": metrics, "timings": timings, "counts": counts}
-    figures |= {"k": list(config.k), "fingerprint": embeddings.fingerprint, "factory": index.factory, "metric": index.metric}
+    figures |= {"k": list(config.k), "fingerprint": held.fingerprint, "factory": index.factory, "metric": index.metric}
     root.scratch.write_text(folder / "study.json", json.dumps(study, ensure_ascii=False))
     root.scratch.write_text(folder / "metrics.json", json.dumps(figures, indent=2) + "\n")
     metrics_json, study_json = root.ref(folder / "metrics.json"), root.ref(folder / "study.json")

@@ -10,7 +10,8 @@ import faiss
 from prefect import task
 
 from configs.models import PipelineConfig
-from storage import catalog
+from storage import catalog, tables
+from storage.atomic import commit
 from storage.digests import json_digest
 from storage.errors import Refused
 from storage.records import (
@@ -43,10 +44,12 @@ def publish(
 ) -> Snapshot:  # fmt: skip
     """The new live snapshot. Raises Refused, and leaves the live one alone, when the gate objects."""
     snapshots = Snapshots(root, config.name)
-    served = (*shards.shards, *_query_side(root, config, embeddings, trained))
+    held = embeddings.of(config.index.holds)
+    served = (*shards.shards, *_query_side(root, config, held, trained))
     content = json_digest([config.model_dump(mode="json"), [shard.key for shard in served], evaluation.digest, split.digest])
     live = snapshots.manifest() if snapshots.current() else None
-    manifest = _manifest(root, config, validated, split, embeddings, served, evaluation, content, live)
+    rejects = _all_rejects(root, validated, embeddings)
+    manifest = _manifest(root, config, validated, split, held, served, evaluation, content, live)
     broken = objections(evaluation.metrics, live.metrics if live else None, config.publish.gate)
     if broken:
         manifest = manifest.model_copy(update={"verdict": "refused: " + "; ".join(broken)})
@@ -58,7 +61,7 @@ def publish(
             got="; ".join(broken),
             next_step=f"see {root.file(report)}",
         )
-    sources = _sources(served, validated, split, evaluation, report)
+    sources = _sources(served, rejects, split, embeddings, evaluation, report)
     manifest = manifest.model_copy(
         update={"files": tuple(ref.model_copy(update={"path": name}) for name, ref in sources.items()),
                 "pool": _pool(root, config.name, trained, served, evaluation, report)}
@@ -85,7 +88,7 @@ def _query_side(root: Root, config: PipelineConfig, embeddings: EmbeddingSet, tr
 
 
 def _manifest(
-    root: Root, config: PipelineConfig, validated: ValidatedDataset, split: SplitDataset, embeddings: EmbeddingSet,
+    root: Root, config: PipelineConfig, validated: ValidatedDataset, split: SplitDataset, held: EmbeddingSet,
     served: tuple[Shard, ...], evaluation: Evaluation, content: str, live: Manifest | None,
 ) -> Manifest:  # fmt: skip
     """All but the list of files. Shards are numbered through, the database's first."""
@@ -98,10 +101,10 @@ def _manifest(
     return Manifest(
         name=config.name, snapshot_id=snapshot_id, parent=parent, created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         content=content, config=config.model_dump(mode="json", by_alias=True), modality=split.modality, base=split.base,
-        fingerprint=embeddings.fingerprint, encoder=embeddings.encoder,
+        fingerprint=held.fingerprint, encoder=held.encoder, holds=held.modality, truncated=held.truncated,
         datasets={"validated": validated.digest, "split": split.digest}, factory=config.index.factory, metric=config.index.metric,
-        dim=embeddings.dim, items=sum(shard.count for shard in served), database=split.database, query=split.query,
-        rejected=validated.rejected, split={name: getattr(split, name) for name in ("labels", "groups", "conflicts", "leaks")},
+        dim=held.dim, items=sum(shard.count for shard in served), database=held.database, query=held.query,
+        rejected=validated.rejected + held.rejected, split={name: getattr(split, name) for name in ("labels", "groups", "conflicts", "leaks")},
         metrics=evaluation.metrics, timings=evaluation.timings, shards=tuple(named), files=(), pool=(),
         verdict="published", versions={name: version(name) for name in PACKAGES}, threads=faiss.omp_get_max_threads(),
     )  # fmt: skip
@@ -118,12 +121,24 @@ def _report(
     return root.ref(target)
 
 
+def _all_rejects(root: Root, validated: ValidatedDataset, embeddings: EmbeddingSet) -> FileRef:
+    """The items that validation set aside, and those that have no vector, in one table."""
+    if embeddings.rejects is None:
+        return validated.rejects
+    found = [tables.parquet(root.file(ref)) for ref in (validated.rejects, embeddings.rejects)]
+    with root.scratch.staging() as staging:
+        tables.copy(f"FROM {found[0]} UNION ALL BY NAME FROM {found[1]} ORDER BY item_id", staging / "rejects.parquet", spill=root.tmp)
+        target = root.dataset(validated.name, "rejects", json_digest([validated.digest, embeddings.digest])) / "rejects.parquet"
+        commit(staging / "rejects.parquet", target)
+    return root.ref(target)
+
+
 def _sources(
-    served: tuple[Shard, ...], validated: ValidatedDataset, split: SplitDataset, evaluation: Evaluation, report: FileRef
+    served: tuple[Shard, ...], rejects: FileRef, split: SplitDataset, embeddings: EmbeddingSet, evaluation: Evaluation, report: FileRef
 ) -> dict[str, FileRef]:
     """Name in the snapshot -> the file that it is."""
     files = {_shard_name(number): shard.index for number, shard in enumerate(served)}
-    files |= {"items.parquet": split.table, "rejects.parquet": validated.rejects, "labels.parquet": split.by_label}
+    files |= {"items.parquet": embeddings.items, "rejects.parquet": rejects, "labels.parquet": split.by_label}
     if split.pairs:
         files["pairs.parquet"] = split.pairs
     return files | {"report/metrics.json": evaluation.metrics_json, "report/report.html": report}

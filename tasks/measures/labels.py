@@ -14,7 +14,8 @@ UNLABELLED = -1
 class Labels:
     """The labels of all items. Holds 12 bytes an item: the one thing in an evaluation that grows with the data set."""
 
-    def __init__(self, root: Root, embeddings: EmbeddingSet) -> None:
+    def __init__(self, root: Root, embeddings: EmbeddingSet, held: EmbeddingSet | None = None) -> None:
+        """embeddings: all items; held: those that the index is made of, which `count` counts (by default all)."""
         items = root.file(embeddings.items)
         self.names = [
             name
@@ -31,7 +32,7 @@ class Labels:
             self._ids[start:stop] = batch.column("item_id").to_numpy()
             self._codes[start:stop] = [codes.get(label, UNLABELLED) for label in batch.column("label").to_pylist()]
             start = stop
-        counted = f"SELECT label, count(*) FROM {tables.parquet(items)} WHERE side = $side AND label IS NOT NULL GROUP BY 1"
+        counted = f"SELECT label, count(*) FROM {tables.parquet(root.file((held or embeddings).items))} WHERE side = $side AND label IS NOT NULL GROUP BY 1"
         self._counts: dict[Side, np.ndarray] = {}
         for side in ("database", "query"):
             counts = np.zeros(len(self.names), np.int64)

@@ -1,0 +1,51 @@
+"""What one device has shown with one encoder: remembered from night to night, part of no digest, and free to be deleted."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from storage.digests import json_digest
+from storage.records import Frozen, Modality, Precision
+from storage.root import Root
+
+
+class PrecisionCheck(Frozen):
+    """How near the vectors of a faster precision come to float32's, on a sample of `items` of the user's own.
+
+    mean_cosine: of the two vectors of an item. overlap_at_10: share of an item's ten nearest neighbours that are the same.
+    """
+
+    tried: Precision
+    items: int
+    mean_cosine: float
+    overlap_at_10: float
+    holds: bool
+
+
+class Experience(Frozen):
+    """precision: what `auto` chose here, and the check that it rests on (None where nothing is faster than float32).
+
+    batch_sizes: the fastest, by precision. rates: items a second of the whole stage, by precision. peak_bytes: the most memory that the
+    encoding process has taken.
+    """
+
+    device: str
+    precision: Precision | None = None
+    check: PrecisionCheck | None = None
+    batch_sizes: dict[str, int] = {}
+    rates: dict[str, float] = {}
+    peak_bytes: int = 0
+
+
+def recall_experience(root: Root, model: str, modality: Modality, device: str) -> Experience:
+    """What is remembered; an empty one when nothing is, or when it cannot be read."""
+    try:
+        text = root.experience(model, json_digest([modality, device])).read_text(encoding="utf-8")
+        return Experience.model_validate_json(text)
+    except (OSError, ValidationError):
+        return Experience(device=device)
+
+
+def remember_experience(root: Root, model: str, modality: Modality, experience: Experience) -> None:
+    """Keep it for the next night."""
+    root.write_record(root.experience(model, json_digest([modality, experience.device])), experience)

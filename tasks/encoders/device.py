@@ -1,0 +1,23 @@
+"""What the encoder runs on, told without importing torch."""
+
+from __future__ import annotations
+
+import platform
+import re
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def device_name() -> str:
+    """The GPUs that NVIDIA's driver knows, else the processor: what a remembered precision, batch size or rate holds for."""
+    gpus = [_field("Model", path) for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
+    return ", ".join(gpus) or _field("model name", Path("/proc/cpuinfo")) or platform.processor() or platform.machine()
+
+
+def _field(name: str, path: Path) -> str:
+    try:
+        found = re.search(rf"^{name}\s*:\s*(.+)$", path.read_text(encoding="utf-8", errors="replace"), flags=re.M)
+    except OSError:
+        return ""
+    return found[1].strip() if found else ""

@@ -1,0 +1,77 @@
+"""What the encoding process is asked to do, and what it answers. All of it crosses a pipe, so it is small."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from configs.models import EncoderConfig
+from storage.embedding_parts import Stored
+from storage.records import Modality, Precision
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which encoder, in which precision, and which of its sides: images or texts."""
+
+    config: EncoderConfig
+    precision: Precision
+    modality: Modality
+
+
+@dataclass(frozen=True)
+class EncodeShard:
+    """Encode shard `number` of the table `plan` into the Parquet file `part`, and write `rejected` for what cannot be searched.
+
+    base: the folder of images; None for texts. batch_size: None asks for the fastest to be found.
+    """
+
+    model: Model
+    plan: str
+    number: int
+    base: str | None
+    part: str
+    rejected: str
+    spill: str
+    stored: Stored
+    batch_size: int | None
+
+
+@dataclass(frozen=True)
+class ComparePrecision:
+    """Encode the rows of the table `sample` in float32 and in the fastest precision of the device."""
+
+    model: Model
+    sample: str
+    base: str | None
+
+
+class Progress(NamedTuple):
+    """So many more items are done, at this batch size."""
+
+    items: int
+    batch_size: int
+
+
+class ShardEncoded(NamedTuple):
+    """vectors, rejects: rows written; seconds without the model's loading; peak_bytes: the process's largest resident size so far."""
+
+    vectors: int
+    rejects: int
+    seconds: float
+    batch_size: int
+    peak_bytes: int
+
+
+class Compared(NamedTuple):
+    """tried: the fastest precision here; when that is float32, nothing was compared and the rest is 1."""
+
+    tried: Precision
+    items: int
+    mean_cosine: float
+    overlap_at_10: float
+    holds: bool
+
+
+Job = EncodeShard | ComparePrecision
+Answer = ShardEncoded | Compared

@@ -1,0 +1,108 @@
+"""Running `tasks.encoders.worker`: started when there is work, started again when it is killed, gone when the `with` block ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Pipe
+from types import TracebackType
+from typing import cast
+
+from storage.errors import IndexmillError
+from tasks.encoders.jobs import Answer, ComparePrecision, Compared, EncodeShard, Job, Progress, ShardEncoded
+from tasks.progress import Advance
+
+FIRST_GUESS = 32  # the batch size to halve when a process was killed before it told its own
+
+
+class WorkerLost(IndexmillError, ConnectionError):
+    """The process ended before it answered. It is a ConnectionError too: what tries passing faults again tries this."""
+
+    def __init__(self, status: int | None) -> None:
+        name = signal.Signals(-status).name if status is not None and status < 0 else f"status {status}"
+        super().__init__("the process that encodes was lost", got=name, next_step="run the build again: what was finished is kept")
+        self.killed = status == -signal.SIGKILL
+
+
+class EncoderProcess:
+    """One process that keeps its model loaded from job to job."""
+
+    def __init__(self) -> None:
+        self._running = False
+        self._batch_size = FIRST_GUESS
+
+    def __enter__(self) -> EncoderProcess:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def encode(self, job: EncodeShard, advance: Advance) -> ShardEncoded:
+        """Encode one shard. The kernel kills what takes too much memory: then with half the batch once more, down to one item.
+
+        Raises WorkerLost when the process ends any other way, and what went wrong in it when it says so.
+        """
+        while True:
+            done = 0
+
+            def counted(items: int) -> None:
+                nonlocal done
+                done += items
+                advance(items)
+
+            try:
+                return cast(ShardEncoded, self._ask(job, counted))
+            except WorkerLost as lost:
+                advance(-done)
+                if not lost.killed or self._batch_size == 1:
+                    raise
+                self._batch_size //= 2
+                job = replace(job, batch_size=self._batch_size)
+
+    def compare(self, job: ComparePrecision) -> Compared:
+        """How near the fastest precision here comes to float32."""
+        return cast(Compared, self._ask(job, lambda items: None))
+
+    def stop(self) -> None:
+        """End the process, if there is one."""
+        if self._running:
+            self._process.kill()
+            self._process.wait()
+            self._connection.close()
+            self._running = False
+
+    def _ask(self, job: Job, advance: Advance) -> Answer:
+        if not self._running:
+            self._start()
+        try:
+            self._connection.send(job)
+            while isinstance(answer := self._connection.recv(), Progress):
+                self._batch_size = answer.batch_size
+                advance(answer.items)
+        except (EOFError, ConnectionError):
+            raise WorkerLost(self._ended()) from None
+        if isinstance(answer, Exception):
+            raise answer
+        return cast(Answer, answer)
+
+    def _start(self) -> None:
+        self._connection, theirs = Pipe()
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        with theirs:
+            # A process group of its own: Ctrl-C reaches this process alone, which then ends the other.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "tasks.encoders.worker"], stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=environment,
+                process_group=0,
+            )  # fmt: skip
+        self._running = True
+
+    def _ended(self) -> int | None:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+        status = self._process.poll()
+        self.stop()
+        return status
