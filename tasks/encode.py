@@ -78,10 +78,10 @@ def _chunks(batches: Iterator[Any], size: int) -> Iterator[list[Row]]:
 def _vectors(encoder: Encoder, rows: list[Row], base: str | None, advance: Advance) -> np.ndarray:
     """float32 (n, dim). Of images, two windows at the model's own size are held, never a whole part."""
     if base is None:
-        vectors = encode_batches(encoder, [encoder.prepare(row["text"]) for row in rows], advance)
+        vectors = encode_batches(encoder, [encoder.prepare(row["text"]) for row in rows], advance).vectors
     else:
         windows = _prepared(encoder, rows, Path(base))
-        vectors = np.concatenate([encode_batches(encoder, window, advance) for window in windows])
+        vectors = np.concatenate([encode_batches(encoder, window, advance).vectors for window in windows])
     lengths = np.linalg.norm(vectors, axis=1)
     if not np.all(np.isfinite(lengths) & (lengths > 0)):
         row = rows[int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])]
