@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from configs.datasets import DatasetConfig
 from configs.section import Section
 
+Precision = Literal["float32", "bfloat16", "float16"]
+
 
 class ValidateConfig(Section):
     """max_reject_fraction: past this share of rejected items the build stops.
@@ -49,12 +51,15 @@ class AnyEncoder(Section):
     model: a model id, a local path, or `package:NAME/PATH` for a file or folder inside an installed Python package.
     weights_sha256: when given, the weights file must have this digest before it is loaded.
     batch_size: items a forward pass; `auto` takes the encoder's own and halves it when memory runs out.
+    precision: the number format of the whole model; `auto` takes the fastest one that the hardware has, while vectors of a sample of the
+    items agree with those of float32.
     shard_rows: vectors a Parquet part, the most that a killed run has to encode again.
     """
 
     model: str = Field(min_length=1)
     weights_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    precision: Literal["auto"] | Precision = "auto"
     normalize: bool = True
     shard_rows: int = Field(default=50_000, ge=1)
 

@@ -80,7 +80,8 @@ def _taken(manifest: Manifest) -> set[str]:
 def _encode(manifest: Manifest, query: Any) -> np.ndarray:
     """float32 (1, dim), by the very encoder that made the snapshot's vectors; another fingerprint is refused."""
     config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(manifest.config["encoder"])
-    fingerprint = identify(config).fingerprint
+    precision = manifest.encoder["precision"]
+    fingerprint = identify(config, precision).fingerprint
     if fingerprint != manifest.fingerprint:
         raise InputError(
             "the encoder here is not the one that made this snapshot, so its answers would mean nothing",
@@ -89,10 +90,10 @@ def _encode(manifest: Manifest, query: Any) -> np.ndarray:
             got=f"fingerprint {fingerprint}",
             next_step=f"indexmill build {manifest.name}, or install the versions that it names",
         )
-    encoder = load_encoder(config)
+    encoder = load_encoder(config, precision)
     if isinstance(query, str) and isinstance(encoder, EncodesTextsToo):
-        return encoder.encode_texts([query], 1)
-    return encode_items(encoder, [query])
+        encoder = encoder.texts
+    return encode_items(encoder, [query]).vectors
 
 
 def _described(root: Root, snapshots: Snapshots, manifest: Manifest, ids: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:

@@ -9,9 +9,11 @@ import torch
 from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 
-from configs.models import EfficientNetLiteEncoder
+from configs.models import EfficientNetLiteEncoder, Precision
 from storage.errors import InputError
 from storage.records import Modality
+from tasks.encoders.encoding import Encoded
+from tasks.encoders.forward import DTYPES, device, finished, settled
 from tasks.encoders.locating import locate
 
 DEFAULT_BATCH = 32
@@ -19,12 +21,12 @@ SIDE = 224
 
 
 class EfficientNetLiteModel:
-    """EfficientNet-Lite0 in float32, its last feature map (1,280 x 7 x 7) averaged over the picture."""
+    """EfficientNet-Lite0, its last feature map (1,280 x 7 x 7) averaged over the picture."""
 
     modality: Modality = "image"
     dim = 1280
 
-    def __init__(self, config: EfficientNetLiteEncoder) -> None:
+    def __init__(self, config: EfficientNetLiteEncoder, precision: Precision) -> None:
         path = locate(config.model)
         self._model = EfficientNet.from_name("efficientnet-lite0")
         try:
@@ -33,7 +35,8 @@ class EfficientNetLiteModel:
             raise InputError(
                 "the checkpoint is not EfficientNet-Lite0's", where=f"encoder.model = {config.model}", got=str(problem)[:300]
             ) from None
-        self._model.eval().to(memory_format=torch.channels_last)  # what CPU convolutions like best
+        self._model = settled(self._model, precision, channels_last=True)
+        self._dtype = DTYPES[precision]
         self._normalize = config.normalize
         self.batch_size = DEFAULT_BATCH if config.batch_size == "auto" else config.batch_size
         self.window = self.batch_size
@@ -45,14 +48,13 @@ class EfficientNetLiteModel:
         square = item.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=(left, top, left + edge, top + edge))
         return (np.asarray(square, dtype=np.float32) - 127) / 128
 
-    def encode(self, prepared: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+    def encode(self, prepared: Sequence[np.ndarray], batch_size: int) -> Encoded:
         """float32 (n, 1280) for n prepared images."""
-        return np.concatenate([self._forward(prepared[start : start + batch_size]) for start in range(0, len(prepared), batch_size)])
+        vectors = [self._forward(prepared[start : start + batch_size]) for start in range(0, len(prepared), batch_size)]
+        return Encoded(np.concatenate(vectors), np.zeros(len(prepared), dtype=bool))
 
     def _forward(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device(), self._dtype)
         with torch.inference_mode():
             features = self._model.extract_features(pixels.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3))
-            if self._normalize:
-                features = torch.nn.functional.normalize(features, dim=1)
-        return np.asarray(features.numpy(), dtype=np.float32)
+            return finished(features, normalize=self._normalize)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from storage.records import Modality
+from tasks.encoders.memory import out_of_memory
 from tasks.progress import Advance
+
+
+class Encoded(NamedTuple):
+    """vectors: float32 (n, dim). truncated: bool (n,), whether the model saw only an item's beginning; never so for images."""
+
+    vectors: np.ndarray
+    truncated: np.ndarray
 
 
 class Encoder(Protocol):
@@ -26,8 +34,8 @@ class Encoder(Protocol):
         """What `encode` takes for one item: for an image, its pixels at the model's own size. Called from several threads at once."""
         ...
 
-    def encode(self, prepared: Sequence[Any], batch_size: int) -> np.ndarray:
-        """Vectors of prepared items in their order: float32 (n, dim)."""
+    def encode(self, prepared: Sequence[Any], batch_size: int) -> Encoded:
+        """Vectors of prepared items, in their order."""
         ...
 
 
@@ -35,39 +43,31 @@ class Encoder(Protocol):
 class EncodesTextsToo(Protocol):
     """An encoder of images that puts texts into the same space."""
 
-    def encode_texts(self, texts: Sequence[str], batch_size: int) -> np.ndarray:
-        """Vectors of the texts in their order: float32 (n, dim)."""
+    @property
+    def texts(self) -> Encoder:
+        """An encoder of texts by the same loaded model."""
         ...
 
 
-def encode_items(encoder: Encoder, items: Sequence[Any]) -> np.ndarray:
-    """Vectors of a handful of items, none of them prepared: float32 (n, dim)."""
+def encode_items(encoder: Encoder, items: Sequence[Any]) -> Encoded:
+    """Vectors of a handful of items, none of them prepared."""
     return encode_batches(encoder, [encoder.prepare(item) for item in items])
 
 
-def encode_batches(encoder: Encoder, prepared: Sequence[Any], advance: Advance = lambda finished: None) -> np.ndarray:
-    """Encode prepared items window by window: float32 (n, dim). When memory runs out the batch is halved, for good, and tried again."""
-    vectors = np.empty((len(prepared), encoder.dim), dtype=np.float32)
+def encode_batches(encoder: Encoder, prepared: Sequence[Any], advance: Advance = lambda finished: None) -> Encoded:
+    """Encode prepared items window by window. When memory runs out the batch is halved, for good, and the window tried again."""
+    encoded = Encoded(np.empty((len(prepared), encoder.dim), dtype=np.float32), np.zeros(len(prepared), dtype=bool))
     start = 0
     while start < len(prepared):
-        window = prepared[start : start + encoder.window]
+        done = slice(start, start + len(prepared[start : start + encoder.window]))
         try:
-            vectors[start : start + len(window)] = encoder.encode(window, encoder.batch_size)
+            encoded.vectors[done], encoded.truncated[done] = encoder.encode(prepared[done], encoder.batch_size)
         except Exception as problem:
-            if not _out_of_memory(problem) or encoder.batch_size == 1:
+            if not out_of_memory(problem) or encoder.batch_size == 1:
                 raise
             encoder.batch_size //= 2
             encoder.window = max(encoder.batch_size, encoder.window // 2)
             continue
-        start += len(window)
-        advance(len(window))
-    return vectors
-
-
-def _out_of_memory(problem: Exception) -> bool:
-    """Python's, CUDA's (torch.OutOfMemoryError) and the CPU allocator's way of saying that memory ran out."""
-    return (
-        isinstance(problem, MemoryError)
-        or type(problem).__name__ == "OutOfMemoryError"
-        or (isinstance(problem, RuntimeError) and "can't allocate memory" in str(problem))
-    )
+        start = done.stop
+        advance(done.stop - done.start)
+    return encoded

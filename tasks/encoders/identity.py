@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from configs.models import EncoderConfig, OpenClipEncoder, SentenceTransformersEncoder, TimmEncoder
+from configs.models import EncoderConfig, OpenClipEncoder, Precision, SentenceTransformersEncoder, TimmEncoder
 from storage.digests import file_digest, json_digest
 from storage.errors import InputError
 from tasks.encoders.checkpoints import Checkpoint, find_open_clip, find_timm, folder_weights
@@ -30,8 +30,8 @@ class Identity:
     details: dict[str, Any]
 
 
-def identify(config: EncoderConfig) -> Identity:
-    """The identity of the encoder that a config names.
+def identify(config: EncoderConfig, precision: Precision = "float32") -> Identity:
+    """The identity of the encoder that a config names, when it runs in that precision.
 
     Raises InputError when its weights are not there or not the expected ones, SourceUnreachable when the hub that has them does not answer.
     """
@@ -42,7 +42,7 @@ def identify(config: EncoderConfig) -> Identity:
         "encoder_version": ENCODER_VERSIONS[config.kind],
         "libraries": {name: version(name) for name in LIBRARIES[config.kind]},
         "weights": weights,
-        "precision": "float32",
+        "precision": precision,
         "normalize": config.normalize,
         **choices,
     }

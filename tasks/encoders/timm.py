@@ -14,21 +14,23 @@ from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
 from timm.models import load_state_dict
 
-from configs.models import TimmEncoder
+from configs.models import Precision, TimmEncoder
 from storage.records import Modality
 from tasks.encoders.checkpoints import UNLOADABLE, Checkpoint, find_timm, wrong_checkpoint
+from tasks.encoders.encoding import Encoded
+from tasks.encoders.forward import DTYPES, device, finished, settled
 
 DEFAULT_BATCH = 32
 
 
 class TimmModel:
-    """A timm model without its classifier, in float32, on a GPU if there is one. Images are prepared as its weights' tag says."""
+    """A timm model without its classifier, on a GPU if there is one. Images are prepared as its weights' tag says."""
 
     modality: Modality = "image"
 
-    def __init__(self, config: TimmEncoder) -> None:
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = _load(find_timm(config), config).to(self._device)
+    def __init__(self, config: TimmEncoder, precision: Precision) -> None:
+        self._model = settled(_load(find_timm(config), config), precision)
+        self._dtype = DTYPES[precision]
         data = resolve_model_data_config(self._model)
         self._transform = create_transform(**data, is_training=False)
         self._normalize = config.normalize
@@ -41,17 +43,15 @@ class TimmModel:
         pixels: torch.Tensor = self._transform(item)
         return pixels
 
-    def encode(self, prepared: Sequence[torch.Tensor], batch_size: int) -> np.ndarray:
+    def encode(self, prepared: Sequence[torch.Tensor], batch_size: int) -> Encoded:
         """float32 (n, dim) for n prepared images."""
         batches = (list(prepared[start : start + batch_size]) for start in range(0, len(prepared), batch_size))
-        return np.concatenate([self._forward(torch.stack(batch)) for batch in batches])
+        vectors = np.concatenate([self._forward(torch.stack(batch)) for batch in batches])
+        return Encoded(vectors, np.zeros(len(prepared), dtype=bool))
 
     def _forward(self, pixels: torch.Tensor) -> np.ndarray:
         with torch.inference_mode():
-            features = self._model(pixels.to(self._device))
-            if self._normalize:
-                features = torch.nn.functional.normalize(features, dim=1)
-        return np.asarray(features.float().cpu().numpy(), dtype=np.float32)
+            return finished(self._model(pixels.to(device(), self._dtype)), normalize=self._normalize)
 
 
 def _load(checkpoint: Checkpoint, config: TimmEncoder) -> Any:
@@ -65,7 +65,7 @@ def _load(checkpoint: Checkpoint, config: TimmEncoder) -> Any:
         model.reset_classifier(0)
     except UNLOADABLE as problem:
         raise wrong_checkpoint(config.model, config, problem) from None
-    return model.eval()
+    return model
 
 
 def _classes(path: Path, named: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from PIL import Image
 from storage.digests import content_digest
 from storage.errors import IndexmillError, SourceChanged
 from tasks.encode import _vectors
+from tasks.encoders import Encoded
 
 
 class Mean:
@@ -23,10 +24,10 @@ class Mean:
     def prepare(self, item: Image.Image) -> float:
         return float(np.asarray(item).mean())
 
-    def encode(self, prepared: Sequence[Any], batch_size: int) -> np.ndarray:
+    def encode(self, prepared: Sequence[Any], batch_size: int) -> Encoded:
         if batch_size > 4:
             raise MemoryError
-        return np.array([[grey + 1, 1] for grey in prepared])
+        return Encoded(np.array([[grey + 1, 1] for grey in prepared]), np.zeros(len(prepared), dtype=bool))
 
 
 @pytest.fixture
@@ -60,10 +61,10 @@ def test_a_vector_that_cannot_be_searched_is_refused_by_its_item(bad: float, row
     """Not a number, infinite, or all zero."""
 
     class Poisoned(Mean):
-        def encode(self, prepared: Sequence[Any], batch_size: int) -> np.ndarray:
-            vectors = super().encode(prepared, batch_size)
-            vectors[vectors[:, 0] == 8] = bad
-            return vectors
+        def encode(self, prepared: Sequence[Any], batch_size: int) -> Encoded:
+            encoded = super().encode(prepared, batch_size)
+            encoded.vectors[encoded.vectors[:, 0] == 8] = bad
+            return encoded
 
     with pytest.raises(IndexmillError, match=r"7\.png"):
         _vectors(Poisoned(), rows, str(tmp_path), lambda finished: None)  # type: ignore[arg-type]

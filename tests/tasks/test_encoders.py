@@ -15,7 +15,7 @@ from configs.loading import load_config
 from configs.models import SentenceTransformersEncoder
 from storage.errors import DamagedFile, InputError, SourceUnreachable
 from tasks.encoders import identify, load_encoder
-from tasks.encoders.encoding import encode_batches, encode_items
+from tasks.encoders.encoding import Encoded, encode_batches, encode_items
 from tasks.encoders.locating import locate
 from tasks.policy import PASSING
 from tests.tasks.checkpoints import ModelHub, cosine, opened_hub, sentence_folder
@@ -36,7 +36,7 @@ def test_minilm_agrees_with_the_models_own_layers_one_sentence_at_a_time() -> No
         tokens = tokenizer(sentence, return_tensors="pt", truncation=True, max_length=256)
         with torch.inference_mode():
             theirs.append(model(**tokens).last_hidden_state[0].mean(dim=0).numpy())
-    ours = encode_items(load_encoder(config), SENTENCES)
+    ours = encode_items(load_encoder(config), SENTENCES).vectors
     assert ours.shape == (5, 384)
     assert ours.dtype == np.float32
     assert cosine(ours, np.array(theirs)).min() > 0.9999
@@ -64,7 +64,7 @@ def test_efficientnet_agrees_with_the_models_own_loop_one_image_at_a_time() -> N
         pixels = torch.tensor((np.asarray(square, np.float32) - 127) / 128).permute(2, 0, 1)[None]
         with torch.inference_mode():
             theirs.append(model.extract_features(pixels).mean(dim=(2, 3))[0].numpy())
-    ours = encode_items(load_encoder(config), images)
+    ours = encode_items(load_encoder(config), images).vectors
     assert ours.shape == (3, 1280)
     assert cosine(ours, np.array(theirs)).min() > 0.9999
 
@@ -79,11 +79,11 @@ class Hungry:
         self.problem, self.batch_size, self.window = problem, 64, 128
         self.passes: list[int] = []
 
-    def encode(self, items: Sequence[Any], batch_size: int) -> np.ndarray:
+    def encode(self, items: Sequence[Any], batch_size: int) -> Encoded:
         if batch_size > 8:
             raise self.problem
         self.passes.append(len(items))
-        return np.array([[float(item)] for item in items])
+        return Encoded(np.array([[float(item)] for item in items]), np.array(items) % 2 == 1)
 
 
 class OutOfMemoryError(RuntimeError):
@@ -94,8 +94,9 @@ class OutOfMemoryError(RuntimeError):
 def test_batches_are_halved_for_good_when_memory_runs_out_and_nothing_is_lost(problem: Exception) -> None:
     """64, 32, 16, then 8 fits; every item once, in order."""
     encoder = Hungry(problem)
-    vectors = encode_batches(encoder, list(range(100)))  # type: ignore[arg-type]
+    vectors, truncated = encode_batches(encoder, list(range(100)))  # type: ignore[arg-type]
     assert vectors[:, 0].tolist() == list(range(100))
+    assert truncated.tolist() == [False, True] * 50
     assert encoder.batch_size == 8
     assert sum(encoder.passes) == 100
 
@@ -169,7 +170,9 @@ def test_a_sentence_model_of_the_hub_is_its_files_in_a_folder(hub: ModelHub, tmp
     fetched = identify(sentences("ours/sentences"))
     requests = len(hub.requests)
     assert fetched.fingerprint == identify(sentences(str(tmp_path / "sentences"))).fingerprint
-    ours, theirs = (load_encoder(sentences(model)).encode(SENTENCES, 2) for model in ("ours/sentences", str(tmp_path / "sentences")))
+    ours, theirs = (
+        load_encoder(sentences(model)).encode(SENTENCES, 2).vectors for model in ("ours/sentences", str(tmp_path / "sentences"))
+    )
     assert ours.shape == (5, 32)
     assert ours == pytest.approx(theirs)
     assert len(hub.requests) == requests

@@ -66,7 +66,7 @@ def test_images_and_texts_agree_with_the_librarys_own_loop_one_at_a_time(folder:
         of_texts = np.concatenate([model.encode_text(tokenizer([text])).numpy() for text in TEXTS])
     ours = load_encoder(encoder(name, batch_size=2))
     assert isinstance(ours, EncodesTextsToo)
-    pictures, texts = encode_items(ours, images()), ours.encode_texts(TEXTS, 3)
+    pictures, texts = encode_items(ours, images()).vectors, encode_items(ours.texts, TEXTS).vectors
     assert pictures.shape == (5, ours.dim) == (5, 32)
     assert texts.shape == (4, 32)
     assert pictures.dtype == texts.dtype == np.float32
@@ -81,7 +81,7 @@ def test_vectors_keep_their_length_when_they_are_not_normalised(folder: Path) ->
     model, _, prepare = open_clip.create_model_and_transforms(name)
     with torch.inference_mode():
         theirs = model.eval().encode_image(prepare(images()[0])[None]).numpy()
-    ours = encode_items(load_encoder(encoder(name, normalize=False)), images()[:1])
+    ours = encode_items(load_encoder(encoder(name, normalize=False)), images()[:1]).vectors
     assert ours == pytest.approx(theirs, abs=1e-4)
 
 
@@ -92,7 +92,7 @@ def test_an_architecture_takes_a_local_checkpoint_and_the_librarys_own_preparati
     with torch.inference_mode():
         theirs = np.concatenate([model.eval().encode_image(prepare(image)[None]).numpy() for image in images()])
     for place in (weights(folder), str(folder.parent / "saved.pt")):
-        assert cosine(encode_items(load_encoder(encoder("tiny-clip", place)), images()), theirs).min() > 0.9999
+        assert cosine(encode_items(load_encoder(encoder("tiny-clip", place)), images()).vectors, theirs).min() > 0.9999
 
 
 def test_a_tag_brings_its_preparation_and_its_activation(folder: Path, hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_a_tag_brings_its_preparation_and_its_activation(folder: Path, hub: Mode
     model, _, prepare = open_clip.create_model_and_transforms("tiny-clip", pretrained=weights(folder), force_quick_gelu=True, **chosen)
     with torch.inference_mode():
         theirs = np.concatenate([model.eval().encode_image(prepare(image)[None]).numpy() for image in images()])
-    assert cosine(encode_items(load_encoder(encoder("tiny-clip", "ours")), images()), theirs).min() > 0.9999
+    assert cosine(encode_items(load_encoder(encoder("tiny-clip", "ours")), images()).vectors, theirs).min() > 0.9999
     named, local = identity("tiny-clip", "ours"), identity("tiny-clip", weights(folder))
     assert named.details["weights"] == local.details["weights"]
     assert named.fingerprint != local.fingerprint
@@ -185,7 +185,7 @@ def test_a_checkpoint_of_another_shape_is_refused(folder: Path, tmp_path: Path) 
     torch.save({**tensors, "visual.proj": torch.zeros(64, 16)}, tmp_path / "narrow.pth")
     for name in ("other.pth", "narrow.pth"):
         with pytest.raises(InputError, match="not one of tiny-clip"):
-            OpenClipModel(encoder("tiny-clip", str(tmp_path / name)))
+            OpenClipModel(encoder("tiny-clip", str(tmp_path / name)), "float32")
 
 
 @pytest.mark.usefixtures("folder")
@@ -205,12 +205,12 @@ def test_an_index_of_images_answers_a_text(build: Build, pictures: Path, folder:
     assert build(pictures, *kind)["published"]
     root = str(tmp_path / "root")
     answer = search_index(root, "demo-images", text="a photo of a seven", image=None, k=5)
-    model = OpenClipModel(encoder(f"local-dir:{folder}"))
+    model = OpenClipModel(encoder(f"local-dir:{folder}"), "float32")
     paths = sorted(pictures.rglob("*.png"))
     from tasks.checks.images import UNLIMITED, read_image
 
-    vectors = encode_items(model, [read_image(path.read_bytes(), UNLIMITED) for path in paths])
-    scores = vectors @ model.encode_texts(["a photo of a seven"], 1)[0]
+    vectors = encode_items(model, [read_image(path.read_bytes(), UNLIMITED) for path in paths]).vectors
+    scores = vectors @ encode_items(model.texts, ["a photo of a seven"]).vectors[0]
     assert [result["score"] for result in answer["results"]] == pytest.approx(sorted(scores, reverse=True)[:5], abs=1e-4)
     with pytest.raises(InputError, match="text and image"):
         search_index(root, "demo-images", text="a seven", image=paths[0], k=5)

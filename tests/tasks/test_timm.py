@@ -65,7 +65,7 @@ def test_images_agree_with_the_librarys_own_loop_one_at_a_time(name: str, dim: i
     """Batches change nothing: cosine at least 0.9999 to the pooled features, and unit length."""
     path = saved(name, tmp_path / "weights.pth")
     model = load_encoder(encoder(name, path, batch_size=2))
-    ours = encode_items(model, images())
+    ours = encode_items(model, images()).vectors
     assert ours.shape == (5, model.dim) == (5, dim)
     assert ours.dtype == np.float32
     assert cosine(ours, own_loop(name, path)).min() > 0.9999
@@ -75,12 +75,12 @@ def test_images_agree_with_the_librarys_own_loop_one_at_a_time(name: str, dim: i
 def test_a_fine_tuned_checkpoint_keeps_its_features(tmp_path: Path) -> None:
     """A classifier of another size is no other shape: it is not used."""
     path = saved(SMALL, tmp_path / "weights.pth", num_classes=7)
-    assert cosine(encode_items(load_encoder(encoder(SMALL, path)), images()), own_loop(SMALL, path, num_classes=7)).min() > 0.9999
+    assert cosine(encode_items(load_encoder(encoder(SMALL, path)), images()).vectors, own_loop(SMALL, path, num_classes=7)).min() > 0.9999
 
 
 def test_vectors_keep_their_length_when_they_are_not_normalised(checkpoint: str) -> None:
     """normalize: false gives the model's own numbers."""
-    ours = encode_items(load_encoder(encoder(SMALL, checkpoint, normalize=False)), images())
+    ours = encode_items(load_encoder(encoder(SMALL, checkpoint, normalize=False)), images()).vectors
     assert ours == pytest.approx(own_loop(SMALL, checkpoint), rel=1e-3, abs=1e-4)
 
 
@@ -94,7 +94,7 @@ def test_a_tag_of_the_hub_is_fetched_once_and_then_found_without_it(hub: ModelHu
     assert fetched.details["pretrained"] == "lamb_in1k"
     assert identity(SMALL, "lamb_in1k").fingerprint == fetched.fingerprint
     local = str(tmp_path / "model.safetensors")
-    assert cosine(encode_items(load_encoder(encoder()), images()), own_loop(SMALL, local)).min() > 0.9999
+    assert cosine(encode_items(load_encoder(encoder()), images()).vectors, own_loop(SMALL, local)).min() > 0.9999
     assert len(hub.requests) == requests
     assert not hub.asked("resolve/main/config.json")
     assert identity(SMALL, local).details["weights"] == fetched.details["weights"]
