@@ -53,7 +53,8 @@ class AnyEncoder(Section):
     batch_size: items a forward pass; `auto` takes the encoder's own and halves it when memory runs out.
     precision: the number format of the whole model; `auto` takes the fastest one that the hardware has, while vectors of a sample of the
     items agree with those of float32.
-    shard_rows: vectors a Parquet part, the most that a killed run has to encode again.
+    shard_rows: vectors a Parquet part, the most that a killed run has to encode again. store: how the vectors' numbers are kept; float16
+    takes half the room.
     """
 
     model: str = Field(min_length=1)
@@ -62,6 +63,7 @@ class AnyEncoder(Section):
     precision: Literal["auto"] | Precision = "auto"
     normalize: bool = True
     shard_rows: int = Field(default=50_000, ge=1)
+    store: Literal["float32", "float16"] = "float32"
 
 
 class SentenceTransformersEncoder(AnyEncoder):

@@ -17,7 +17,7 @@ from storage.root import Root
 from storage.snapshots import Snapshots
 from tasks.checks.images import Limits, UnreadableImage, read_image
 from tasks.checks.items import normalised
-from tasks.encoders import identify, load_encoder
+from tasks.encoders import MODALITIES, identify, load_encoder
 from tasks.encoders.encoding import EncodesTextsToo, encode_items
 from tasks.indexes.files import read_index
 from tasks.indexes.searcher import Searcher
@@ -74,14 +74,14 @@ def _query(manifest: Manifest, text: str | None, image: Path | None) -> Any:
 
 def _taken(manifest: Manifest) -> set[str]:
     """What the index may be asked with: what it holds, and texts where its encoder puts images and texts into one space."""
-    return {manifest.modality, "text"} if manifest.config["encoder"]["kind"] == "open-clip" else {manifest.modality}
+    return set(MODALITIES[manifest.config["encoder"]["kind"]])
 
 
 def _encode(manifest: Manifest, query: Any) -> np.ndarray:
     """float32 (1, dim), by the very encoder that made the snapshot's vectors; another fingerprint is refused."""
     config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(manifest.config["encoder"])
     precision = manifest.encoder["precision"]
-    fingerprint = identify(config, precision).fingerprint
+    fingerprint = identify(config).of(manifest.holds, precision, config.store).fingerprint
     if fingerprint != manifest.fingerprint:
         raise InputError(
             "the encoder here is not the one that made this snapshot, so its answers would mean nothing",

@@ -71,8 +71,7 @@ class EmbeddingStore(Parts):
         if not (parts := self.paths()):
             return 0
         sql = (
-            f"SELECT count(*) FROM {tables.parquet(items)} SEMI JOIN "
-            f"(FROM {tables.parquet(*parts)} WHERE truncated) USING (content_digest)"
+            f"SELECT count(*) FROM {tables.parquet(items)} SEMI JOIN (FROM {tables.parquet(*parts)} WHERE truncated) USING (content_digest)"
         )
         return int(tables.rows(sql, spill=self.root.tmp)[0][0])
 

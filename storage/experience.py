@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from storage.digests import json_digest
 from storage.records import Frozen, Modality, Precision
@@ -32,8 +32,8 @@ class Experience(Frozen):
     device: str
     precision: Precision | None = None
     check: PrecisionCheck | None = None
-    batch_sizes: dict[str, int] = {}
-    rates: dict[str, float] = {}
+    batch_sizes: dict[str, int] = Field(default_factory=dict)
+    rates: dict[str, float] = Field(default_factory=dict)
     peak_bytes: int = 0
 
 

@@ -14,7 +14,7 @@ from storage.errors import InputError
 from storage.experience import Experience, recall_experience, remember_experience
 from storage.records import EmbeddingSet, Modality, Precision, SplitDataset
 from storage.root import Root
-from tasks.encoders import MODALITIES, Identity, identify
+from tasks.encoders import MODALITIES, identify
 from tasks.encoders.captions import write_captions
 from tasks.encoders.completing import Work, complete
 from tasks.encoders.device import device_name
@@ -35,7 +35,7 @@ def encode(root: Root, split: SplitDataset, config: EncoderConfig, model: str, m
     if split.modality not in MODALITIES[config.kind]:
         raise _wrong_kind(config, split)
     with EncoderProcess() as process:
-        side = Side(root, process, split, config, max_reject_fraction)
+        side = Side(root, process, split, config, model, max_reject_fraction)
         found = side.encoded(split.modality, root.file(split.table))
         if split.modality == "text" or "text" not in MODALITIES[config.kind]:
             return found
@@ -56,8 +56,10 @@ def encode_shard(process: EncoderProcess, job: EncodeShard, advance: Advance) ->
 class Side:
     """One encoder at work on one split; which of its sides, the images' or the texts', is asked of `encoded`."""
 
-    def __init__(self, root: Root, process: EncoderProcess, split: SplitDataset, config: EncoderConfig, max_reject_fraction: float) -> None:
-        self.root, self.process, self.split, self.config, self.budget = root, process, split, config, max_reject_fraction
+    def __init__(
+        self, root: Root, process: EncoderProcess, split: SplitDataset, config: EncoderConfig, model: str, max_reject_fraction: float
+    ) -> None:
+        self.root, self.process, self.split, self.config, self.model, self.budget = root, process, split, config, model, max_reject_fraction
         self.identity = identify(config)
 
     def encoded(self, modality: Modality, items: Path) -> EmbeddingSet:
@@ -65,7 +67,7 @@ class Side:
         base = self.split.base if modality == "image" else None
         known = self._settled(modality, items, base)
         precision: Precision = known.precision or "float32"
-        identity = self._identity(modality, precision)
+        identity = self.identity.of(modality, precision, self.config.store)
         store = EmbeddingStore(self.root, identity.fingerprint)
         work = Work(self.root, store, items, base, Model(self.config, precision, modality), known)
         with store.lease(), self.root.scratch.staging() as staging:
@@ -82,24 +84,21 @@ class Side:
                 rejected=outcome.rejected, truncated=store.count_truncated(table), items=outcome.items, rejects=outcome.rejects,
             )  # fmt: skip
 
-    def _identity(self, modality: Modality, precision: Precision) -> Identity:
-        return self.identity.of(precision, None if modality == self.split.modality else modality)
-
     def _remember(self, modality: Modality, learnt: Experience) -> None:
         """Keep what was learnt. A precision that the config names says nothing about what `auto` should mean."""
         if self.config.precision != "auto":
-            before = recall_experience(self.root, self.identity.fingerprint, modality, learnt.device)
+            before = recall_experience(self.root, self.model, modality, learnt.device)
             learnt = learnt.model_copy(update={"precision": before.precision, "check": before.check})
-        remember_experience(self.root, self.identity.fingerprint, modality, learnt)
+        remember_experience(self.root, self.model, modality, learnt)
 
     def _settled(self, modality: Modality, items: Path, base: str | None) -> Experience:
         """What is known of this device, with the precision to take."""
-        known = recall_experience(self.root, self.identity.fingerprint, modality, device_name())
+        known = recall_experience(self.root, self.model, modality, device_name())
         if self.config.precision != "auto":
             return known.model_copy(update={"precision": self.config.precision, "check": None})
 
         def missing(precision: Precision) -> int:
-            return EmbeddingStore(self.root, self._identity(modality, precision).fingerprint).count_missing(items)
+            return EmbeddingStore(self.root, self.identity.of(modality, precision, self.config.store).fingerprint).count_missing(items)
 
         def compare(sample: Path) -> Compared:
             with track("checking the fast precision", 1) as advance:
@@ -116,8 +115,9 @@ def _checked(known: Experience) -> dict[str, object]:
 
 
 def _wrong_kind(config: EncoderConfig, split: SplitDataset) -> InputError:
+    taken = " and ".join(f"{modality}s" for modality in MODALITIES[config.kind])
     return InputError(
-        f"this encoder takes {' and '.join(f'{modality}s' for modality in MODALITIES[config.kind])}, and the data set has {split.modality}s",
+        f"this encoder takes {taken}, and the data set has {split.modality}s",
         where="encoder.kind",
         got=config.kind,
         next_step="choose sentence-transformers for texts, efficientnet-lite, timm or open-clip for images",

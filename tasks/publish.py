@@ -104,7 +104,8 @@ def _manifest(
         fingerprint=held.fingerprint, encoder=held.encoder, holds=held.modality, truncated=held.truncated,
         datasets={"validated": validated.digest, "split": split.digest}, factory=config.index.factory, metric=config.index.metric,
         dim=held.dim, items=sum(shard.count for shard in served), database=held.database, query=held.query,
-        rejected=validated.rejected + held.rejected, split={name: getattr(split, name) for name in ("labels", "groups", "conflicts", "leaks")},
+        rejected=validated.rejected + held.rejected,
+        split={name: getattr(split, name) for name in ("labels", "groups", "conflicts", "leaks")},
         metrics=evaluation.metrics, timings=evaluation.timings, shards=tuple(named), files=(), pool=(),
         verdict="published", versions={name: version(name) for name in PACKAGES}, threads=faiss.omp_get_max_threads(),
     )  # fmt: skip

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from configs.models import EfficientNetLiteEncoder, EncoderConfig, OpenClipEncoder, Precision, SentenceTransformersEncoder, TimmEncoder
 from tasks.encoders.encoding import Encoded, Encoder
-from tasks.encoders.identity import Identity, identify
+from tasks.encoders.identity import MODALITIES, Identity, identify
 
-__all__ = ["Encoded", "Encoder", "Identity", "identify", "load_encoder"]
+__all__ = ["MODALITIES", "Encoded", "Encoder", "Identity", "identify", "load_encoder"]
 
 
 def load_encoder(config: EncoderConfig, precision: Precision = "float32") -> Encoder:

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 
 from configs.models import EncoderConfig
 from storage import tables
-from storage.atomic import commit
 from storage.embeddings import REJECTED, EmbeddingStore
 from storage.experience import Experience
 from storage.root import Root

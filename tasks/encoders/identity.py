@@ -9,6 +9,7 @@ from typing import Any
 from configs.models import EncoderConfig, OpenClipEncoder, Precision, SentenceTransformersEncoder, TimmEncoder
 from storage.digests import file_digest, json_digest
 from storage.errors import InputError
+from storage.records import Modality
 from tasks.encoders.checkpoints import Checkpoint, find_open_clip, find_timm, folder_weights
 from tasks.encoders.locating import CONFIGURATION, locate, locate_sentence_transformer, model_files
 
@@ -17,6 +18,13 @@ LIBRARIES = {
     "efficientnet-lite": ("efficientnet-lite-pytorch", "pillow", "torch"),
     "open-clip": ("open_clip_torch", "pillow", "timm", "torch", "torchvision"),
     "timm": ("pillow", "timm", "torch", "torchvision"),
+}
+# What each kind takes; the first is the side that it is named for.
+MODALITIES: dict[str, tuple[Modality, ...]] = {
+    "sentence-transformers": ("text",),
+    "efficientnet-lite": ("image",),
+    "open-clip": ("image", "text"),
+    "timm": ("image",),
 }
 # Raised when an encoder file changes what comes out.
 ENCODER_VERSIONS = {"sentence-transformers": 1, "efficientnet-lite": 1, "open-clip": 1, "timm": 1}
@@ -28,6 +36,13 @@ class Identity:
 
     fingerprint: str
     details: dict[str, Any]
+
+    def of(self, modality: Modality, precision: Precision, stored: str = "float32") -> Identity:
+        """The identity of the store of one side of the encoder, in that precision, its numbers kept as `stored`."""
+        details = self.details | {"precision": precision, "stored": stored}
+        if modality != MODALITIES[details["kind"]][0]:
+            details["side"] = modality
+        return Identity(_fingerprint(details), details)
 
 
 def identify(config: EncoderConfig, precision: Precision = "float32") -> Identity:
@@ -54,8 +69,12 @@ def identify(config: EncoderConfig, precision: Precision = "float32") -> Identit
             got=", ".join(f"{name} {digest}" for name, digest in weights.items()),
             next_step="install the package again, or mend encoder.weights_sha256",
         )
+    return Identity(_fingerprint(details), details)
+
+
+def _fingerprint(details: dict[str, Any]) -> str:
     # Where the weights lie is no part of what they are.
-    return Identity(json_digest({**details, "model": None})[:32], details)
+    return json_digest({**details, "model": None})[:32]
 
 
 def _weights(config: EncoderConfig) -> tuple[dict[str, str], dict[str, Any]]:

@@ -52,7 +52,9 @@ def _parted(root: Root, name: str, items: Path, without: str, rejected_sql: str 
     """The items that have a vector as a table of their own, and the others beside it."""
     with root.scratch.staging() as staging:
         table, rejects = staging / "items.parquet", staging / "rejects.parquet"
-        tables.copy(f"SELECT * FROM {tables.parquet(items)} ANTI JOIN {without} USING (content_digest) ORDER BY item_id", table, spill=root.tmp)
+        tables.copy(
+            f"SELECT * FROM {tables.parquet(items)} ANTI JOIN {without} USING (content_digest) ORDER BY item_id", table, spill=root.tmp
+        )
         digest = tables.digest(table)
         if rejected_sql:
             tables.copy(rejected_sql, rejects, spill=root.tmp)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import cast
 
 from storage.errors import IndexmillError
-from tasks.encoders.jobs import Answer, ComparePrecision, Compared, EncodeShard, Job, Progress, ShardEncoded
+from tasks.encoders.jobs import Answer, Compared, ComparePrecision, EncodeShard, Job, Progress, ShardEncoded
 from tasks.progress import Advance
 
 FIRST_GUESS = 32  # the batch size to halve when a process was killed before it told its own

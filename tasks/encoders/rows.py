@@ -16,7 +16,8 @@ from storage.digests import content_digest
 from storage.errors import SourceChanged
 from tasks.checks.images import UNLIMITED, UnreadableImage, read_image
 from tasks.checks.vectors import Problem, vector_problems
-from tasks.encoders.encoding import Encoded, Encoder, encode_batches, out_of_memory
+from tasks.encoders.encoding import Encoded, Encoder, encode_batches
+from tasks.encoders.memory import out_of_memory
 from tasks.progress import Advance
 
 OPENERS = max(2, (os.cpu_count() or 2) - 1)
@@ -85,7 +86,8 @@ def _forgiving(encoder: Encoder, prepared: list[Any], advance: Advance) -> tuple
     except Exception as problem:
         if out_of_memory(problem):
             raise
-    vectors, truncated, failed = np.full((len(prepared), encoder.dim), np.nan, np.float32), np.zeros(len(prepared), bool), {}
+    vectors, truncated = np.full((len(prepared), encoder.dim), np.nan, np.float32), np.zeros(len(prepared), bool)
+    failed: dict[int, Problem] = {}
     for row, item in enumerate(prepared):
         try:
             alone = encode_batches(encoder, [item], advance)

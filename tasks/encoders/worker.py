@@ -22,10 +22,11 @@ from storage.embeddings import REJECTED
 from storage.errors import IndexmillError
 from tasks.encoders import Encoder, load_encoder
 from tasks.encoders.batching import fastest_batch
-from tasks.encoders.jobs import Answer, ComparePrecision, Compared, EncodeShard, Job, Model, Progress, ShardEncoded
+from tasks.encoders.jobs import Answer, Compared, ComparePrecision, EncodeShard, Job, Model, Progress, ShardEncoded
 from tasks.encoders.precision import agreement, best_precision, holds
 from tasks.encoders.rows import Block, Row, encode_rows, prepared_windows
 
+WORTH_A_SEARCH = 64  # items, from which the search for a batch size begins
 WARM_UP = 256  # items, at most, that the search for a batch size may use
 
 
@@ -59,7 +60,7 @@ class Models:
 def load_side(name: Model) -> Encoder:
     """Load a model and take the side that encodes the modality."""
     encoder = load_encoder(name.config, name.precision)
-    return encoder if encoder.modality == name.modality else encoder.texts  # type: ignore[attr-defined,no-any-return]
+    return encoder if encoder.modality == name.modality else encoder.texts  # type: ignore[attr-defined]
 
 
 def _answer(job: Job, models: Models, send: Callable[[Progress], None]) -> Answer | Exception:
@@ -75,8 +76,9 @@ def _answer(job: Job, models: Models, send: Callable[[Progress], None]) -> Answe
 
 def _encode(job: EncodeShard, encoder: Encoder, send: Callable[[Progress], None]) -> ShardEncoded:
     if job.batch_size is None:
-        _, sample = next(prepared_windows(encoder, _planned(job, limit=WARM_UP), job.base))
-        _set_batch(encoder, fastest_batch(encoder, sample))
+        sample = [item for _, window in prepared_windows(encoder, _planned(job, limit=WARM_UP), job.base) for item in window]
+        if len(sample) >= WORTH_A_SEARCH:
+            _set_batch(encoder, fastest_batch(encoder, sample))
     else:
         _set_batch(encoder, job.batch_size)
     start, rejects = time.perf_counter(), 0
@@ -119,9 +121,7 @@ def _compare(job: ComparePrecision, models: Models) -> Compared:
     tried = best_precision()
     if tried == "float32":
         return Compared(tried, 0, 1.0, 1.0, True)
-    exact, fast = (
-        _sampled(models(Model(job.model.config, precision, job.model.modality)), job) for precision in ("float32", tried)
-    )
+    exact, fast = (_sampled(models(Model(job.model.config, precision, job.model.modality)), job) for precision in ("float32", tried))
     sound = np.isfinite(exact).all(axis=1) & np.isfinite(fast).all(axis=1)
     found = agreement(exact[sound], fast[sound])
     return Compared(tried, found.items, found.mean_cosine, found.overlap_at_10, holds(found))

@@ -32,7 +32,8 @@ class Labels:
             self._ids[start:stop] = batch.column("item_id").to_numpy()
             self._codes[start:stop] = [codes.get(label, UNLABELLED) for label in batch.column("label").to_pylist()]
             start = stop
-        counted = f"SELECT label, count(*) FROM {tables.parquet(root.file((held or embeddings).items))} WHERE side = $side AND label IS NOT NULL GROUP BY 1"
+        indexed = tables.parquet(root.file((held or embeddings).items))
+        counted = f"SELECT label, count(*) FROM {indexed} WHERE side = $side AND label IS NOT NULL GROUP BY 1"
         self._counts: dict[Side, np.ndarray] = {}
         for side in ("database", "query"):
             counts = np.zeros(len(self.names), np.int64)
