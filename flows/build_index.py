@@ -9,11 +9,13 @@ from prefect import flow
 from configs.loading import load_config
 from configs.models import PipelineConfig
 from flows.environment import default_root
+from flows.planning import check_fit, plan_build
 from flows.preflight import check_factory, check_sizes, held_set
 from flows.stages import Stages
 from flows.summary import Summary, summarise
 from storage.errors import DamagedFile
 from storage.lease import lease
+from storage.records import Dataset, SplitDataset, ValidatedDataset
 from storage.root import Root
 from storage.snapshots import Snapshots
 from tasks.encode import encode
@@ -54,13 +56,9 @@ def build_index(config: str, root: str | None = None, settings: list[str] | None
 def build(config: PipelineConfig, stages: Stages, *, rehash: bool = False) -> Summary:
     """All stages in their order. Each takes records and its own part of the config, and hands a record on."""
     root, run = stages.root, stages.run
-    check_factory(config.index)
-    model = identify(config.encoder).fingerprint
-
-    dataset = run(ingest, config.name, config.dataset, revision(config.dataset, root), rehash, doubt=unread)
-    validated = run(validate, dataset, config.validate_, doubt=undecided)
-    sides = run(split, validated, config.split)
+    dataset, validated, sides, model = prepare(config, stages, rehash=rehash)
     check_sizes(config, sides)
+    check_fit(plan_build(config, root, model, validated, sides))
     embeddings = run(encode, sides, config.encoder, model, config.validate_.max_reject_fraction)
     held = held_set(config, embeddings)
     trained = run(train, config.name, held, config.index)
@@ -70,7 +68,17 @@ def build(config: PipelineConfig, stages: Stages, *, rehash: bool = False) -> Su
         publish, config, validated, sides, embeddings, trained, shards, evaluation,
         doubt=lambda record: "" if Snapshots(root, config.name).current() else "nothing is live",
     )  # fmt: skip
-    return summarise(config, stages, dataset, validated, sides, embeddings, evaluation, snapshot)
+    return summarise(config, stages, dataset, validated, embeddings, evaluation, snapshot)
+
+
+def prepare(config: PipelineConfig, stages: Stages, *, rehash: bool = False) -> tuple[Dataset, ValidatedDataset, SplitDataset, str]:
+    """The stages before the slow ones, and the encoder's fingerprint in float32: found first, so that a wrong model costs no reading."""
+    root, run = stages.root, stages.run
+    check_factory(config.index)
+    model = identify(config.encoder).fingerprint
+    dataset = run(ingest, config.name, config.dataset, revision(config.dataset, root), rehash, doubt=unread)
+    validated = run(validate, dataset, config.validate_, doubt=undecided)
+    return dataset, validated, run(split, validated, config.split), model
 
 
 def _live_is_sound(root: Root, name: str) -> bool:

@@ -43,6 +43,25 @@ def build(
 
 
 @app.command()
+def plan(
+    config: Annotated[str, typer.Argument(help="A pipeline's name (indexmill pipelines) or the path of a YAML file.")],
+    root: RootOption = DEFAULT_ROOT,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Say what a build would do: items to encode, seconds, bytes, memory. Encodes and publishes nothing."""
+    from flows.running import run_plan
+    from flows.tables import print_plan
+
+    with told(verbose):
+        found = run_plan(config, root, settings or [], verbose=verbose)
+        print(json.dumps(found)) if as_json else print_plan(found)
+        if found["obstacles"]:
+            raise typer.Exit(2)
+
+
+@app.command()
 def search(
     name: Annotated[str, typer.Argument(help="The index.")],
     query: Annotated[str | None, typer.Argument(help="A text, for an index of texts, or of images by open-clip.")] = None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from configs.loading import load_config
@@ -12,7 +14,24 @@ from tasks.progress import track, watched_by
 
 
 def run_build(config: str, root: str, settings: list[str], *, rehash: bool = False, verbose: bool = False) -> dict[str, Any]:
-    """Run the flow `build-index` in this process and return its summary. Config and root are checked before Prefect is started."""
+    """Run the flow `build-index` in this process and return its summary."""
+    with _ready(config, root, settings, verbose=verbose) as place:
+        from flows.build_index import build_index
+
+        return build_index(config, place, settings, rehash)
+
+
+def run_plan(config: str, root: str, settings: list[str], *, verbose: bool = False) -> dict[str, Any]:
+    """Run the flow `plan-index` in this process and return its plan."""
+    with _ready(config, root, settings, verbose=verbose) as place:
+        from flows.plan_index import plan_index
+
+        return plan_index(config, place, settings)
+
+
+@contextmanager
+def _ready(config: str, root: str, settings: list[str], *, verbose: bool) -> Iterator[str]:
+    """Check config and root before Prefect is started, then start it; yields the root's absolute path."""
     load_config(config, settings)
     place = Root(root)
     prepare_environment(place.path, verbose=verbose)
@@ -20,8 +39,8 @@ def run_build(config: str, root: str, settings: list[str], *, rehash: bool = Fal
 
     with display(stderr_console()) as watcher, watched_by(watcher), embedded_server() as ready:
         with track("starting Prefect", 1) as advance:
-            from flows.build_index import build_index
+            from flows import build_index  # noqa: F401 (slow to import: here it is shown, and overlaps the server's start)
 
             ready()
             advance(1)
-        return build_index(config, str(place.path), settings, rehash)
+        yield str(place.path)

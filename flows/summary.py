@@ -8,7 +8,7 @@ from typing import Any
 from configs.models import PipelineConfig
 from flows.stages import Stages
 from storage import catalog
-from storage.records import Dataset, EmbeddingSet, Evaluation, Snapshot, SplitDataset, ValidatedDataset
+from storage.records import Dataset, EmbeddingSet, Evaluation, Snapshot, ValidatedDataset
 from storage.snapshots import Snapshots
 
 
@@ -27,6 +27,8 @@ class Summary:
     rejected: int
     encoded: int
     reused: int
+    truncated: int
+    precision: str
     stages: dict[str, dict[str, Any]]
     metrics: dict[str, float]
     timings: dict[str, float]
@@ -37,7 +39,7 @@ class Summary:
 
 
 def summarise(
-    config: PipelineConfig, stages: Stages, dataset: Dataset, validated: ValidatedDataset, split: SplitDataset,
+    config: PipelineConfig, stages: Stages, dataset: Dataset, validated: ValidatedDataset,
     embeddings: EmbeddingSet, evaluation: Evaluation, snapshot: Snapshot,
 ) -> Summary:  # fmt: skip
     """The summary of a finished build. `published`: whether its snapshot is the live one now."""
@@ -48,7 +50,8 @@ def summarise(
     encoded = 0 if stages.runs["encode"].cached else embeddings.encoded
     return Summary(
         name=config.name, snapshot_id=snapshot.snapshot_id, path=str(folder), report=str(folder / "report" / "report.html"),
-        published=Snapshots(root, config.name).current() == snapshot.snapshot_id, items=dataset.items, database=split.database,
-        query=split.query, rejected=validated.rejected, encoded=encoded, reused=embeddings.encoded + embeddings.reused - encoded,
+        published=Snapshots(root, config.name).current() == snapshot.snapshot_id, items=dataset.items, database=embeddings.database,
+        query=embeddings.query, rejected=validated.rejected + embeddings.rejected, truncated=embeddings.truncated,
+        precision=embeddings.encoder["precision"], encoded=encoded, reused=embeddings.encoded + embeddings.reused - encoded,
         stages={name: asdict(run) for name, run in stages.runs.items()}, metrics=evaluation.metrics, timings=evaluation.timings,
     )  # fmt: skip

@@ -24,11 +24,45 @@ def print_summary(summary: dict[str, Any]) -> None:
     console.print(f"[bold]{summary['name']}[/] {state}: snapshot [bold]{summary['snapshot_id']}[/]")
     console.print(
         f"  items    {summary['items']:,}: {summary['database']:,} database, {summary['query']:,} query, {summary['rejected']:,} rejected; "
-        f"{summary['encoded']:,} encoded, {summary['reused']:,} reused"
+        f"{summary['encoded']:,} encoded, {summary['reused']:,} reused, in {summary['precision']}"
+        + (f"; of {summary['truncated']:,} the encoder saw only the beginning" if summary["truncated"] else "")
     )
     console.print("  figures  " + ", ".join(f"{name} {summary['metrics'][name]:.3f}" for name in HEADLINES if name in summary["metrics"]))
     console.print("  stages   " + (", ".join(done) if done else f"nothing changed: all {len(stages)} stages were remembered"))
     console.print(f"  report   {escape(summary['report'])}")
+
+
+def print_plan(plan: dict[str, Any]) -> None:
+    """A plan in a few lines, and whether it fits."""
+    console = Console(soft_wrap=True, highlight=False)
+    state = "does not fit" if plan["obstacles"] else "fits"
+    console.print(f"[bold]{plan['name']}[/]: the next build {state}")
+    console.print(
+        f"  items     {plan['items']:,}: {plan['new']:,} new, {plan['changed']:,} changed, {plan['removed']:,} removed, "
+        f"{plan['unchanged']:,} unchanged; {plan['rejected']:,} rejected"
+    )
+    for side in plan["encoding"]:
+        console.print(f"  {side['modality'] + 's':<9} {side['to_encode']:,} to encode, {side['reused']:,} reused: {_time(side)}")
+    console.print(f"  training  {plan['training']}")
+    console.print(f"  disk      at most {_size(plan['bytes'])} more, {_size(plan['free_bytes'])} free")
+    console.print(f"  memory    about {_size(plan['peak_bytes'])} at the peak, {_size(plan['available_bytes'])} available")
+    for obstacle in plan["obstacles"]:
+        console.print(f"  [red]obstacle[/]  {obstacle}")
+    if not plan["obstacles"]:
+        console.print(f"next: indexmill build {plan['name']}", style="dim")
+
+
+def _time(side: dict[str, Any]) -> str:
+    if not side["to_encode"]:
+        return "nothing to do"
+    if side["seconds"] is None:
+        return "how long is not known before the first time"
+    return f"about {side['seconds']:,.0f} s at {side['rate']:,.0f}/s, {side['precision']}"
+
+
+def _size(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def print_results(answer: dict[str, Any]) -> None:

@@ -79,11 +79,14 @@ Build = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def build(server: str, tmp_path: Path) -> Build:
-    """Run the flow on a folder of pictures in this process: build(folder, "dotted.key=value", root=...) -> summary."""
+    """Run the flow on a folder of pictures in this process: build(folder, "dotted.key=value", root=...) -> summary.
+
+    In float32, so that a vector does not depend on those that were encoded beside it, and nothing is compared first.
+    """
     from flows.build_index import build_index
 
     def run(pictures: Path, *settings: str, root: Path | None = None, config: str = "demo-images") -> dict[str, Any]:
-        chosen = [f"dataset.path={pictures}"] if config == "demo-images" else []
+        chosen = [f"dataset.path={pictures}", "encoder.precision=float32"] if config == "demo-images" else []
         return build_index(config, str(root or tmp_path / "root"), [*chosen, *settings])
 
     return run

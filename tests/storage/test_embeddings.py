@@ -11,7 +11,7 @@ import pytest
 
 from storage import tables
 from storage.digests import content_digest
-from storage.embeddings import EmbeddingStore, vectors
+from storage.embeddings import REJECTED, EmbeddingStore, vectors
 from storage.errors import DamagedFile
 from storage.records import EmbeddingSet
 from storage.root import Root
@@ -39,14 +39,15 @@ def items_table(root: Root, contents: dict[int, str], sides: dict[int, str] | No
 def embedding_set(root: Root, store: EmbeddingStore, items: Path) -> EmbeddingSet:
     ref = root.ref(items)
     return EmbeddingSet(
-        digest="d", files=(ref, *store.refs(items)), split="s", fingerprint=store.folder.name, encoder={}, dim=store.dim,
-        database=0, query=0, encoded=0, reused=0, items=ref,
+        digest="d", files=(ref, *store.refs(items)), split="s", modality="text", fingerprint=store.folder.name, encoder={}, dim=store.dim,
+        database=0, query=0, encoded=0, reused=0, rejected=0, truncated=0, items=ref, rejects=None,
     )  # fmt: skip
 
 
 def missing(store: EmbeddingStore, items: Path) -> list[str]:
-    with store.missing(items) as batches:
-        return [text for batch in batches for text in batch.column("text").to_pylist()]
+    plan = store.root.path / "plan.parquet"
+    store.plan(items, 2, plan)
+    return [row["text"] for row in pq.read_table(plan).to_pylist()]
 
 
 def test_only_contents_without_a_vector_are_missing_and_each_once(root: Root) -> None:
@@ -105,8 +106,9 @@ def test_a_truncated_part_is_dropped_and_counts_as_missing(root: Root) -> None:
     """The next build encodes again just what it held."""
     store = EmbeddingStore(root, "f")
     items = items_table(root, {1: "a", 2: "b"})
-    part = store.add_vectors([1], [content_digest(b"a")], np.ones((1, 2)))
+    store.add_vectors([1], [content_digest(b"a")], np.ones((1, 2)))
     store.add_vectors([2], [content_digest(b"b")], np.ones((1, 2)))
+    part = store.paths()[0]
     part.write_bytes(part.read_bytes()[:-20])
     assert store.drop_damaged() == [part]
     assert missing(store, items) == ["a"]
@@ -114,8 +116,47 @@ def test_a_truncated_part_is_dropped_and_counts_as_missing(root: Root) -> None:
 
 def test_parts_are_plain_parquet_with_an_embedding_column(root: Root) -> None:
     """Other tools read the store without us: fixed-size lists of float, rows in the order they were given."""
-    part = EmbeddingStore(root, "f").add_vectors([1, 2], ["x", "y"], np.array([[1, 2, 3], [4, 5, 6]]))
-    table = pq.read_table(part)
-    assert table.column_names == ["item_id", "content_digest", "embedding"]
+    store = EmbeddingStore(root, "f")
+    store.add_vectors([1, 2], ["x", "y"], np.array([[1, 2, 3], [4, 5, 6]]))
+    table = pq.read_table(store.paths()[0])
+    assert table.column_names == ["item_id", "content_digest", "truncated", "embedding"]
     assert table.schema.field("embedding").type == pa.list_(pa.float32(), 3)
     assert table.column("embedding").to_pylist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_a_plan_cuts_what_is_missing_into_shards(root: Root) -> None:
+    """Five missing at two a shard: 2, 2 and 1, by ascending digest."""
+    store = EmbeddingStore(root, "f")
+    items = items_table(root, {number: f"t{number}" for number in range(1, 7)})
+    store.add_vectors([6], [content_digest(b"t6")], np.ones((1, 2)))
+    assert store.plan(items, 2, root.path / "plan.parquet") == 5
+    rows = pq.read_table(root.path / "plan.parquet").to_pylist()
+    assert [row["shard"] for row in rows] == [0, 0, 1, 1, 2]
+    assert [row["content_digest"] for row in rows] == sorted(content_digest(f"t{number}".encode()) for number in range(1, 6))
+
+
+def test_a_content_that_was_rejected_is_not_missing(root: Root) -> None:
+    """It is not encoded again every night, and it is in the table of those without a vector."""
+    store = EmbeddingStore(root, "f")
+    items = items_table(root, {1: "a", 2: "b"})
+    row = {"content_digest": content_digest(b"a"), "reason": "zero_vector", "message": "all zero"}
+    store.rejected.add(pa.RecordBatch.from_pylist([row], schema=REJECTED))
+    assert missing(store, items) == ["b"]
+    assert tables.rows(f"SELECT * FROM {store.rejected_sql()}", spill=root.tmp) == [tuple(row.values())]
+
+
+def test_half_precision_takes_half_the_room_and_comes_back_as_float32(root: Root) -> None:
+    """To within float16's ten bits."""
+    numbers = np.random.default_rng(0).normal(size=(500, 64)).astype(np.float32)
+    contents = {number: f"t{number}" for number in range(1, 501)}
+    digests = [content_digest(text.encode()) for text in contents.values()]
+    items, sizes = items_table(root, contents), {}
+    for stored in ("float32", "float16"):
+        store = EmbeddingStore(root, stored)
+        store.add_vectors(list(contents), digests, numbers, stored)  # type: ignore[arg-type]
+        sizes[stored] = store.paths()[0].stat().st_size
+        with vectors(root, embedding_set(root, store, items), side="database") as blocks:
+            found = np.concatenate([block for _, block in blocks])
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, numbers, rtol=0 if stored == "float32" else 2**-10, atol=0 if stored == "float32" else 1e-7)
+    assert sizes["float16"] < 0.6 * sizes["float32"]

@@ -1,0 +1,28 @@
+"""The flow `plan-index`: what the next build would do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from configs.loading import load_config
+from flows.build_index import prepare
+from flows.environment import default_root
+from flows.planning import plan_build
+from flows.stages import Stages
+from storage.lease import lease
+from storage.root import Root
+
+
+@flow(name="plan-index", flow_run_name="{config}", validate_parameters=False)
+def plan_index(config: str, root: str | None = None, settings: list[str] | None = None) -> dict[str, Any]:
+    """What `build_index` would do with the same parameters. The items are listed, checked and split, which the build then remembers."""
+    pipeline = load_config(config, settings or [])
+    place = Root(root or default_root())
+    try:
+        with lease(place.index(pipeline.name) / "lease", holder=f"plan-index of {pipeline.name}"):
+            _, validated, sides, model = prepare(pipeline, Stages(place))
+            return plan_build(pipeline, place, model, validated, sides).to_json()
+    finally:
+        place.close()

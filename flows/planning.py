@@ -1,0 +1,176 @@
+"""What a build would do, counted before it does it: items, seconds, bytes, memory; and whether it fits."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from configs.models import PipelineConfig
+from storage import tables
+from storage.embeddings import EmbeddingStore
+from storage.errors import InputError
+from storage.experience import recall_experience
+from storage.records import Modality, SplitDataset, ValidatedDataset
+from storage.root import Root
+from storage.snapshots import Snapshots
+from tasks.encoders import MODALITIES, identify
+from tasks.encoders.captions import write_captions
+from tasks.encoders.device import device_name
+from tasks.indexes.factory import least_items
+
+BUILD_BYTES = 1 << 30  # the build's own process: Prefect, DuckDB within its limit, blocks of rows
+ENCODER_BYTES = 2 << 30  # the encoding process, before one has been seen at work
+UNKNOWN_DIM = 1024  # numbers a vector, before the encoder has made one
+CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class SidePlan:
+    """One side of the encoder. rate: items a second as remembered for this device; seconds: None without a remembered rate."""
+
+    modality: Modality
+    precision: str
+    to_encode: int
+    reused: int
+    rate: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """items: those that passed. new, changed, removed, unchanged: against the live snapshot. bytes: what the root will grow by at most.
+
+    peak_bytes: an estimate of the largest resident size, the encoding process included. obstacles: why it cannot fit; empty when it does.
+    """
+
+    name: str
+    items: int
+    rejected: int
+    new: int
+    changed: int
+    removed: int
+    unchanged: int
+    to_encode: int
+    reused: int
+    seconds: float | None
+    encoding: list[SidePlan]
+    training: str
+    bytes: int
+    free_bytes: int
+    peak_bytes: int
+    available_bytes: int
+    obstacles: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as `--json` prints it."""
+        return asdict(self)
+
+
+def plan_build(config: PipelineConfig, root: Root, model: str, validated: ValidatedDataset, split: SplitDataset) -> Plan:
+    """The plan for items that are listed, checked and split already. model: the encoder's fingerprint in float32."""
+    new, changed, removed, unchanged = _changes(root, config.name, split)
+    sides, dim, encoder_bytes = [], 0, 0
+    for modality, items in _sides(root, config, split):
+        side, its_dim, its_bytes = _side(root, config, model, modality, items)
+        sides.append(side)
+        dim, encoder_bytes = max(dim, its_dim), max(encoder_bytes, its_bytes if side.to_encode else 0)
+    to_encode = sum(side.to_encode for side in sides)
+    known = [side.seconds for side in sides if side.seconds is not None]
+    size, peak = _bytes(config, split, to_encode, dim, touched=bool(new + changed + removed)), _peak(config, split, dim, encoder_bytes)
+    free, available = shutil.disk_usage(root.path).free, available_memory()
+    return Plan(
+        name=config.name, items=split.database + split.query, rejected=validated.rejected, new=new, changed=changed, removed=removed,
+        unchanged=unchanged, to_encode=to_encode, reused=sum(side.reused for side in sides),
+        seconds=round(sum(known), 1) if len(known) == len(sides) else None, encoding=sides,
+        training="reused" if not (new or changed or removed) else "decided by drift", bytes=size, free_bytes=free, peak_bytes=peak,
+        available_bytes=available, obstacles=_obstacles(size, free, peak, available),
+    )  # fmt: skip
+
+
+def check_fit(plan: Plan) -> None:
+    """Raise InputError for a plan that cannot fit on the disk or into memory."""
+    if plan.obstacles:
+        raise InputError(
+            "this build would not fit",
+            where=plan.name,
+            expected="room for what it writes, and memory for what it holds",
+            got="; ".join(plan.obstacles),
+            next_step="free some, build with dataset.limit, a smaller index or encoder.store=float16, or choose another --root",
+        )
+
+
+def available_memory() -> int:
+    """Bytes that this process and its children may still take: the machine's, or the control group's where that is less."""
+    available = int(psutil.virtual_memory().available)
+    try:
+        limit, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        return available if limit == "max" else min(available, int(limit) - int(used))
+    except (OSError, ValueError):
+        return available
+
+
+def _changes(root: Root, name: str, split: SplitDataset) -> tuple[int, int, int, int]:
+    snapshots, now = Snapshots(root, name), tables.parquet(root.file(split.table))
+    if (live := snapshots.current()) is None:
+        return split.database + split.query, 0, 0, 0
+    sql = (
+        "SELECT count(*) FILTER (b.item_id IS NULL), count(*) FILTER (a.content_digest <> b.content_digest), "
+        "count(*) FILTER (a.item_id IS NULL), count(*) FILTER (a.content_digest = b.content_digest) "
+        f"FROM {now} a FULL JOIN {tables.parquet(snapshots.path(live) / 'items.parquet')} b ON a.item_id = b.item_id"
+    )
+    new, changed, removed, unchanged = tables.rows(sql, spill=root.tmp)[0]
+    return new, changed, removed, unchanged
+
+
+@contextmanager
+def _captions(root: Root, items: Path) -> Iterator[Path | None]:
+    with root.scratch.staging() as staging:
+        target = staging / "captions.parquet"
+        yield target if write_captions(items, target) else None
+
+
+def _sides(root: Root, config: PipelineConfig, split: SplitDataset) -> Iterator[tuple[Modality, Path]]:
+    """What the encode stage will encode: the items, and the captions of images where the encoder takes texts too."""
+    items = root.file(split.table)
+    yield split.modality, items
+    if split.modality == "image" and "text" in MODALITIES[config.encoder.kind]:
+        with _captions(root, items) as captions:
+            if captions:
+                yield "text", captions
+
+
+def _side(root: Root, config: PipelineConfig, model: str, modality: Modality, items: Path) -> tuple[SidePlan, int, int]:
+    """One side's plan, the length of its vectors, and what its process has been seen to take."""
+    known = recall_experience(root, model, modality, device_name())
+    precision = (known.precision or "float32") if config.encoder.precision == "auto" else config.encoder.precision
+    store = EmbeddingStore(root, identify(config.encoder).of(modality, precision, config.encoder.store).fingerprint)
+    distinct = int(tables.rows(f"SELECT count(DISTINCT content_digest) FROM {tables.parquet(items)}", spill=root.tmp)[0][0])
+    missing, rate = store.count_missing(items), known.rates.get(precision)
+    seconds = 0.0 if not missing else round(missing / rate, 1) if rate else None
+    side = SidePlan(modality, precision, missing, distinct - missing, rate, seconds)
+    return side, store.dim if store.paths() else UNKNOWN_DIM, known.peak_bytes or ENCODER_BYTES
+
+
+def _bytes(config: PipelineConfig, split: SplitDataset, to_encode: int, dim: int, *, touched: bool) -> int:
+    """Embeddings, and shards as if each vector were stored whole; tables and reports besides."""
+    stored = 2 if config.encoder.store == "float16" else 4
+    items = split.database + split.query
+    return to_encode * (dim * stored + 64) + (items * (dim * 4 + 8 + 200) if touched or to_encode else 0)
+
+
+def _peak(config: PipelineConfig, split: SplitDataset, dim: int, encoder_bytes: int) -> int:
+    """The larger of encoding and of training with its sample twice in memory, or filling a shard; beside the build's own process."""
+    sample = min(split.database, max(10_000, least_items(config.index.factory) * config.index.train_points_per_list))
+    shard = -(-split.database // config.index.shards)
+    return BUILD_BYTES + max(encoder_bytes, 2 * sample * dim * 4, shard * (dim * 4 + 8))
+
+
+def _obstacles(size: int, free: int, peak: int, available: int) -> list[str]:
+    needs = (("on the disk", size, free), ("of memory", peak, available))
+    return [f"{need / 1e9:.1f} GB {what} are needed, {there / 1e9:.1f} GB are there" for what, need, there in needs if need > there]

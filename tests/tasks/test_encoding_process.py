@@ -1,0 +1,113 @@
+"""The process that encodes: the same vectors whatever happens to it, and none left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from stages import Listed, divided
+
+from configs.models import OpenClipEncoder
+from storage.embeddings import EmbeddingStore
+from storage.errors import InputError
+from storage.records import SplitDataset
+from storage.root import Root
+from tasks.encoders.jobs import ComparePrecision, EncodeShard, Model
+from tasks.encoders.process import EncoderProcess, WorkerLost
+from tasks.sources import Item
+from tests.tasks.checkpoints import clip_folder
+
+COUNT = 300
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> OpenClipEncoder:
+    """A tiny CLIP model with random weights."""
+    return OpenClipEncoder(kind="open-clip", model=f"local-dir:{clip_folder(tmp_path_factory.mktemp('clip') / 'model')}")
+
+
+@pytest.fixture
+def split(root: Root) -> SplitDataset:
+    """300 short texts."""
+    return divided(
+        root, Listed([Item(f"k{number}", text=f"thing number {number} of {number % 7}") for number in range(COUNT)], labelled=False)
+    )
+
+
+def job(root: Root, split: SplitDataset, config: OpenClipEncoder, batch_size: int | None = 8) -> EncodeShard:
+    """All the texts as one shard."""
+    plan = root.scratch.folder / "plan.parquet"
+    EmbeddingStore(root, "f").plan(root.file(split.table), COUNT, plan)
+    files = (str(plan.with_name(name)) for name in ("part.parquet", "rejected.parquet"))
+    return EncodeShard(Model(config, "float32", "text"), str(plan), 0, None, *files, str(root.tmp), "float32", batch_size)
+
+
+def vectors(job: EncodeShard) -> dict[str, np.ndarray]:
+    """Content digest -> vector, of the part that the job wrote."""
+    rows = pq.read_table(job.part).to_pylist()
+    return {row["content_digest"]: np.array(row["embedding"]) for row in rows}
+
+
+def test_a_process_that_the_kernel_kills_begins_again_with_half_the_batch(root: Root, split: SplitDataset, config: OpenClipEncoder) -> None:
+    """Killed in mid-shard, as the kernel does when memory runs out: all vectors in the end, those of an undisturbed run."""
+    asked = job(root, split, config)
+    with EncoderProcess() as process:
+        undisturbed = process.encode(asked, lambda items: None)
+        expected = vectors(asked)
+    told: list[int] = []
+
+    def kill_once(items: int) -> None:
+        told.append(items)
+        if len(told) == 2:
+            os.kill(psutil.Process().children()[0].pid, signal.SIGKILL)
+
+    with EncoderProcess() as process:
+        disturbed = process.encode(asked, kill_once)
+        assert len(psutil.Process().children()) == 1
+    assert not psutil.Process().children()
+    assert (undisturbed.batch_size, disturbed.batch_size) == (8, 4)
+    assert undisturbed.vectors == disturbed.vectors == sum(told) == COUNT
+    found = vectors(asked)
+    assert found.keys() == expected.keys()
+    assert min(float(found[digest] @ vector) for digest, vector in expected.items()) > 1 - 1e-5
+
+
+def test_a_process_that_is_lost_otherwise_is_a_passing_fault(root: Root, split: SplitDataset, config: OpenClipEncoder) -> None:
+    """It says how it ended, and the next job gets a new one."""
+    asked = job(root, split, config)
+
+    def stop(items: int) -> None:
+        if items > 0:
+            os.kill(psutil.Process().children()[0].pid, signal.SIGTERM)
+
+    with EncoderProcess() as process:
+        with pytest.raises(WorkerLost, match="SIGTERM"):
+            process.encode(asked, stop)
+        assert process.encode(asked, lambda items: None).vectors == COUNT
+
+
+def test_errors_come_out_as_they_were_raised(root: Root, split: SplitDataset, config: OpenClipEncoder, tmp_path: Path) -> None:
+    """A checkpoint that does not load is the user's to mend, with the message that says where."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "open_clip_config.json").write_text(
+        (Path(config.model.removeprefix("local-dir:")) / "open_clip_config.json").read_text()
+    )
+    (tmp_path / "model" / "open_clip_pytorch_model.bin").write_bytes(b"no weights")
+    broken = OpenClipEncoder(kind="open-clip", model=f"local-dir:{tmp_path / 'model'}")
+    with EncoderProcess() as process, pytest.raises(InputError, match=r"encoder\.model"):
+        process.encode(job(root, split, broken), lambda items: None)
+
+
+def test_the_fast_precision_is_compared_on_the_items_themselves(root: Root, split: SplitDataset, config: OpenClipEncoder) -> None:
+    """A random model in bfloat16 is nearly itself: the cosine says so, whatever the processor calls fastest."""
+    plan = root.file(split.table)
+    with EncoderProcess() as process:
+        found = process.compare(ComparePrecision(Model(config, "float32", "text"), str(plan), None))
+    assert found.items == (0 if found.tried == "float32" else COUNT)
+    assert 0.99 < found.mean_cosine <= 1 + 1e-6
+    assert found.holds == (found.mean_cosine >= 0.999 and found.overlap_at_10 >= 0.95)
