@@ -58,12 +58,12 @@ class ClipRetrieval:
         }  # fmt: skip
         start = time.perf_counter()
         # Its path in sys.path would be this folder, whose names are not the peer's business: -P.
-        command = [str(self._python), "-P", str(INSIDE), json.dumps(settings)]
+        command = [str(self._python), "-P", str(INSIDE), json.dumps(settings), "report.json"]
         run = subprocess.run(command, cwd=self._place, capture_output=True, text=True)
         whole = time.perf_counter() - start
         if run.returncode:
             sys.exit(f"clip-retrieval ended with status {run.returncode}: {run.stderr[-2000:]}")
-        report = json.loads(run.stdout.splitlines()[-1])
+        report = json.loads((self._place / "report.json").read_text())
         vectors = np.load(self._place / output / "img_emb" / "img_emb_0.npy").astype(np.float32)
         remark = f"batch {BATCH}; whole process {len(vectors) / whole:.1f}/s"
         return Measured(report["items"], report["seconds"], vectors[: self._compared], remark)

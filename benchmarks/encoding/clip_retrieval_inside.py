@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from pathlib import Path
 
 from clip_retrieval.clip_inference import main as peer
 from clip_retrieval.clip_inference.mapper import ClipMapper
@@ -23,4 +24,5 @@ if __name__ == "__main__":  # its data loader may start processes that import th
     peer.main(**json.loads(sys.argv[1]))
     if len(finished) < 2:
         sys.exit("too few images: its first batch is not counted")
-    print(json.dumps({"items": sum(count for _, count in finished[1:]), "seconds": finished[-1][0] - finished[0][0]}))
+    timed = {"items": sum(count for _, count in finished[1:]), "seconds": finished[-1][0] - finished[0][0]}
+    Path(sys.argv[2]).write_text(json.dumps(timed))
