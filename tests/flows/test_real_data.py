@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import spearmanr
 
 from configs.loading import load_config
 from configs.models import PipelineConfig
+from storage.embeddings import vectors
 from storage.records import Dataset, SplitDataset, ValidatedDataset
 from storage.root import Root
+from tasks.encode import encode
+from tasks.encoders import identify
 from tasks.ingest import ingest, revision
 from tasks.split import split
 from tasks.validate import validate
@@ -88,3 +94,37 @@ def test_a_sample_of_sentences_is_built_with_its_pairs(build: Build, tmp_path: P
     summary = build(tmp_path, *sentences(), "dataset.limit=1500", config="minilm")
     assert summary["metrics"]["ann_recall_at_10"] > 0.3
     assert pq.read_table(Path(summary["path"]) / "pairs.parquet").num_rows == 8628 + 9927
+
+
+@pytest.fixture(scope="module")
+def encoded_sentences(server: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, float]]:
+    """Precision -> Spearman's correlation of cosine and score, by corpus, from the vectors in the store of a whole build's encode stage."""
+    place = Root(tmp_path_factory.mktemp("sentences"))
+
+    def correlations(precision: str) -> dict[str, float]:
+        config = load_config("minilm", [*sentences(), f"encoder.precision={precision}"])
+        listed, _, sides = first_stages(place, config)
+        model = identify(config.encoder).fingerprint
+        found = encode(place, sides, config.encoder, model, 0.0)
+        stored: dict[int, np.ndarray] = {}
+        for side in ("database", "query"):
+            with vectors(place, found, side=side) as blocks:
+                stored |= {item: vector for ids, block in blocks for item, vector in zip(ids.tolist(), block, strict=True)}
+        assert listed.pairs is not None
+        pairs = pq.read_table(place.file(listed.pairs)).to_pylist()
+        corpora = {"sts-test": [pair for pair in pairs if "sts-test" in pair["file"]], "sick": [p for p in pairs if "SICK" in p["file"]]}
+        assert {name: len(rows) for name, rows in corpora.items()} == {"sts-test": 1379, "sick": 9927}
+        return {
+            name: 100 * spearmanr([stored[row["item_a"]] @ stored[row["item_b"]] for row in rows], [row["score"] for row in rows]).statistic
+            for name, rows in corpora.items()
+        }
+
+    return correlations
+
+
+def test_published_correlations_come_out_of_the_stores(encoded_sentences: Callable[[str], dict[str, float]]) -> None:
+    """Genuine all-MiniLM-L6-v2 (MTEB): STS benchmark test 82.03, SICK-R over all splits 77.58; bfloat16 within 0.1 of that."""
+    exact = encoded_sentences("float32")
+    assert exact["sts-test"] == pytest.approx(82.03, abs=0.1)
+    assert exact["sick"] == pytest.approx(77.58, abs=0.1)
+    assert encoded_sentences("bfloat16") == pytest.approx(exact, abs=0.1)
