@@ -19,7 +19,7 @@ LIBRARIES = {
     "timm": ("pillow", "timm", "torch", "torchvision"),
 }
 # Raised when an encoder file changes what comes out.
-ENCODER_VERSIONS = {"sentence-transformers": 1, "efficientnet-lite": 1, "open-clip": 1, "timm": 1}
+ENCODER_VERSIONS = {"sentence-transformers": 1, "efficientnet-lite": 2, "open-clip": 2, "timm": 2}
 
 
 @dataclass(frozen=True)
