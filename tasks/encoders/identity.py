@@ -27,7 +27,7 @@ MODALITIES: dict[str, tuple[Modality, ...]] = {
     "timm": ("image",),
 }
 # Raised when an encoder file changes what comes out.
-ENCODER_VERSIONS = {"sentence-transformers": 1, "efficientnet-lite": 1, "open-clip": 1, "timm": 1}
+ENCODER_VERSIONS = {"sentence-transformers": 1, "efficientnet-lite": 2, "open-clip": 2, "timm": 2}
 
 
 @dataclass(frozen=True)

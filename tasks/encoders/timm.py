@@ -2,56 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
-from PIL import Image
 from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
 from timm.models import load_state_dict
 
 from configs.models import Precision, TimmEncoder
-from storage.records import Modality
 from tasks.encoders.checkpoints import UNLOADABLE, Checkpoint, find_timm, wrong_checkpoint
-from tasks.encoders.encoding import Encoded
-from tasks.encoders.forward import DTYPES, device, finished, settled
+from tasks.encoders.forward import DTYPES, device, settled
+from tasks.encoders.fusing import fused
+from tasks.encoders.images import ImageEncoder
+from tasks.encoders.pictures import preparation
 
-DEFAULT_BATCH = 32
 
-
-class TimmModel:
+class TimmModel(ImageEncoder):
     """A timm model without its classifier, on a GPU if there is one. Images are prepared as its weights' tag says."""
 
-    modality: Modality = "image"
-
     def __init__(self, config: TimmEncoder, precision: Precision) -> None:
-        self._model = settled(_load(find_timm(config), config), precision)
-        self._dtype = DTYPES[precision]
-        data = resolve_model_data_config(self._model)
-        self._transform = create_transform(**data, is_training=False)
-        self._normalize = config.normalize
-        self.dim = self._forward(torch.zeros(1, *data["input_size"])).shape[1]
-        self.batch_size = DEFAULT_BATCH if config.batch_size == "auto" else config.batch_size
-        self.window = self.batch_size
-
-    def prepare(self, item: Image.Image) -> torch.Tensor:
-        """float32 (3, height, width) of an RGB image, as the weights' tag says."""
-        pixels: torch.Tensor = self._transform(item)
-        return pixels
-
-    def encode(self, prepared: Sequence[torch.Tensor], batch_size: int) -> Encoded:
-        """float32 (n, dim) for n prepared images."""
-        batches = (list(prepared[start : start + batch_size]) for start in range(0, len(prepared), batch_size))
-        vectors = np.concatenate([self._forward(torch.stack(batch)) for batch in batches])
-        return Encoded(vectors, np.zeros(len(prepared), dtype=bool))
-
-    def _forward(self, pixels: torch.Tensor) -> np.ndarray:
+        model = settled(fused(_load(find_timm(config), config)), precision, channels_last=True)
+        data = resolve_model_data_config(model)
+        prepared = preparation(create_transform(**data, is_training=False))
         with torch.inference_mode():
-            return finished(self._model(pixels.to(device(), self._dtype)), normalize=self._normalize)
+            dim = model(torch.zeros(1, *data["input_size"], device=device(), dtype=DTYPES[precision])).shape[1]
+        super().__init__(model, prepared, dim, config, precision)
 
 
 def _load(checkpoint: Checkpoint, config: TimmEncoder) -> Any:

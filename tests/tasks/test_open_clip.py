@@ -22,10 +22,11 @@ from storage.errors import InputError, SourceUnreachable
 from tasks.encoders import Identity, identify, load_encoder
 from tasks.encoders.encoding import EncodesTextsToo, encode_items
 from tasks.encoders.open_clip import OpenClipModel
+from tasks.encoders.open_clip_texts import text_features
 from tests.conftest import Build
 from tests.tasks.checkpoints import TINY_CLIP, ModelHub, clip_folder, cosine, images, malicious, opened_hub
 
-TEXTS = ["a photo of a seven", "a cat", "", "word " * 200]
+TEXTS = ["a photo of a seven", "a cat", "", "word " * 200, "word " * 38, "word " * 39]
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +69,41 @@ def test_images_and_texts_agree_with_the_librarys_own_loop_one_at_a_time(folder:
     assert isinstance(ours, EncodesTextsToo)
     pictures, texts = encode_items(ours, images()).vectors, encode_items(ours.texts, TEXTS).vectors
     assert pictures.shape == (5, ours.dim) == (5, 32)
-    assert texts.shape == (4, 32)
+    assert texts.shape == (6, 32)
     assert pictures.dtype == texts.dtype == np.float32
     assert cosine(pictures, of_images).min() > 0.9999
     assert cosine(texts, of_texts).min() > 0.9999
-    assert np.linalg.norm(np.concatenate([pictures, texts]), axis=1) == pytest.approx(np.ones(9), abs=1e-5)
+    assert np.linalg.norm(np.concatenate([pictures, texts]), axis=1) == pytest.approx(np.ones(11), abs=1e-6)
+
+
+def test_a_text_is_truncated_exactly_when_its_tokens_do_not_fit(folder: Path) -> None:
+    """The tiny model takes 40 tokens, two of which mark beginning and end: 38 words fit, 39 do not."""
+    model = load_encoder(encoder(f"local-dir:{folder}"))
+    assert isinstance(model, EncodesTextsToo)
+    words = [0, 1, 37, 38, 39, 40, 41, 200]
+    assert encode_items(model.texts, ["word " * count for count in words]).truncated.tolist() == [count > 38 for count in words]
+
+
+def test_half_the_bits_keep_images_and_texts_close(folder: Path) -> None:
+    """bfloat16 of random weights: mean cosine at least 0.999 to float32, float32 vectors of unit length."""
+    exact, fast = (load_encoder(encoder(f"local-dir:{folder}"), precision) for precision in ("float32", "bfloat16"))
+    assert isinstance(exact, EncodesTextsToo)
+    assert isinstance(fast, EncodesTextsToo)
+    for ours, theirs, items in ((fast, exact, images()), (fast.texts, exact.texts, TEXTS)):
+        vectors = encode_items(ours, items).vectors
+        assert vectors.dtype == np.float32
+        assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(items)), abs=1e-6)
+        assert cosine(vectors, encode_items(theirs, items).vectors).mean() > 0.999
+
+
+def test_other_text_towers_are_asked_in_full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where padding provably changes nothing is it left out: a tower that sees all tokens gets them all."""
+    model = open_clip.create_model(f"local-dir:{folder}").eval()
+    tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(["a cat"])
+    with torch.inference_mode():
+        assert text_features(model, tokens) == pytest.approx(model.encode_text(tokens), abs=1e-5)
+        monkeypatch.setattr(model, "attn_mask", None)
+        assert torch.equal(text_features(model, tokens), model.encode_text(tokens))
 
 
 def test_vectors_keep_their_length_when_they_are_not_normalised(folder: Path) -> None:
