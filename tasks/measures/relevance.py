@@ -47,7 +47,7 @@ def r_precision(hits: np.ndarray, relevant: np.ndarray) -> np.ndarray:
 
 def hit_rate_at(hits: np.ndarray, k: int) -> np.ndarray:
     """Hit rate@k = 1 where a relevant item is among the first k, else 0, float64 (queries,). No denominator but the queries'."""
-    return hits[:, :k].any(axis=1).astype(np.float64)
+    return np.where(hits[:, :k].any(axis=1), 1.0, 0.0)
 
 
 def reciprocal_rank(hits: np.ndarray) -> np.ndarray:
@@ -58,7 +58,7 @@ def reciprocal_rank(hits: np.ndarray) -> np.ndarray:
 def dcg_at(gains: np.ndarray, k: int) -> np.ndarray:
     """DCG@k = sum over ranks r <= k of gains[r] / log2(r + 1), float64 (queries,): linear gains (Järvelin and Kekäläinen, 2002)."""
     first = gains[:, :k]
-    return np.asarray(first @ (1 / np.log2(np.arange(2, first.shape[1] + 2))))
+    return (first / np.log2(np.arange(2, first.shape[1] + 2))).sum(axis=1)
 
 
 def ndcg_at(gains: np.ndarray, ideal: np.ndarray, k: int) -> np.ndarray:
@@ -68,7 +68,7 @@ def ndcg_at(gains: np.ndarray, ideal: np.ndarray, k: int) -> np.ndarray:
     relevant items of the database, largest first, then zeros (`ideal_hits`, `Judgements.ideal`). 0 where the ideal is worth nothing.
     """
     best = dcg_at(ideal, k)
-    return np.divide(dcg_at(gains, k), best, out=np.zeros(len(best)), where=best > 0)
+    return np.where(best > 0, dcg_at(gains, k) / np.where(best > 0, best, 1), 0)
 
 
 def ideal_hits(relevant: np.ndarray, k: int) -> np.ndarray:

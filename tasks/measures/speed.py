@@ -20,7 +20,8 @@ def search_speed(searcher: Searcher, queries: np.ndarray, k: int = 10, singles: 
     """Milliseconds of single queries (p50, p95, p99) and queries a second in one batch of all, with the threads in use.
 
     Before either is timed, it is done without timing. Single: the first `singles` queries, in turn. Batch: the median of `repeats`
-    searches, and the slowest and fastest. Each part stops after SECONDS. Percentiles are interpolated; p99 rests on a hundredth of `single_queries`.
+    searches, and the slowest and fastest. Each part stops after SECONDS. Percentiles are interpolated; p99 rests on a hundredth of the
+    `single_queries`.
     """
     threads = {"threads": float(faiss.omp_get_max_threads())}
     if not len(queries):
