@@ -76,6 +76,13 @@ def test_a_table_without_items_has_no_groups(tmp_path: Path) -> None:
     assert Groups(table, spill=tmp_path).of(np.array([[1, -1]])).tolist() == [[UNGROUPED, UNGROUPED]]
 
 
+def test_a_long_ranking_keeps_its_order() -> None:
+    """Every third of 1,000 places goes; what is left stands in its order."""
+    places = np.random.default_rng(0).permutation(1000)[None]
+    excluded = np.arange(1000)[None] % 3 == 0
+    assert moved_up(places, excluded)[0].tolist() == places[~excluded].tolist() + [-1] * 334
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, bool])
 def test_moving_up_keeps_the_type(dtype: type) -> None:
     """Nothing excluded is nothing changed."""

@@ -22,7 +22,7 @@ def test_measures_in_small_pieces_are_those_of_the_whole(monkeypatch: pytest.Mon
 
 def test_equal_scores_stand_by_ascending_column() -> None:
     """-0.0 equals 0.0, minus infinity is last, and 1e-45 is more than 0."""
-    scores = np.array([[0.0, 2.0, -0.0, -np.inf, 2.0, -3.0, 1e-45]], np.float32)
+    scores = np.array([[-0.0, 2.0, 0.0, -np.inf, 2.0, -3.0, 1e-45]], np.float32)
     assert descending(scores).tolist() == [[1, 4, 6, 0, 2, 5, 3]]
 
 

@@ -91,6 +91,9 @@ def test_silhouette_by_hand() -> None:
     sample = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], np.float32)
     assert silhouette(sample, np.array([0, 0, 1, 1])) == pytest.approx(1)
     assert silhouette(sample, np.array([0, 1, 0, 1])) == pytest.approx(-0.5)  # a = 1, b = 1/2
+    angles = np.radians([0, 60, 90, 90])  # (1 - .5) / 1, (.134 - .5) / .5, and twice 1
+    sides = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    assert silhouette(sides, np.array([0, 0, 1, 1])) == pytest.approx((0.5 + (1 - 3**0.5 / 2 - 0.5) / 0.5 + 2) / 4, abs=1e-6)
     assert silhouette(sample, np.array([0, 0, 0, UNLABELLED])) is None
     assert silhouette(sample, np.arange(4)) is None
 
