@@ -8,6 +8,7 @@ from tasks.measures.labels import UNLABELLED
 from tasks.measures.rankings import descending
 
 SCORES_AT_ONCE = 1 << 22  # 16 MB, and a few bytes more for each
+TIES = 20  # scores that tie, up to which each is looked at alone
 
 
 def full_average_precision(
@@ -38,11 +39,14 @@ def full_average_precision(
 def relevant_ranks(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     """The ranks, from 1, of the relevant items in one full ranking, ascending: int64 (relevant,). scores, relevant: (items,).
 
-    Two sorts of plain scores are faster than one of scores with rows. Rows matter only where a relevant score ties with another's.
+    Sorting plain scores takes half the time of sorting scores with rows. Rows matter only where a relevant score ties with another one.
     """
     every, theirs = np.sort(scores), np.sort(scores[relevant])[::-1]
-    above = len(scores) - np.searchsorted(every, theirs, "right")
-    equal = np.searchsorted(every, theirs, "right") - np.searchsorted(every, theirs)
-    if (equal > 1).any():
+    end = np.searchsorted(every, theirs, "right")
+    tied = np.unique(theirs[end - np.searchsorted(every, theirs) > 1])
+    if len(tied) > TIES:
         return np.flatnonzero(relevant[descending(scores[None])[0]]) + 1
-    return above + 1
+    ranks = len(scores) - end + 1
+    for score in tied:
+        ranks[theirs == score] += np.flatnonzero(relevant[scores == score])
+    return ranks

@@ -47,4 +47,5 @@ def test_with_ties_and_own_items_it_is_a_stable_sort_without_them(seed: int, at_
         expected.append(average_precision(hits[None], np.array([hits.sum()]))[0] if hits.any() else np.nan)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tasks.measures.full_depth.SCORES_AT_ONCE", at_once)
+        patch.setattr("tasks.measures.full_depth.TIES", at_once % 4)
         assert full_average_precision(queries, asked, database, labels, own) == pytest.approx(expected, nan_ok=True)
