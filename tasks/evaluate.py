@@ -29,7 +29,7 @@ QUERIES_AT_ONCE = 256
 ANN_DEPTH = 10  # agreement with exact search is told at this depth besides every k
 
 
-@task(name="evaluate", cache_policy=StageCache(stage_version=2, libraries=("faiss-cpu", "numpy")), **REMEMBERED)
+@task(name="evaluate", cache_policy=StageCache(stage_version=3, libraries=("faiss-cpu", "numpy")), **REMEMBERED)
 def evaluate(
     root: Root, name: str, embeddings: EmbeddingSet, shards: IndexShards, index: IndexConfig, config: EvaluationConfig, leaks: str
 ) -> Evaluation:

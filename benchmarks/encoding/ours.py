@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-WARM_UP = 64  # items encoded before anything is timed
+WARM_UP = 256  # items that the search for a batch size may use, before anything is timed
 
 
 class Indexmill:
@@ -17,43 +17,51 @@ class Indexmill:
         from pydantic import TypeAdapter
 
         from configs.models import EncoderConfig
-        from tasks.encoders import load_encoder
+        from tasks.encoders.jobs import Model
+        from tasks.encoders.precision import best_precision
+        from tasks.encoders.worker import choose_batch, load_side
 
-        self._encoder = load_encoder(TypeAdapter(EncoderConfig).validate_python(settings))
+        config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(settings)
+        self._encoder = load_side(Model(config, best_precision(), "image" if images else "text"))
         self._rows = [_row(number, item, images=images) for number, item in enumerate(items)]
         self._base = "/" if images else None
-        self._encode(self._rows[:WARM_UP])
+        choose_batch(self._encoder, iter(self._rows[:WARM_UP]), self._base)
 
     def encode(self) -> np.ndarray:
         """Read, open, prepare and encode every row: float32 (n, dim)."""
-        return self._encode(self._rows)
+        from tasks.encoders.rows import encode_rows
+
+        blocks = encode_rows(self._encoder, iter(self._rows), self._base, lambda items: None)
+        return np.concatenate([block.encoded.vectors for block in blocks])
 
     def prepare(self) -> int:
         """Read, open and prepare every image, and throw it away; how many."""
-        from tasks.encode import _prepared
+        from tasks.encoders.rows import prepared_windows
 
-        return sum(len(window) for window in _prepared(self._encoder, self._rows, Path("/")))
-
-    def _encode(self, rows: list[dict[str, Any]]) -> np.ndarray:
-        from tasks.encode import _vectors
-
-        return _vectors(self._encoder, rows, self._base, lambda finished: None)
+        return sum(len(prepared) for _, prepared in prepared_windows(self._encoder, iter(self._rows), self._base))
 
 
 def encode_stage(root_path: str, split_json: str, settings: dict[str, Any]) -> int:
-    """The whole encode stage in this process: vectors that it made."""
+    """The encode stage's work without Prefect, in this process and the one that encodes: vectors that it made."""
     from pydantic import TypeAdapter
 
     from configs.models import EncoderConfig
+    from storage.embeddings import EmbeddingStore
+    from storage.experience import Experience
     from storage.records import SplitDataset
     from storage.root import Root
-    from tasks.encode import encode
-    from tasks.encoders import identify
+    from tasks.encoders.completing import Work, complete
+    from tasks.encoders.jobs import Model
+    from tasks.encoders.process import EncoderProcess
 
-    config, root = TypeAdapter(EncoderConfig).validate_python(settings), Root(root_path)
-    found = encode.fn(root, SplitDataset.model_validate_json(split_json), config, identify(config).fingerprint)
+    config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(settings)
+    root, split = Root(root_path), SplitDataset.model_validate_json(split_json)
+    model = Model(config, "float32", split.modality)
+    work = Work(root, EmbeddingStore(root, "measured"), root.file(split.table), split.base, model, Experience(device="this"))
+    with EncoderProcess() as process:
+        encoded, _ = complete(work, config, root.scratch.folder / "failed.parquet", process.encode)
     root.close()
-    return found.encoded
+    return encoded
 
 
 def split_stage(root_path: str, dataset: dict[str, Any]) -> str:

@@ -7,8 +7,11 @@ too much, the build lives on.
 from __future__ import annotations
 
 import gc
+import os
 import resource
+import select
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -33,12 +36,21 @@ WARM_UP = 256  # items, at most, that the search for a batch size may use
 def main() -> None:
     """Do jobs until the other side closes."""
     connection: Connection = Connection(sys.stdin.fileno())
+    threading.Thread(target=_end_with, args=(connection.fileno(),), daemon=True).start()
     models = Models()
     try:
         while True:
             connection.send(_answer(connection.recv(), models, connection.send))
     except (EOFError, ConnectionError):
         return
+
+
+def _end_with(descriptor: int) -> None:
+    """End this process when the other side hangs up, even in the middle of a long batch."""
+    poll = select.poll()
+    poll.register(descriptor, 0)  # a hang-up is always told
+    poll.poll()
+    os._exit(1)
 
 
 class Models:
@@ -76,9 +88,7 @@ def _answer(job: Job, models: Models, send: Callable[[Progress], None]) -> Answe
 
 def _encode(job: EncodeShard, encoder: Encoder, send: Callable[[Progress], None]) -> ShardEncoded:
     if job.batch_size is None:
-        sample = [item for _, window in prepared_windows(encoder, _planned(job, limit=WARM_UP), job.base) for item in window]
-        if len(sample) >= WORTH_A_SEARCH:
-            _set_batch(encoder, fastest_batch(encoder, sample))
+        choose_batch(encoder, _planned(job, limit=WARM_UP), job.base)
     else:
         _set_batch(encoder, job.batch_size)
     start, rejects = time.perf_counter(), 0
@@ -92,6 +102,13 @@ def _encode(job: EncodeShard, encoder: Encoder, send: Callable[[Progress], None]
             rejected.write([_reject(block.rows[row], *problem) for row, problem in block.problems.items()])
             rejects += len(block.problems)
     return ShardEncoded(part.rows, rejects, time.perf_counter() - start, encoder.batch_size, _peak_bytes())
+
+
+def choose_batch(encoder: Encoder, rows: Iterator[Row], base: str | None) -> None:
+    """Set the batch size that is fastest for these rows, unless they are too few to tell."""
+    sample = [item for _, window in prepared_windows(encoder, rows, base) for item in window]
+    if len(sample) >= WORTH_A_SEARCH:
+        _set_batch(encoder, fastest_batch(encoder, sample))
 
 
 def _set_batch(encoder: Encoder, size: int) -> None:

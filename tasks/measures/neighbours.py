@@ -10,6 +10,8 @@ import numpy as np
 from tasks.indexes.searcher import BLAS_THRESHOLD, best
 
 EPSILON = 1e-3  # ann-benchmarks' tolerance
+ROUNDING = 1e-6  # what float32 makes of a distance of 0
+COMPARED = 1 << 24  # pairs of ids compared together, a byte each
 
 
 def exact_search(
@@ -35,14 +37,49 @@ def overlap_at(found: np.ndarray, exact: np.ndarray, k: int) -> np.ndarray:
     The denominator is k, or the number of items in the database where that is less. Where several items tie for the last places,
     finding others of them than exact search chose counts as a miss; `distance_recall_at` does not count it.
     """
-    among = (found[:, :k, None] == exact[:, None, :k]) & (exact[:, None, :k] >= 0)
-    return among.any(axis=1).sum(axis=1) / np.maximum((exact[:, :k] >= 0).sum(axis=1), 1)
+    return in_common(found[:, :k], exact[:, :k]) / np.maximum((exact[:, :k] >= 0).sum(axis=1), 1)
+
+
+def in_common(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """How many of the wanted ids (n, w), -1 for none, stand in the same row of the found ones (n, f): int64 (n,). COMPARED at once."""
+    step = max(1, COMPARED // max(found.shape[1] * wanted.shape[1], 1))
+    counts = np.zeros(len(found), np.int64)
+    for start in range(0, len(found), step):
+        at = slice(start, start + step)
+        same = (found[at, :, None] == wanted[at, None, :]).any(axis=1)
+        counts[at] = (same & (wanted[at] >= 0)).sum(axis=1)
+    return counts
 
 
 def distance_recall_at(scores: np.ndarray, ids: np.ndarray, exact: np.ndarray, k: int, *, larger: bool) -> np.ndarray:
     """Recall@k by ann-benchmarks' rule: the share of the first k found that are no farther than the k-th exact one, plus EPSILON.
 
-    scores, exact: float32 (queries, >= k), the found and the exact scores; distances are 1 - score for inner products.
+    scores, exact: float32 (queries, >= k), the found and the exact scores of `exact_search`; `larger` tells inner products from squared
+    Euclidean distances. Distances are 1 - score, or the Euclidean distance itself.
     """
-    distances, limits = (1 - scores[:, :k], 1 - exact[:, k - 1 : k]) if larger else (scores[:, :k], exact[:, k - 1 : k])
-    return ((distances <= limits + EPSILON) & (ids[:, :k] >= 0)).sum(axis=1) / k
+    limits = _distances(exact[:, k - 1 : k], larger=larger)
+    return ((_distances(scores[:, :k], larger=larger) <= limits + EPSILON) & (ids[:, :k] >= 0)).sum(axis=1) / k
+
+
+def distance_ratio_at(scores: np.ndarray, ids: np.ndarray, exact: np.ndarray, k: int, *, larger: bool) -> np.ndarray:
+    """Distance ratio@k = (sum of the first m found distances) / (sum of the m nearest), float64 (queries,); 1 is exact, above is worse.
+
+    m is k, or what was found where that is less: what is missing, recall counts. It is ann-benchmarks' `rel`, query by query. Arguments
+    and distances as in `distance_recall_at`, none below 0. NaN where nothing was found or the nearest lie at distance 0 within rounding:
+    the caller leaves these out of the mean and counts them.
+    """
+    found, nearest = (np.maximum(_distances(side[:, :k], larger=larger), 0) for side in (scores, exact))
+    filled = ids[:, :k] >= 0
+    compared = np.arange(filled.shape[1]) < filled.sum(axis=1)[:, None]
+    total = np.where(compared, nearest[:, : filled.shape[1]], 0).sum(axis=1)
+    above = np.where(filled, found, 0).sum(axis=1)
+    return np.divide(above, total, out=np.full(len(total), np.nan), where=total > ROUNDING * compared.sum(axis=1))
+
+
+def share_below(recalls: np.ndarray, limit: float = 0.5) -> float:
+    """The share of queries whose recall is below a limit: (those) / (all queries); a mean near 1 can hide queries that find nothing."""
+    return float((recalls < limit).mean()) if len(recalls) else float("nan")
+
+
+def _distances(scores: np.ndarray, *, larger: bool) -> np.ndarray:
+    return 1 - scores.astype(np.float64) if larger else np.sqrt(np.maximum(scores.astype(np.float64), 0))

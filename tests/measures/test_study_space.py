@@ -1,0 +1,69 @@
+"""The study of a sample, read from an embedding store."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from storage.embeddings import EmbeddingStore
+from storage.records import EmbeddingSet
+from storage.root import Root
+from tasks.measures.labels import Labels
+from tasks.measures.projection import project, study_space
+from tasks.measures.space import knn_purity
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> tuple[Root, EmbeddingSet]:
+    """40 items of label a, 8 of label b, 2 without a label, and 10 queries; vectors of two clusters."""
+    root = Root(tmp_path / "root")
+    ids = list(range(1, 61))
+    labels = ["a"] * 40 + ["b"] * 8 + [None] * 2 + ["a"] * 10
+    digests = [f"d{item:03d}" for item in ids]
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((60, 8)) * 0.1 + np.eye(8)[[1 if label == "b" else 0 for label in labels]]
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    store = EmbeddingStore(root, "f")
+    store.add_vectors(ids, digests, vectors)
+    items = root.path / "items.parquet"
+    sides = ["database"] * 50 + ["query"] * 10
+    pl.DataFrame({"item_id": ids, "label": labels, "content_digest": digests, "side": sides, "leak": [False] * 60}).write_parquet(items)
+    ref = root.ref(items)
+    embeddings = EmbeddingSet(
+        digest="d", files=(ref, *(root.ref(path) for path in store.paths())), split="s", fingerprint="f", encoder={}, dim=8,
+        database=50, query=10, encoded=60, reused=0, items=ref,
+    )  # fmt: skip
+    return root, embeddings
+
+
+def test_a_study_is_of_a_balanced_sample_of_the_database_side(stored: tuple[Root, EmbeddingSet], monkeypatch: pytest.MonkeyPatch) -> None:
+    """18 of 50 items: both that have no label, 8 of b, 8 of a; two clusters, so purity and silhouette are high; JSON throughout."""
+    root, embeddings = stored
+    monkeypatch.setattr("tasks.measures.projection.SAMPLE", 18)
+    labels = Labels(root, embeddings)
+    study = study_space(root, embeddings, labels, seed=1, seconds=60)
+    assert Counter(study["labels"]) == {None: 2, "a": 8, "b": 8}
+    assert max(study["items"]) <= 50
+    assert len(study["pca"]["explained"]) == 8
+    assert sum(study["pca"]["explained"]) == pytest.approx(1)
+    assert [(len(t["points"]), len(t["points"][0])) for t in study["tsne"]] == [(18, 2), (18, 3)]
+    assert study["purity_at_10"] > 0.6  # 7 of an item's 10 nearest can have its label: 7/10 is the most
+    assert study["silhouette"] > 0.5
+    again = study_space(root, embeddings, labels, seed=1, seconds=60)
+    assert json.dumps({**again, "tsne_seconds": 0}) == json.dumps({**study, "tsne_seconds": 0})
+
+
+def test_the_old_projection_still_stands(stored: tuple[Root, EmbeddingSet]) -> None:
+    """All 50 points in two dimensions; the first separates the labels."""
+    root, embeddings = stored
+    projected = project(root, embeddings, seed=0)
+    points, labels = np.array(projected["points"]), projected["labels"]
+    assert points.shape == (50, 2)
+    assert projected["explained"][0] > projected["explained"][1] > 0
+    codes = np.array([-1 if label is None else int(label == "b") for label in labels])
+    assert (knn_purity((points[:, :1] / np.abs(points[:, :1])).astype(np.float32), codes, k=1) or 0) > 0.9
