@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from configs.models import OpenClipEncoder
 from flows.search import search_index
+from storage.digests import content_digest
 from storage.embeddings import EmbeddingStore
 from storage.errors import InputError
 from storage.experience import recall_experience
-from storage.records import Manifest
+from storage.records import Manifest, SplitDataset
 from storage.root import Root
 from storage.snapshots import Snapshots
+from tasks.encoders import identify
 from tasks.encoders.device import device_name
 from tests.conftest import Build
 from tests.tasks.checkpoints import clip_folder
@@ -189,3 +193,30 @@ def test_a_lost_process_is_replaced_and_its_shard_encoded_again(build: Build, pi
     assert summary["encoded"] == 120
     assert sum(stored(tmp_path / "root").values()) == 120
     assert len(EmbeddingStore(Root(tmp_path / "root"), live(tmp_path / "root").fingerprint).paths()) == 1
+
+
+def test_one_new_item_among_a_hundred_thousand_is_encoded_alone(server: str, root: Root, clip: str) -> None:
+    """99,999 contents are in the store: one shard of one row is planned, and the store grows by one part of one row."""
+    from tasks.encode import encode
+
+    count = 100_000
+    texts = [f"text {number}" for number in range(count)]
+    digests = [content_digest(text.encode()) for text in texts]
+    columns = {"item_id": range(1, count + 1), "key": texts, "label": [""] * count, "text": texts, "path": [None] * count}
+    columns |= {"content_digest": digests, "side": ["database"] * count, "leak": [False] * count}
+    table = root.dataset("many", "split", "d") / "items.parquet"
+    table.parent.mkdir(parents=True)
+    pl.DataFrame(columns, schema_overrides={"path": pl.String}).write_parquet(table)
+    ref = root.ref(table)
+    split = SplitDataset(
+        digest="d", files=(ref,), name="many", modality="text", base=None, labelled=False, content="c", database=count, query=0, labels=0,
+        groups=count, conflicts=0, leaks=0, table=ref, by_label=ref, pairs=None,
+    )  # fmt: skip
+    config = OpenClipEncoder(kind="open-clip", model=clip.removeprefix("encoder.model="), precision="float32")
+    identity = identify(config)
+    store = EmbeddingStore(root, identity.of("text", "float32").fingerprint)
+    store.add_vectors(list(columns["item_id"])[:-1], digests[:-1], np.ones((count - 1, 32), np.float32))
+    found = encode(root, split, config, identity.fingerprint, 0.0)
+    assert (found.encoded, found.reused, found.database) == (1, count - 1, count)
+    assert [pq.read_metadata(path).num_rows for path in store.paths()] == [count - 1, 1]
+    assert pq.read_table(store.paths()[1])["content_digest"].to_pylist() == digests[-1:]
