@@ -62,6 +62,10 @@ class Snapshots:
                 next_step="use the version of Indexmill that wrote it, or build into a new root",
             ) from None
 
+    def live(self) -> Manifest | None:
+        """The manifest of the live snapshot; None before the first is published."""
+        return self.manifest() if self.current() else None
+
     def next_id(self, content: str) -> str:
         """The id for new content: the existing snapshot with the same content, else one number on. Never a date."""
         for snapshot_id in self.ids():

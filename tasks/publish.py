@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Any
 
 import faiss
 from prefect import task
@@ -28,7 +29,8 @@ from storage.records import (
 from storage.root import Root
 from storage.snapshots import Snapshots
 from tasks.checks.gate import objections
-from tasks.indexes.shards import fill_shards, pooled_paths
+from tasks.indexes.pool import earlier, pooled_paths, shard_in_snapshot, snapshot_names
+from tasks.indexes.shards import fill_shards
 from tasks.policy import REMEMBERED, StageCache
 from tasks.progress import track
 from tasks.reports.html import render_report
@@ -36,17 +38,17 @@ from tasks.reports.html import render_report
 PACKAGES = ("indexmill", "faiss-cpu", "numpy", "torch", "sentence-transformers", "pyarrow", "duckdb", "prefect", "pillow")
 
 
-@task(name="publish", cache_policy=StageCache(stage_version=2), **REMEMBERED)
+@task(name="publish", cache_policy=StageCache(stage_version=3), **REMEMBERED)
 def publish(
     root: Root, config: PipelineConfig, validated: ValidatedDataset, split: SplitDataset, embeddings: EmbeddingSet,
     trained: TrainedIndex, shards: IndexShards, evaluation: Evaluation,
 ) -> Snapshot:  # fmt: skip
     """The new live snapshot. Raises Refused, and leaves the live one alone, when the gate objects."""
     snapshots = Snapshots(root, config.name)
-    served = (*shards.shards, *_query_side(root, config, embeddings, trained))
+    live = snapshots.live()
+    served = (*shards.shards, *_query_side(root, config, embeddings, trained, live))
     content = json_digest([config.model_dump(mode="json"), [shard.key for shard in served], evaluation.digest, split.digest])
-    live = snapshots.manifest() if snapshots.current() else None
-    manifest = _manifest(root, config, validated, split, embeddings, served, evaluation, content, live)
+    manifest = _manifest(root, config, validated, split, embeddings, trained, served, evaluation, content, live)
     broken = objections(evaluation.metrics, live.metrics if live else None, config.publish.gate)
     if broken:
         manifest = manifest.model_copy(update={"verdict": "refused: " + "; ".join(broken)})
@@ -75,25 +77,27 @@ def publish(
     )  # fmt: skip
 
 
-def _query_side(root: Root, config: PipelineConfig, embeddings: EmbeddingSet, trained: TrainedIndex) -> tuple[Shard, ...]:
+def _query_side(
+    root: Root, config: PipelineConfig, embeddings: EmbeddingSet, trained: TrainedIndex, live: Manifest | None
+) -> tuple[Shard, ...]:  # fmt: skip
     """The query side as shards about as large as the database's, unless only the database is served."""
-    if config.publish.serve == "database":
+    if config.publish.serve == "database" or not embeddings.query:
         return ()
-    count = max(1, round(config.index.shards * embeddings.query / embeddings.database))
+    previous = earlier(root, config.name, live, "query", config.index.shards)
     with track("adding the query side", embeddings.query) as advance:
-        return fill_shards(root, config.name, embeddings, trained, "query", count, advance)[0]
+        filled = fill_shards(
+            root, config.name, embeddings, trained, "query", config.index, previous, advance, share=embeddings.query / embeddings.database
+        )
+    return filled.shards
 
 
 def _manifest(
     root: Root, config: PipelineConfig, validated: ValidatedDataset, split: SplitDataset, embeddings: EmbeddingSet,
-    served: tuple[Shard, ...], evaluation: Evaluation, content: str, live: Manifest | None,
+    trained: TrainedIndex, served: tuple[Shard, ...], evaluation: Evaluation, content: str, live: Manifest | None,
 ) -> Manifest:  # fmt: skip
     """All but the list of files. Shards are numbered through, the database's first."""
     snapshot_id = Snapshots(root, config.name).next_id(content)
-    named = (
-        shard.model_copy(update={"index": shard.index.model_copy(update={"path": _shard_name(number)})})
-        for number, shard in enumerate(served)
-    )
+    named = (shard_in_snapshot(shard, number) for number, shard in enumerate(served))
     parent = live.snapshot_id if live and live.snapshot_id != snapshot_id else (live.parent if live else None)
     return Manifest(
         name=config.name, snapshot_id=snapshot_id, parent=parent, created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -102,7 +106,7 @@ def _manifest(
         datasets={"validated": validated.digest, "split": split.digest}, factory=config.index.factory, metric=config.index.metric,
         dim=embeddings.dim, items=sum(shard.count for shard in served), database=split.database, query=split.query,
         rejected=validated.rejected, split={name: getattr(split, name) for name in ("labels", "groups", "conflicts", "leaks")},
-        metrics=evaluation.metrics, timings=evaluation.timings, shards=tuple(named), files=(), pool=(),
+        metrics=evaluation.metrics, timings=evaluation.timings, training=_training(trained), shards=tuple(named), files=(), pool=(),
         verdict="published", versions={name: version(name) for name in PACKAGES}, threads=faiss.omp_get_max_threads(),
     )  # fmt: skip
 
@@ -122,7 +126,7 @@ def _sources(
     served: tuple[Shard, ...], validated: ValidatedDataset, split: SplitDataset, evaluation: Evaluation, report: FileRef
 ) -> dict[str, FileRef]:
     """Name in the snapshot -> the file that it is."""
-    files = {_shard_name(number): shard.index for number, shard in enumerate(served)}
+    files = {name: ref for number, shard in enumerate(served) for name, ref in snapshot_names(shard, number).items()}
     files |= {"items.parquet": split.table, "rejects.parquet": validated.rejects, "labels.parquet": split.by_label}
     if split.pairs:
         files["pairs.parquet"] = split.pairs
@@ -132,9 +136,11 @@ def _sources(
 def _pool(
     root: Root, name: str, trained: TrainedIndex, served: tuple[Shard, ...], evaluation: Evaluation, report: FileRef
 ) -> tuple[str, ...]:
-    paths = [trained.index.path, evaluation.metrics_json.path, evaluation.study_json.path, report.path]
+    record = root.trained(name, trained.digest, "json").relative_to(root.path).as_posix()
+    paths = [record, trained.index.path, trained.rows.path, evaluation.metrics_json.path, evaluation.study_json.path, report.path]
     return tuple(sorted([*paths, *(path for shard in served for path in pooled_paths(root, name, shard))]))
 
 
-def _shard_name(number: int) -> str:
-    return f"shard-{number:05d}.faiss"
+def _training(trained: TrainedIndex) -> dict[str, Any]:
+    """What the manifest says of the training: the index, why it is that one, drift now and at training."""
+    return {name: getattr(trained, name) for name in ("digest", "reason", "signals", "baseline", "sampled")}
