@@ -12,6 +12,8 @@ Today's errors and recall are those of contents that were not there at training.
 
 from __future__ import annotations
 
+from typing import Any
+
 import faiss
 import numpy as np
 
@@ -89,6 +91,9 @@ def errors(index: faiss.Index, sample: np.ndarray) -> dict[str, float]:
         rotated = _rotated(index, sample)
         nearest = ivf.quantizer.search(rotated, 1)[1].ravel()
         found["list_error"] = _distance(rotated, ivf.quantizer.reconstruct_batch(nearest))
+    if isinstance(ivf, faiss.IndexIVFPQFastScan):
+        # FAISS 1.15 forgets it on reading a file, and then decodes from wherever that points.
+        ivf.fine_quantizer = ivf.pq  # type: ignore[attr-defined]
     codec = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else index
     try:
         code_error = _distance(sample, codec.sa_decode(codec.sa_encode(sample)))
@@ -99,7 +104,7 @@ def errors(index: faiss.Index, sample: np.ndarray) -> dict[str, float]:
 
 def recall(index: faiss.Index, sample: Vectors, probes: Vectors, config: IndexConfig) -> dict[str, float]:
     """recall@10 of at most `drift.probes` of the probes, each searched among the sample without itself."""
-    ids, filled = sample[0], faiss.clone_index(index)
+    ids, filled = sample[0], faiss.deserialize_index(faiss.serialize_index(index))
     if len(ids) <= 10 * DEPTH:
         return {}
     filled.add_with_ids(sample[1], ids)
@@ -138,8 +143,12 @@ def _new(root: Root, embeddings: EmbeddingSet, trained: TrainedIndex, config: In
 
 
 def _rotated(index: faiss.Index, sample: np.ndarray) -> np.ndarray:
-    """The sample as the lists see it: after a transform (OPQ, PCA) that stands before them."""
-    return index.apply_chain(sample) if isinstance(index, faiss.IndexPreTransform) else sample
+    """The sample as the lists see it: after the transforms (OPQ, PCA) that stand before them."""
+    if isinstance(index, faiss.IndexPreTransform):
+        chain: Any = index.chain
+        for place in range(chain.size()):
+            sample = faiss.downcast_VectorTransform(chain.at(place)).apply(sample)
+    return sample
 
 
 def _distance(left: np.ndarray, right: np.ndarray) -> float:

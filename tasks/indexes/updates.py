@@ -22,6 +22,7 @@ from storage.records import EmbeddingSet, Shard, Side, TrainedIndex
 from storage.root import Root
 from tasks.indexes.files import read_index, write_index
 from tasks.indexes.pool import whole
+from tasks.indexes.removal import remove
 from tasks.indexes.vector_files import Blocks, suffixes, write_vectors
 
 MOST_CHANGED = 0.5  # past this share of changes a shard is filled anew
@@ -90,7 +91,7 @@ def _start(root: Root, trained: TrainedIndex, job: Job, base: Shard | None) -> f
     with tables.query(gone, spill=root.tmp) as batches:
         ids = [batch.column(0).to_numpy() for batch in batches]
     if ids:
-        index.remove_ids(np.concatenate(ids))  # type: ignore[arg-type]  # FAISS takes arrays too
+        remove(index, np.concatenate(ids))
     return index
 
 
