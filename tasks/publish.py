@@ -29,6 +29,7 @@ from storage.records import (
 from storage.root import Root
 from storage.snapshots import Snapshots
 from tasks.checks.gate import objections
+from tasks.indexes.infos import index_infos
 from tasks.indexes.pool import earlier, pooled_paths, shard_in_snapshot, snapshot_names
 from tasks.indexes.shards import fill_shards
 from tasks.policy import REMEMBERED, StageCache
@@ -60,10 +61,11 @@ def publish(
             got="; ".join(broken),
             next_step=f"see {root.file(report)}",
         )
-    sources = _sources(served, validated, split, evaluation, report)
+    infos = _infos(root, config, embeddings, trained, served, evaluation)
+    sources = _sources(served, validated, split, evaluation, report) | {"index_infos.json": infos}
     manifest = manifest.model_copy(
         update={"files": tuple(ref.model_copy(update={"path": name}) for name, ref in sources.items()),
-                "pool": _pool(root, config.name, trained, served, evaluation, report)}
+                "pool": _pool(root, config.name, trained, served, (evaluation.metrics_json, evaluation.study_json, report, infos))}
     )  # fmt: skip
     snapshots.assemble(manifest, sources)
     snapshots.publish(manifest.snapshot_id)
@@ -133,11 +135,24 @@ def _sources(
     return files | {"report/metrics.json": evaluation.metrics_json, "report/report.html": report}
 
 
-def _pool(
-    root: Root, name: str, trained: TrainedIndex, served: tuple[Shard, ...], evaluation: Evaluation, report: FileRef
-) -> tuple[str, ...]:
+def _infos(
+    root: Root, config: PipelineConfig, embeddings: EmbeddingSet, trained: TrainedIndex, served: tuple[Shard, ...], evaluation: Evaluation
+) -> FileRef:  # fmt: skip
+    """index_infos.json beside the evaluation's figures."""
+    target = root.file(evaluation.metrics_json).with_name("index_infos.json")
+    infos = index_infos(
+        config.index, [f"shard-{number:05d}.faiss" for number in range(len(served))], size=sum(shard.index.size for shard in served),
+        vectors=sum(shard.count for shard in served), dim=embeddings.dim, lists=trained.lists, timings=evaluation.timings,
+        baseline=trained.baseline,
+    )  # fmt: skip
+    root.scratch.write_text(target, json.dumps(infos, indent=2) + "\n")
+    return root.ref(target)
+
+
+def _pool(root: Root, name: str, trained: TrainedIndex, served: tuple[Shard, ...], figures: tuple[FileRef, ...]) -> tuple[str, ...]:
+    """The files under the root that a snapshot needs kept."""
     record = root.trained(name, trained.digest, "json").relative_to(root.path).as_posix()
-    paths = [record, trained.index.path, trained.rows.path, evaluation.metrics_json.path, evaluation.study_json.path, report.path]
+    paths = [record, trained.index.path, trained.rows.path, *(ref.path for ref in figures)]
     return tuple(sorted([*paths, *(path for shard in served for path in pooled_paths(root, name, shard))]))
 
 
