@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ByteSize, Field, field_validator, model_validator
 
 from configs.datasets import DatasetConfig
 from configs.section import Section
 
 Precision = Literal["float32", "bfloat16", "float16"]
+Rerank = Literal["none", "sq8", "fp16", "exact"]
 
 
 class ValidateConfig(Section):
@@ -116,21 +117,43 @@ EncoderConfig = Annotated[
 ]
 
 
+class DriftConfig(Section):
+    """When the last training is no longer good enough. Each signal is compared with its value at training.
+
+    max_changed: share of contents that are not what they were. max_imbalance: how many times as unevenly the lists may be filled.
+    max_error_rise: how much further, as a share, vectors may lie from what the index makes of them; max_recall_drop: how much recall@10
+    may fall: both on average over the database. sample and probes: vectors and queries that the signals are measured with.
+    """
+
+    max_changed: float = Field(default=0.5, gt=0, le=1)
+    max_imbalance: float = Field(default=1.25, ge=1)
+    max_error_rise: float = Field(default=0.1, ge=0)
+    max_recall_drop: float = Field(default=0.01, ge=0, le=1)
+    sample: int = Field(default=10_000, ge=100)
+    probes: int = Field(default=1000, ge=10)
+
+
 class IndexConfig(Section):
     """The FAISS index.
 
     holds: for images with captions and an encoder of both, which of the two the index holds; by default what the items are. factory: any
     FAISS factory string. nprobe and ef_search: how wide to search (IVF lists, HNSW candidates); unset takes an eighth of
-    the lists, at least 8, and 64 candidates. shards: files on the database side. train_points_per_list: sample size of training.
+    the lists, at least 8, and 64 candidates. shards: files on the database side; `auto` fills shards of at most shard_bytes one after
+    another. rerank: whether candidates are ranked again, by vectors in 8 bits a number (sq8), 16 (fp16) or 32 (exact).
+    train_points_per_list and train_memory: how large the sample of training may be. drift: how long a training is used.
     """
 
     holds: Literal["image", "text"] | None = None
     factory: str = Field(default="Flat", min_length=1)
     metric: Literal["cosine", "ip", "l2"] = "cosine"
-    shards: int = Field(default=1, ge=1, le=10_000)
+    shards: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)] = "auto"
+    shard_bytes: ByteSize = Field(default=ByteSize(512_000_000), ge=1)
     nprobe: int | None = Field(default=None, ge=1)
     ef_search: int | None = Field(default=None, ge=1)
+    rerank: Rerank = "none"
     train_points_per_list: int = Field(default=64, ge=39, le=256)
+    train_memory: ByteSize = Field(default=ByteSize(1_000_000_000), ge=1_000_000)
+    drift: DriftConfig = DriftConfig()
     seed: int = 0
 
 

@@ -82,6 +82,24 @@ def search(
 
 
 @app.command()
+def merge(
+    name: Annotated[str, typer.Argument(help="The index.")],
+    output: Annotated[Path | None, typer.Option(help="The file to write; NAME.faiss in this directory by default.")] = None,
+    memory: Annotated[str, typer.Option(help="Lists larger than this are merged on disk, into a file beside it.")] = "4G",
+    root: RootOption = DEFAULT_ROOT,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write the live snapshot of an index as one FAISS file, for those who have FAISS and nothing else."""
+    from flows.merge import merge_index
+    from flows.tables import print_merged
+
+    with told(verbose):
+        answer = merge_index(root, name, output or Path(f"{name}.faiss"), memory)
+        print(json.dumps(answer)) if as_json else print_merged(answer)
+
+
+@app.command()
 def pipelines(as_json: JsonOption = False) -> None:
     """List the pipelines that come with Indexmill."""
     from configs.loading import load_config, names

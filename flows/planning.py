@@ -23,6 +23,7 @@ from tasks.encoders import MODALITIES, identify
 from tasks.encoders.captions import write_captions
 from tasks.encoders.device import device_name
 from tasks.indexes.factory import least_items
+from tasks.indexes.shards import AT_ONCE
 
 BUILD_BYTES = 1 << 30  # the build's own process: Prefect, DuckDB within its limit, blocks of rows
 ENCODER_BYTES = 2 << 30  # the encoding process, before one has been seen at work
@@ -167,8 +168,8 @@ def _bytes(config: PipelineConfig, split: SplitDataset, to_encode: int, dim: int
 def _peak(config: PipelineConfig, split: SplitDataset, dim: int, encoder_bytes: int) -> int:
     """The larger of encoding and of training with its sample twice in memory, or filling a shard; beside the build's own process."""
     sample = min(split.database, max(10_000, least_items(config.index.factory) * config.index.train_points_per_list))
-    shard = -(-split.database // config.index.shards)
-    return BUILD_BYTES + max(encoder_bytes, 2 * sample * dim * 4, shard * (dim * 4 + 8))
+    shard = config.index.shard_bytes if config.index.shards == "auto" else -(-split.database // config.index.shards) * (dim * 4 + 8)
+    return BUILD_BYTES + max(encoder_bytes, min(2 * sample * dim * 4, config.index.train_memory), AT_ONCE * shard)
 
 
 def _obstacles(size: int, free: int, peak: int, available: int) -> list[str]:

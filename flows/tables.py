@@ -89,6 +89,15 @@ def print_results(answer: dict[str, Any]) -> None:
     )  # fmt: skip
 
 
+def print_merged(answer: dict[str, Any]) -> None:
+    """The files, and how to open them."""
+    console = Console(soft_wrap=True)
+    console.print(f"snapshot {answer['snapshot_id']}: {answer['vectors']:,} vectors, {answer['bytes']:,} bytes")
+    for path in (*answer["files"], answer["infos"]):
+        console.print(f"  {escape(path)}")
+    console.print(f"next: faiss.read_index({answer['files'][0]!r})", style="dim", markup=False)
+
+
 def print_pipelines(configs: list[PipelineConfig]) -> None:
     """One line a pipeline."""
     table = Table(box=None, header_style="bold")

@@ -126,33 +126,56 @@ class EmbeddingSet(Record):
 
 
 class TrainedIndex(Record):
-    """An empty FAISS index, trained on a sample of the database side."""
+    """An empty FAISS index, trained on a sample of the database side, and why it is a new one or that of an earlier night.
+
+    embeddings: what it was trained on. recipe: encoder and settings that it stands for. rows: the database side then (item_id,
+    content_digest).
+    baseline: what drift is measured against, as it was at training. signals: the same now, and how far it has moved.
+    """
 
     embeddings: str
+    recipe: dict[str, Any]
     factory: str
     metric: str
     dim: int
     lists: int
     sampled: int
     index: FileRef
+    rows: FileRef
+    baseline: dict[str, float]
+    signals: dict[str, float]
+    reason: str
 
 
 class Shard(Frozen):
-    """One filled FAISS file. `key` is the digest of the training and of the rows that it holds."""
+    """One filled FAISS file. `key` is the digest of the training and of the rows that it holds.
+
+    rows: a table of what it holds (item_id, content_digest), by ascending id. vectors: by suffix (`ids.npy`, `vectors.npy`, …), the
+    files from which its candidates are ranked again; empty where the index's own scores are final.
+    """
 
     side: Side
     number: int
     count: int
     key: str
+    trained: str
     index: FileRef
+    rows: FileRef
+    vectors: dict[str, FileRef] = {}
+
+    @property
+    def files(self) -> tuple[FileRef, ...]:
+        """All files of the shard."""
+        return (self.index, self.rows, *self.vectors.values())
 
 
 class IndexShards(Record):
-    """The database side as FAISS shards."""
+    """The database side as FAISS shards: so many built from nothing, updated from an earlier shard, or taken as they were."""
 
     trained: str
     shards: tuple[Shard, ...]
     built: int
+    updated: int
     reused: int
 
 
@@ -180,8 +203,9 @@ class Manifest(Frozen):
     """All that a snapshot is made of; the file written last in its folder.
 
     holds: what its vectors were made from, the items themselves or their captions. truncated: items of which the encoder saw only the
-    beginning. files and shards: paths relative to the snapshot's folder. pool: the files under the root that they were linked from.
-    created_at: UTC, ISO 8601; told and never compared.
+    beginning. training: the digest of the trained index, why it is that one, and the signals of drift behind it. files and shards: paths
+    relative to the snapshot's folder. pool: the files under the root that they were linked from. created_at: UTC, ISO 8601; told and never
+    compared. seal: SHA-256 of all the rest; `storage.snapshots` sets it and checks it.
     """
 
     schema_version: Literal[1] = 1
@@ -208,9 +232,11 @@ class Manifest(Frozen):
     split: dict[str, int]
     metrics: dict[str, float]
     timings: dict[str, float]
+    training: dict[str, Any] = {}
     shards: tuple[Shard, ...]
     files: tuple[FileRef, ...]
     pool: tuple[str, ...]
     verdict: str
     versions: dict[str, str]
     threads: int
+    seal: str = ""

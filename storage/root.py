@@ -12,7 +12,7 @@
 <root>/openings/<policy>/part-*.parquet           what came of opening each image, by content
 <root>/embeddings/<fingerprint>/part-*.parquet    the content-addressed embedding store
 <root>/encoders/<model>/<device>.json             what a device has shown with an encoder: precision, batch size, rate
-<root>/indexes/<name>/trained|shards/             FAISS files by key, shared between snapshots
+<root>/indexes/<name>/trained|shards/             FAISS files by key, with their rows and records, shared between snapshots
 <root>/indexes/<name>/evaluations/<digest>/       metrics.json, report.html
 <root>/indexes/<name>/snapshots/<snapshot>/       a published index, manifest.json last
 <root>/indexes/<name>/current                     the pointer: a snapshot's id
@@ -119,6 +119,12 @@ class Root:
             raise InputError("this cannot be an index's name", where=repr(name), expected="a-z, 0-9 and dashes, at most 63 characters",
                              next_step="indexmill catalog lists the indexes")  # fmt: skip
         return self.path / "indexes" / name
+
+    def trained(self, name: str, digest: str, suffix: str) -> Path:
+        return self.index(name) / "trained" / f"{digest[:32]}.{suffix}"
+
+    def shard(self, name: str, key: str, suffix: str) -> Path:
+        return self.index(name) / "shards" / f"{key[:32]}.{suffix}"
 
     # files and records
 

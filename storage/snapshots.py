@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from storage.atomic import link
-from storage.errors import InputError
+from storage.digests import json_digest
+from storage.errors import DamagedFile, InputError
 from storage.records import FileRef, Manifest
 from storage.root import Root, verified
 
@@ -49,11 +51,20 @@ class Snapshots:
                 got=f"snapshots there: {known}",
                 next_step=f"indexmill build {self.name}",
             )
+        return self._read(snapshot_id)
+
+    def _read(self, snapshot_id: str) -> Manifest:
         path = self.path(snapshot_id) / "manifest.json"
         try:
-            return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8"))
+            version, whole = values["schema_version"], values["seal"] == seal(values) and values["snapshot_id"] == snapshot_id
+        except (ValueError, TypeError, KeyError, RecursionError) as problem:
+            raise _damaged(path, f"{type(problem).__name__}: {problem}") from None
+        if version == 1 and not whole:
+            raise _damaged(path, f"a seal or an id that does not fit: snapshot {values['snapshot_id']}, seal {values['seal']}")
+        try:
+            return Manifest.model_validate(values)
         except ValidationError as problem:
-            version = json.loads(path.read_text(encoding="utf-8")).get("schema_version")
             raise InputError(
                 "this manifest cannot be read by this version of Indexmill",
                 where=str(path),
@@ -61,6 +72,10 @@ class Snapshots:
                 got=f"schema_version {version}; {problem.error_count()} differences",
                 next_step="use the version of Indexmill that wrote it, or build into a new root",
             ) from None
+
+    def live(self) -> Manifest | None:
+        """The manifest of the live snapshot; None before the first is published."""
+        return self.manifest() if self.current() else None
 
     def next_id(self, content: str) -> str:
         """The id for new content: the existing snapshot with the same content, else one number on. Never a date."""
@@ -78,7 +93,8 @@ class Snapshots:
         folder = self.path(manifest.snapshot_id)
         for name, ref in sources.items():
             link(self.root.verified(ref), folder / name, self.root.scratch)
-        self.root.write_record(folder / "manifest.json", manifest)
+        values = json.loads(manifest.model_dump_json())
+        self.root.write_record(folder / "manifest.json", manifest.model_copy(update={"seal": seal(values)}))
 
     def publish(self, snapshot_id: str) -> None:
         """Point `current` at a whole snapshot: one atomic rename."""
@@ -99,7 +115,7 @@ class Snapshots:
         for folder in self.folder.iterdir():
             if not (folder / "manifest.json").exists():
                 shutil.rmtree(folder)
-        pooled = {path for snapshot_id in self.ids() for path in self.manifest(snapshot_id).pool}
+        pooled = {path for snapshot_id in self.ids() for path in self._pool(snapshot_id)}
         for pool in ("trained", "shards", "evaluations"):
             for path in sorted((self.root.index(self.name) / pool).rglob("*"), reverse=True):
                 if path.is_dir() and not any(path.iterdir()):
@@ -107,3 +123,25 @@ class Snapshots:
                 elif path.is_file() and path.relative_to(self.root.path).as_posix() not in pooled:
                     path.unlink()
         return doomed
+
+    def _pool(self, snapshot_id: str) -> tuple[str, ...]:
+        """The pooled files of a snapshot; none of one whose manifest is damaged, which has its own names for them."""
+        try:
+            return self.manifest(snapshot_id).pool
+        except DamagedFile:
+            return ()
+
+
+def seal(values: dict[str, Any]) -> str:
+    """SHA-256 of a manifest's values but the seal itself: it tells damage to the manifest, as digests in it tell damage to files."""
+    return json_digest({name: value for name, value in values.items() if name != "seal"})
+
+
+def _damaged(path: Path, got: str) -> DamagedFile:
+    return DamagedFile(
+        "a manifest is not what was written",
+        where=str(path),
+        expected="the manifest of this snapshot, with its seal",
+        got=got,
+        next_step="remove the snapshot's folder; if it is the live one, the next build makes it anew",
+    )

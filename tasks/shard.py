@@ -8,17 +8,20 @@ from configs.models import IndexConfig
 from storage.digests import json_digest
 from storage.records import EmbeddingSet, IndexShards, TrainedIndex
 from storage.root import Root
+from storage.snapshots import Snapshots
+from tasks.indexes.pool import earlier
 from tasks.indexes.shards import fill_shards
 from tasks.policy import REMEMBERED, StageCache
 from tasks.progress import track
 
 
-@task(name="shard", cache_policy=StageCache(stage_version=1, libraries=("faiss-cpu",)), **REMEMBERED)
+@task(name="shard", cache_policy=StageCache(stage_version=2, libraries=("faiss-cpu",)), **REMEMBERED)
 def shard(root: Root, name: str, embeddings: EmbeddingSet, trained: TrainedIndex, config: IndexConfig) -> IndexShards:
-    """`shards` files; one that an earlier build made from the same rows and training is taken as it is."""
+    """The shards of the live snapshot, brought up to date: untouched ones as they are, touched ones written anew under another name."""
+    previous = earlier(root, name, Snapshots(root, name).live(), "database", config.shards)
     with track("filling shards", embeddings.database) as advance:
-        shards, built = fill_shards(root, name, embeddings, trained, "database", config.shards, advance)
+        filled = fill_shards(root, name, embeddings, trained, "database", config, previous, advance)
     return IndexShards(
-        digest=json_digest([shard.key for shard in shards]), files=tuple(shard.index for shard in shards), trained=trained.digest,
-        shards=shards, built=built, reused=len(shards) - built,
+        digest=json_digest([shard.key for shard in filled.shards]), files=tuple(ref for shard in filled.shards for ref in shard.files),
+        trained=trained.digest, shards=filled.shards, built=filled.built, updated=filled.updated, reused=filled.reused,
     )  # fmt: skip

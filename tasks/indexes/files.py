@@ -11,10 +11,16 @@ from storage.root import Root, verified
 
 
 def write_index(index: faiss.Index, root: Root, target: Path) -> FileRef:
-    """Write an index atomically. (FAISS's own writer ignores a full disk; a failing Python write ends it with the cause.)"""
-    with root.replacing(target) as temporary, temporary.open("wb") as file:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]  # made by SWIG
+    """Write an index atomically."""
+    with root.replacing(target) as temporary:
+        save(index, temporary)
     return root.ref(target)
+
+
+def save(index: faiss.Index, path: Path) -> None:
+    """Write an index through Python: FAISS's own writer ignores a full disk, while a failing Python write ends it with the cause."""
+    with path.open("wb") as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]  # made by SWIG
 
 
 def read_index(path: Path, ref: FileRef, *, mapped: bool = False) -> faiss.Index:

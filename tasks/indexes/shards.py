@@ -1,89 +1,107 @@
-"""Shards: one side of the data in N FAISS files, each named by what it was made from, so that equal shards are made once."""
+"""Shards: one side of the data in FAISS files, each named by what it holds, so that equal shards are made once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import faiss
-import pyarrow as pa
-from pydantic import ValidationError
 
+from configs.models import IndexConfig
 from storage import tables
-from storage.digests import json_digest, rows_digest
-from storage.embeddings import vectors
-from storage.errors import DamagedFile
+from storage.digests import json_digest
 from storage.records import EmbeddingSet, Shard, Side, TrainedIndex
 from storage.root import Root
-from tasks.indexes.files import read_index, write_index
+from tasks.indexes.assignment import Slot, assign, room
+from tasks.indexes.factory import ivf_of
+from tasks.indexes.files import read_index
+from tasks.indexes.pool import pooled, whole
+from tasks.indexes.updates import Job, make_shard
 from tasks.progress import Advance
+
+AT_ONCE = 4  # shards in hand, and so in memory, at most
+
+
+@dataclass(frozen=True)
+class Filled:
+    """The shards of one side, and how many of them were built from nothing, updated, or taken as they were."""
+
+    shards: tuple[Shard, ...]
+    built: int
+    updated: int
+    reused: int
 
 
 def fill_shards(
-    root: Root, name: str, embeddings: EmbeddingSet, trained: TrainedIndex, side: Side, count: int, advance: Advance
-) -> tuple[tuple[Shard, ...], int]:
-    """The side's items in `count` shards, by item id modulo count; empty shards are left out. Also: how many had to be built."""
-    shards, built = [], 0
-    for number in range(count):
-        items, key = _key(root, embeddings, trained, side, number, count)
-        if not items:
-            continue
-        shard = _pooled(root, name, key)
-        if shard is None:
-            index = fill(root, embeddings, trained, side=side, shard=(number, count))
-            ref = write_index(index, root, pool(root, name, key, ".faiss"))
-            shard = Shard(side=side, number=number, count=index.ntotal, key=key, index=ref)
-            # Written last: it says that the file beside it is whole.
-            root.write_record(pool(root, name, key, ".json"), shard)
-            built += 1
-        shards.append(shard)
-        advance(items)
-    return tuple(shards), built
+    root: Root, name: str, embeddings: EmbeddingSet, trained: TrainedIndex, side: Side, config: IndexConfig,
+    previous: Sequence[Shard], advance: Advance, *, share: float = 1.0,
+) -> Filled:  # fmt: skip
+    """The side's items in shards. previous: the side's shards of the last night, whose items stay where they are.
+
+    share: the part of `index.shards` that this side gets. Several shards are made at a time; one that is in the pool already is taken.
+    """
+    items = {"database": embeddings.database, "query": embeddings.query}[side]
+    count = config.shards if config.shards == "auto" else max(1, round(config.shards * share))
+    space = room(count, items, int(config.shard_bytes) // bytes_an_item(read_index(root.file(trained.index), trained.index)))
+    with root.scratch.staging() as folder:
+        plan = folder / "plan.parquet"
+        stood = [whole(root, shard.rows) for shard in previous]
+        slots = assign(root.file(embeddings.items), side, stood, space, plan, spill=root.tmp)
+        jobs = [
+            _job(root, trained, side, number, slot, previous, config, plan, folder / f"{number}.parquet")
+            for number, slot in enumerate(slots)
+        ]  # fmt: skip
+        return _done(root, name, embeddings, trained, jobs, advance)
 
 
-def fill(root: Root, embeddings: EmbeddingSet, trained: TrainedIndex, *, side: Side, shard: tuple[int, int]) -> faiss.Index:
-    """The trained index filled with one shard's vectors under their item ids, block by block."""
-    index = read_index(root.file(trained.index), trained.index)
-    with vectors(root, embeddings, side=side, shard=shard) as blocks:
-        for ids, block in blocks:
-            index.add_with_ids(block, ids)
-    return index
+def bytes_an_item(index: faiss.Index) -> int:
+    """About how many bytes of memory an item takes in an index: its code, its id, and in a graph its links."""
+    inner = ivf_of(index) or (faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else index)
+    if isinstance(inner, faiss.IndexHNSW):
+        return int(bytes_an_item(faiss.downcast_index(inner.storage)) + 4 * inner.hnsw.nb_neighbors(0))  # type: ignore[attr-defined]
+    return int(getattr(inner, "code_size", 4 * index.d)) + 8
 
 
-def pool(root: Root, name: str, key: str, suffix: str) -> Path:
-    """Where the shard of that key lies, and (suffix .json) its record."""
-    return root.index(name) / "shards" / (key[:32] + suffix)
+def _job(
+    root: Root, trained: TrainedIndex, side: Side, number: int, slot: Slot, previous: Sequence[Shard], config: IndexConfig,
+    plan: Path, rows: Path,
+) -> Job:  # fmt: skip
+    """What is to be done for one slot. Its key is the digest of the training and of the ids and contents that it holds."""
+    base = previous[slot.number] if slot.number < len(previous) else None
+    tables.copy(f"SELECT * EXCLUDE slot FROM {tables.parquet(plan)} WHERE slot = {slot.number} ORDER BY item_id", rows, spill=root.tmp)
+    held = tables.digest(rows, ["item_id", "content_digest"])
+    key = json_digest([trained.digest, side, config.rerank, held])
+    return Job(side=side, number=number, key=key, rows=rows, items=slot.items, added=slot.added, base=base, rerank=config.rerank)
 
 
-def pooled_paths(root: Root, name: str, shard: Shard) -> list[str]:
-    """The pooled files of a shard, relative to the root."""
-    return [pool(root, name, shard.key, suffix).relative_to(root.path).as_posix() for suffix in (".faiss", ".json")]
+def _done(
+    root: Root, name: str, embeddings: EmbeddingSet, trained: TrainedIndex, jobs: Sequence[Job], advance: Advance
+) -> Filled:  # fmt: skip
+    """All jobs, `workers` at a time, which share the cores: FAISS lets go of Python's lock while it works."""
+    cores = min(os.cpu_count() or 1, int(faiss.omp_get_max_threads()))
+    workers = max(1, min(AT_ONCE, cores, len(jobs)))
+    # A graph's links depend on the order in which threads come to them; with one thread the same inputs give the same bytes.
+    threads = max(1, cores // workers) if trained.lists else 1
 
+    def work(job: Job) -> tuple[Shard, str]:
+        if shard := pooled(root, name, job.key):
+            return shard, "reused"
+        faiss.omp_set_num_threads(threads)  # of this thread's own work
+        shard, updated = make_shard(root, name, embeddings, trained, job)
+        return shard, "updated" if updated else "built"
 
-def _key(root: Root, embeddings: EmbeddingSet, trained: TrainedIndex, side: Side, number: int, count: int) -> tuple[int, str]:
-    """(items, digest of the training and of the shard's ids and contents)."""
-    sql = (
-        f"SELECT item_id, content_digest FROM {tables.parquet(root.file(embeddings.items))} "
-        f"WHERE side = '{side}' AND item_id % {count} = {number} ORDER BY item_id"
-    )
-    items = 0
-
-    def counted(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[object, ...]]:
-        nonlocal items
-        for batch in batches:
-            items += batch.num_rows
-            yield from zip(*batch.to_pydict().values(), strict=True)
-
-    with tables.query(sql, spill=root.tmp) as batches:
-        rows = rows_digest(counted(batches))
-    return items, json_digest([trained.digest, side, number, rows])
-
-
-def _pooled(root: Root, name: str, key: str) -> Shard | None:
-    """The shard of that key if its record and its file are there and whole."""
-    try:
-        shard = Shard.model_validate_json(pool(root, name, key, ".json").read_text(encoding="utf-8"))
-        root.verified(shard.index)
-    except (OSError, ValidationError, DamagedFile):
-        return None
-    return shard
+    made: list[tuple[Shard, str]] = []
+    with ThreadPoolExecutor(workers, thread_name_prefix="shard") as pool:
+        futures: list[Future[tuple[Shard, str]]] = [pool.submit(work, job) for job in jobs]
+        try:
+            for future, job in zip(futures, jobs, strict=True):
+                shard, how = future.result()
+                made.append((shard.model_copy(update={"number": job.number}), how))
+                advance(job.items)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    counts = {how: sum(done == how for _, done in made) for how in ("built", "updated", "reused")}
+    return Filled(shards=tuple(shard for shard, _ in made), **counts)

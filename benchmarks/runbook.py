@@ -1,0 +1,41 @@
+"""Twelve simulated nights: what an update costs against a build from nothing, and whether it is as good.
+
+Run: python -m benchmarks.runbook [--items 200000] [--dim 384] [--factory IVF256,Flat]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+
+from configs.models import IndexConfig
+from storage.root import Root
+from tests.indexes.runbook import play
+
+
+def main() -> None:
+    """Print one line a night. Seconds are wall-clock, of train and shard together."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, default=200_000)
+    parser.add_argument("--dim", type=int, default=384)
+    parser.add_argument("--clusters", type=int, default=1000)
+    parser.add_argument("--factory", default="IVF256,Flat")
+    parser.add_argument("--nprobe", type=int, default=16)
+    options = parser.parse_args()
+    config = IndexConfig.model_validate({"factory": options.factory, "shard_bytes": options.items // 4 * (4 * options.dim + 8)})
+    print("night   items  ids    exact  recall fresh  built/updated/reused  seconds  from nothing  training")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Root(folder)
+        nights = play(root, config, items=options.items, dim=options.dim, clusters=options.clusters, nprobe=options.nprobe, queries=1000)
+        for number, night in enumerate(nights):
+            done = f"{night.built}/{night.updated}/{night.reused}"
+            print(
+                f"{number:5} {night.items:7}  {night.ids_equal!s:5}  {night.exact_equal!s:5}  {night.recall:.4f} {night.fresh_recall:.4f}  "
+                f"{done:>20}  {night.seconds:7.1f}  {night.fresh_seconds:12.1f}  {night.reason}",
+                flush=True,
+            )
+        root.close()
+
+
+if __name__ == "__main__":
+    main()

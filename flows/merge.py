@@ -1,0 +1,47 @@
+"""The live snapshot of an index as one file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ByteSize, TypeAdapter
+
+from configs.models import IndexConfig
+from storage.atomic import commit
+from storage.root import Root
+from storage.snapshots import Snapshots
+from tasks.indexes.factory import ivf_of
+from tasks.indexes.files import read_index
+from tasks.indexes.infos import index_infos
+from tasks.indexes.merging import merge_shards
+
+
+def merge_index(root: str, name: str, output: Path, memory: str) -> dict[str, Any]:
+    """Merge the live snapshot's shards into `output`, and write `<output>.infos.json` beside it. Paths in the answer are absolute."""
+    limit = int(TypeAdapter(ByteSize).validate_python(memory))
+    place = Root(root, create=False)
+    try:
+        snapshots = Snapshots(place, name)
+        manifest = snapshots.manifest()
+    finally:
+        place.close()
+    folder, output = snapshots.path(manifest.snapshot_id), output.resolve()
+    shards = [(folder / shard.index.path, shard.index) for shard in manifest.shards]
+    lists = output.with_name(f"{output.stem}-{manifest.snapshot_id}.ivfdata")
+    vectors, on_disk = merge_shards(shards, output, memory=limit, lists=lists)
+    files = [output, lists] if on_disk else [output]
+    ivf = ivf_of(read_index(*shards[0], mapped=True))
+    infos = index_infos(
+        IndexConfig.model_validate(manifest.config["index"]), [output.name], size=sum(file.stat().st_size for file in files),
+        vectors=vectors, dim=manifest.dim, lists=int(ivf.nlist) if ivf is not None else 0, timings=manifest.timings,
+        baseline=manifest.training.get("baseline", {}),
+    )  # fmt: skip
+    beside = output.with_name(output.name + ".infos.json")
+    temporary = beside.with_name(f".{beside.name}.part")
+    temporary.write_text(json.dumps(infos, indent=2) + "\n", encoding="utf-8")
+    commit(temporary, beside)
+    paths = [str(file) for file in files]
+    return {"name": name, "snapshot_id": manifest.snapshot_id, "files": paths, "infos": str(beside), "vectors": vectors,
+            "bytes": infos["size in bytes"]}  # fmt: skip

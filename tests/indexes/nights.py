@@ -1,0 +1,110 @@
+"""Nights without a data set or an encoder: vectors that come, change and go, put straight into an embedding store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import faiss
+import numpy as np
+import pyarrow as pa
+
+from configs.models import IndexConfig
+from storage import tables
+from storage.digests import content_digest
+from storage.embeddings import EmbeddingStore
+from storage.records import EmbeddingSet, Shard, TrainedIndex
+from storage.root import Root
+from tasks.indexes.factory import ivf_of
+from tasks.indexes.files import read_index
+from tasks.indexes.reuse import trained_for
+from tasks.indexes.searcher import Searcher
+from tasks.indexes.shards import Filled, fill_shards
+
+SCHEMA = pa.schema({"item_id": pa.int64(), "content_digest": pa.string(), "side": pa.string(), "leak": pa.bool_()})
+
+
+class Database:
+    """The database side of a data set: ids, contents, vectors. Everything random comes from one seed."""
+
+    def __init__(self, root: Root, dim: int, seed: int = 0) -> None:
+        self.root, self.dim, self.random = root, dim, np.random.default_rng(seed)
+        self.store = EmbeddingStore(root, "f" * 8)
+        self.ids, self.digests = np.empty(0, np.int64), np.empty(0, object)
+        self.vectors = np.empty((0, dim), np.float32)
+
+    def insert(self, vectors: np.ndarray) -> None:
+        """New items with these vectors; their ids are random, like those of real items."""
+        ids = self.random.integers(1, 2**62, len(vectors))
+        self.ids, self.digests = np.concatenate([self.ids, ids]), np.concatenate([self.digests, self._stored(ids, vectors)])
+        self.vectors = np.concatenate([self.vectors, vectors.astype(np.float32)])
+
+    def replace(self, rows: np.ndarray, vectors: np.ndarray) -> None:
+        """Other contents under the same ids."""
+        self.vectors[rows], self.digests[rows] = vectors, self._stored(self.ids[rows], vectors)
+
+    def delete(self, rows: np.ndarray) -> None:
+        """Take items out; their vectors stay in the store."""
+        kept = np.setdiff1d(np.arange(len(self.ids)), rows)
+        self.ids, self.digests, self.vectors = self.ids[kept], self.digests[kept], self.vectors[kept]
+
+    def some(self, count: int) -> np.ndarray:
+        """So many rows, drawn at random."""
+        return self.random.choice(len(self.ids), count, replace=False)
+
+    def tonight(self) -> EmbeddingSet:
+        """The record of the items as they are now."""
+        order = np.argsort(self.ids)
+        columns = [pa.array(self.ids[order]), pa.array(self.digests[order].tolist(), pa.string())]
+        columns += [pa.array(["database"] * len(order)), pa.array([False] * len(order))]
+        path = self.root.path / "items" / f"{content_digest(self.ids.tobytes() + self.vectors.tobytes())}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        tables.write_parquet(path, SCHEMA, [pa.RecordBatch.from_arrays(columns, schema=SCHEMA)])
+        ref = self.root.ref(path)
+        return EmbeddingSet(
+            digest=path.stem, files=(ref, *self.store.refs(path)), split="s", modality="text", fingerprint=self.store.folder.name, encoder={}, dim=self.dim,
+            database=len(order), query=0, encoded=0, reused=0, rejected=0, truncated=0, items=ref, rejects=None,
+        )  # fmt: skip
+
+    def _stored(self, ids: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        digests = [content_digest(vector.astype(np.float32).tobytes()) for vector in vectors]
+        self.store.add_vectors(ids.tolist(), digests, vectors.astype(np.float32))
+        return np.array(digests, object)
+
+
+def night(
+    root: Root, name: str, database: Database, config: IndexConfig, last: TrainedIndex | None = None, previous: Sequence[Shard] = ()
+) -> tuple[TrainedIndex, Filled]:
+    """Train or reuse, and fill."""
+    tonight = database.tonight()
+    trained = trained_for(root, name, tonight, config, last)
+    return trained, fill_shards(root, name, tonight, trained, "database", config, previous, lambda finished: None)
+
+
+def searcher(root: Root, filled: Filled, config: IndexConfig, nprobe: int) -> Searcher:
+    """A searcher over all shards."""
+    return Searcher([read_index(root.file(shard.index), shard.index) for shard in filled.shards], config.metric, nprobe=nprobe)
+
+
+def held(root: Root, shard: Shard) -> np.ndarray:
+    """The ids that a FAISS file really holds, ascending, as often as it holds them."""
+    index = read_index(root.file(shard.index), shard.index)
+    ivf = ivf_of(index)
+    if ivf is None:
+        return np.sort(faiss.vector_to_array(index.id_map))
+    lists = ivf.invlists
+    parts = [faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number)).copy() for number in range(ivf.nlist)]
+    return np.sort(np.concatenate(parts))
+
+
+def clustered(random: np.random.Generator, centres: np.ndarray, count: int, spread: float = 0.35) -> np.ndarray:
+    """Vectors of length 1 around random ones of the centres."""
+    found = centres[random.integers(0, len(centres), count)] + spread / np.sqrt(centres.shape[1]) * random.standard_normal(
+        (count, centres.shape[1])
+    )
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+
+def centres(random: np.random.Generator, count: int, dim: int) -> np.ndarray:
+    """Directions of length 1."""
+    found = random.standard_normal((count, dim))
+    return found / np.linalg.norm(found, axis=1, keepdims=True)

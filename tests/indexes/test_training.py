@@ -1,0 +1,136 @@
+"""A training serves until the data drift from it, and says why."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+import pytest
+
+from configs.models import DriftConfig, IndexConfig
+from storage.root import Root
+from tasks.indexes.drift import changed, drift, errors, imbalance, judge
+from tasks.indexes.files import read_index
+from tasks.indexes.reuse import trained_for
+from tasks.indexes.training import sample_size, train_index
+from tests.indexes.nights import Database, centres, clustered
+
+DIM = 16
+CONFIG = IndexConfig(factory="IVF8,Flat")
+
+
+@pytest.fixture
+def database(root: Root) -> Database:
+    """2,000 vectors around 20 centres."""
+    database = Database(root, DIM)
+    database.insert(clustered(database.random, centres(database.random, 20, DIM), 2000))
+    return database
+
+
+def crossed() -> faiss.IndexIVFFlat:
+    """Two lists, around (1, 0) and (0, 1)."""
+    quantizer = faiss.IndexFlatL2(2)
+    quantizer.add(np.eye(2, dtype=np.float32))
+    index = faiss.IndexIVFFlat(quantizer, 2, 2)
+    index.is_trained = True
+    return index
+
+
+def test_imbalance_and_error_of_a_hand_made_index() -> None:
+    """Three of four vectors in one list: 2 * (3 * 2 + 0) / (4 * 3) = 1. Squared distances 0, 1, 0 and 4: 5 / 4."""
+    sample = np.array([[1, 0], [2, 0], [1, 0], [0, 3]], np.float32)
+    assert imbalance(crossed(), sample) == {"imbalance": pytest.approx(1.0)}
+    assert errors(crossed(), sample) == {"list_error": pytest.approx(1.25)}
+
+
+def test_each_signal_is_judged_against_its_limit() -> None:
+    """New vectors count by their share: a tenth of them twice as far away raises the mean error by a tenth."""
+    limits = DriftConfig(max_changed=0.5, max_imbalance=1.2, max_error_rise=0.09, max_recall_drop=0.01)
+    then = {"imbalance": 2.0, "list_error": 0.5, "recall": 0.9}
+    now = {"changed": 0.1, "new": 0.1, "imbalance": 2.2, "list_error": 1.0, "recall": 0.85}
+    past, within = judge(now, then, limits)
+    assert past == ["list error risen by 0.1, at most 0.09"]
+    assert within == ["changed 0.1, at most 0.5", "imbalance 1.1 times, at most 1.2", "recall fallen by 0.005, at most 0.01"]
+    assert len(judge(now | {"changed": 0.6, "imbalance": 3.0, "recall": 0.5}, then, limits)[0]) == 4
+
+
+def test_a_training_is_reused_for_the_same_and_for_similar_data(root: Root, database: Database) -> None:
+    """Nothing changed: that alone is looked at. A tenth more of the same kind: the signals are told, and stay within their limits."""
+    first = trained_for(root, "index", database.tonight(), CONFIG, None)
+    assert first.reason == "first training of this index"
+    assert set(first.baseline) == {"imbalance", "list_error", "recall"}
+    again = trained_for(root, "index", database.tonight(), CONFIG, first)
+    assert (again.digest, again.signals) == (first.digest, {"changed": 0.0})
+    database.insert(database.vectors[database.some(200)] + np.float32(1e-4))
+    more = trained_for(root, "index", database.tonight(), CONFIG, again)
+    assert more.digest == first.digest
+    assert more.reason.startswith("reused: changed 0.0909, at most 0.5; imbalance")
+    assert set(more.signals) == {"changed", "new", "imbalance", "list_error", "recall"}
+
+
+def test_other_data_are_trained_for_anew(root: Root, database: Database) -> None:
+    """A quarter of the database comes from where nothing was: the error of the new vectors says so."""
+    first = trained_for(root, "index", database.tonight(), CONFIG, None)
+    database.insert(clustered(database.random, centres(database.random, 20, DIM), 700))
+    second = trained_for(root, "index", database.tonight(), CONFIG, first)
+    assert second.digest != first.digest
+    assert second.reason.startswith("trained anew: ")
+    assert "list error risen" in second.reason
+    assert second.signals["list_error"] > 1.3 * first.baseline["list_error"]
+
+
+def test_changed_is_the_share_of_contents_not_in_common(root: Root, database: Database) -> None:
+    """Of 2,000 contents 500 go and 100 come: 1,500 are shared by sets of 2,000 and 1,600."""
+    first = train_index(root, "index", database.tonight(), CONFIG, "")
+    database.delete(np.arange(500))
+    database.insert(clustered(database.random, centres(database.random, 2, DIM), 100))
+    assert changed(root, database.tonight(), first) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("key", "value"), [("factory", "IVF9,Flat"), ("seed", 7), ("metric", "l2"), ("train_points_per_list", 70)])
+def test_another_recipe_is_trained_for_and_named(key: str, value: object, root: Root, database: Database) -> None:
+    """The reason names the key and its former value."""
+    first = trained_for(root, "index", database.tonight(), CONFIG, None)
+    second = trained_for(root, "index", database.tonight(), CONFIG.model_copy(update={key: value}), first)
+    assert second.reason == f"trained anew: index.{key} was {getattr(CONFIG, key)}"
+    assert second.digest != first.digest
+
+
+def test_a_damaged_training_is_never_used(root: Root, database: Database) -> None:
+    """Its file has another digest than its record says."""
+    first = trained_for(root, "index", database.tonight(), CONFIG, None)
+    path = root.file(first.index)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    second = trained_for(root, "index", database.tonight(), CONFIG, first)
+    assert "SHA-256" in second.reason
+    assert read_index(root.file(second.index), second.index).is_trained
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW8"])
+def test_what_needs_no_training_is_the_same_for_all_data(factory: str, root: Root, database: Database) -> None:
+    """Shards of such an index depend on their rows alone."""
+    config = IndexConfig(factory=factory)
+    first = trained_for(root, "index", database.tonight(), config, None)
+    database.insert(clustered(database.random, centres(database.random, 20, DIM), 5000))
+    second = trained_for(root, "index", database.tonight(), config, first)
+    assert (first.reason, first.sampled, second) == ("nothing to train", 0, first)
+
+
+@pytest.mark.parametrize("factory", ["PQ8x4", "SQ8", "OPQ8,IVF8,PQ8x4", "IVF8,RaBitQ", "HNSW8_SQ8"])
+def test_signals_are_those_that_a_family_has(factory: str, root: Root, database: Database) -> None:
+    """Lists have imbalance and a list error, lossy codes a code error; recall has every one."""
+    config = IndexConfig(factory=factory)
+    first = train_index(root, "index", database.tonight(), config, "")
+    assert 0 < first.baseline["recall"] <= 1
+    assert ("imbalance" in first.baseline) == ("list_error" in first.baseline) == ("IVF" in factory)
+    database.insert(clustered(database.random, centres(database.random, 20, DIM), 300))
+    signals = drift(root, database.tonight(), first, read_index(root.file(first.index), first.index), config)
+    assert signals.keys() == first.baseline.keys() | {"changed", "new"}
+
+
+def test_the_sample_is_sized_by_lists_and_bounded_by_memory() -> None:
+    """64 a list, or as many as train_memory holds three times over, and never fewer than there are lists."""
+    config = IndexConfig(factory="IVF1024,Flat")
+    assert sample_size(config, 384) == 65_536
+    assert sample_size(config.model_copy(update={"train_memory": 46_080_000}), 384) == 10_000
+    assert sample_size(config.model_copy(update={"train_memory": 1_000_000}), 384) == 1024
+    assert sample_size(IndexConfig(factory="IVF50,Flat"), 384) == 10_000
