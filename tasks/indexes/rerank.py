@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import faiss
 import numpy as np
@@ -47,6 +47,7 @@ def store(ids: np.ndarray, vectors: np.ndarray, metric: str, bounds: np.ndarray 
     if len(ids) != len(vectors) or ids.dtype != np.int64 or (np.diff(ids) <= 0).any():
         raise ValueError(f"{len(vectors)} vectors need as many int64 ids in ascending order, and have {len(ids)} of type {ids.dtype}")
     dim, kind = vectors.shape[1], METRICS[metric]
+    index: Any
     if vectors.dtype == np.float32:
         index = faiss.IndexFlat(dim, kind)
     elif vectors.dtype == np.float16:
@@ -55,8 +56,9 @@ def store(ids: np.ndarray, vectors: np.ndarray, metric: str, bounds: np.ndarray 
         index = _quantizer(bounds, kind)
     else:
         raise ValueError(f"vectors of type {vectors.dtype} are none of {', '.join(DTYPES)}, or their bounds are not there")
+    view: Any = faiss.MaybeOwnedVectorUInt8
     codes = vectors.reshape(-1).view(np.uint8)
-    index.codes = faiss.MaybeOwnedVectorUInt8.create_view(faiss.swig_ptr(codes), codes.size, faiss.MaybeOwnedVectorUInt8().owner)
+    index.codes = view.create_view(faiss.swig_ptr(codes), codes.size, view().owner)
     index.ntotal = len(vectors)
     return Store(ids, vectors, index)
 
@@ -81,7 +83,7 @@ def bounds_of(sample: np.ndarray) -> np.ndarray:
     return np.stack([low, np.maximum(sample.max(axis=0) - low, 1e-9)]).astype(np.float32)
 
 
-def by_row(index: faiss.Index, ids: np.ndarray) -> faiss.Index:
+def by_row(index: Any, ids: np.ndarray) -> faiss.Index:
     """The same index giving row numbers (of `ids`, ascending) instead of item ids, so that re-ranking needs no look-up.
 
     An IVF index is changed where it lies in memory; of a wrapped one the inside is taken, whose numbers are rows already. Raises
@@ -92,8 +94,8 @@ def by_row(index: faiss.Index, ids: np.ndarray) -> faiss.Index:
         if not np.array_equal(faiss.vector_to_array(index.id_map), ids):
             raise ValueError("the index does not hold the ids in the order of its vectors")
         return faiss.downcast_index(index.index)
-    lists = faiss.downcast_InvertedLists(ivf.invlists)
-    if not isinstance(lists, faiss.ArrayInvertedLists | faiss.BlockInvertedLists):
+    lists: Any = faiss.downcast_InvertedLists(ivf.invlists)  # type: ignore[arg-type]  # never None here
+    if isinstance(lists, faiss.OnDiskInvertedLists):
         raise ValueError(f"an index with {type(lists).__name__} cannot be re-ranked: open it without mapping it")
     for number in range(ivf.nlist):
         if size := lists.list_size(number):
@@ -105,7 +107,7 @@ def by_row(index: faiss.Index, ids: np.ndarray) -> faiss.Index:
     return index
 
 
-def refined(index: faiss.Index, store: Store) -> faiss.IndexRefine:
+def refined(index: faiss.Index, store: Store) -> Any:
     """Both as one FAISS index that searches the first and scores what it found by the second, in one call."""
     held, index.ntotal = index.ntotal, store.index.ntotal  # FAISS refuses, for no need of its own, an index in which items lie twice
     try:

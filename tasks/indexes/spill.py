@@ -10,6 +10,7 @@ Codes are of x itself, not of a residual, so both entries of a vector carry the 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import faiss
 import numpy as np
@@ -31,7 +32,7 @@ def train_spilled(sample: np.ndarray, lists: int, pieces: int, metric: str, *, s
     """
     dim = sample.shape[1]
     kind = METRICS[metric]
-    quantizer = faiss.IndexFlat(dim, kind)
+    quantizer: Any = faiss.IndexFlat(dim, kind)
     trained = faiss.IndexIVFPQ(quantizer, dim, lists, pieces, BITS, kind)
     trained.own_fields = True
     quantizer.this.disown()
@@ -49,7 +50,7 @@ def filled(trained: faiss.IndexIVFPQ, blocks: Iterable[tuple[np.ndarray, np.ndar
 
     Peak memory is two copies of the codes, which is pieces + 32 bytes a vector and copy.
     """
-    index = faiss.clone_index(trained)
+    index: Any = faiss.clone_index(trained)
     centroids = index.quantizer.reconstruct_n(0, index.nlist)
     for ids, vectors in blocks:
         for start in range(0, len(ids), BLOCK):
@@ -58,7 +59,7 @@ def filled(trained: faiss.IndexIVFPQ, blocks: Iterable[tuple[np.ndarray, np.ndar
     return _packed(index)
 
 
-def update(index: faiss.IndexIVFPQFastScan, added: faiss.IndexIVFPQFastScan, removed: np.ndarray) -> None:
+def update(index: Any, added: faiss.IndexIVFPQFastScan, removed: np.ndarray) -> None:
     """Take the ids `removed` (int64) out of the index, then move everything of `added` into it, which is empty afterwards."""
     if len(removed):
         index.remove_ids(np.ascontiguousarray(removed, np.int64))
@@ -88,15 +89,16 @@ def assign(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.n
     return first, near[rows, loss.argmin(axis=1)]
 
 
-def _packed(index: faiss.IndexIVFPQ) -> faiss.IndexIVFPQFastScan:
+def _packed(index: Any) -> faiss.IndexIVFPQFastScan:
     """The index in fast-scan order, which takes over its quantizer. (To add to that form with lists given corrupts it.)"""
-    packed = faiss.IndexIVFPQFastScan(index)
-    packed.orig_invlists = None  # FAISS keeps it for debugging; it goes with `index`
+    packed: Any = faiss.IndexIVFPQFastScan(index)
     index.own_fields, packed.own_fields = False, True
+    # What FAISS and its Python keep of the old form would hold its codes in memory for as long as the new one lives.
+    packed.orig_invlists, packed.referenced_objects = None, []
     return packed
 
 
-def _insert(index: faiss.IndexIVFPQ, centroids: np.ndarray, ids: np.ndarray, vectors: np.ndarray) -> None:
+def _insert(index: Any, centroids: np.ndarray, ids: np.ndarray, vectors: np.ndarray) -> None:
     """Put both entries of every vector into the lists; each vector is coded once."""
     lists = np.concatenate(assign(vectors, centroids))
     rows = np.tile(np.arange(len(ids)), 2)
