@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.indexes.rerank import bounds_of, store
-from tasks.indexes.searcher import Searcher, best
+from tasks.indexes.searcher import Searcher, distinct
 from tasks.indexes.spill import filled, train_spilled
 
 DIM = 16
@@ -119,17 +119,19 @@ def test_any_family_is_reranked(factory: str, kind: str) -> None:
 
 
 @given(
-    st.lists(st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 6)), min_size=6, max_size=6), min_size=1, max_size=4),
+    st.lists(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), max_size=6), min_size=1, max_size=4),
     st.integers(1, 8),
     st.booleans(),
 )
-def test_unique_is_the_first_of_each_id(rows: list[list[tuple[int, int]]], k: int, larger: bool) -> None:
-    """Against plain Python: sort, take each id once, fill with -1. An id has one score."""
+def test_distinct_is_the_first_of_each_id(rows: list[list[tuple[int, int]]], k: int, larger: bool) -> None:
+    """Against plain Python: sort, take each id once, fill with -1. An id has one score; rows come best first, ties in any order."""
     score_of = {item: float(score) for row in rows for score, item in row}
-    ids = np.array([[item for _, item in row] for row in rows])
-    scores = np.vectorize(score_of.get)(ids).astype(np.float32)
-    got_scores, got = best(scores, ids, k, larger=larger, unique=True)
-    for row, found, values in zip(ids.tolist(), got.tolist(), got_scores.tolist(), strict=True):
-        expected = sorted({item for item in row if item >= 0}, key=lambda item: (-score_of[item] if larger else score_of[item], item))[:k]
+    worst = -np.inf if larger else np.inf
+    filled_rows = [sorted((item for _, item in row), key=lambda item: -score_of[item] if larger else score_of[item]) for row in rows]
+    ids = np.array([row + [-1] * (8 - len(row)) for row in filled_rows])
+    scores = np.array([[score_of.get(item, worst) for item in row] for row in ids.tolist()], np.float32)
+    got_scores, got = distinct(scores, ids, k, larger=larger)
+    for row, found, values in zip(filled_rows, got.tolist(), got_scores.tolist(), strict=True):
+        expected = sorted(set(row), key=lambda item: (-score_of[item] if larger else score_of[item], item))[:k]
         assert found == expected + [-1] * (k - len(expected))
-        assert values[: len(expected)] == [score_of[item] for item in expected]
+        assert values == [score_of[item] for item in expected] + [worst] * (k - len(expected))

@@ -6,7 +6,8 @@ import faiss
 import numpy as np
 import pytest
 
-from tasks.indexes.spill import PENALTY, assign, filled, train_spilled, update
+from tasks.indexes.factory import ivf_of
+from tasks.indexes.spill import PENALTY, assign, filled, projection, train_spilled, update
 
 DIM, LISTS, PIECES = 16, 8, 8
 
@@ -18,6 +19,7 @@ def unit(count: int, seed: int = 0) -> np.ndarray:
 
 def held(index: faiss.IndexIVF) -> np.ndarray:
     """All ids in the lists, sorted."""
+    index = ivf_of(index)
     lists = [
         faiss.rev_swig_ptr(index.invlists.get_ids(i), index.get_list_size(i)).copy() for i in range(index.nlist) if index.get_list_size(i)
     ]
@@ -122,3 +124,39 @@ def test_a_written_index_reads_back_the_same(tmp_path: object) -> None:
     index = filled(trained, [(np.arange(300), vectors)])
     again = faiss.deserialize_index(faiss.serialize_index(index))
     assert np.array_equal(again.search(vectors, 5)[1], index.search(vectors, 5)[1])
+
+
+def test_a_projection_keeps_the_principal_directions_and_deals_them_out() -> None:
+    """By hand: axes 0 to 3 with variances 4 > 3 > 2 > 1 and two pieces: the draft gives piece 0 axes 0 and 3, piece 1 axes 1 and 2."""
+    sample = np.diag(np.sqrt(np.array([4, 3, 2, 1, 0.1]))).astype(np.float32)
+    transform = projection(sample, 4, 2)
+    matrix = faiss.vector_to_array(transform.A).reshape(4, 5)
+    assert np.abs(matrix).argmax(axis=1).tolist() == [0, 3, 1, 2]
+    assert matrix @ matrix.T == pytest.approx(np.eye(4), abs=1e-6)
+
+
+def test_all_directions_change_no_inner_product() -> None:
+    vectors = unit(200)
+    turned = projection(vectors, DIM, 8).apply(vectors)
+    assert turned @ turned.T == pytest.approx(vectors @ vectors.T, abs=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_a_projected_index_gains_and_loses_items_and_is_written_and_read(metric: str) -> None:
+    vectors, ids = unit(400), np.arange(400)
+    trained = train_spilled(vectors, LISTS, 6, metric, dims=12)
+    index = filled(trained, [(ids[:300], vectors[:300])])
+    update(index, filled(trained, [(ids[300:], vectors[300:])]), removed=np.arange(0, 100))
+    again = faiss.deserialize_index(faiss.serialize_index(index))
+    assert index.ntotal == again.ntotal == 600
+    assert held(again).tolist() == np.repeat(np.arange(100, 400), 2).tolist()
+    ivf_of(again).nprobe = LISTS
+    assert (again.search(vectors[100:], 30)[1] == ids[100:, None]).any(axis=1).all()
+
+
+def test_without_spill_every_item_lies_in_its_nearest_list() -> None:
+    vectors = unit(300)
+    trained = train_spilled(vectors, LISTS, PIECES, "cosine")
+    index = filled(trained, [(np.arange(300), vectors)], spill=False)
+    assert held(index).tolist() == list(range(300))
+    assert (index.search(vectors, 20)[1] == np.arange(300)[:, None]).any(axis=1).mean() > 0.97  # nprobe is 1
