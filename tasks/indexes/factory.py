@@ -73,13 +73,18 @@ def ivf_of(index: faiss.Index) -> faiss.IndexIVF | None:
     return inner if isinstance(inner, faiss.IndexIVF) else None
 
 
+def unwrapped(index: faiss.Index) -> faiss.Index:
+    """The index inside an IDMap; any other as it is."""
+    return faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else index
+
+
 def widen_search(index: faiss.Index, nprobe: int | None, ef_search: int | None) -> None:
     """Set how much of an index a search looks at: nprobe lists (default an eighth, at least 8), ef_search candidates (default 64)."""
     ivf = ivf_of(index)
     if ivf is not None:
         ivf.nprobe = min(ivf.nlist, nprobe or max(8, ivf.nlist // 8))
         return
-    inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else index
+    inner = unwrapped(index)
     if isinstance(inner, faiss.IndexHNSW):
         inner.hnsw.efSearch = ef_search or 64
 

@@ -7,26 +7,62 @@ from collections.abc import Sequence
 import faiss
 import numpy as np
 
-from tasks.indexes.factory import METRICS, widen_search
+from tasks.indexes.factory import METRICS, ivf_of, unwrapped, widen_search
+from tasks.indexes.rerank import Store, by_row, refined
 
-# Below this many queries times vectors FAISS compares pair by pair, above it multiplies matrices. Its own value, 128000, makes
-# batches of up to a few hundred queries several times slower than they need be.
+# Below this many queries times vectors FAISS compares pair by pair, above it multiplies matrices. Its own value makes batches of up to a
+# few hundred queries several times slower than they need be; for a single query pair by pair is right.
 BLAS_THRESHOLD = 20
+NO_BLAS = faiss.cvar.distance_compute_blas_threshold
+WIDEST_EF_SEARCH = 4096
+CANDIDATES = 50  # re-ranked a query, unless asked for more
 
 
 class Searcher:
-    """Loaded shards, searched together. Vectors are float32 of `dim` numbers; for the cosine metric they have length 1."""
+    """Loaded shards, searched together. Vectors are float32 of `dim` numbers; for the cosine metric they have length 1.
 
-    def __init__(self, shards: Sequence[faiss.Index], metric: str, *, nprobe: int | None = None, ef_search: int | None = None) -> None:
-        self.shards, self.metric = list(shards), METRICS[metric]
-        self.dim = self.shards[0].d
-        for shard in self.shards:
-            widen_search(shard, nprobe, ef_search)
+    stores: the vectors of each shard, from which the best `candidates` of each shard are scored again; the shards then belong to the
+    searcher, which renumbers them. spill: every item lies twice in its shard, so a candidate may come twice.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[faiss.Index],
+        metric: str,
+        *,
+        nprobe: int | None = None,
+        ef_search: int | None = None,
+        stores: Sequence[Store] = (),
+        candidates: int | None = None,
+        spill: bool = False,
+    ) -> None:
+        self.metric, self.stores, self.copies = METRICS[metric], list(stores), 1 + spill
+        self.larger = self.metric == faiss.METRIC_INNER_PRODUCT
+        self.dim = shards[0].d
+        self.shards = [by_row(shard, store.ids) for shard, store in zip(shards, stores, strict=True)] if stores else list(shards)
+        self._refined = [refined(shard, store) for shard, store in zip(self.shards, self.stores, strict=False)]
+        self._ids = [np.append(store.ids, -1) for store in self.stores]  # so that row -1, an empty place, is item -1
+        self.widen(nprobe=nprobe, ef_search=ef_search, candidates=candidates)
 
     @property
     def items(self) -> int:
-        """Vectors in all shards."""
-        return sum(int(shard.ntotal) for shard in self.shards)
+        """Items in all shards."""
+        return sum(int(shard.ntotal) for shard in self.shards) // self.copies
+
+    @property
+    def width(self) -> tuple[str, int]:
+        """What says how widely a search looks, and its largest value: `nprobe` or `ef_search`; nothing ("", 1) for a family without."""
+        ivf = ivf_of(self.shards[0])
+        if ivf is not None:
+            return "nprobe", int(ivf.nlist)
+        inner = unwrapped(self.shards[0])
+        return ("ef_search", WIDEST_EF_SEARCH) if isinstance(inner, faiss.IndexHNSW) else ("", 1)
+
+    def widen(self, *, nprobe: int | None = None, ef_search: int | None = None, candidates: int | None = None) -> None:
+        """Set how much a search looks at; what is left out has its default (see `widen_search`; CANDIDATES)."""
+        self.candidates = candidates or CANDIDATES
+        for shard in self.shards:
+            widen_search(shard, nprobe, ef_search)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k best items of each query: scores float32 (n, k) and item ids int64 (n, k), best first, equals by ascending id.
@@ -34,11 +70,29 @@ class Searcher:
         A score is FAISS's own: inner product (larger is better) or squared Euclidean distance (smaller is better). Where fewer than
         k items were found, the id is -1.
         """
-        if len(queries) > 1:
-            faiss.cvar.distance_compute_blas_threshold = BLAS_THRESHOLD
-        found = [shard.search(np.ascontiguousarray(queries, dtype=np.float32), k) for shard in self.shards]
-        scores = np.concatenate([score for score, _ in found], axis=1)
-        return best(scores, np.concatenate([ids for _, ids in found], axis=1), k, larger=self.metric == faiss.METRIC_INNER_PRODUCT)
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        faiss.cvar.distance_compute_blas_threshold = NO_BLAS if len(queries) == 1 else BLAS_THRESHOLD
+        found = [self._search(number, queries, k) for number in range(len(self.shards))]
+        if self.copies > 1:
+            found = [distinct(scores, ids, k, larger=self.larger) for scores, ids in found]
+            if len(found) == 1:
+                return found[0]
+        scores, ids = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))
+        return best(scores, ids, k, larger=self.larger)
+
+    def _search(self, number: int, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and item ids from one shard; of copies enough that k items are among them."""
+        places = k * self.copies
+        if not self.stores:
+            return self.shards[number].search(queries, places)
+        index = self._refined[number]
+        # FAISS takes the candidates as a multiple of the places and rounds down.
+        index.k_factor = max(self.candidates + 0.5, places) / places
+        scores = np.empty((len(queries), places), np.float32)
+        rows = np.empty((len(queries), places), np.int64)
+        # Past FAISS's Python wrapper, which costs a single query several microseconds.
+        index.search_c(len(queries), faiss.swig_ptr(queries), places, faiss.swig_ptr(scores), faiss.swig_ptr(rows))
+        return scores, self._ids[number][rows]
 
 
 def best(scores: np.ndarray, ids: np.ndarray, k: int, *, larger: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -46,3 +100,27 @@ def best(scores: np.ndarray, ids: np.ndarray, k: int, *, larger: bool) -> tuple[
     keys = np.where(ids < 0, np.inf, -scores if larger else scores)
     order = np.lexsort((ids, keys), axis=1)[:, :k]
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(ids, order, axis=1)
+
+
+def distinct(scores: np.ndarray, ids: np.ndarray, k: int, *, larger: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of each row (n, m), m >= k, best first as FAISS gives them, where an id may come twice with one score and counts once.
+
+    Equals stand by ascending id; places without an item have id -1 and the worst score.
+    """
+    first = _first(ids)
+    # Where more scores than ids are equal to their neighbour, different items tie and may stand in any order.
+    if np.count_nonzero(scores[:, 1:] != scores[:, :-1]) != np.count_nonzero(first) - len(ids):
+        scores, ids = best(scores, ids, ids.shape[1], larger=larger)
+        first = _first(ids)
+    order = np.argsort(~first, axis=1, kind="stable")[:, :k]
+    scores, ids = np.take_along_axis(scores, order, axis=1), np.take_along_axis(ids, order, axis=1)
+    empty = ~np.take_along_axis(first, order, axis=1) | (ids < 0)
+    scores[empty], ids[empty] = -np.inf if larger else np.inf, -1
+    return scores, ids
+
+
+def _first(ids: np.ndarray) -> np.ndarray:
+    """Whether each id differs from the one before it in its row, bool (n, m)."""
+    first = np.ones(ids.shape, bool)
+    np.not_equal(ids[:, 1:], ids[:, :-1], out=first[:, 1:])
+    return first
