@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import faiss
 import pytest
 from typer.testing import CliRunner
 
@@ -180,6 +181,19 @@ def test_an_encoder_that_is_no_longer_the_snapshots_is_refused(built: Path, digi
     run = CliRunner().invoke(app, ["search", "demo-images", "--image", str(next(digits.rglob("*.png"))), "--root", str(built)])
     assert run.exit_code == 2
     assert "would mean nothing" in run.stderr
+
+
+def test_merge_writes_one_file_that_faiss_reads(built: Path, tmp_path: Path) -> None:
+    """All 120 items under their ids, and the infos beside it; a second line says how to open it."""
+    output = tmp_path / "digits.faiss"
+    run = CliRunner().invoke(app, ["merge", "demo-images", "--root", str(built), "--output", str(output), "--json"])
+    assert run.exit_code == 0, run.output
+    answer = json.loads(run.stdout)
+    assert (answer["vectors"], answer["files"]) == (120, [str(output)])
+    assert faiss.read_index(str(output)).ntotal == 120
+    assert json.loads(Path(answer["infos"]).read_text())["index_path"] == "digits.faiss"
+    run = CliRunner().invoke(app, ["merge", "demo-images", "--root", str(built), "--output", str(output)])
+    assert "faiss.read_index" in run.stdout
 
 
 def test_the_catalog_lists_builds(built: Path) -> None:
