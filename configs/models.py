@@ -137,10 +137,13 @@ class IndexConfig(Section):
     """The FAISS index.
 
     holds: for images with captions and an encoder of both, which of the two the index holds; by default what the items are. factory: any
-    FAISS factory string. nprobe and ef_search: how wide to search (IVF lists, HNSW candidates); unset takes an eighth of
-    the lists, at least 8, and 64 candidates. shards: files on the database side; `auto` fills shards of at most shard_bytes one after
-    another. rerank: whether candidates are ranked again, by vectors in 8 bits a number (sq8), 16 (fp16) or 32 (exact).
-    train_points_per_list and train_memory: how large the sample of training may be. drift: how long a training is used.
+    FAISS factory string, or `auto`: the quickest that reaches recall_target within memory_budget (bytes in memory when served) and
+    latency_budget_ms (a query, CPU time). recall_target: recall@10 against exact search; 0.95 with `auto`; with another factory the
+    search is tuned for it. nprobe and ef_search: how wide to search (IVF lists, HNSW candidates); unset and without a target, an eighth
+    of the lists, at least 8, and 64 candidates. candidates: how many are ranked again. shards: files on the database side; `auto` fills
+    shards of at most shard_bytes one after another. rerank: whether candidates are ranked again, by vectors in 8 bits a number (sq8), 16
+    (fp16) or 32 (exact). train_points_per_list and train_memory: how large the sample of training may be. drift: how long a training is
+    used.
     """
 
     holds: Literal["image", "text"] | None = None
@@ -148,8 +151,12 @@ class IndexConfig(Section):
     metric: Literal["cosine", "ip", "l2"] = "cosine"
     shards: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)] = "auto"
     shard_bytes: ByteSize = Field(default=ByteSize(512_000_000), ge=1)
+    recall_target: float | None = Field(default=None, gt=0, lt=1)
+    memory_budget: ByteSize | None = None
+    latency_budget_ms: float | None = Field(default=None, gt=0)
     nprobe: int | None = Field(default=None, ge=1)
     ef_search: int | None = Field(default=None, ge=1)
+    candidates: int | None = Field(default=None, ge=1)
     rerank: Rerank = "none"
     train_points_per_list: int = Field(default=64, ge=39, le=256)
     train_memory: ByteSize = Field(default=ByteSize(1_000_000_000), ge=1_000_000)

@@ -26,6 +26,7 @@ from tasks.publish import publish
 from tasks.shard import shard
 from tasks.split import split
 from tasks.train import train
+from tasks.tune import tune
 from tasks.validate import undecided, validate
 
 
@@ -63,9 +64,10 @@ def build(config: PipelineConfig, stages: Stages, *, rehash: bool = False) -> Su
     held = held_set(config, embeddings)
     trained = run(train, config.name, held, config.index)
     shards = run(shard, config.name, held, trained, config.index)
-    evaluation = run(evaluate, config.name, embeddings, shards, config.index, config.evaluation, config.split.leaks)
+    tuned = run(tune, held, embeddings.of(config.evaluation.asks or config.index.holds), trained, shards, config.index)
+    evaluation = run(evaluate, config.name, embeddings, shards, tuned, config.index, config.evaluation, config.split.leaks)
     snapshot = run(
-        publish, config, validated, sides, embeddings, trained, shards, evaluation,
+        publish, config, validated, sides, embeddings, trained, shards, tuned, evaluation,
         doubt=lambda record: "" if Snapshots(root, config.name).current() else "nothing is live",
     )  # fmt: skip
     return summarise(config, stages, dataset, validated, embeddings, evaluation, snapshot)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from configs.models import EncoderConfig, IndexConfig, ValidateConfig
+from configs.models import EncoderConfig, ValidateConfig
 from storage import tables
 from storage.errors import InputError
 from storage.records import Manifest
@@ -19,8 +19,7 @@ from tasks.checks.images import Limits, UnreadableImage, read_image
 from tasks.checks.items import normalised
 from tasks.encoders import MODALITIES, identify, load_encoder
 from tasks.encoders.encoding import EncodesTextsToo, encode_items
-from tasks.indexes.files import read_index
-from tasks.indexes.searcher import Searcher
+from tasks.indexes.opening import open_searcher
 
 
 def search_index(root: str, name: str, *, text: str | None, image: Path | None, k: int) -> dict[str, Any]:
@@ -33,7 +32,8 @@ def search_index(root: str, name: str, *, text: str | None, image: Path | None, 
         start = time.perf_counter()
         vector = _encode(manifest, query)
         encoded = time.perf_counter()
-        searcher = open_searcher(snapshots, manifest)
+        folder = snapshots.path(manifest.snapshot_id)
+        searcher = open_searcher(manifest.shards, lambda ref: folder / ref.path, manifest.metric, manifest.search.setting)
         opened = time.perf_counter()
         scores, ids = searcher.search(vector, min(k, searcher.items))
         searched = time.perf_counter()
@@ -42,14 +42,6 @@ def search_index(root: str, name: str, *, text: str | None, image: Path | None, 
         place.close()
     times = {"encode_ms": (encoded - start) * 1000, "open_ms": (opened - encoded) * 1000, "search_ms": (searched - opened) * 1000}
     return {"name": name, "snapshot_id": manifest.snapshot_id, "metric": manifest.metric, "results": results, **times}
-
-
-def open_searcher(snapshots: Snapshots, manifest: Manifest) -> Searcher:
-    """A searcher over all shards of a snapshot, each checked by digest before FAISS reads it."""
-    index = TypeAdapter(IndexConfig).validate_python(manifest.config["index"])
-    folder = snapshots.path(manifest.snapshot_id)
-    shards = [read_index(folder / shard.index.path, shard.index, mapped=True) for shard in manifest.shards]
-    return Searcher(shards, manifest.metric, nprobe=index.nprobe, ef_search=index.ef_search)
 
 
 def _query(manifest: Manifest, text: str | None, image: Path | None) -> Any:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 Modality = Literal["text", "image"]
 Precision = Literal["float32", "bfloat16", "float16"]
+Rerank = Literal["none", "sq8", "fp16", "exact"]
 Side = Literal["database", "query"]
 
 
@@ -131,6 +132,8 @@ class TrainedIndex(Record):
     embeddings: what it was trained on. recipe: encoder and settings that it stands for. rows: the database side then (item_id,
     content_digest).
     baseline: what drift is measured against, as it was at training. signals: the same now, and how far it has moved.
+    fast_scan: the index is made by `tasks.indexes.spill` and not by FAISS's factory; spill: then, whether items lie in two lists.
+    rerank: how candidates are ranked again; bounds: with sq8, the range of each dimension. choice: the candidates that `auto` compared.
     """
 
     embeddings: str
@@ -145,6 +148,11 @@ class TrainedIndex(Record):
     baseline: dict[str, float]
     signals: dict[str, float]
     reason: str
+    fast_scan: bool = False
+    spill: bool = False
+    rerank: Rerank = "none"
+    bounds: FileRef | None = None
+    choice: tuple[dict[str, Any], ...] = ()
 
 
 class Shard(Frozen):
@@ -179,6 +187,32 @@ class IndexShards(Record):
     reused: int
 
 
+class SearchSetting(Frozen):
+    """How an index is to be searched: lists or graph candidates to look at, candidates to re-rank, and whether items may come twice."""
+
+    nprobe: int | None = None
+    ef_search: int | None = None
+    candidates: int | None = None
+    spill: bool = False
+
+
+class TunedIndex(Record):
+    """The setting that the shards are searched with, and how it was found.
+
+    recall: recall@10 on the queries tuned with; recall_bound: what it surely is (95 %). met: whether that is at the target.
+    """
+
+    shards: str
+    setting: SearchSetting
+    target: float | None
+    met: bool | None
+    recall: float | None
+    recall_bound: float | None
+    cpu_ms_a_query: float | None
+    latency_met: bool | None
+    reason: str
+
+
 class Evaluation(Record):
     """Figures that do not depend on the machine's mood (`metrics`) and those that do (`timings`, in seconds or queries a second)."""
 
@@ -203,9 +237,10 @@ class Manifest(Frozen):
     """All that a snapshot is made of; the file written last in its folder.
 
     holds: what its vectors were made from, the items themselves or their captions. truncated: items of which the encoder saw only the
-    beginning. training: the digest of the trained index, why it is that one, and the signals of drift behind it. files and shards: paths
-    relative to the snapshot's folder. pool: the files under the root that they were linked from. created_at: UTC, ISO 8601; told and never
-    compared. seal: SHA-256 of all the rest; `storage.snapshots` sets it and checks it.
+    beginning. search: how the shards are searched, and how that was found. training: the digest of the trained index, why it is that one,
+    and the signals of drift behind it. files and shards: paths relative to the snapshot's folder. pool: the files under the root that they
+    were linked from. created_at: UTC, ISO 8601; told and never compared. seal: SHA-256 of all the rest; `storage.snapshots` sets it and
+    checks it.
     """
 
     schema_version: Literal[1] = 1
@@ -233,6 +268,7 @@ class Manifest(Frozen):
     metrics: dict[str, float]
     timings: dict[str, float]
     training: dict[str, Any] = {}
+    search: TunedIndex
     shards: tuple[Shard, ...]
     files: tuple[FileRef, ...]
     pool: tuple[str, ...]

@@ -13,9 +13,9 @@ from configs.models import EvaluationConfig, IndexConfig
 from storage import tables
 from storage.digests import json_digest
 from storage.embeddings import joined, vectors
-from storage.records import EmbeddingSet, Evaluation, IndexShards
+from storage.records import EmbeddingSet, Evaluation, IndexShards, TunedIndex
 from storage.root import Root
-from tasks.indexes.files import read_index
+from tasks.indexes.opening import open_searcher
 from tasks.indexes.searcher import Searcher
 from tasks.measures.labels import UNLABELLED, Labels
 from tasks.measures.neighbours import distance_recall_at, exact_search, overlap_at
@@ -31,17 +31,15 @@ ANN_DEPTH = 10  # agreement with exact search is told at this depth besides ever
 
 @task(name="evaluate", cache_policy=StageCache(stage_version=3, libraries=("faiss-cpu", "numpy")), **REMEMBERED)
 def evaluate(
-    root: Root, name: str, embeddings: EmbeddingSet, shards: IndexShards, index: IndexConfig, config: EvaluationConfig, leaks: str
-) -> Evaluation:
+    root: Root, name: str, embeddings: EmbeddingSet, shards: IndexShards, tuned: TunedIndex, index: IndexConfig, config: EvaluationConfig,
+    leaks: str,
+) -> Evaluation:  # fmt: skip
     """Figures, and what the report shows: example queries with their results, precision by label, a projection.
 
     leaks: `exclude` asks only queries that are not nearly an item of the database. Without queries there are no figures.
     """
     held, asked = embeddings.of(index.holds), embeddings.of(config.asks or index.holds)
-    searcher = Searcher(
-        [read_index(root.file(shard.index), shard.index) for shard in shards.shards],
-        index.metric, nprobe=index.nprobe, ef_search=index.ef_search,
-    )  # fmt: skip
+    searcher = open_searcher(shards.shards, root.file, index.metric, tuned.setting)
     sampled = vectors(root, asked, side="query", leaking=leaks == "keep", sample=(config.max_queries, index.seed))
     with sampled as blocks:
         ids, queries = joined(blocks, asked.dim)
@@ -56,7 +54,7 @@ def evaluate(
         "examples": _examples(root, embeddings, ids, found, scores, config.examples),
         "projection": project(root, held, seed=index.seed),
     }
-    digest = json_digest([shards.digest, index.model_dump(mode="json"), config.model_dump(mode="json"), metrics])
+    digest = json_digest([tuned.digest, index.model_dump(mode="json"), config.model_dump(mode="json"), metrics])
     folder = root.index(name) / "evaluations" / digest[:16]
     figures = {"schema_version": 1, "name": name, "metrics": metrics, "timings": timings, "counts": counts}
     figures |= {"k": list(config.k), "fingerprint": held.fingerprint, "factory": index.factory, "metric": index.metric}

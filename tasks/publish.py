@@ -25,6 +25,7 @@ from storage.records import (
     Snapshot,
     SplitDataset,
     TrainedIndex,
+    TunedIndex,
     ValidatedDataset,
 )  # fmt: skip
 from storage.root import Root
@@ -43,7 +44,7 @@ PACKAGES = ("indexmill", "faiss-cpu", "numpy", "torch", "sentence-transformers",
 @task(name="publish", cache_policy=StageCache(stage_version=3), **REMEMBERED)
 def publish(
     root: Root, config: PipelineConfig, validated: ValidatedDataset, split: SplitDataset, embeddings: EmbeddingSet,
-    trained: TrainedIndex, shards: IndexShards, evaluation: Evaluation,
+    trained: TrainedIndex, shards: IndexShards, tuned: TunedIndex, evaluation: Evaluation,
 ) -> Snapshot:  # fmt: skip
     """The new live snapshot. Raises Refused, and leaves the live one alone, when the gate objects."""
     snapshots = Snapshots(root, config.name)
@@ -52,7 +53,7 @@ def publish(
     served = (*shards.shards, *_query_side(root, config, held, trained, live))
     content = json_digest([config.model_dump(mode="json"), [shard.key for shard in served], evaluation.digest, split.digest])
     rejects = _all_rejects(root, validated, embeddings)
-    manifest = _manifest(root, config, validated, split, held, trained, served, evaluation, content, live)
+    manifest = _manifest(root, config, validated, split, held, trained, tuned, served, evaluation, content, live)
     broken = objections(evaluation.metrics, live.metrics if live else None, config.publish.gate)
     if broken:
         manifest = manifest.model_copy(update={"verdict": "refused: " + "; ".join(broken)})
@@ -98,7 +99,7 @@ def _query_side(
 
 def _manifest(
     root: Root, config: PipelineConfig, validated: ValidatedDataset, split: SplitDataset, held: EmbeddingSet,
-    trained: TrainedIndex, served: tuple[Shard, ...], evaluation: Evaluation, content: str, live: Manifest | None,
+    trained: TrainedIndex, tuned: TunedIndex, served: tuple[Shard, ...], evaluation: Evaluation, content: str, live: Manifest | None,
 ) -> Manifest:  # fmt: skip
     """All but the list of files. Shards are numbered through, the database's first."""
     snapshot_id = Snapshots(root, config.name).next_id(content)
@@ -108,11 +109,12 @@ def _manifest(
         name=config.name, snapshot_id=snapshot_id, parent=parent, created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         content=content, config=config.model_dump(mode="json", by_alias=True), modality=split.modality, base=split.base,
         fingerprint=held.fingerprint, encoder=held.encoder, holds=held.modality, truncated=held.truncated,
-        datasets={"validated": validated.digest, "split": split.digest}, factory=config.index.factory, metric=config.index.metric,
+        datasets={"validated": validated.digest, "split": split.digest}, factory=trained.factory, metric=config.index.metric,
         dim=held.dim, items=sum(shard.count for shard in served), database=held.database, query=held.query,
         rejected=validated.rejected + held.rejected,
         split={name: getattr(split, name) for name in ("labels", "groups", "conflicts", "leaks")},
-        metrics=evaluation.metrics, timings=evaluation.timings, training=_training(trained), shards=tuple(named), files=(), pool=(),
+        metrics=evaluation.metrics, timings=evaluation.timings, training=_training(trained),
+        search=tuned, shards=tuple(named), files=(), pool=(),
         verdict="published", versions={name: version(name) for name in PACKAGES}, threads=faiss.omp_get_max_threads(),
     )  # fmt: skip
 
@@ -174,4 +176,4 @@ def _pool(root: Root, name: str, trained: TrainedIndex, served: tuple[Shard, ...
 
 def _training(trained: TrainedIndex) -> dict[str, Any]:
     """What the manifest says of the training: the index, why it is that one, drift now and at training."""
-    return {name: getattr(trained, name) for name in ("digest", "reason", "signals", "baseline", "sampled")}
+    return {name: getattr(trained, name) for name in ("digest", "reason", "signals", "baseline", "sampled", "choice")}

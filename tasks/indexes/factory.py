@@ -47,6 +47,8 @@ def make_index(config: IndexConfig, dim: int) -> faiss.Index:
 
 def check_factory(config: IndexConfig) -> None:
     """Refuse, before any work, a factory that FAISS takes for no common length of vector."""
+    if config.factory == "auto":
+        return
     problems = []
     for dim in COMMON_DIMS:
         try:

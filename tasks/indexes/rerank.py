@@ -11,7 +11,6 @@ FAISS reads the mapped file where it lies, through a view; nothing is copied, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -63,20 +62,6 @@ def store(ids: np.ndarray, vectors: np.ndarray, metric: str, bounds: np.ndarray 
     return Store(ids, vectors, index)
 
 
-def write_vectors(
-    path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], precision: Precision, bounds: np.ndarray | None = None
-) -> None:
-    """Write blocks of float32 vectors, `shape` in all, as a .npy file of that precision; sq8 needs `bounds`. Memory: one block."""
-    target = np.lib.format.open_memmap(path, mode="w+", dtype=DTYPES[precision], shape=shape)
-    row = 0
-    for block in blocks:
-        target[row : row + len(block)] = _coded(block, bounds) if precision == "sq8" else block
-        row += len(block)
-    if row != len(target):
-        raise ValueError(f"{row} vectors came for a file of {len(target)}")
-    target.flush()
-
-
 def bounds_of(sample: np.ndarray) -> np.ndarray:
     """float32 (2, dim): least value and width of the range of each dimension. What lies outside is taken as the nearest inside."""
     low = sample.min(axis=0)
@@ -123,7 +108,7 @@ def _quantizer(bounds: np.ndarray, kind: int) -> faiss.IndexScalarQuantizer:
     return index
 
 
-def _coded(block: np.ndarray, bounds: np.ndarray | None) -> np.ndarray:
+def coded(block: np.ndarray, bounds: np.ndarray | None) -> np.ndarray:
     """uint8 codes by FAISS's own rule: the range of a dimension in 256 equal parts, each decoded to its middle."""
     if bounds is None:
         raise ValueError("sq8 needs the bounds of each dimension")

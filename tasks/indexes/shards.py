@@ -45,16 +45,20 @@ def fill_shards(
     """
     items = {"database": embeddings.database, "query": embeddings.query}[side]
     count = config.shards if config.shards == "auto" else max(1, round(config.shards * share))
-    space = room(count, items, int(config.shard_bytes) // bytes_an_item(read_index(root.file(trained.index), trained.index)))
+    space = room(count, items, int(config.shard_bytes) // _bytes_an_item(root, trained))
     with root.scratch.staging() as folder:
         plan = folder / "plan.parquet"
         stood = [whole(root, shard.rows) for shard in previous]
         slots = assign(root.file(embeddings.items), side, stood, space, plan, spill=root.tmp)
         jobs = [
-            _job(root, trained, side, number, slot, previous, config, plan, folder / f"{number}.parquet")
+            _job(root, trained, side, number, slot, previous, plan, folder / f"{number}.parquet")
             for number, slot in enumerate(slots)
         ]  # fmt: skip
         return _done(root, name, embeddings, trained, jobs, advance)
+
+
+def _bytes_an_item(root: Root, trained: TrainedIndex) -> int:
+    return bytes_an_item(read_index(root.file(trained.index), trained.index)) * (2 if trained.spill else 1)
 
 
 def bytes_an_item(index: faiss.Index) -> int:
@@ -66,15 +70,15 @@ def bytes_an_item(index: faiss.Index) -> int:
 
 
 def _job(
-    root: Root, trained: TrainedIndex, side: Side, number: int, slot: Slot, previous: Sequence[Shard], config: IndexConfig,
-    plan: Path, rows: Path,
+    root: Root, trained: TrainedIndex, side: Side, number: int, slot: Slot, previous: Sequence[Shard], plan: Path,
+    rows: Path,
 ) -> Job:  # fmt: skip
     """What is to be done for one slot. Its key is the digest of the training and of the ids and contents that it holds."""
     base = previous[slot.number] if slot.number < len(previous) else None
     tables.copy(f"SELECT * EXCLUDE slot FROM {tables.parquet(plan)} WHERE slot = {slot.number} ORDER BY item_id", rows, spill=root.tmp)
     held = tables.digest(rows, ["item_id", "content_digest"])
-    key = json_digest([trained.digest, side, config.rerank, held])
-    return Job(side=side, number=number, key=key, rows=rows, items=slot.items, added=slot.added, base=base, rerank=config.rerank)
+    key = json_digest([trained.digest, side, trained.rerank, held])
+    return Job(side=side, number=number, key=key, rows=rows, items=slot.items, added=slot.added, base=base, rerank=trained.rerank)
 
 
 def _done(

@@ -23,6 +23,8 @@ from storage.root import Root
 from tasks.indexes.files import read_index, write_index
 from tasks.indexes.pool import whole
 from tasks.indexes.removal import remove
+from tasks.indexes.spill import filled as scanned
+from tasks.indexes.spill import update
 from tasks.indexes.vector_files import Blocks, suffixes, write_vectors
 
 MOST_CHANGED = 0.5  # past this share of changes a shard is filled anew
@@ -56,12 +58,13 @@ def make_shard(root: Root, name: str, embeddings: EmbeddingSet, trained: Trained
         tables.copy(
             f"SELECT item_id, content_digest FROM {tables.parquet(job.rows)} ORDER BY item_id", temporary["rows.parquet"], spill=root.tmp
         )
-        index = _start(root, trained, job, base)
-        _fill(root, embeddings, job, index, temporary, base)
+        index = _filled(root, embeddings, trained, job, base)
+        if job.rerank != "none":
+            _write_vectors(root, embeddings, trained, job, temporary, base)
         ref = write_index(index, root, root.shard(name, job.key, "faiss"))
     written = {suffix: root.ref(root.shard(name, job.key, suffix)) for suffix in temporary}
     shard = Shard(
-        side=job.side, number=job.number, count=int(index.ntotal), key=job.key, trained=trained.digest, index=ref,
+        side=job.side, number=job.number, count=job.items, key=job.key, trained=trained.digest, index=ref,
         rows=written.pop("rows.parquet"), vectors=written,
     )  # fmt: skip
     root.write_record(root.shard(name, job.key, "json"), shard)
@@ -79,34 +82,44 @@ def _usable(root: Root, trained: TrainedIndex, job: Job) -> Shard | None:
     return base
 
 
-def _start(root: Root, trained: TrainedIndex, job: Job, base: Shard | None) -> faiss.Index:
-    """What the new items are added to: the empty trained index, or the earlier shard without what left it."""
-    if base is None:
-        return read_index(root.file(trained.index), trained.index)
-    index = read_index(root.file(base.index), base.index)
+def _filled(root: Root, embeddings: EmbeddingSet, trained: TrainedIndex, job: Job, base: Shard | None) -> faiss.Index:
+    """The empty trained index, or the earlier shard without what left it, with what is new added."""
+    empty = read_index(root.file(trained.index), trained.index)
+    index = read_index(root.file(base.index), base.index) if base else empty
+    if base and len(gone := _gone(root, job, base)):
+        remove(index, gone)
+    with new_vectors(root, embeddings, job, whole_shard=base is None) as blocks:
+        if trained.fast_scan:
+            added = scanned(empty, blocks, spill=trained.spill)
+            if base is None:
+                return added
+            update(index, added, np.empty(0, np.int64))
+            return index
+        for ids, block in blocks:
+            index.add_with_ids(block, ids)
+    return index
+
+
+def _gone(root: Root, job: Job, base: Shard) -> np.ndarray:
+    """int64 ids that the earlier shard holds and this one shall not, or with another content."""
     gone = (
         f"SELECT item_id FROM {tables.parquet(root.file(base.rows))} "
         f"ANTI JOIN (FROM {tables.parquet(job.rows)} WHERE NOT added) USING (item_id) ORDER BY item_id"
     )
     with tables.query(gone, spill=root.tmp) as batches:
-        ids = [batch.column(0).to_numpy() for batch in batches]
-    if ids:
-        remove(index, np.concatenate(ids))
-    return index
+        return np.concatenate([np.empty(0, np.int64), *(batch.column(0).to_numpy() for batch in batches)])
 
 
-def _fill(root: Root, embeddings: EmbeddingSet, job: Job, index: faiss.Index, targets: dict[str, Path], base: Shard | None) -> None:
-    """Add what is new to the index and, in the same pass over its vectors, write the files for re-ranking."""
+def _write_vectors(
+    root: Root, embeddings: EmbeddingSet, trained: TrainedIndex, job: Job, targets: dict[str, Path], base: Shard | None
+) -> None:
+    """The files for re-ranking: what is new from the embedding store, the rest from the earlier shard's."""
+    with tables.query(f"SELECT item_id FROM {tables.parquet(job.rows)} ORDER BY item_id", spill=root.tmp) as batches:
+        ids = np.concatenate([batch.column(0).to_numpy() for batch in batches])
+    old = {suffix: root.file(ref) for suffix, ref in base.vectors.items()} if base else None
+    bounds = np.load(root.verified(trained.bounds)) if trained.bounds else None
     with new_vectors(root, embeddings, job, whole_shard=base is None) as blocks:
-        added = _adding(index, blocks)
-        if job.rerank == "none":
-            for _ in added:
-                pass
-            return
-        with tables.query(f"SELECT item_id FROM {tables.parquet(job.rows)} ORDER BY item_id", spill=root.tmp) as batches:
-            ids = np.concatenate([batch.column(0).to_numpy() for batch in batches])
-        old = {suffix: root.file(ref) for suffix, ref in base.vectors.items()} if base else None
-        write_vectors(targets, ids, added, embeddings.dim, job.rerank, old)
+        write_vectors(targets, ids, blocks, embeddings.dim, job.rerank, old, bounds)
 
 
 @contextmanager
@@ -120,10 +133,3 @@ def new_vectors(root: Root, embeddings: EmbeddingSet, job: Job, *, whole_shard: 
         view = embeddings.model_copy(update={"items": root.ref(wanted, digest=False)})
         with vectors(root, view, side=job.side) as blocks:
             yield blocks
-
-
-def _adding(index: faiss.Index, blocks: Blocks) -> Blocks:
-    """The same blocks, each added to the index as it passes."""
-    for ids, block in blocks:
-        index.add_with_ids(block, ids)
-        yield ids, block

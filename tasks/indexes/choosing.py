@@ -1,0 +1,83 @@
+"""What an index shall be: the config's own factory, or for `auto` the candidate that answers quickest at the recall asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import faiss
+import numpy as np
+
+from configs.models import IndexConfig, Rerank
+from storage.embeddings import joined, vectors
+from storage.records import EmbeddingSet
+from storage.root import Root
+from tasks.indexes.choice import Candidate, candidates, pareto
+from tasks.indexes.factory import METRICS
+from tasks.indexes.rerank import store
+from tasks.indexes.searcher import Searcher
+from tasks.indexes.spill import filled, train_spilled
+from tasks.indexes.tuning import Tuned, tune
+
+RECALL_TARGET = 0.95
+TRIED_ON = 50_000  # items, at most, that the candidates are compared on; fewer where index.train_memory holds fewer
+QUERIES = 1000
+COPIES = 4  # of the sample: ours, the mapped one's stand-in, and what training and filling hold
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """factory: FAISS's name for it. own: the candidate, when the index is of our own making (`tasks.indexes.spill`) and not the factory's.
+
+    table: what each candidate did, the winner first; empty where there was nothing to compare.
+    """
+
+    factory: str
+    rerank: Rerank
+    own: Candidate | None = None
+    table: tuple[dict[str, Any], ...] = field(default=())
+
+
+def choose(root: Root, embeddings: EmbeddingSet, config: IndexConfig) -> Chosen:
+    """The index for these vectors. With `auto` and held-out queries, candidates are built on a sample and tuned for the target."""
+    if config.factory != "auto":
+        return Chosen(config.factory, config.rerank)
+    wanted = candidates(embeddings.database, embeddings.dim, config.memory_budget)
+    size = min(embeddings.database, TRIED_ON, int(config.train_memory) // (4 * embeddings.dim * COPIES))
+    tried = candidates(size, embeddings.dim, config.memory_budget and int(config.memory_budget * size / embeddings.database))
+    if len(wanted) == 1 or len(tried) != len(wanted) or not embeddings.query:
+        return _chosen(wanted[0], config)
+    measured = _measured(root, embeddings, config, size, tried)
+    rows = pareto(measured)
+    table = tuple(row.as_json() | {"measured_on": size} for row in rows)
+    return _chosen(wanted[tried.index(rows[0].candidate)], config, table)
+
+
+def train_own(candidate: Candidate, sample: np.ndarray, config: IndexConfig) -> Any:
+    """The candidate, trained and empty. Raises RuntimeError, as FAISS does, when the sample is too small."""
+    return train_spilled(sample, candidate.lists, candidate.pieces, config.metric, seed=config.seed, dims=candidate.dims)
+
+
+def _chosen(candidate: Candidate, config: IndexConfig, table: tuple[dict[str, Any], ...] = ()) -> Chosen:
+    rerank = config.rerank if config.rerank != "none" else candidate.rerank
+    return Chosen(candidate.factory, rerank, candidate if candidate.lists else None, table)
+
+
+def _measured(
+    root: Root, embeddings: EmbeddingSet, config: IndexConfig, size: int, tried: list[Candidate]
+) -> list[tuple[Candidate, Tuned]]:  # fmt: skip
+    """Every candidate built on the same sample of the database and tuned on the same held-out queries."""
+    with vectors(root, embeddings, side="database", sample=(size, config.seed)) as blocks:
+        ids, sample = joined(blocks, embeddings.dim)
+    with vectors(root, embeddings, side="query", sample=(QUERIES, config.seed)) as blocks:
+        _, queries = joined(blocks, embeddings.dim)
+    exact = ids[faiss.knn(queries, sample, min(10, size), metric=METRICS[config.metric])[1]]
+    return [(one, _tuned(one, config, ids, sample, queries, exact)) for one in tried]
+
+
+def _tuned(
+    one: Candidate, config: IndexConfig, ids: np.ndarray, sample: np.ndarray, queries: np.ndarray, exact: np.ndarray
+) -> Tuned:  # fmt: skip
+    index = filled(train_own(one, sample, config), [(ids, sample)], spill=one.spill)
+    searcher = Searcher([index], config.metric, stores=[store(ids, sample, config.metric)], spill=one.spill)
+    return tune(searcher, queries, exact, config.recall_target or RECALL_TARGET, k=exact.shape[1])

@@ -1,0 +1,64 @@
+"""Tune: how widely a search of the filled shards must look to reach the recall asked for, on held-out queries."""
+
+from __future__ import annotations
+
+import numpy as np
+from prefect import task
+
+from configs.models import IndexConfig
+from storage.digests import json_digest
+from storage.embeddings import joined, vectors
+from storage.records import EmbeddingSet, IndexShards, SearchSetting, TrainedIndex, TunedIndex
+from storage.root import Root
+from tasks.indexes.choosing import QUERIES, RECALL_TARGET
+from tasks.indexes.opening import open_searcher
+from tasks.indexes.searcher import Searcher
+from tasks.indexes.tuning import Tuned
+from tasks.indexes.tuning import tune as tune_searcher
+from tasks.measures.neighbours import exact_search
+from tasks.policy import REMEMBERED, StageCache
+from tasks.progress import track
+
+DEPTH = 10
+
+
+@task(name="tune", cache_policy=StageCache(stage_version=1, libraries=("faiss-cpu",)), **REMEMBERED)
+def tune(
+    root: Root, embeddings: EmbeddingSet, asked: EmbeddingSet, trained: TrainedIndex, shards: IndexShards, config: IndexConfig
+) -> TunedIndex:
+    """The search setting: the config's own, or the quickest one that surely reaches `recall_target`. asked: whose query side is asked with.
+
+    What cannot be reached is no error: the record says so with the nearest that can, and the gate may refuse it.
+    """
+    setting = SearchSetting(nprobe=config.nprobe, ef_search=config.ef_search, candidates=config.candidates, spill=trained.spill)
+    target = config.recall_target or (RECALL_TARGET if config.factory == "auto" else None)
+    given = config.nprobe or config.ef_search or config.candidates
+    if given or target is None or not asked.query or embeddings.database <= DEPTH:
+        return _record(shards, setting, "as configured" if given else "by default", None, config)
+    with track("tuning", 1) as advance:
+        searcher = open_searcher(shards.shards, root.file, config.metric, setting)
+        found = _tuned(root, embeddings, asked, searcher, config.seed, target)
+        advance(1)
+    chosen = found.chosen.setting
+    setting = SearchSetting(nprobe=chosen.nprobe, ef_search=chosen.ef_search, candidates=chosen.candidates, spill=trained.spill)
+    return _record(shards, setting, str(found), found, config)
+
+
+def _tuned(root: Root, embeddings: EmbeddingSet, asked: EmbeddingSet, searcher: Searcher, seed: int, target: float) -> Tuned:
+    with vectors(root, asked, side="query", sample=(QUERIES, seed)) as blocks:
+        _, queries = joined(blocks, asked.dim)
+    with vectors(root, embeddings, side="database") as blocks:
+        exact: np.ndarray = exact_search(queries, blocks, DEPTH, searcher.metric)[1]
+    return tune_searcher(searcher, queries, exact, target, k=DEPTH)
+
+
+def _record(shards: IndexShards, setting: SearchSetting, reason: str, found: Tuned | None, config: IndexConfig) -> TunedIndex:
+    """latency_met: by CPU time a query in batches, against `latency_budget_ms`; None where there is no budget or no measurement."""
+    budget = config.latency_budget_ms
+    trial = found.chosen if found else None
+    return TunedIndex(
+        digest=json_digest([shards.digest, setting.model_dump(mode="json")]), files=(), shards=shards.digest, setting=setting,
+        target=found.target if found else None, met=found.met if found else None, recall=trial.recall if trial else None,
+        recall_bound=trial.bound if trial else None, cpu_ms_a_query=trial.cpu_seconds * 1000 if trial else None,
+        latency_met=trial.cpu_seconds * 1000 <= budget if trial and budget else None, reason=reason,
+    )  # fmt: skip
