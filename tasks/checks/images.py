@@ -39,8 +39,12 @@ class UnreadableImage(Exception):
         return str(self.args[1])
 
 
-def read_image(content: bytes, limits: Limits) -> Image.Image:
+def read_image(content: bytes, limits: Limits, wants: tuple[int, int] | None = None) -> Image.Image:
     """The picture as RGB: EXIF orientation applied, transparency laid on white, the first frame of an animation.
+
+    wants: a width and height of which the picture is needed; a JPEG of more than twice both is decoded at a half, a quarter or an eighth
+    of its size, still at least twice as large, in a fraction of the time. Scaled down to `wants`, it differs from the whole picture's
+    by less than 1 of 255 on average.
 
     Raises UnreadableImage: `empty`, `not_an_image`, `unsupported` (an image of a format that is not decoded), `damaged` (cut short,
     a wrong checksum, or data that do not decode), `too_large`, `too_small`, `odd_shape` (all three by the header, before decoding).
@@ -51,7 +55,7 @@ def read_image(content: bytes, limits: Limits) -> Image.Image:
     if not content:
         raise UnreadableImage("empty", "the file has no bytes")
     try:
-        return _decoded(content, limits)
+        return _decoded(content, limits, wants)
     except (UnreadableImage, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -68,7 +72,7 @@ def perceptual_hash(image: Image.Image) -> str:
     return str(imagehash.phash(image, hash_size=16))
 
 
-def _decoded(content: bytes, limits: Limits) -> Image.Image:
+def _decoded(content: bytes, limits: Limits, wants: tuple[int, int] | None) -> Image.Image:
     image = Image.open(io.BytesIO(content), formats=DECODED)
     _check_size(image.size, limits)
     depth = 8
@@ -76,6 +80,8 @@ def _decoded(content: bytes, limits: Limits) -> Image.Image:
         image.verify()  # decoding alone skips the checksums of the pixel data, and a verified image must be opened again
         image = Image.open(io.BytesIO(content), formats=DECODED)
         depth = content[24]  # of the header, which always comes first
+    if wants and image.format == "JPEG":
+        image.draft(None, (2 * wants[0], 2 * wants[1]))
     image.load()
     return visible(image, depth)
 

@@ -28,7 +28,7 @@ class EfficientNetLiteModel(ImageEncoder):
 
     def __init__(self, config: EfficientNetLiteEncoder, precision: Precision) -> None:
         model = settled(fused(_Pooled(_load(config)), (Conv2dStaticSamePadding,)), precision, channels_last=True)
-        super().__init__(model, Preparation(_central_square, [127 / 255] * 3, [128 / 255] * 3), DIM, config, precision)
+        super().__init__(model, Preparation(_central_square, [127 / 255] * 3, [128 / 255] * 3, SIDE), DIM, config, precision)
 
 
 class _Pooled(torch.nn.Module):

@@ -22,13 +22,15 @@ class Encoded(NamedTuple):
 class Encoder(Protocol):
     """A loaded model. modality: what it takes (str, or RGB Pillow images). dim: length of its vectors. batch_size: items a pass.
 
-    window: items that are handed over at once, at least a batch: a text model sorts them by length.
+    window: items that are handed over at once, at least a batch: a text model sorts them by length. wants: the width and height that an
+    image is scaled down to cover, so that its reader (`read_image`) may skip what is finer; None for texts, or where all pixels count.
     """
 
     modality: Modality
     dim: int
     batch_size: int
     window: int
+    wants: tuple[int, int] | None
 
     def prepare(self, item: Any) -> Any:
         """What `encode` takes for one item: for an image, its pixels at the model's own size. Called from several threads at once."""
@@ -59,7 +61,7 @@ def encode_batches(encoder: Encoder, prepared: Sequence[Any], advance: Advance =
     encoded = Encoded(np.empty((len(prepared), encoder.dim), dtype=np.float32), np.zeros(len(prepared), dtype=bool))
     start = 0
     while start < len(prepared):
-        done = slice(start, start + len(prepared[start : start + encoder.window]))
+        done = slice(start, start + len(prepared[start : start + max(encoder.window, encoder.batch_size)]))
         try:
             encoded.vectors[done], encoded.truncated[done] = encoder.encode(prepared[done], encoder.batch_size)
         except Exception as problem:

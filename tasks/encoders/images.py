@@ -28,6 +28,7 @@ class ImageEncoder:
     ) -> None:
         self._features, self._preparation, self._dtype = features, preparation, DTYPES[precision]
         self._normalize = config.normalize
+        self.wants = None if preparation.wants is None else (preparation.wants, preparation.wants)
         self.dim = dim
         self.batch_size = DEFAULT_BATCH if config.batch_size == "auto" else config.batch_size
         self.window = self.batch_size * (AHEAD if device().type == "cuda" else 1)

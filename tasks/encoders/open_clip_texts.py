@@ -26,6 +26,7 @@ class OpenClipTexts:
     """The texts of a CLIP model, cut at the model's own number of tokens."""
 
     modality: Modality = "text"
+    wants: tuple[int, int] | None = None
 
     def __init__(self, name: str, model: Any, dim: int, config: OpenClipEncoder) -> None:
         self._name, self._model, self._normalize = name, model, config.normalize

@@ -18,10 +18,13 @@ MODES = {InterpolationMode.BICUBIC: "bicubic", InterpolationMode.BILINEAR: "bili
 
 
 class Preparation:
-    """How a model wants its images. sized: the pixels of a picture, uint8 (height, width, 3). mean, std: of values from 0 to 1."""
+    """How a model wants its images. sized: the pixels of a picture, uint8 (height, width, 3). mean, std: of values from 0 to 1.
 
-    def __init__(self, sized: Sized, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.sized = sized
+    wants: the shorter side that a picture should have at least; None where all of its pixels may count.
+    """
+
+    def __init__(self, sized: Sized, mean: Sequence[float], std: Sequence[float], wants: int | None = None) -> None:
+        self.sized, self.wants = sized, wants
         self._middle, self._factor = 255 * torch.tensor(mean, dtype=torch.float32), 1 / (255 * torch.tensor(std, dtype=torch.float32))
 
     def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -48,7 +51,9 @@ def preparation(transform: Any) -> Preparation:
         )
     # Pictures are RGB already.
     steps = [step for step in steps if type(step).__name__ != "MaybeConvertMode"]
-    return Preparation(_sized(steps), np.asarray(normalised.mean).tolist(), np.asarray(normalised.std).tolist())
+    sized = _sized(steps)
+    wants = getattr(sized, "wants", None)
+    return Preparation(sized, np.asarray(normalised.mean).tolist(), np.asarray(normalised.std).tolist(), wants)
 
 
 def resized(pixels: np.ndarray, height: int, width: int, mode: str) -> torch.Tensor:
@@ -81,6 +86,7 @@ class _Squashed:
 
     def __init__(self, resize: transforms.Resize) -> None:
         self._height, self._width = resize.size
+        self.wants = max(resize.size)
         self._mode = MODES[resize.interpolation]
 
     def __call__(self, image: Image.Image) -> np.ndarray:
@@ -92,6 +98,7 @@ class _Cropped:
 
     def __init__(self, resize: transforms.Resize, crop: transforms.CenterCrop) -> None:
         self._short, (self._height, self._width), self._mode = _short_side(resize), crop.size, MODES[resize.interpolation]
+        self.wants = self._short
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         short = min(image.size)

@@ -30,6 +30,7 @@ class SentenceTransformersModel:
     """
 
     modality: Modality = "text"
+    wants: tuple[int, int] | None = None
 
     def __init__(self, config: SentenceTransformersEncoder, precision: Precision) -> None:
         path = str(locate_sentence_transformer(config.model))
