@@ -70,7 +70,7 @@ def _opened(encoder: Encoder, base: Path, row: Row) -> Any:
     try:
         content = path.read_bytes()
         if content_digest(content) == row["content_digest"]:
-            return encoder.prepare(read_image(content, UNLIMITED))
+            return encoder.prepare(read_image(content, UNLIMITED, encoder.wants))
     except (OSError, UnreadableImage):
         pass
     raise SourceChanged("an image changed while the build was running", where=str(path), next_step="run the build again")

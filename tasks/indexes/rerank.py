@@ -13,15 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import faiss
 import numpy as np
 
 from tasks.indexes.factory import METRICS, ivf_of
-
-Precision = Literal["exact", "fp16", "sq8"]
-DTYPES: dict[Precision, type[np.generic]] = {"exact": np.float32, "fp16": np.float16, "sq8": np.uint8}
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def store(ids: np.ndarray, vectors: np.ndarray, metric: str, bounds: np.ndarray 
     elif vectors.dtype == np.uint8 and bounds is not None and bounds.shape == (2, dim):
         index = _quantizer(bounds, kind)
     else:
-        raise ValueError(f"vectors of type {vectors.dtype} are none of {', '.join(DTYPES)}, or their bounds are not there")
+        raise ValueError(f"vectors of type {vectors.dtype} are none of float32, float16 and uint8, or their bounds are not there")
     view: Any = faiss.MaybeOwnedVectorUInt8
     codes = vectors.reshape(-1).view(np.uint8)
     index.codes = view.create_view(faiss.swig_ptr(codes), codes.size, view().owner)

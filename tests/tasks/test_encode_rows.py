@@ -20,7 +20,7 @@ from tasks.encoders.rows import Block, encode_rows
 class Mean:
     """An encoder of images by their mean grey, that runs out of memory above 4 at once."""
 
-    modality, dim, batch_size, window = "image", 2, 32, 32
+    modality, dim, batch_size, window, wants = "image", 2, 32, 32, None
 
     def prepare(self, item: Image.Image) -> float:
         return float(np.asarray(item).mean())

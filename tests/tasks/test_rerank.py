@@ -8,21 +8,21 @@ import faiss
 import numpy as np
 import pytest
 
-from tasks.indexes.rerank import Precision, bounds_of, by_row, open_store, store, write_vectors
+from configs.models import Rerank
+from tasks.indexes.rerank import bounds_of, by_row, coded, open_store, store
+from tasks.indexes.vector_files import suffixes, write_vectors
 
 VECTORS = np.random.default_rng(0).standard_normal((200, 12), dtype=np.float32)
 IDS = np.sort(np.random.default_rng(1).choice(2**62, 200, replace=False))
 
 
-@pytest.mark.parametrize(("precision", "error"), [("exact", 0.0), ("fp16", 0.002), ("sq8", 0.02)])
+@pytest.mark.parametrize(("rerank", "error"), [("exact", 0.0), ("fp16", 0.002), ("sq8", 0.02)])
 @pytest.mark.parametrize("metric", ["ip", "l2"])
-def test_faiss_scores_what_the_file_holds(tmp_path: Path, precision: Precision, error: float, metric: str) -> None:
-    bounds = bounds_of(VECTORS) if precision == "sq8" else None
-    write_vectors(tmp_path / "v.npy", [VECTORS[:77], VECTORS[77:]], VECTORS.shape, precision, bounds)
-    np.save(tmp_path / "ids.npy", IDS)
-    if bounds is not None:
-        np.save(tmp_path / "bounds.npy", bounds)
-    opened = open_store(tmp_path / "ids.npy", tmp_path / "v.npy", metric, tmp_path / "bounds.npy" if bounds is not None else None)
+def test_faiss_scores_what_the_file_holds(tmp_path: Path, rerank: Rerank, error: float, metric: str) -> None:
+    bounds = bounds_of(VECTORS) if rerank == "sq8" else None
+    files = {suffix: tmp_path / suffix for suffix in suffixes(rerank)}
+    write_vectors(files, IDS, iter([(IDS[:77], VECTORS[:77]), (IDS[77:], VECTORS[77:])]), 12, rerank, None, bounds)
+    opened = open_store(files["ids.npy"], files["vectors.npy"], metric, files.get("bounds.npy"))
     assert isinstance(opened.vectors, np.memmap)
     assert opened.index.reconstruct_n(0, 200) == pytest.approx(VECTORS, abs=error)
     scores, rows = opened.index.search(VECTORS[:5], 200)
@@ -39,10 +39,9 @@ def test_sq8_codes_are_faiss_own() -> None:
     assert faiss.vector_to_array(own.sq.trained) == pytest.approx(bounds.reshape(-1))
 
 
-def test_values_outside_the_bounds_are_the_nearest_inside(tmp_path: Path) -> None:
+def test_values_outside_the_bounds_are_the_nearest_inside() -> None:
     bounds = np.stack([np.zeros(12), np.ones(12)]).astype(np.float32)
-    write_vectors(tmp_path / "v.npy", [np.full((1, 12), 9, np.float32), np.full((1, 12), -9, np.float32)], (2, 12), "sq8", bounds)
-    assert np.load(tmp_path / "v.npy").tolist() == [[255] * 12, [0] * 12]
+    assert coded(np.array([[9] * 12, [-9] * 12], np.float32), bounds).tolist() == [[255] * 12, [0] * 12]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,128 @@
+"""`index.factory: auto` through the stages: chosen, trained, filled, updated, tuned; and what it answers."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from configs.models import IndexConfig
+from storage import tables
+from storage.embeddings import joined, vectors
+from storage.records import EmbeddingSet, IndexShards, Side, TrainedIndex
+from storage.root import Root
+from tasks.indexes import choice, choosing
+from tasks.indexes.factory import METRICS
+from tasks.indexes.opening import open_searcher
+from tasks.indexes.reuse import trained_for
+from tasks.indexes.shards import Filled, fill_shards
+from tasks.tune import tune
+from tests.indexes.nights import Database, centres, clustered
+
+DIM, ITEMS = 32, 3000
+CONFIG = IndexConfig(factory="auto", shards=2, recall_target=0.9)
+
+
+@pytest.fixture
+def database(root: Root, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """3,000 clustered unit vectors, for which exact search is called too slow."""
+    monkeypatch.setattr(choice, "FLAT_UPTO", 1000)
+    made = Database(root, DIM)
+    made.insert(unit(clustered(made.random, centres(made.random, 40, DIM), ITEMS)))
+    return made
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def tonight(database: Database) -> EmbeddingSet:
+    """The items as they are now, one in ten of them a query."""
+    found = database.tonight()
+    table = pq.read_table(database.root.file(found.items))
+    sides = ["query" if item % 10 == 0 else "database" for item in table["item_id"].to_pylist()]
+    path = database.root.file(found.items).with_suffix(".sided.parquet")
+    table = table.set_column(table.schema.get_field_index("side"), "side", pa.array(sides, pa.string()))
+    tables.write_parquet(path, table.schema, table.to_batches())
+    ref, queries = database.root.ref(path), sides.count("query")
+    update = {"items": ref, "files": (ref, *found.files[1:]), "database": len(sides) - queries, "query": queries, "digest": path.stem}
+    return found.model_copy(update=update)
+
+
+def side(root: Root, found: EmbeddingSet, name: Side) -> tuple[np.ndarray, np.ndarray]:
+    with vectors(root, found, side=name) as blocks:
+        return joined(blocks, DIM)
+
+
+def recall(root: Root, found: EmbeddingSet, trained: TrainedIndex, filled: Filled) -> float:
+    """recall@10 of the tuned searcher on all queries, by brute force."""
+    shards = IndexShards(digest="s", files=(), trained=trained.digest, shards=filled.shards, built=0, updated=0, reused=0)
+    tuned = tune.fn(root, found, found, trained, shards, CONFIG)
+    assert tuned.met
+    assert tuned.recall_bound is not None
+    assert tuned.recall_bound >= 0.9
+    searcher = open_searcher(filled.shards, root.file, CONFIG.metric, tuned.setting)
+    assert searcher.items == found.database
+    (ids, rows), (_, queries) = side(root, found, "database"), side(root, found, "query")
+    exact = ids[faiss.knn(queries, rows, 10, metric=METRICS["cosine"])[1]]
+    answers = searcher.search(queries, 10)[1]
+    assert all(len(set(row)) == 10 for row in answers.tolist())
+    return float(np.mean([len(set(mine) & set(right)) / 10 for mine, right in zip(answers.tolist(), exact.tolist(), strict=True)]))
+
+
+def test_auto_reaches_its_target_on_the_first_night_and_after_an_update(root: Root, database: Database) -> None:
+    """The table of candidates is kept; a night of small changes updates the shards and still answers for every item once."""
+    found = tonight(database)
+    trained = trained_for(root, "index", found, CONFIG, None)
+    assert trained.fast_scan
+    assert trained.rerank == "exact"
+    assert len(trained.choice) == 4
+    assert {row["met"] for row in trained.choice} == {True}
+    assert trained.choice[0]["spill"] == trained.spill
+    filled = fill_shards(root, "index", found, trained, "database", CONFIG, (), lambda items: None)
+    assert sum(shard.count for shard in filled.shards) == found.database
+    assert recall(root, found, trained, filled) >= 0.9
+    database.delete(database.some(60))
+    database.insert(unit(clustered(database.random, centres(database.random, 40, DIM), 80)))
+    later = tonight(database)
+    again = trained_for(root, "index", later, CONFIG, trained)
+    updated = fill_shards(root, "index", later, again, "database", CONFIG, filled.shards, lambda items: None)
+    assert again.digest == trained.digest
+    assert updated.updated == 2
+    assert recall(root, later, again, updated) >= 0.9
+
+
+def test_every_form_of_re_ranking_answers_from_its_files(root: Root, database: Database) -> None:
+    """Scores are those of the vectors kept: exact to the last bits, halves and bytes nearly so."""
+    found = tonight(database)
+    _, queries = side(root, found, "query")
+    (ids, rows), error = side(root, found, "database"), {"exact": 1e-5, "fp16": 2e-3, "sq8": 2e-2}
+    place = {int(item): row for row, item in enumerate(ids)}
+    for rerank, tolerance in error.items():
+        config = IndexConfig(factory="IVF16,PQ8x4fs", rerank=rerank, shards=1, nprobe=16, candidates=200)  # type: ignore[arg-type]
+        trained = trained_for(root, rerank, found, config, None)
+        filled = fill_shards(root, rerank, found, trained, "database", config, (), lambda items: None)
+        shards = IndexShards(digest="s", files=(), trained=trained.digest, shards=filled.shards, built=0, updated=0, reused=0)
+        setting = tune.fn(root, found, found, trained, shards, config).setting
+        scores, answers = open_searcher(filled.shards, root.file, "cosine", setting).search(queries[:50], 5)
+        expected = np.array([[rows[place[int(item)]] @ query for item in line] for line, query in zip(answers, queries, strict=False)])
+        np.testing.assert_allclose(scores, expected, atol=tolerance)
+
+
+def test_with_few_items_or_no_queries_nothing_is_compared(root: Root, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below the limit it is exact search; without queries the likely winner."""
+    assert choosing.choose(root, database.tonight(), CONFIG).table == ()
+    assert choosing.choose(root, database.tonight(), CONFIG).own is not None
+    monkeypatch.setattr(choice, "FLAT_UPTO", 10_000)
+    assert choosing.choose(root, tonight(database), CONFIG).factory == "Flat"
+
+
+def test_a_memory_budget_that_nothing_fits_gives_the_smallest(root: Root, database: Database) -> None:
+    """And the estimate that says so is in the candidate."""
+    tight = CONFIG.model_copy(update={"memory_budget": 10_000})
+    chosen = choosing.choose(root, tonight(database), tight)
+    assert chosen.own is not None
+    assert not chosen.own.spill
+    assert chosen.own.resident_bytes * ITEMS > 10_000
