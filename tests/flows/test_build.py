@@ -19,7 +19,7 @@ from storage.root import Root
 from storage.snapshots import Snapshots
 from tests.conftest import Build
 
-STAGES = ["ingest", "validate", "split", "encode", "train", "shard", "evaluate", "publish"]
+STAGES = ["ingest", "validate", "split", "encode", "train", "shard", "tune", "evaluate", "publish"]
 
 
 def manifest(root: Path) -> Manifest:

@@ -8,9 +8,14 @@ import pytest
 
 from storage import catalog
 from storage.errors import DamagedFile, InputError
-from storage.records import FileRef, Manifest
+from storage.records import FileRef, Manifest, SearchSetting, TunedIndex
 from storage.root import Root
 from storage.snapshots import Snapshots
+
+UNTUNED = TunedIndex(
+    digest="t", files=(), shards="s", setting=SearchSetting(), target=None, met=None, recall=None, recall_bound=None, cpu_ms_a_query=None,
+    latency_met=None, reason="by default",
+)  # fmt: skip
 
 
 def publish(root: Root, content: str, text: str = "data") -> str:
@@ -21,7 +26,8 @@ def publish(root: Root, content: str, text: str = "data") -> str:
     ref = root.ref(pooled)
     manifest = Manifest(
         name="name", snapshot_id=snapshots.next_id(content), parent=snapshots.current(), created_at="2026-01-01T00:00:00+00:00",
-        content=content, config={}, modality="text", base=None, fingerprint="f", encoder={}, datasets={},
+        content=content, config={}, modality="text", base=None, holds="text", truncated=0, search=UNTUNED,
+        fingerprint="f", encoder={}, datasets={},
         factory="Flat", metric="cosine", dim=2, items=1,
         database=1, query=0, rejected=0, split={}, metrics={"map": 0.5}, timings={},
         shards=(), pool=(ref.path,), verdict="published", versions={},
