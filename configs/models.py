@@ -139,7 +139,7 @@ class IndexConfig(Section):
     factory: str = Field(default="Flat", min_length=1)
     metric: Literal["cosine", "ip", "l2"] = "cosine"
     shards: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)] = "auto"
-    shard_bytes: ByteSize = Field(default=ByteSize(512_000_000), ge=1)
+    shard_bytes: ByteSize = Field(default=ByteSize(256_000_000), ge=1)
     nprobe: int | None = Field(default=None, ge=1)
     ef_search: int | None = Field(default=None, ge=1)
     rerank: Rerank = "none"
