@@ -61,7 +61,7 @@ def make_shard(root: Root, name: str, embeddings: EmbeddingSet, trained: Trained
         ref = write_index(index, root, root.shard(name, job.key, "faiss"))
     written = {suffix: root.ref(root.shard(name, job.key, suffix)) for suffix in temporary}
     shard = Shard(
-        side=job.side, number=job.number, count=int(index.ntotal), key=job.key, trained=trained.digest, index=ref,
+        side=job.side, number=job.number, count=job.items, key=job.key, trained=trained.digest, index=ref,
         rows=written.pop("rows.parquet"), vectors=written,
     )  # fmt: skip
     root.write_record(root.shard(name, job.key, "json"), shard)
