@@ -150,7 +150,7 @@ class IndexConfig(Section):
     factory: str = Field(default="Flat", min_length=1)
     metric: Literal["cosine", "ip", "l2"] = "cosine"
     shards: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)] = "auto"
-    shard_bytes: ByteSize = Field(default=ByteSize(512_000_000), ge=1)
+    shard_bytes: ByteSize = Field(default=ByteSize(256_000_000), ge=1)
     recall_target: float | None = Field(default=None, gt=0, lt=1)
     memory_budget: ByteSize | None = None
     latency_budget_ms: float | None = Field(default=None, gt=0)

@@ -57,19 +57,23 @@ class Snapshots:
         path = self.path(snapshot_id) / "manifest.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            version, whole = values["schema_version"], values["seal"] == seal(values) and values["snapshot_id"] == snapshot_id
-        except (ValueError, TypeError, KeyError, RecursionError) as problem:
+            version, sealed = values["schema_version"], values.get("seal")
+            whole = sealed == seal(values) and values["snapshot_id"] == snapshot_id
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as problem:
             raise _damaged(path, f"{type(problem).__name__}: {problem}") from None
-        if version == 1 and not whole:
-            raise _damaged(path, f"a seal or an id that does not fit: snapshot {values['snapshot_id']}, seal {values['seal']}")
+        if version == 1 and sealed and not whole:
+            raise _damaged(path, f"a seal or an id that does not fit: snapshot {values['snapshot_id']}, seal {sealed}")
         try:
+            if not sealed:
+                raise ValueError("no seal")
             return Manifest.model_validate(values)
-        except ValidationError as problem:
+        except ValueError as problem:
+            differences = f"{problem.error_count()} differences" if isinstance(problem, ValidationError) else str(problem)
             raise InputError(
                 "this manifest cannot be read by this version of Indexmill",
                 where=str(path),
                 expected="schema_version 1",
-                got=f"schema_version {version}; {problem.error_count()} differences",
+                got=f"schema_version {version}; {differences}",
                 next_step="use the version of Indexmill that wrote it, or build into a new root",
             ) from None
 
