@@ -27,6 +27,7 @@ def main() -> None:
     arguments = parsed()
     sys.path.append(str(arguments.peers))
     from benchmarks import index_measuring as measuring
+    from benchmarks import index_report as report
     from benchmarks.index_plots import plot
     from benchmarks.sentences import embeddings
 
@@ -38,7 +39,7 @@ def main() -> None:
         runs = [run for one in chosen for run in measuring.prepared(one, database, tuning, TARGETS)]
         measuring.measure(runs, database, asked, arguments.repeats)
     rows = [run.row() for run in runs]
-    print(measuring.table(rows), *measuring.verdicts(rows), sep="\n")
+    print(report.table(rows), *report.verdicts(rows), sep="\n")
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "index.json").write_text(json.dumps(rows, indent=1))
     plot(rows, arguments.out)
@@ -70,10 +71,10 @@ def made(n: int, dim: int, arguments: argparse.Namespace, folder: Path) -> list[
     threads = arguments.threads
     wanted: list[Callable[[], Any]] = [lambda one=one: one(threads) for one in (peers.Hnswlib, peers.Usearch, peers.Scann)]
     wanted += [lambda one=one: one(threads) for one in (peers.Svs, peers.SymphonyQG, ours.BruteTorch)]
-    wanted += [ours.IvfFlat, ours.BruteNumpy, ours.Flat]
+    wanted += [ours.IvfFlat, ours.BruteNumpy, ours.Product, ours.Flat]
     if arguments.autofaiss:
         wanted.append(lambda: ours.Autofaiss(arguments.autofaiss, threads))
-    found: list[Any] = [ours.Ours(candidate, folder) for candidate in candidates(n, dim)]
+    found: list[Any] = [ours.Ours(candidate, folder) for candidate in candidates(n, dim) if candidate.lists]
     for make in wanted:
         try:
             found.append(make())

@@ -84,6 +84,7 @@ class Scann:
     """Two leaves a vector (SOAR), anisotropic codes of two dimensions, re-ordered by float32."""
 
     name, widths = "ScaNN SOAR", tuple(sorted({round(4 * 1.12**step) for step in range(45)}))
+    depths = (30, 50, 80, 120)  # candidates re-ordered; tuned, as ours are
 
     def __init__(self, threads: int) -> None:
         from scann import scann_ops_pybind
@@ -98,8 +99,8 @@ class Scann:
         self.index = tree.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(100).build()
 
     def widen(self, width: int) -> None:
-        """Leaves, and of the best found a hundred re-ordered at most."""
-        self.leaves, self.again = width, min(40 + width, 160)
+        """Leaves."""
+        self.leaves = width
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
         """Its call for one query is quicker than a batch of one."""
