@@ -3,8 +3,8 @@
 The policy, from measurements on 100,000 sentence embeddings (see docs/benchmarks.md):
 
 - below FLAT_UPTO items exact search is quick, and nothing can find more;
-- above it fast-scan IVF-PQ with exact re-ranking from the mapped vectors, with about √n lists: a list of hundreds is cheap to scan, and
-  a visit to a list is not;
+- above it fast-scan IVF-PQ with exact re-ranking from the mapped vectors, with about 1.6 √n lists: fewer scan more than they
+  need, and more take longer to train and to visit;
 - codes of 4 bits for every 2 of the principal directions: two thirds of the dimensions keep nearly all that an inner product is made
   of, and half of them is the smaller choice;
 - spilled (every item in two lists), which is quicker at twice the memory, and not spilled.
@@ -21,6 +21,7 @@ from tasks.indexes.tuning import Tuned
 
 FLAT_UPTO = 10_000
 LISTS_STEP = 64
+LISTS = 1.6  # times √n
 ID_BYTES = 8
 
 
@@ -67,7 +68,7 @@ def candidates(n: int, dim: int, memory_budget: int | None = None) -> list[Candi
     """
     if n < FLAT_UPTO:
         return [Candidate("Flat", False, "none", 0, 0, None, 4 * dim + ID_BYTES)]
-    lists = max(LISTS_STEP, round(math.sqrt(n) / LISTS_STEP) * LISTS_STEP)
+    lists = max(LISTS_STEP, round(LISTS * math.sqrt(n) / LISTS_STEP) * LISTS_STEP)
     widths = [even for share in (2 / 3, 1 / 2) if (even := 2 * round(dim * share / 2))]
     made = [_fast_scan(n, dim, lists, dims, spill) for spill in (True, False) for dims in widths]
     fitting = [one for one in made if memory_budget is None or one.resident_bytes * n <= memory_budget]

@@ -23,11 +23,19 @@ from tasks.indexes.factory import METRICS, ivf_of
 
 @dataclass(frozen=True)
 class Store:
-    """A shard's vectors: row i of `vectors` is item ids[i]. index: FAISS over the same memory, numbered by row."""
+    """A shard's vectors: row i of `vectors` is item ids[i]. index: FAISS over the same memory, numbered by row.
 
-    ids: np.ndarray
+    by_row: ids and -1 behind them, so that row -1, which is FAISS's empty place, is item -1.
+    """
+
+    by_row: np.ndarray
     vectors: np.ndarray
     index: faiss.Index
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Item ids, ascending."""
+        return self.by_row[:-1]
 
 
 def open_store(ids: Path, vectors: Path, metric: str, bounds: Path | None = None) -> Store:
@@ -56,7 +64,7 @@ def store(ids: np.ndarray, vectors: np.ndarray, metric: str, bounds: np.ndarray 
     codes = vectors.reshape(-1).view(np.uint8)
     index.codes = view.create_view(faiss.swig_ptr(codes), codes.size, view().owner)
     index.ntotal = len(vectors)
-    return Store(ids, vectors, index)
+    return Store(np.append(ids, -1), vectors, index)
 
 
 def bounds_of(sample: np.ndarray) -> np.ndarray:

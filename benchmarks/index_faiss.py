@@ -1,0 +1,170 @@
+"""What `benchmarks/index.py` compares that is made of FAISS or of nothing: our index, the tutorials' one, autofaiss, brute force."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from benchmarks.index_peers import WIDTHS
+from tasks.indexes.choice import Candidate
+from tasks.indexes.rerank import store, write_vectors
+from tasks.indexes.searcher import Searcher
+from tasks.indexes.spill import filled, train_spilled
+from tasks.measures.neighbours import exact_search
+
+
+class Ours:
+    """A candidate of `auto`, over ids like those that items have, with its vectors in a mapped file."""
+
+    widths: Sequence[int] = ()
+
+    def __init__(self, candidate: Candidate, folder: Path) -> None:
+        self.candidate, self.folder = candidate, folder
+        self.name = f"ours {candidate.factory}{' spill' if candidate.spill else ''}"
+
+    def build(self, vectors: np.ndarray) -> None:
+        """Train on 64 vectors a list, fill, write index and vectors, open both from their files."""
+        one = self.candidate
+        random = np.random.default_rng(0)
+        ids = np.sort(random.choice(2**62, len(vectors), replace=False))
+        sample = vectors[random.permutation(len(vectors))[: 64 * one.lists]]
+        trained = train_spilled(sample, one.lists, one.pieces, "cosine", dims=one.dims)
+        path = self.folder / f"{one.factory}{one.spill}.npy"
+        faiss.write_index(filled(trained, [(ids, vectors)], spill=one.spill), str(path.with_suffix(".faiss")))
+        write_vectors(path, [vectors], vectors.shape, "exact")
+        self.ids = ids
+        mapped = store(ids, np.load(path, mmap_mode="r"), "cosine")
+        index = faiss.read_index(str(path.with_suffix(".faiss")))
+        self.searcher = Searcher([index], "cosine", stores=[mapped], spill=one.spill)
+
+    def widen(self, width: int) -> None:
+        """Set by `tune`."""
+
+    def search(self, queries: np.ndarray, k: int) -> np.ndarray:
+        """Item ids."""
+        return self.searcher.search(queries, k)[1]
+
+
+class IvfFlat:
+    """As tutorials have it: 4 √n lists, trained on everything, nothing else set."""
+
+    name, widths = "IVFFlat (tutorial)", tuple(sorted({round(1.15**step) for step in range(46)}))
+
+    def build(self, vectors: np.ndarray) -> None:
+        """Train and add."""
+        quantizer = faiss.IndexFlatIP(vectors.shape[1])
+        self.index = faiss.IndexIVFFlat(quantizer, vectors.shape[1], 4 * round(len(vectors) ** 0.5), faiss.METRIC_INNER_PRODUCT)
+        self.index.train(vectors)
+        self.index.add(vectors)
+
+    def widen(self, width: int) -> None:
+        """Nprobe."""
+        self.index.nprobe = min(width, self.index.nlist)
+
+    def search(self, queries: np.ndarray, k: int) -> np.ndarray:
+        """With FAISS's own BLAS threshold."""
+        threshold, faiss.cvar.distance_compute_blas_threshold = faiss.cvar.distance_compute_blas_threshold, 128_000
+        try:
+            return self.index.search(queries, k)[1]
+        finally:
+            faiss.cvar.distance_compute_blas_threshold = threshold
+
+
+class Autofaiss:
+    """Its own choice, made in its own virtual environment; the index that it wrote is searched here."""
+
+    name, widths = "autofaiss", WIDTHS
+
+    def __init__(self, python: str, threads: int) -> None:
+        self.python, self.threads = python, threads
+
+    def build(self, vectors: np.ndarray) -> None:
+        """As a process, whose CPU time counts as this one's children."""
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "in").mkdir()
+            np.save(Path(folder) / "in" / "part.npy", vectors)
+            call = (
+                f"from autofaiss import build_index; build_index('{folder}/in', index_path='{folder}/i', index_infos_path='{folder}/j', "
+                f"metric_type='ip', nb_cores={self.threads}, current_memory_available='8G', max_index_memory_usage='1G', "
+                f"max_index_query_time_ms=1000, min_nearest_neighbors_to_retrieve=10, verbose=50)"
+            )
+            subprocess.run([self.python, "-W", "ignore", "-c", call], check=True, capture_output=True)
+            self.index = faiss.read_index(f"{folder}/i")
+        self.name = f"autofaiss {type(faiss.downcast_index(self.index)).__name__}"
+
+    def widen(self, width: int) -> None:
+        """EfSearch or nprobe, whichever it has."""
+        faiss.ParameterSpace().set_index_parameter(self.index, "nprobe" if "IVF" in self.name else "efSearch", width)
+
+    def search(self, queries: np.ndarray, k: int) -> np.ndarray:
+        """Row numbers."""
+        return self.index.search(queries, k)[1]
+
+
+class BruteNumpy:
+    """A matrix product and argpartition."""
+
+    name, widths = "brute NumPy", (1,)
+
+    def build(self, vectors: np.ndarray) -> None:
+        """Nothing to build."""
+        self.vectors = vectors
+
+    def widen(self, width: int) -> None:
+        """Nothing to set."""
+
+    def search(self, queries: np.ndarray, k: int) -> np.ndarray:
+        """The k best in order."""
+        scores = queries @ self.vectors.T
+        found = np.argpartition(-scores, k, axis=1)[:, :k]
+        return np.take_along_axis(found, np.argsort(-np.take_along_axis(scores, found, 1), axis=1), 1)
+
+
+class BruteTorch(BruteNumpy):
+    """A matrix product and topk."""
+
+    name = "brute torch"
+
+    def __init__(self, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.torch = torch
+
+    def search(self, queries: np.ndarray, k: int) -> np.ndarray:
+        """The k best in order."""
+        scores = self.torch.from_numpy(queries) @ self.torch.from_numpy(self.vectors).T
+        return scores.topk(k, dim=1).indices.numpy()
+
+
+class Product(BruteNumpy):
+    """The matrix product of exact search, and no answer."""
+
+    name = "sgemm alone"
+
+    def search(self, queries: np.ndarray, k: int) -> np.ndarray:
+        """Block by block as FAISS has it; the scores are thrown away."""
+        for at in range(0, len(self.vectors), 1024):
+            np.matmul(queries, self.vectors[at : at + 1024].T)
+        return np.full((len(queries), k), -1)
+
+
+class Flat(BruteNumpy):
+    """Our exact search over blocks."""
+
+    name = "ours exact"
+
+    def search(self, queries: np.ndarray, k: int) -> np.ndarray:
+        """Blocks of 20,000."""
+        blocks = ((np.arange(at, min(at + 20_000, len(self.vectors))), self.vectors[at : at + 20_000]) for at in self.starts)
+        return exact_search(queries, blocks, k, faiss.METRIC_INNER_PRODUCT)[1]
+
+    @property
+    def starts(self) -> range:
+        """First rows of the blocks."""
+        return range(0, len(self.vectors), 20_000)
