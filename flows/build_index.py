@@ -70,7 +70,7 @@ def build(config: PipelineConfig, stages: Stages, *, rehash: bool = False) -> Su
         publish, config, validated, sides, embeddings, trained, shards, tuned, evaluation,
         doubt=lambda record: "" if Snapshots(root, config.name).current() else "nothing is live",
     )  # fmt: skip
-    return summarise(config, stages, dataset, validated, embeddings, evaluation, snapshot)
+    return summarise(config, stages, dataset, validated, embeddings, trained, tuned, evaluation, snapshot)
 
 
 def prepare(config: PipelineConfig, stages: Stages, *, rehash: bool = False) -> tuple[Dataset, ValidatedDataset, SplitDataset, str]:

@@ -23,6 +23,7 @@ from tasks.encoders import MODALITIES, identify
 from tasks.encoders.captions import write_captions
 from tasks.encoders.device import device_name
 from tasks.indexes.factory import least_items
+from tasks.indexes.reuse import last_training
 from tasks.indexes.shards import AT_ONCE
 
 BUILD_BYTES = 1 << 30  # the build's own process: Prefect, DuckDB within its limit, blocks of rows
@@ -89,7 +90,7 @@ def plan_build(config: PipelineConfig, root: Root, model: str, validated: Valida
         name=config.name, items=split.database + split.query, rejected=validated.rejected, new=new, changed=changed, removed=removed,
         unchanged=unchanged, to_encode=to_encode, reused=sum(side.reused for side in sides),
         seconds=round(sum(known), 1) if len(known) == len(sides) else None, encoding=sides,
-        training="reused" if not (new or changed or removed) else "decided by drift", bytes=size, free_bytes=free, peak_bytes=peak,
+        training=_training(root, config, new + changed + removed, unchanged), bytes=size, free_bytes=free, peak_bytes=peak,
         available_bytes=available, obstacles=_obstacles(size, free, peak, available),
     )  # fmt: skip
 
@@ -156,6 +157,21 @@ def _side(root: Root, config: PipelineConfig, model: str, modality: Modality, it
     seconds = 0.0 if not missing else round(missing / rate, 1) if rate else None
     side = SidePlan(modality, precision, missing, distinct - missing, rate, seconds)
     return side, store.dim if store.paths() else UNKNOWN_DIM, known.peak_bytes or ENCODER_BYTES
+
+
+def _training(root: Root, config: PipelineConfig, touched: int, unchanged: int) -> str:
+    """What will become of the last training, as far as that can be told before anything is encoded."""
+    last = last_training(root, config.name, Snapshots(root, config.name).live())
+    if last is None:
+        return "new: the first of this index"
+    if not touched:
+        return "reused"
+    share, limit = touched / (touched + unchanged), config.index.drift.max_changed
+    return (
+        f"new: {share:.0%} of the items changed"
+        if share > limit
+        else f"reused, unless the {touched:,} items that changed have drifted from it"
+    )
 
 
 def _bytes(config: PipelineConfig, split: SplitDataset, to_encode: int, dim: int, *, touched: bool) -> int:

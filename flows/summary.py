@@ -8,7 +8,7 @@ from typing import Any
 from configs.models import PipelineConfig
 from flows.stages import Stages
 from storage import catalog
-from storage.records import Dataset, EmbeddingSet, Evaluation, Snapshot, ValidatedDataset
+from storage.records import Dataset, EmbeddingSet, Evaluation, Snapshot, TrainedIndex, TunedIndex, ValidatedDataset
 from storage.snapshots import Snapshots
 
 
@@ -29,6 +29,7 @@ class Summary:
     reused: int
     truncated: int
     precision: str
+    index: dict[str, Any]
     stages: dict[str, dict[str, Any]]
     metrics: dict[str, float]
     timings: dict[str, float]
@@ -40,7 +41,7 @@ class Summary:
 
 def summarise(
     config: PipelineConfig, stages: Stages, dataset: Dataset, validated: ValidatedDataset,
-    embeddings: EmbeddingSet, evaluation: Evaluation, snapshot: Snapshot,
+    embeddings: EmbeddingSet, trained: TrainedIndex, tuned: TunedIndex, evaluation: Evaluation, snapshot: Snapshot,
 ) -> Summary:  # fmt: skip
     """The summary of a finished build. `published`: whether its snapshot is the live one now."""
     root = stages.root
@@ -52,6 +53,19 @@ def summarise(
         name=config.name, snapshot_id=snapshot.snapshot_id, path=str(folder), report=str(folder / "report" / "report.html"),
         published=Snapshots(root, config.name).current() == snapshot.snapshot_id, items=dataset.items, database=embeddings.database,
         query=embeddings.query, rejected=validated.rejected + embeddings.rejected, truncated=embeddings.truncated,
-        precision=embeddings.encoder["precision"], encoded=encoded, reused=embeddings.encoded + embeddings.reused - encoded,
+        precision=embeddings.encoder["precision"], index=_index(trained, tuned), encoded=encoded, reused=embeddings.encoded + embeddings.reused - encoded,
         stages={name: asdict(run) for name, run in stages.runs.items()}, metrics=evaluation.metrics, timings=evaluation.timings,
     )  # fmt: skip
+
+
+def _index(trained: TrainedIndex, tuned: TunedIndex) -> dict[str, Any]:
+    """What the index is, how it is searched, and why."""
+    setting = {name: value for name, value in tuned.setting.model_dump().items() if value}
+    told = {"target": tuned.target, "met": tuned.met, "recall_bound": tuned.recall_bound, "latency_met": tuned.latency_met}
+    return {
+        "factory": trained.factory,
+        "rerank": trained.rerank,
+        "setting": setting,
+        "training": trained.reason,
+        "tuning": tuned.reason,
+    } | told

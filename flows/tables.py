@@ -27,6 +27,13 @@ def print_summary(summary: dict[str, Any]) -> None:
         f"{summary['encoded']:,} encoded, {summary['reused']:,} reused, in {summary['precision']}"
         + (f"; of {summary['truncated']:,} the encoder saw only the beginning" if summary["truncated"] else "")
     )
+    index = summary["index"]
+    setting = ", ".join(f"{name} {value}" for name, value in index["setting"].items())
+    console.print(
+        f"  index    {index['factory']}, re-ranked {index['rerank']}, {setting or 'searched as its family is'}; training {index['training']}"
+    )
+    if index["met"] is False or index["latency_met"] is False:
+        console.print(f"  [yellow]missed[/]   {escape(index['tuning'])}")
     console.print("  figures  " + ", ".join(f"{name} {summary['metrics'][name]:.3f}" for name in HEADLINES if name in summary["metrics"]))
     console.print("  stages   " + (", ".join(done) if done else f"nothing changed: all {len(stages)} stages were remembered"))
     console.print(f"  report   {escape(summary['report'])}")
