@@ -29,9 +29,8 @@ def print_summary(summary: dict[str, Any]) -> None:
     )
     index = summary["index"]
     setting = ", ".join(f"{name} {value}" for name, value in index["setting"].items())
-    console.print(
-        f"  index    {index['factory']}, re-ranked {index['rerank']}, {setting or 'searched as its family is'}; training {index['training']}"
-    )
+    again = "" if index["rerank"] == "none" else f", re-ranked ({index['rerank']})"
+    console.print(f"  index    {index['factory']}{again}; {setting or 'searched by default'}; training {index['training']}")
     if index["met"] is False or index["latency_met"] is False:
         console.print(f"  [yellow]missed[/]   {escape(index['tuning'])}")
     console.print("  figures  " + ", ".join(f"{name} {summary['metrics'][name]:.3f}" for name in HEADLINES if name in summary["metrics"]))
