@@ -34,6 +34,7 @@ def main() -> None:
     vectors = embeddings(arguments.data, arguments.items + arguments.queries + TUNING)
     tuning, asked, database = vectors[:TUNING], vectors[TUNING : TUNING + arguments.queries], vectors[TUNING + arguments.queries :]
     print(f"{len(database)} vectors of {database.shape[1]} numbers, {len(asked)} queries held out, {arguments.threads} threads")
+    measuring.warm_up()
     with TemporaryDirectory() as folder:
         chosen = made(len(database), database.shape[1], arguments, Path(folder))
         runs = [run for one in chosen for run in measuring.prepared(one, database, tuning, TARGETS)]
