@@ -20,7 +20,8 @@ from tasks.progress import Advance, track
 
 # Reasons that say more about the moment than about the content: tried again the next time that the stage runs.
 PASSING = ("encoder_error",)
-WORTH_REMEMBERING = 64  # items, from which a batch size and a rate are told
+WORTH_A_SEARCH = 1000  # items, from which it pays to look for the fastest batch size
+WORTH_REMEMBERING = 64  # items, from which a rate is told
 
 RunShard = Callable[[EncodeShard, Advance], ShardEncoded]
 
@@ -49,14 +50,14 @@ def complete(work: Work, config: EncoderConfig, failed: Path, run_shard: RunShar
         missing = work.store.plan(work.items, config.shard_rows, plan)
         with track(f"encoding {work.model.modality}s", missing) as advance:
             for number in range(-(-missing // config.shard_rows)):
-                job = _job(work, config, known, plan, number, staging)
+                job = _job(work, config, known, plan, number, staging, search=missing >= WORTH_A_SEARCH)
                 known = _learnt(known, run_shard(job, advance), job)
                 _keep(work.store, job, passing)
     return missing, known
 
 
-def _job(work: Work, config: EncoderConfig, known: Experience, plan: Path, number: int, staging: Path) -> EncodeShard:
-    size = known.batch_sizes.get(work.model.precision) if config.batch_size == "auto" else config.batch_size
+def _job(work: Work, config: EncoderConfig, known: Experience, plan: Path, number: int, staging: Path, *, search: bool) -> EncodeShard:
+    size = known.batch_sizes.get(work.model.precision, None if search else 0) if config.batch_size == "auto" else config.batch_size
     return EncodeShard(
         work.model, str(plan), number, work.base, str(staging / "part.parquet"), str(staging / "rejected.parquet"), str(work.root.tmp),
         config.store, size,
@@ -76,9 +77,10 @@ def _keep(store: EmbeddingStore, job: EncodeShard, passing: tables.Writer) -> No
 
 
 def _learnt(known: Experience, done: ShardEncoded, job: EncodeShard) -> Experience:
-    """Batch size, rate and peak memory as the last shard showed them."""
+    """Batch size (once it was looked for), rate and peak memory as the last shard showed them."""
     update: dict[str, object] = {"peak_bytes": max(known.peak_bytes, done.peak_bytes)}
     if (items := done.vectors + done.rejects) >= WORTH_REMEMBERING:
         update["rates"] = known.rates | {job.model.precision: round(items / done.seconds, 1)}
+    if job.batch_size is None or job.model.precision in known.batch_sizes:
         update["batch_sizes"] = known.batch_sizes | {job.model.precision: done.batch_size}
     return known.model_copy(update=update)

@@ -23,7 +23,7 @@ class Model:
 class EncodeShard:
     """Encode shard `number` of the table `plan` into the Parquet file `part`, and write `rejected` for what cannot be searched.
 
-    base: the folder of images; None for texts. batch_size: None asks for the fastest to be found.
+    base: the folder of images; None for texts. batch_size: None asks for the fastest to be found, 0 for the encoder's own.
     """
 
     model: Model

@@ -29,7 +29,6 @@ from tasks.encoders.jobs import Answer, Compared, ComparePrecision, EncodeShard,
 from tasks.encoders.precision import agreement, best_precision, holds
 from tasks.encoders.rows import Block, Row, encode_rows, prepared_windows
 
-WORTH_A_SEARCH = 64  # items, from which the search for a batch size begins
 WARM_UP = 256  # items, at most, that the search for a batch size may use
 
 
@@ -89,7 +88,7 @@ def _answer(job: Job, models: Models, send: Callable[[Progress], None]) -> Answe
 def _encode(job: EncodeShard, encoder: Encoder, send: Callable[[Progress], None]) -> ShardEncoded:
     if job.batch_size is None:
         choose_batch(encoder, _planned(job, limit=WARM_UP), job.base)
-    else:
+    elif job.batch_size:
         _set_batch(encoder, job.batch_size)
     start, rejects = time.perf_counter(), 0
 
@@ -105,10 +104,9 @@ def _encode(job: EncodeShard, encoder: Encoder, send: Callable[[Progress], None]
 
 
 def choose_batch(encoder: Encoder, rows: Iterator[Row], base: str | None) -> None:
-    """Set the batch size that is fastest for these rows, unless they are too few to tell."""
+    """Set the batch size that is fastest for these rows."""
     sample = [item for _, window in prepared_windows(encoder, rows, base) for item in window]
-    if len(sample) >= WORTH_A_SEARCH:
-        _set_batch(encoder, fastest_batch(encoder, sample))
+    _set_batch(encoder, fastest_batch(encoder, sample))
 
 
 def _set_batch(encoder: Encoder, size: int) -> None:

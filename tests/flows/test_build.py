@@ -159,7 +159,7 @@ def whole(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def settings(digits: Path) -> list[str]:
-    return [f"dataset.path={digits}", "encoder.shard_rows=70", "index.shards=2"]
+    return [f"dataset.path={digits}", "encoder.precision=float32", "encoder.shard_rows=70", "index.shards=2"]
 
 
 @pytest.mark.parametrize("artefact", ARTEFACTS)

@@ -108,7 +108,8 @@ def test_auto_precision_says_what_it_rests_on(build: Build, pictures: Path, tmp_
     model = next((root.path / "encoders").iterdir()).name
     known = recall_experience(root, model, "image", device_name())
     assert known.precision == manifest.encoder["precision"] == summary["precision"]
-    assert known.rates.keys() == known.batch_sizes.keys() == {known.precision}
+    assert known.rates.keys() == {known.precision}
+    assert known.peak_bytes > 10**8
     if known.precision != "float32":
         check = manifest.encoder["precision_check"]
         assert check["holds"]
