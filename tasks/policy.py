@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 from prefect import Task
@@ -17,6 +16,7 @@ from pydantic import BaseModel
 from storage.digests import json_digest
 from storage.records import Record
 from storage.root import Root
+from storage.versions import installed
 
 # Faults that pass: the network, a lost worker. Everything that Indexmill raises on purpose is a lasting fault.
 PASSING = (ConnectionError, TimeoutError, BrokenPipeError)
@@ -41,7 +41,7 @@ class StageCache(CachePolicy):
 def stage_key(name: str, cache: StageCache, inputs: Mapping[str, Any]) -> str:
     """`<stage>-<digest>`: the same for the same stage version, libraries and inputs."""
     parts = {key: _identity(value) for key, value in inputs.items() if not isinstance(value, Root) and key not in cache.left_out}
-    return f"{name}-{json_digest([cache.stage_version, {name: version(name) for name in cache.libraries}, parts])[:32]}"
+    return f"{name}-{json_digest([cache.stage_version, {name: installed(name) for name in cache.libraries}, parts])[:32]}"
 
 
 def _identity(value: Any) -> Any:

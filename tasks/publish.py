@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import faiss
@@ -30,6 +29,7 @@ from storage.records import (
 )  # fmt: skip
 from storage.root import Root
 from storage.snapshots import Snapshots
+from storage.versions import installed
 from tasks.checks.gate import objections
 from tasks.indexes.infos import index_infos
 from tasks.indexes.pool import earlier, pooled_paths, shard_in_snapshot, snapshot_names
@@ -115,7 +115,7 @@ def _manifest(
         split={name: getattr(split, name) for name in ("labels", "groups", "conflicts", "leaks")},
         metrics=evaluation.metrics, timings=evaluation.timings, training=_training(trained),
         search=tuned, shards=tuple(named), files=(), pool=(),
-        verdict="published", versions={name: version(name) for name in PACKAGES}, threads=faiss.omp_get_max_threads(),
+        verdict="published", versions={name: installed(name) for name in PACKAGES}, threads=faiss.omp_get_max_threads(),
     )  # fmt: skip
 
 

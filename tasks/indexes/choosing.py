@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import faiss
 import numpy as np
 
 from configs.models import IndexConfig, Rerank
@@ -14,6 +13,7 @@ from storage.records import EmbeddingSet
 from storage.root import Root
 from tasks.indexes.choice import Candidate, candidates, pareto
 from tasks.indexes.factory import METRICS
+from tasks.indexes.gpu import knn
 from tasks.indexes.rerank import store
 from tasks.indexes.searcher import Searcher
 from tasks.indexes.spill import filled, train_spilled
@@ -71,7 +71,7 @@ def _measured(
         ids, sample = joined(blocks, embeddings.dim)
     with vectors(root, embeddings, side="query", sample=(QUERIES, config.seed)) as blocks:
         _, queries = joined(blocks, embeddings.dim)
-    exact = ids[faiss.knn(queries, sample, min(10, size), metric=METRICS[config.metric])[1]]
+    exact = ids[knn(queries, sample, min(10, size), METRICS[config.metric])[1]]
     return [(one, _tuned(one, config, ids, sample, queries, exact)) for one in tried]
 
 

@@ -23,6 +23,7 @@ from storage.embeddings import joined, vectors
 from storage.records import EmbeddingSet, TrainedIndex
 from storage.root import Root
 from tasks.indexes.factory import METRICS, ivf_of
+from tasks.indexes.gpu import knn
 
 DEPTH = 10
 Vectors = tuple[np.ndarray, np.ndarray]  # item ids int64 (n,), float32 (n, dim)
@@ -114,7 +115,7 @@ def recall(index: faiss.Index, sample: Vectors, probes: Vectors, config: IndexCo
     rows = np.random.default_rng(config.seed).permutation(len(probes[0]))[: config.drift.probes]
     asked, own = probes[1][rows], probes[0][rows]
     found = _others(filled.search(asked, DEPTH + 1)[1], own)
-    exact = _others(ids[faiss.knn(asked, sample[1], DEPTH + 1, metric=METRICS[config.metric])[1]], own)
+    exact = _others(ids[knn(asked, sample[1], DEPTH + 1, METRICS[config.metric])[1]], own)
     return {"recall": float(np.mean([len(np.intersect1d(mine, right)) for mine, right in zip(found, exact, strict=True)]) / DEPTH)}
 
 

@@ -16,6 +16,7 @@ import faiss
 import numpy as np
 
 from tasks.indexes.factory import METRICS
+from tasks.indexes.gpu import clustering
 
 NEIGHBOURS = 15
 PENALTY = 1.5
@@ -109,7 +110,8 @@ def _trained(sample: np.ndarray, lists: int, pieces: int, metric: str, seed: int
     trained.cp.niter = ITERATIONS
     trained.cp.min_points_per_centroid = trained.pq.cp.min_points_per_centroid = 1
     trained.cp.seed = trained.pq.cp.seed = seed + 1  # FAISS takes 0 for a seed of its own
-    trained.train(sample)
+    with clustering(trained):
+        trained.train(sample)
     return trained
 
 

@@ -19,6 +19,7 @@ from tasks.indexes.choosing import Chosen, choose, train_own
 from tasks.indexes.drift import measure
 from tasks.indexes.factory import ivf_of, least_items, make_index
 from tasks.indexes.files import write_index
+from tasks.indexes.gpu import clustering
 from tasks.indexes.rerank import bounds_of
 
 COPIES = 3  # of the sample: ours, the one that k-means draws from it, and what quantizers are trained on
@@ -71,7 +72,8 @@ def _trained(index: faiss.Index | None, chosen: Chosen, sample: np.ndarray, conf
             return train_own(cast(Candidate, chosen.own), sample, config)
         if not index.is_trained:
             _limit(index, config)
-            index.train(sample)
+            with clustering(ivf_of(index)):
+                index.train(sample)
         return index
     except RuntimeError as problem:
         raise InputError(

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import faiss
 import numpy as np
 
+from tasks.indexes.gpu import knn
 from tasks.indexes.searcher import BLAS_THRESHOLD, best
 
 EPSILON = 1e-3  # ann-benchmarks' tolerance
@@ -26,7 +27,7 @@ def exact_search(
     scores, ids = np.full((len(queries), k), worst, np.float32), np.full((len(queries), k), -1, np.int64)
     faiss.cvar.distance_compute_blas_threshold = BLAS_THRESHOLD
     for block_ids, block in blocks:
-        found, rows = faiss.knn(queries, np.ascontiguousarray(block), min(k, len(block)), metric=metric)
+        found, rows = knn(queries, np.ascontiguousarray(block), min(k, len(block)), metric)
         scores, ids = best(np.hstack([scores, found]), np.hstack([ids, block_ids[rows]]), k, larger=larger)
     return scores, ids
 
