@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from configs.models import EncoderConfig, ValidateConfig
 from storage import tables
 from storage.errors import InputError
-from storage.records import Manifest
+from storage.manifests import Manifest
 from storage.root import Root
 from storage.snapshots import Snapshots
 from tasks.checks.images import Limits, UnreadableImage, read_image

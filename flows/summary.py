@@ -8,7 +8,8 @@ from typing import Any
 from configs.models import PipelineConfig
 from flows.stages import Stages
 from storage import catalog
-from storage.records import Dataset, EmbeddingSet, Evaluation, Snapshot, TrainedIndex, TunedIndex, ValidatedDataset
+from storage.index_records import TrainedIndex, TunedIndex
+from storage.records import Dataset, EmbeddingSet, Evaluation, Snapshot, ValidatedDataset
 from storage.snapshots import Snapshots
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import duckdb
 
 from storage import tables
-from storage.records import Manifest
+from storage.manifests import Manifest
 from storage.root import Root
 from storage.snapshots import Snapshots
 

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from storage.atomic import link
 from storage.digests import json_digest
 from storage.errors import DamagedFile, InputError
-from storage.records import FileRef, Manifest
+from storage.manifests import Manifest
+from storage.records import FileRef
 from storage.root import Root, verified
 
 

@@ -13,7 +13,8 @@ from configs.models import EvaluationConfig, IndexConfig
 from storage import tables
 from storage.digests import json_digest
 from storage.embeddings import joined, vectors
-from storage.records import EmbeddingSet, Evaluation, IndexShards, TunedIndex
+from storage.index_records import IndexShards, TunedIndex
+from storage.records import EmbeddingSet, Evaluation
 from storage.root import Root
 from tasks.indexes.opening import open_searcher
 from tasks.indexes.searcher import Searcher

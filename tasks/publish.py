@@ -14,19 +14,9 @@ from storage import catalog, tables
 from storage.atomic import commit
 from storage.digests import json_digest
 from storage.errors import Refused
-from storage.records import (
-    EmbeddingSet,
-    Evaluation,
-    FileRef,
-    IndexShards,
-    Manifest,
-    Shard,
-    Snapshot,
-    SplitDataset,
-    TrainedIndex,
-    TunedIndex,
-    ValidatedDataset,
-)  # fmt: skip
+from storage.index_records import IndexShards, Shard, TrainedIndex, TunedIndex
+from storage.manifests import Manifest
+from storage.records import EmbeddingSet, Evaluation, FileRef, Snapshot, SplitDataset, ValidatedDataset  # fmt: skip
 from storage.root import Root
 from storage.snapshots import Snapshots
 from storage.versions import installed

@@ -6,7 +6,8 @@ from prefect import task
 
 from configs.models import IndexConfig
 from storage.digests import json_digest
-from storage.records import EmbeddingSet, IndexShards, TrainedIndex
+from storage.index_records import IndexShards, TrainedIndex
+from storage.records import EmbeddingSet
 from storage.root import Root
 from storage.snapshots import Snapshots
 from tasks.indexes.pool import earlier

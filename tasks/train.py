@@ -5,7 +5,8 @@ from __future__ import annotations
 from prefect import task
 
 from configs.models import IndexConfig
-from storage.records import EmbeddingSet, TrainedIndex
+from storage.index_records import TrainedIndex
+from storage.records import EmbeddingSet
 from storage.root import Root
 from storage.snapshots import Snapshots
 from tasks.indexes.reuse import last_training, trained_for

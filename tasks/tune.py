@@ -8,7 +8,8 @@ from prefect import task
 from configs.models import IndexConfig
 from storage.digests import json_digest
 from storage.embeddings import joined, vectors
-from storage.records import EmbeddingSet, IndexShards, SearchSetting, TrainedIndex, TunedIndex
+from storage.index_records import IndexShards, SearchSetting, TrainedIndex, TunedIndex
+from storage.records import EmbeddingSet
 from storage.root import Root
 from tasks.indexes.choosing import QUERIES, RECALL_TARGET
 from tasks.indexes.opening import open_searcher

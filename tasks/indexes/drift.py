@@ -20,7 +20,8 @@ import numpy as np
 from configs.models import DriftConfig, IndexConfig
 from storage import tables
 from storage.embeddings import joined, vectors
-from storage.records import EmbeddingSet, TrainedIndex
+from storage.index_records import TrainedIndex
+from storage.records import EmbeddingSet
 from storage.root import Root
 from tasks.indexes.factory import METRICS, ivf_of
 from tasks.indexes.gpu import knn

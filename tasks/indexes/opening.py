@@ -7,7 +7,8 @@ from pathlib import Path
 
 import faiss
 
-from storage.records import FileRef, SearchSetting, Shard
+from storage.index_records import SearchSetting, Shard
+from storage.records import FileRef
 from storage.root import verified
 from tasks.indexes.files import read_index
 from tasks.indexes.rerank import Store, open_store

@@ -7,7 +7,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from storage.errors import DamagedFile
-from storage.records import FileRef, Manifest, Shard, Side
+from storage.index_records import Shard
+from storage.manifests import Manifest
+from storage.records import FileRef, Side
 from storage.root import Root
 
 

@@ -6,7 +6,9 @@ from pydantic import ValidationError
 
 from configs.models import IndexConfig
 from storage.errors import DamagedFile
-from storage.records import EmbeddingSet, Manifest, TrainedIndex
+from storage.index_records import TrainedIndex
+from storage.manifests import Manifest
+from storage.records import EmbeddingSet
 from storage.root import Root
 from tasks.indexes.drift import drift, judge
 from tasks.indexes.files import read_index

@@ -13,7 +13,8 @@ import faiss
 from configs.models import IndexConfig
 from storage import tables
 from storage.digests import json_digest
-from storage.records import EmbeddingSet, Shard, Side, TrainedIndex
+from storage.index_records import Shard, TrainedIndex
+from storage.records import EmbeddingSet, Side
 from storage.root import Root
 from tasks.indexes.assignment import Slot, assign, room
 from tasks.indexes.factory import ivf_of

@@ -12,7 +12,8 @@ from storage import tables
 from storage.digests import json_digest
 from storage.embeddings import vectors
 from storage.errors import InputError
-from storage.records import EmbeddingSet, FileRef, TrainedIndex
+from storage.index_records import TrainedIndex
+from storage.records import EmbeddingSet, FileRef
 from storage.root import Root
 from tasks.indexes.choice import Candidate
 from tasks.indexes.choosing import Chosen, choose, train_own

@@ -18,7 +18,8 @@ import numpy as np
 from configs.models import Rerank
 from storage import tables
 from storage.embeddings import vectors
-from storage.records import EmbeddingSet, Shard, Side, TrainedIndex
+from storage.index_records import Shard, TrainedIndex
+from storage.records import EmbeddingSet, Side
 from storage.root import Root
 from tasks.indexes.files import read_index, write_index
 from tasks.indexes.pool import whole

@@ -11,7 +11,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from storage.records import Evaluation, Manifest
+from storage.manifests import Manifest
+from storage.records import Evaluation
 from tasks.checks.images import UNLIMITED, UnreadableImage, read_image
 from tasks.reports import plots
 

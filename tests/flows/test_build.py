@@ -14,7 +14,7 @@ import pytest
 
 from flows.summary import Summary
 from storage.errors import InputError, Refused
-from storage.records import Manifest
+from storage.manifests import Manifest
 from storage.root import Root
 from storage.snapshots import Snapshots
 from tests.conftest import Build

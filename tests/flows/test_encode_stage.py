@@ -19,7 +19,8 @@ from storage.digests import content_digest
 from storage.embeddings import EmbeddingStore
 from storage.errors import InputError
 from storage.experience import recall_experience
-from storage.records import Manifest, SplitDataset
+from storage.manifests import Manifest
+from storage.records import SplitDataset
 from storage.root import Root
 from storage.snapshots import Snapshots
 from tasks.encoders import identify

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from storage.records import Manifest
+from storage.manifests import Manifest
 from storage.root import Root
 from storage.snapshots import Snapshots
 from tests.conftest import Build

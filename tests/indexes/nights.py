@@ -12,7 +12,8 @@ from configs.models import IndexConfig
 from storage import tables
 from storage.digests import content_digest
 from storage.embeddings import EmbeddingStore
-from storage.records import EmbeddingSet, Shard, TrainedIndex
+from storage.index_records import Shard, TrainedIndex
+from storage.records import EmbeddingSet
 from storage.root import Root
 from tasks.indexes.factory import ivf_of
 from tasks.indexes.files import read_index

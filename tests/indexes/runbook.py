@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 
 from configs.models import IndexConfig
-from storage.records import Shard, TrainedIndex
+from storage.index_records import Shard, TrainedIndex
 from storage.root import Root
 from tests.indexes.nights import Database, centres, clustered, held, night, searcher
 

@@ -11,7 +11,8 @@ import pytest
 from configs.models import IndexConfig
 from storage import tables
 from storage.embeddings import joined, vectors
-from storage.records import EmbeddingSet, IndexShards, Side, TrainedIndex
+from storage.index_records import IndexShards, TrainedIndex
+from storage.records import EmbeddingSet, Side
 from storage.root import Root
 from tasks.indexes import choice, choosing
 from tasks.indexes.factory import METRICS

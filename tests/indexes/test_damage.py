@@ -13,7 +13,7 @@ import pytest
 from configs.models import IndexConfig
 from flows.search import open_searcher
 from storage.errors import IndexmillError
-from storage.records import Manifest
+from storage.manifests import Manifest
 from storage.root import Root
 from storage.snapshots import Snapshots
 from tasks.indexes.pool import shard_in_snapshot, snapshot_names

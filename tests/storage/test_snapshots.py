@@ -8,7 +8,9 @@ import pytest
 
 from storage import catalog
 from storage.errors import DamagedFile, InputError
-from storage.records import FileRef, Manifest, SearchSetting, TunedIndex
+from storage.index_records import SearchSetting, TunedIndex
+from storage.manifests import Manifest
+from storage.records import FileRef
 from storage.root import Root
 from storage.snapshots import Snapshots
 

@@ -1,0 +1,55 @@
+"""The manifest: all that a snapshot is made of."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from storage.index_records import Shard, TunedIndex
+from storage.records import FileRef, Frozen, Modality
+
+
+class Manifest(Frozen):
+    """All that a snapshot is made of; the file written last in its folder.
+
+    holds: what its vectors were made from, the items themselves or their captions. truncated: items of which the encoder saw only the
+    beginning. search: how the shards are searched, and how that was found. training: the digest of the trained index, why it is that one,
+    and the signals of drift behind it. files and shards: paths relative to the snapshot's folder. pool: the files under the root that they
+    were linked from. created_at: UTC, ISO 8601; told and never compared. seal: SHA-256 of all the rest; `storage.snapshots` sets it and
+    checks it.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str
+    snapshot_id: str
+    parent: str | None
+    created_at: str
+    content: str
+    config: dict[str, Any]
+    modality: Modality
+    base: str | None
+    holds: Modality
+    fingerprint: str
+    encoder: dict[str, Any]
+    truncated: int
+    datasets: dict[str, str]
+    factory: str
+    metric: str
+    dim: int
+    items: int
+    database: int
+    query: int
+    rejected: int
+    split: dict[str, int]
+    metrics: dict[str, float]
+    timings: dict[str, float]
+    training: dict[str, Any] = Field(default_factory=dict)
+    search: TunedIndex
+    shards: tuple[Shard, ...]
+    files: tuple[FileRef, ...]
+    pool: tuple[str, ...]
+    verdict: str
+    versions: dict[str, str]
+    threads: int
+    seal: str = ""
