@@ -32,6 +32,10 @@ check: $(INSTALLED)  ## Style, types, and who may import whom.
 bench: $(INSTALLED)  ## Measure; figures go to standard output.
 	$(BIN)/python benchmarks/spine.py
 	$(BIN)/python benchmarks/ingest.py --items 20000
+	test -z "$$INDEXMILL_REAL_DATA" || $(BIN)/python benchmarks/encode.py
+	test -z "$$INDEXMILL_REAL_DATA" || $(BIN)/python benchmarks/encode.py --memory
+	$(BIN)/python -m benchmarks.runbook --items 20000
+	$(BIN)/python -m benchmarks.index_memory --sizes 50000 200000
 
 clean:  ## Remove .venv and caches; data stays.
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis indexmill.egg-info
