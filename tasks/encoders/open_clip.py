@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import open_clip
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.norm_act import BatchNormAct2d
 
 from configs.models import OpenClipEncoder, Precision
 from tasks.encoders.checkpoints import UNLOADABLE, Checkpoint, find_open_clip, wrong_checkpoint
@@ -12,7 +14,7 @@ from tasks.encoders.forward import settled
 from tasks.encoders.fusing import fused
 from tasks.encoders.images import ImageEncoder
 from tasks.encoders.open_clip_texts import OpenClipTexts
-from tasks.encoders.pictures import preparation
+from tasks.encoders.transforms import preparation
 
 
 class OpenClipModel(ImageEncoder):
@@ -22,7 +24,7 @@ class OpenClipModel(ImageEncoder):
         checkpoint = find_open_clip(config)
         name = checkpoint.architecture or f"local-dir:{checkpoint.path}"
         model, transform = _load(name, checkpoint, config)
-        fused(model.visual)
+        fused(model.visual, (Conv2dSame,), (BatchNormAct2d,))
         settled(model, precision, channels_last=True)
         dim = int(open_clip.get_model_config(name)["embed_dim"])
         super().__init__(model.encode_image, preparation(transform), dim, config, precision)

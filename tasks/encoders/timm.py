@@ -9,6 +9,8 @@ import timm
 import torch
 from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.norm_act import BatchNormAct2d
 from timm.models import load_state_dict
 
 from configs.models import Precision, TimmEncoder
@@ -16,14 +18,14 @@ from tasks.encoders.checkpoints import UNLOADABLE, Checkpoint, find_timm, wrong_
 from tasks.encoders.forward import DTYPES, device, settled
 from tasks.encoders.fusing import fused
 from tasks.encoders.images import ImageEncoder
-from tasks.encoders.pictures import preparation
+from tasks.encoders.transforms import preparation
 
 
 class TimmModel(ImageEncoder):
     """A timm model without its classifier, on a GPU if there is one. Images are prepared as its weights' tag says."""
 
     def __init__(self, config: TimmEncoder, precision: Precision) -> None:
-        model = settled(fused(_load(find_timm(config), config)), precision, channels_last=True)
+        model = settled(fused(_load(find_timm(config), config), (Conv2dSame,), (BatchNormAct2d,)), precision, channels_last=True)
         data = resolve_model_data_config(model)
         prepared = preparation(create_transform(**data, is_training=False))
         with torch.inference_mode():

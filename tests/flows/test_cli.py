@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import os
 import subprocess
 import sys
@@ -88,7 +89,8 @@ def test_a_root_that_cannot_be_written_is_refused(digits: Path, tmp_path: Path) 
 
 def test_a_running_build_keeps_a_second_one_out(server: str, digits: Path, tmp_path: Path) -> None:
     """One build of one index at a time."""
-    from storage.lease import lease
+    from storage.snapshots import seal
+from storage.lease import lease
 
     with lease(tmp_path / "root" / "indexes" / "demo-images" / "lease", holder="the night's own"):
         assert "the night's own" in refused(*build_arguments(tmp_path / "root", digits))
@@ -110,15 +112,24 @@ def test_json_is_one_object_alone_on_standard_output(server: str, digits: Path, 
     promised = ["name", "snapshot_id", "path", "published", "items", "database", "query", "rejected", "encoded", "reused"]
     assert {*promised, "stages", "metrics"} <= set(summary)
     assert set(summary["stages"]["encode"]) == {"seconds", "cached"}
-    assert "encoding: done in" in run.stderr
+    assert "encoding images: done in" in run.stderr
     assert run.stderr.splitlines()[0][2] == ":"
 
 
+@pytest.fixture(scope="module")
+def once(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a finished build, to be copied."""
+    from flows.build_index import build_index
+
+    root = tmp_path_factory.mktemp("once") / "root"
+    build_index("demo-images", str(root), [f"dataset.path={digits}", "encoder.precision=float32"])
+    return root
+
+
 @pytest.fixture
-def built(build: Build, digits: Path, tmp_path: Path) -> Path:
-    """The root of a finished build."""
-    build(digits)
-    return tmp_path / "root"
+def built(once: Path, tmp_path: Path) -> Path:
+    """A finished build of the test's own."""
+    return Path(shutil.copytree(once, tmp_path / "root"))
 
 
 def test_search_finds_a_served_picture_first_by_itself(built: Path, digits: Path) -> None:
@@ -176,8 +187,8 @@ def test_a_damaged_snapshot_is_not_searched(built: Path, digits: Path) -> None:
 def test_an_encoder_that_is_no_longer_the_snapshots_is_refused(built: Path, digits: Path) -> None:
     """A fingerprint that differs means that scores would mean nothing."""
     path = next(built.glob("indexes/*/snapshots/*/manifest.json"))
-    manifest = json.loads(path.read_text())
-    path.write_text(json.dumps({**manifest, "fingerprint": "0" * 32}))
+    manifest = {**json.loads(path.read_text()), "fingerprint": "0" * 32}
+    path.write_text(json.dumps({**manifest, "seal": seal(manifest)}))
     run = CliRunner().invoke(app, ["search", "demo-images", "--image", str(next(digits.rglob("*.png"))), "--root", str(built)])
     assert run.exit_code == 2
     assert "would mean nothing" in run.stderr
