@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from tests.conftest import Build
+from storage.snapshots import seal
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -89,8 +89,7 @@ def test_a_root_that_cannot_be_written_is_refused(digits: Path, tmp_path: Path) 
 
 def test_a_running_build_keeps_a_second_one_out(server: str, digits: Path, tmp_path: Path) -> None:
     """One build of one index at a time."""
-    from storage.snapshots import seal
-from storage.lease import lease
+    from storage.lease import lease
 
     with lease(tmp_path / "root" / "indexes" / "demo-images" / "lease", holder="the night's own"):
         assert "the night's own" in refused(*build_arguments(tmp_path / "root", digits))
