@@ -10,7 +10,7 @@ from configs.loading import load_config
 from configs.models import PipelineConfig
 from flows.environment import default_root
 from flows.planning import check_fit, plan_build
-from flows.preflight import check_factory, check_sizes, held_set
+from flows.preflight import check_encoder, check_factory, check_sizes, held_set
 from flows.stages import Stages
 from flows.summary import Summary, summarise
 from storage.errors import DamagedFile
@@ -19,7 +19,7 @@ from storage.records import Dataset, SplitDataset, ValidatedDataset
 from storage.root import Root
 from storage.snapshots import Snapshots
 from tasks.encode import encode
-from tasks.encoders.identity import identify
+from tasks.encoders.process import EncoderProcess
 from tasks.evaluate import evaluate
 from tasks.ingest import ingest, revision, unread
 from tasks.publish import publish
@@ -57,10 +57,11 @@ def build_index(config: str, root: str | None = None, settings: list[str] | None
 def build(config: PipelineConfig, stages: Stages, *, rehash: bool = False) -> Summary:
     """All stages in their order. Each takes records and its own part of the config, and hands a record on."""
     root, run = stages.root, stages.run
-    dataset, validated, sides, model = prepare(config, stages, rehash=rehash)
-    check_sizes(config, sides)
-    check_fit(plan_build(config, root, model, validated, sides))
-    embeddings = run(encode, sides, config.encoder, model, config.validate_.max_reject_fraction)
+    with EncoderProcess() as process:
+        dataset, validated, sides, model = prepare(config, stages, process, rehash=rehash)
+        check_sizes(config, sides)
+        check_fit(plan_build(config, root, model, validated, sides))
+        embeddings = run(encode, process, sides, config.encoder, model, config.validate_.max_reject_fraction)
     held = held_set(config, embeddings)
     trained = run(train, config.name, held, config.index)
     shards = run(shard, config.name, held, trained, config.index)
@@ -73,11 +74,13 @@ def build(config: PipelineConfig, stages: Stages, *, rehash: bool = False) -> Su
     return summarise(config, stages, dataset, validated, embeddings, trained, tuned, evaluation, snapshot)
 
 
-def prepare(config: PipelineConfig, stages: Stages, *, rehash: bool = False) -> tuple[Dataset, ValidatedDataset, SplitDataset, str]:
-    """The stages before the slow ones, and the encoder's fingerprint in float32: found first, so that a wrong model costs no reading."""
+def prepare(
+    config: PipelineConfig, stages: Stages, process: EncoderProcess, *, rehash: bool = False
+) -> tuple[Dataset, ValidatedDataset, SplitDataset, str]:
+    """The stages before the slow ones, and the encoder's fingerprint in float32: asked first, so that a wrong model costs no reading."""
     root, run = stages.root, stages.run
     check_factory(config.index)
-    model = identify(config.encoder).fingerprint
+    model = check_encoder(config.encoder, root, process)
     dataset = run(ingest, config.name, config.dataset, revision(config.dataset, root), rehash, doubt=unread)
     validated = run(validate, dataset, config.validate_, doubt=undecided)
     return dataset, validated, run(split, validated, config.split), model

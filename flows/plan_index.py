@@ -13,6 +13,7 @@ from flows.planning import plan_build
 from flows.stages import Stages
 from storage.lease import lease
 from storage.root import Root
+from tasks.encoders.process import EncoderProcess
 
 
 @flow(name="plan-index", flow_run_name="{config}", validate_parameters=False)
@@ -22,7 +23,8 @@ def plan_index(config: str, root: str | None = None, settings: list[str] | None 
     place = Root(root or default_root())
     try:
         with lease(place.index(pipeline.name) / "lease", holder=f"plan-index of {pipeline.name}"):
-            _, validated, sides, model = prepare(pipeline, Stages(place))
+            with EncoderProcess() as process:
+                _, validated, sides, model = prepare(pipeline, Stages(place), process)
             return plan_build(pipeline, place, model, validated, sides).to_json()
     finally:
         place.close()

@@ -111,8 +111,11 @@ class Root:
     def embeddings(self, fingerprint: str) -> Path:
         return self.path / "embeddings" / fingerprint
 
+    def encoder(self, model: str) -> Path:
+        return self.path / "encoders" / model
+
     def experience(self, model: str, device: str) -> Path:
-        return self.path / "encoders" / model / f"{device[:16]}.json"
+        return self.encoder(model) / f"{device[:16]}.json"
 
     def index(self, name: str) -> Path:
         if not re.fullmatch(NAME, name):

@@ -26,23 +26,32 @@ from tasks.policy import REMEMBERED, RETRIED, StageCache
 from tasks.progress import Advance, track
 
 
-@task(name="encode", cache_policy=StageCache(stage_version=2), **REMEMBERED)
-def encode(root: Root, split: SplitDataset, config: EncoderConfig, model: str, max_reject_fraction: float) -> EmbeddingSet:
+@task(name="encode", cache_policy=StageCache(stage_version=2, left_out=("process",)), **REMEMBERED)
+def encode(
+    root: Root, process: EncoderProcess, split: SplitDataset, config: EncoderConfig, model: str, max_reject_fraction: float
+) -> EmbeddingSet:
     """The embedding store completed for these items, and a second one for the captions of images where the encoder takes texts too.
 
-    model: the encoder's fingerprint in float32. max_reject_fraction: past this share of items without a vector the stage stops.
+    process: does the encoding, and is ended with the stage, so that what it took of memory is there for the next. model: the encoder's
+    fingerprint in float32. max_reject_fraction: past this share of items without a vector the stage stops.
     """
     if split.modality not in MODALITIES[config.kind]:
         raise _wrong_kind(config, split)
-    with EncoderProcess() as process:
-        side = Side(root, process, split, config, model, max_reject_fraction)
-        found = side.encoded(split.modality, root.file(split.table))
-        if split.modality == "text" or "text" not in MODALITIES[config.kind]:
+    try:
+        return _both_sides(root, Side(root, process, split, config, model, max_reject_fraction))
+    finally:
+        process.stop()
+
+
+def _both_sides(root: Root, side: Side) -> EmbeddingSet:
+    split = side.split
+    found = side.encoded(split.modality, root.file(split.table))
+    if split.modality == "text" or "text" not in MODALITIES[side.config.kind]:
+        return found
+    with root.scratch.staging() as staging:
+        if not write_captions(root.file(found.items), staging / "captions.parquet"):
             return found
-        with root.scratch.staging() as staging:
-            if not write_captions(root.file(found.items), staging / "captions.parquet"):
-                return found
-            captions = side.encoded("text", staging / "captions.parquet")
+        captions = side.encoded("text", staging / "captions.parquet")
     both = {"digest": json_digest([found.digest, captions.digest]), "files": (*found.files, *captions.files), "captions": captions}
     return found.model_copy(update=both)
 

@@ -39,11 +39,19 @@ class EncodeShard:
 
 @dataclass(frozen=True)
 class ComparePrecision:
-    """Encode the rows of the table `sample` in float32 and in the fastest precision of the device."""
+    """Encode the rows of the table `sample` in float32 and in the fastest precision of the device. batch_size: as for EncodeShard."""
 
     model: Model
     sample: str
     base: str | None
+    batch_size: int | None = 0
+
+
+@dataclass(frozen=True)
+class LoadModel:
+    """Load a model, to see that it can be."""
+
+    model: Model
 
 
 class Progress(NamedTuple):
@@ -73,5 +81,11 @@ class Compared(NamedTuple):
     holds: bool
 
 
-Job = EncodeShard | ComparePrecision
-Answer = ShardEncoded | Compared
+class Loaded(NamedTuple):
+    """dim: the length of its vectors."""
+
+    dim: int
+
+
+Job = EncodeShard | ComparePrecision | LoadModel
+Answer = ShardEncoded | Compared | Loaded

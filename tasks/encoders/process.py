@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import cast
 
 from storage.errors import IndexmillError
-from tasks.encoders.jobs import Answer, Compared, ComparePrecision, EncodeShard, Job, Progress, ShardEncoded
+from tasks.encoders.jobs import Answer, Compared, ComparePrecision, EncodeShard, Job, LoadModel, Model, Progress, ShardEncoded
 from tasks.progress import Advance
 
 FIRST_GUESS = 32  # the batch size to halve when a process was killed before it told its own
@@ -42,10 +42,19 @@ class EncoderProcess:
         self.stop()
 
     def encode(self, job: EncodeShard, advance: Advance) -> ShardEncoded:
-        """Encode one shard. The kernel kills what takes too much memory: then with half the batch once more, down to one item.
+        """Encode one shard. Raises WorkerLost when the process ends, and what went wrong in it when it says so."""
+        return cast(ShardEncoded, self._patiently(job, advance))
 
-        Raises WorkerLost when the process ends any other way, and what went wrong in it when it says so.
-        """
+    def compare(self, job: ComparePrecision) -> Compared:
+        """How near the fastest precision here comes to float32."""
+        return cast(Compared, self._patiently(job, _unseen))
+
+    def load(self, model: Model) -> None:
+        """Load a model; raises InputError for weights that are not its own."""
+        self._ask(LoadModel(model), _unseen)
+
+    def _patiently(self, job: EncodeShard | ComparePrecision, advance: Advance) -> Answer:
+        """The kernel kills what takes too much memory: then with half the batch once more, down to one item."""
         while True:
             done = 0
 
@@ -55,17 +64,13 @@ class EncoderProcess:
                 advance(items)
 
             try:
-                return cast(ShardEncoded, self._ask(job, counted))
+                return self._ask(job, counted)
             except WorkerLost as lost:
                 advance(-done)
                 if not lost.killed or self._batch_size == 1:
                     raise
                 self._batch_size //= 2
                 job = replace(job, batch_size=self._batch_size)
-
-    def compare(self, job: ComparePrecision) -> Compared:
-        """How near the fastest precision here comes to float32."""
-        return cast(Compared, self._ask(job, lambda items: None))
 
     def stop(self) -> None:
         """End the process, if there is one."""
@@ -106,3 +111,7 @@ class EncoderProcess:
         status = self._process.poll()
         self.stop()
         return status
+
+
+def _unseen(items: int) -> None:
+    """Progress that nobody watches."""

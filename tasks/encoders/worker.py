@@ -25,7 +25,7 @@ from storage.embeddings import REJECTED
 from storage.errors import IndexmillError
 from tasks.encoders import Encoder, load_encoder
 from tasks.encoders.batching import fastest_batch
-from tasks.encoders.jobs import Answer, Compared, ComparePrecision, EncodeShard, Job, Model, Progress, ShardEncoded
+from tasks.encoders.jobs import Answer, Compared, ComparePrecision, EncodeShard, Job, Loaded, LoadModel, Model, Progress, ShardEncoded
 from tasks.encoders.precision import agreement, best_precision, holds
 from tasks.encoders.rows import Block, Row, encode_rows, prepared_windows
 
@@ -76,7 +76,13 @@ def load_side(name: Model) -> Encoder:
 
 def _answer(job: Job, models: Models, send: Callable[[Progress], None]) -> Answer | Exception:
     try:
-        return _encode(job, models(job.model), send) if isinstance(job, EncodeShard) else _compare(job, models)
+        match job:
+            case EncodeShard():
+                return _encode(job, models(job.model), send)
+            case ComparePrecision():
+                return _compare(job, models)
+            case LoadModel():
+                return Loaded(models(job.model).dim)
     except (EOFError, BrokenPipeError):
         raise
     except IndexmillError as problem:
@@ -143,6 +149,8 @@ def _compare(job: ComparePrecision, models: Models) -> Compared:
 
 
 def _sampled(encoder: Encoder, job: ComparePrecision) -> np.ndarray:
+    if job.batch_size:
+        _set_batch(encoder, job.batch_size)
     rows = (row for batch in tables.read_batches(Path(job.sample)) for row in batch.to_pylist())
     return np.concatenate([block.encoded.vectors for block in encode_rows(encoder, rows, job.base, _unseen)])
 

@@ -200,6 +200,7 @@ def test_a_lost_process_is_replaced_and_its_shard_encoded_again(build: Build, pi
 def test_one_new_item_among_a_hundred_thousand_is_encoded_alone(server: str, root: Root, clip: str) -> None:
     """99,999 contents are in the store: one shard of one row is planned, and the store grows by one part of one row."""
     from tasks.encode import encode
+    from tasks.encoders.process import EncoderProcess
 
     count = 100_000
     texts = [f"text {number}" for number in range(count)]
@@ -218,7 +219,19 @@ def test_one_new_item_among_a_hundred_thousand_is_encoded_alone(server: str, roo
     identity = identify(config)
     store = EmbeddingStore(root, identity.of("text", "float32").fingerprint)
     store.add_vectors(list(columns["item_id"])[:-1], digests[:-1], np.ones((count - 1, 32), np.float32))
-    found = encode(root, split, config, identity.fingerprint, 0.0)
+    found = encode(root, EncoderProcess(), split, config, identity.fingerprint, 0.0)
     assert (found.encoded, found.reused, found.database) == (1, count - 1, count)
     assert [pq.read_metadata(path).num_rows for path in store.paths()] == [count - 1, 1]
     assert pq.read_table(store.paths()[1])["content_digest"].to_pylist() == digests[-1:]
+
+
+def test_weights_of_another_architecture_cost_no_reading(build: Build, pictures: Path, tmp_path: Path) -> None:
+    """The model is tried before the first item is listed."""
+    wrong = tmp_path / "wrong"
+    clip_folder(wrong)
+    config = json.loads((wrong / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"]["width"] = 128
+    (wrong / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="the checkpoint is not one of"):
+        build(pictures, *CLIP, f"encoder.model=local-dir:{wrong}")
+    assert not (tmp_path / "root" / "datasets").exists()

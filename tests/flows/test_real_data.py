@@ -18,6 +18,7 @@ from storage.records import Dataset, SplitDataset, ValidatedDataset
 from storage.root import Root
 from tasks.encode import encode
 from tasks.encoders import identify
+from tasks.encoders.process import EncoderProcess
 from tasks.ingest import ingest, revision
 from tasks.split import split
 from tasks.validate import validate
@@ -105,7 +106,7 @@ def encoded_sentences(server: str, tmp_path_factory: pytest.TempPathFactory) -> 
         config = load_config("minilm", [*sentences(), f"encoder.precision={precision}"])
         listed, _, sides = first_stages(place, config)
         model = identify(config.encoder).fingerprint
-        found = encode(place, sides, config.encoder, model, 0.0)
+        found = encode(place, EncoderProcess(), sides, config.encoder, model, 0.0)
         stored: dict[int, np.ndarray] = {}
         for side in ("database", "query"):
             with vectors(place, found, side=side) as blocks:
