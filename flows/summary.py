@@ -30,6 +30,7 @@ class Summary:
     reused: int
     truncated: int
     precision: str
+    precision_check: dict[str, Any] | None
     index: dict[str, Any]
     stages: dict[str, dict[str, Any]]
     metrics: dict[str, float]
@@ -54,7 +55,8 @@ def summarise(
         name=config.name, snapshot_id=snapshot.snapshot_id, path=str(folder), report=str(folder / "report" / "report.html"),
         published=Snapshots(root, config.name).current() == snapshot.snapshot_id, items=dataset.items, database=embeddings.database,
         query=embeddings.query, rejected=validated.rejected + embeddings.rejected, truncated=embeddings.truncated,
-        precision=embeddings.encoder["precision"], index=_index(trained, tuned),
+        precision=embeddings.encoder["precision"], precision_check=embeddings.encoder.get("precision_check"),
+        index=_index(trained, tuned),
         encoded=encoded, reused=embeddings.encoded + embeddings.reused - encoded,
         stages={name: asdict(run) for name, run in stages.runs.items()}, metrics=evaluation.metrics, timings=evaluation.timings,
     )  # fmt: skip

@@ -24,7 +24,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     console.print(f"[bold]{summary['name']}[/] {state}: snapshot [bold]{summary['snapshot_id']}[/]")
     console.print(
         f"  items    {summary['items']:,}: {summary['database']:,} database, {summary['query']:,} query, {summary['rejected']:,} rejected; "
-        f"{summary['encoded']:,} encoded, {summary['reused']:,} reused, in {summary['precision']}"
+        f"{summary['encoded']:,} encoded, {summary['reused']:,} reused, in {_precision(summary)}"
         + (f"; of {summary['truncated']:,} the encoder saw only the beginning" if summary["truncated"] else "")
     )
     index = summary["index"]
@@ -36,6 +36,14 @@ def print_summary(summary: dict[str, Any]) -> None:
     console.print("  figures  " + ", ".join(f"{name} {summary['metrics'][name]:.3f}" for name in HEADLINES if name in summary["metrics"]))
     console.print("  stages   " + (", ".join(done) if done else f"nothing changed: all {len(stages)} stages were remembered"))
     console.print(f"  report   {escape(summary['report'])}")
+
+
+def _precision(summary: dict[str, Any]) -> str:
+    check = summary["precision_check"]
+    if check is None or check["holds"]:
+        return str(summary["precision"])
+    figures = f"mean cosine {check['mean_cosine']:.4f}, overlap@10 {check['overlap_at_10']:.3f}"
+    return f"{summary['precision']}, since {check['tried']} fell short on a sample: {figures}"
 
 
 def print_plan(plan: dict[str, Any]) -> None:

@@ -34,6 +34,8 @@ def tune(
     setting = SearchSetting(nprobe=config.nprobe, ef_search=config.ef_search, candidates=config.candidates, spill=trained.spill)
     target = config.recall_target or (RECALL_TARGET if config.factory == "auto" else None)
     given = config.nprobe or config.ef_search or config.candidates
+    if trained.factory == "Flat":
+        return _record(shards, setting, "exact search finds all", None, config)
     if given or target is None or not asked.query or embeddings.database <= DEPTH:
         return _record(shards, setting, "as configured" if given else "by default", None, config)
     with track("tuning", 1) as advance:

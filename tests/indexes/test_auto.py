@@ -127,3 +127,14 @@ def test_a_memory_budget_that_nothing_fits_gives_the_smallest(root: Root, databa
     assert chosen.own is not None
     assert not chosen.own.spill
     assert chosen.own.resident_bytes * ITEMS > 10_000
+
+
+def test_exact_search_is_not_tuned(root: Root, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its recall is 1 whatever few queries can prove."""
+    monkeypatch.setattr(choice, "FLAT_UPTO", 10_000)
+    found = tonight(database)
+    trained = trained_for(root, "index", found, CONFIG, None)
+    filled = fill_shards(root, "index", found, trained, "database", CONFIG, (), lambda items: None)
+    shards = IndexShards(digest="s", files=(), trained=trained.digest, shards=filled.shards, built=0, updated=0, reused=0)
+    tuned = tune.fn(root, found, found, trained, shards, CONFIG)
+    assert (tuned.met, tuned.setting.nprobe, tuned.reason) == (None, None, "exact search finds all")
