@@ -10,37 +10,34 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from configs.models import EncoderConfig, ValidateConfig
-from storage import tables
 from storage.errors import InputError
 from storage.manifests import Manifest
 from storage.root import Root
-from storage.snapshots import Snapshots
 from tasks.checks.images import Limits, UnreadableImage, read_image
 from tasks.checks.items import normalised
 from tasks.encoders import MODALITIES, identify, load_encoder
 from tasks.encoders.encoding import EncodesTextsToo, encode_items
-from tasks.indexes.opening import open_searcher
+from tasks.indexes.published import PublishedIndex
 
 
 def search_index(root: str, name: str, *, text: str | None, image: Path | None, k: int) -> dict[str, Any]:
     """The k best items of the live snapshot for a text or an image, with the milliseconds that encoding and searching took."""
     place = Root(root, create=False)
     try:
-        snapshots = Snapshots(place, name)
-        manifest = snapshots.manifest()
-        query = _query(manifest, text, image)
+        index = PublishedIndex(place, name)
+        query = _query(index.manifest, text, image)
         start = time.perf_counter()
-        vector = _encode(manifest, query)
+        vector = _encode(index, query)
         encoded = time.perf_counter()
-        folder = snapshots.path(manifest.snapshot_id)
-        searcher = open_searcher(manifest.shards, lambda ref: folder / ref.path, manifest.metric, manifest.search.setting)
+        searcher = index.searcher
         opened = time.perf_counter()
         scores, ids = searcher.search(vector, min(k, searcher.items))
         searched = time.perf_counter()
-        results = _described(place, snapshots, manifest, ids[0], scores[0])
+        results = _described(index, ids[0], scores[0])
     finally:
         place.close()
     times = {"encode_ms": (encoded - start) * 1000, "open_ms": (opened - encoded) * 1000, "search_ms": (searched - opened) * 1000}
+    manifest = index.manifest
     return {"name": name, "snapshot_id": manifest.snapshot_id, "metric": manifest.metric, "results": results, **times}
 
 
@@ -69,34 +66,24 @@ def _taken(manifest: Manifest) -> set[str]:
     return set(MODALITIES[manifest.config["encoder"]["kind"]])
 
 
-def _encode(manifest: Manifest, query: Any) -> np.ndarray:
+def _encode(index: PublishedIndex, query: Any) -> np.ndarray:
     """float32 (1, dim), by the very encoder that made the snapshot's vectors; another fingerprint is refused."""
+    manifest = index.manifest
     config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(manifest.config["encoder"])
     precision = manifest.encoder["precision"]
-    fingerprint = identify(config).of(manifest.holds, precision, config.store).fingerprint
-    if fingerprint != manifest.fingerprint:
-        raise InputError(
-            "the encoder here is not the one that made this snapshot, so its answers would mean nothing",
-            where=f"index {manifest.name}, snapshot {manifest.snapshot_id}",
-            expected=f"fingerprint {manifest.fingerprint}: {manifest.encoder['libraries']}",
-            got=f"fingerprint {fingerprint}",
-            next_step=f"indexmill build {manifest.name}, or install the versions that it names",
-        )
+    index.accept(identify(config).of(manifest.holds, precision, config.store).fingerprint)
     encoder = load_encoder(config, precision)
     if isinstance(query, str) and isinstance(encoder, EncodesTextsToo):
         encoder = encoder.texts
     return encode_items(encoder, [query]).vectors
 
 
-def _described(root: Root, snapshots: Snapshots, manifest: Manifest, ids: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
+def _described(index: PublishedIndex, ids: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
     """The items in the order of the ranking: rank, score, item_id, key, label, and the text or the image's path."""
     found = [int(item) for item in ids if item >= 0]
-    columns = ("item_id", "key", "label", "text", "path")
-    table = snapshots.path(manifest.snapshot_id) / "items.parquet"
-    sql = f"SELECT {', '.join(columns)} FROM {tables.parquet(table)} WHERE item_id IN ({', '.join(map(str, found)) or 'NULL'})"
-    items = {row[0]: dict(zip(columns, row, strict=True)) for row in tables.rows(sql, spill=root.tmp)}
+    items = index.items(found)
     ranked = enumerate(zip(found, scores, strict=False), start=1)
-    return [{"rank": rank, "score": float(score), **_located(items[item], manifest.base)} for rank, (item, score) in ranked]
+    return [{"rank": rank, "score": float(score), **_located(items[item], index.manifest.base)} for rank, (item, score) in ranked]
 
 
 def _located(item: dict[str, Any], base: str | None) -> dict[str, Any]:

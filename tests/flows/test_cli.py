@@ -10,11 +10,17 @@ import sys
 from pathlib import Path
 
 import faiss
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from storage.embeddings import EmbeddingStore
+from storage.errors import InputError
+from storage.root import Root
 from storage.snapshots import seal
+from tasks.indexes.published import PublishedIndex
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -191,6 +197,22 @@ def test_an_encoder_that_is_no_longer_the_snapshots_is_refused(built: Path, digi
     run = CliRunner().invoke(app, ["search", "demo-images", "--image", str(next(digits.rglob("*.png"))), "--root", str(built)])
     assert run.exit_code == 2
     assert "would mean nothing" in run.stderr
+
+
+def test_a_published_index_answers_vectors_of_its_own_encoder_alone(built: Path) -> None:
+    """Every item finds itself first, under its key; another fingerprint, length or metric is refused."""
+    root = Root(built)
+    index = PublishedIndex(root, "demo-images")
+    store = EmbeddingStore(root, index.manifest.fingerprint)
+    rows = [row for path in store.paths() for row in pq.read_table(path).to_pylist()]
+    queries = np.array([row["embedding"] for row in rows[:7]], np.float32)
+    answers = index.search(queries, 3, fingerprint=index.manifest.fingerprint)
+    assert [hits[0].item_id for hits in answers] == [row["item_id"] for row in rows[:7]]
+    assert [hits[0].key for hits in answers] == [index.items([row["item_id"]])[row["item_id"]]["key"] for row in rows[:7]]
+    assert all(len(hits) == 3 and hits[0].score == pytest.approx(1, abs=1e-5) for hits in answers)
+    for asked, wrong in ((queries, {"fingerprint": "0" * 32}), (queries[:, :-1], {}), (queries, {"metric": "l2"})):
+        with pytest.raises(InputError, match=r"mean nothing|do not fit"):
+            index.search(asked, 3, **{"fingerprint": index.manifest.fingerprint, **wrong})
 
 
 def test_merge_writes_one_file_that_faiss_reads(built: Path, tmp_path: Path) -> None:
