@@ -19,7 +19,7 @@ from storage.snapshots import Snapshots
 from tests.conftest import Build
 
 HERE = Path(__file__).parent
-SETTINGS = ["encoder.shard_rows=50", "index.shards=2"]
+SETTINGS = ["encoder.precision=float32", "encoder.shard_rows=50", "index.shards=2"]
 
 
 def arguments(root: Path, pictures: Path) -> list[str]:
