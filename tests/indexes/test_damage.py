@@ -11,16 +11,21 @@ import numpy as np
 import pytest
 
 from configs.models import IndexConfig
-from flows.search import open_searcher
 from storage.errors import IndexmillError
+from storage.index_records import SearchSetting, TunedIndex
 from storage.manifests import Manifest
 from storage.root import Root
 from storage.snapshots import Snapshots
 from tasks.indexes.pool import shard_in_snapshot, snapshot_names
+from tasks.indexes.published import PublishedIndex
 from tests.indexes.nights import Database, centres, clustered, night
 
 COPIES = int(os.environ.get("INDEXMILL_DAMAGED", "200"))
 CONFIG = IndexConfig.model_validate({"factory": "IVF8,Flat", "shards": 3, "rerank": "sq8", "nprobe": 8})
+SEARCH = TunedIndex(
+    digest="t", files=(), shards="s", setting=SearchSetting(nprobe=8), target=None, met=None, recall=None, recall_bound=None,
+    cpu_ms_a_query=None, latency_met=None, reason="as configured",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ def published(root: Root) -> Published:
         files = tuple(ref.model_copy(update={"path": name}) for name, ref in sources.items())
         manifest = Manifest(
             name="index", snapshot_id=snapshots.next_id(str(number) * 64), parent=None, created_at="2026-01-01T00:00:00+00:00",
-            content=str(number) * 64, config={"index": CONFIG.model_dump(mode="json")}, modality="text", base=None, fingerprint="f",
+            content=str(number) * 64, config={"index": CONFIG.model_dump(mode="json")}, modality="text", base=None, holds="text",
+            truncated=0, search=SEARCH, fingerprint="f",
             encoder={}, datasets={}, factory=CONFIG.factory, metric=CONFIG.metric, dim=16, items=len(database.ids),
             database=len(database.ids), query=0, rejected=0, split={}, metrics={"map": 0.5}, timings={},
             shards=tuple(shard_in_snapshot(shard, place) for place, shard in enumerate(filled.shards)), files=files, pool=(),
@@ -64,7 +70,7 @@ def published(root: Root) -> Published:
 def asked(snapshots: Snapshots, queries: np.ndarray) -> np.ndarray:
     """What the live snapshot answers, all its files checked."""
     manifest = snapshots.manifest()
-    found = open_searcher(snapshots, manifest).search(queries, 10)[1]
+    found = PublishedIndex(snapshots.root, snapshots.name).searcher.search(queries, 10)[1]
     snapshots.verify(manifest)
     return found
 
