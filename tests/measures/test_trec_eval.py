@@ -29,20 +29,3 @@ def test_every_measure_is_trec_evals_ties_and_graded_gains_included(seed: int) -
     mine = {(f"q{q}", measure): value for measure, column in ours(found, judged).items() for q, value in enumerate(column)}
     assert len(theirs) == len(mine) == 20 * len(NAMES)
     assert mine == pytest.approx(theirs, abs=1e-9)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_every_measure_is_ranxs(seed: int) -> None:
-    """ranx orders ties as its sort leaves them, so it gets our order as falling scores. It is no dependency: skipped where missing."""
-    ranx = pytest.importorskip("ranx")
-    ids, _, found, judged, gains = a_run(seed)
-    run = ranx.Run({f"q{q:02d}": {name(i): 100.0 - rank for rank, i in enumerate(found[q])} for q in range(20)})
-    qrels = ranx.Qrels({f"q{q:02d}": {name(i): int(g) for i, g in zip(ids, gains[q], strict=True) if g} for q in range(20)})
-    pairs = {"map": "map", "mrr": "mrr", "r_precision": "r-precision"} | {
-        f"{ours}_at_{k}": f"{theirs}@{k}"
-        for k in KS
-        for ours, theirs in [("precision", "precision"), ("recall", "recall"), ("map", "map"), ("ndcg", "ndcg"), ("hit_rate", "hit_rate")]
-    }
-    theirs = ranx.evaluate(qrels, run, list(pairs.values()), return_mean=False)
-    for mine, measure in pairs.items():
-        assert ours(found, judged)[mine] == pytest.approx(theirs[measure], abs=1e-9), measure
