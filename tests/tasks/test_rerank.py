@@ -59,14 +59,9 @@ def test_what_does_not_belong_together_is_refused(ids: np.ndarray, vectors: np.n
         store(ids, vectors, "cosine")
 
 
-def test_a_file_of_another_length_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="5 vectors came for a file of 6"):
-        write_vectors(tmp_path / "v.npy", [VECTORS[:5]], (6, 12), "exact")
-
-
-def test_sq8_without_bounds_is_refused(tmp_path: Path) -> None:
+def test_sq8_without_bounds_is_refused() -> None:
     with pytest.raises(ValueError, match="bounds"):
-        write_vectors(tmp_path / "v.npy", [VECTORS], VECTORS.shape, "sq8")
+        coded(VECTORS, None)
 
 
 @pytest.mark.parametrize("factory", ["IVF4,Flat", "IVF4,PQ6x4fs", "IVF4,PQ6x4", "PCA8,IVF4,Flat", "Flat", "HNSW8"])
