@@ -17,13 +17,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 from PIL import Image
+from resident import resident
 
 LABELS = 100
 SIDE = 24
@@ -99,7 +99,7 @@ def _opened(root: Any) -> int:
     from storage import tables
 
     parts = sorted(root.path.glob("openings/*/part-*.parquet"))
-    return int(tables.rows(f"SELECT count(*) FROM read_parquet({tables.paths_sql(parts)})", spill=root.tmp)[0][0]) if parts else 0
+    return int(tables.rows(f"SELECT count(*) FROM {tables.parquet(*parts)}", spill=root.tmp)[0][0]) if parts else 0
 
 
 def measured(folder: Path, root: Path, *flags: str) -> dict[str, Any]:
@@ -109,22 +109,13 @@ def measured(folder: Path, root: Path, *flags: str) -> dict[str, Any]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         peak, watched = 0, psutil.Process(process.pid)
         while process.poll() is None:
-            peak = max(peak, _resident(watched))
+            peak = max(peak, resident(watched))
             time.sleep(0.02)
         assert process.stdout is not None
         report = process.stdout.read()
     if process.returncode:
         sys.exit(f"a night ended with status {process.returncode}")
     return {**json.loads(report), "peak": peak}
-
-
-def _resident(process: psutil.Process) -> int:
-    total = 0
-    with suppress(psutil.Error):
-        for one in [process, *process.children(recursive=True)]:
-            with suppress(psutil.Error):
-                total += one.memory_info().rss
-    return total
 
 
 def line(what: str, figure: str, remark: str = "") -> None:

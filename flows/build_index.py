@@ -19,6 +19,7 @@ from storage.records import Dataset, SplitDataset, ValidatedDataset
 from storage.root import Root
 from storage.snapshots import Snapshots
 from tasks.encode import encode
+from tasks.encoders import Identity
 from tasks.encoders.process import EncoderProcess
 from tasks.evaluate import evaluate
 from tasks.ingest import ingest, revision, unread
@@ -58,10 +59,10 @@ def build(config: PipelineConfig, stages: Stages, *, rehash: bool = False) -> Su
     """All stages in their order. Each takes records and its own part of the config, and hands a record on."""
     root, run = stages.root, stages.run
     with EncoderProcess() as process:
-        dataset, validated, sides, model = prepare(config, stages, process, rehash=rehash)
+        dataset, validated, sides, identity = prepare(config, stages, process, rehash=rehash)
         check_sizes(config, sides)
-        check_fit(plan_build(config, root, model, validated, sides))
-        embeddings = run(encode, process, sides, config.encoder, model, config.validate_.max_reject_fraction)
+        check_fit(plan_build(config, root, identity, validated, sides))
+        embeddings = run(encode, process, sides, config.encoder, identity, config.validate_.max_reject_fraction)
     held = held_set(config, embeddings)
     trained = run(train, config.name, held, config.index)
     shards = run(shard, config.name, held, trained, config.index)
@@ -76,14 +77,14 @@ def build(config: PipelineConfig, stages: Stages, *, rehash: bool = False) -> Su
 
 def prepare(
     config: PipelineConfig, stages: Stages, process: EncoderProcess, *, rehash: bool = False
-) -> tuple[Dataset, ValidatedDataset, SplitDataset, str]:
-    """The stages before the slow ones, and the encoder's fingerprint in float32: asked first, so that a wrong model costs no reading."""
+) -> tuple[Dataset, ValidatedDataset, SplitDataset, Identity]:
+    """The stages before the slow ones, and the encoder's identity in float32: asked first, so that a wrong model costs no reading."""
     root, run = stages.root, stages.run
     check_factory(config.index)
-    model = check_encoder(config.encoder, root, process)
+    identity = check_encoder(config.encoder, root, process)
     dataset = run(ingest, config.name, config.dataset, revision(config.dataset, root), rehash, doubt=unread)
     validated = run(validate, dataset, config.validate_, doubt=undecided)
-    return dataset, validated, run(split, validated, config.split), model
+    return dataset, validated, run(split, validated, config.split), identity
 
 
 def _live_is_sound(root: Root, name: str) -> bool:

@@ -24,7 +24,7 @@ def plan_index(config: str, root: str | None = None, settings: list[str] | None 
     try:
         with lease(place.index(pipeline.name) / "lease", holder=f"plan-index of {pipeline.name}"):
             with EncoderProcess() as process:
-                _, validated, sides, model = prepare(pipeline, Stages(place), process)
-            return plan_build(pipeline, place, model, validated, sides).to_json()
+                _, validated, sides, identity = prepare(pipeline, Stages(place), process)
+            return plan_build(pipeline, place, identity, validated, sides).to_json()
     finally:
         place.close()

@@ -19,7 +19,7 @@ from storage.experience import recall_experience
 from storage.records import Modality, SplitDataset, ValidatedDataset
 from storage.root import Root
 from storage.snapshots import Snapshots
-from tasks.encoders import MODALITIES, identify
+from tasks.encoders import MODALITIES, Identity
 from tasks.encoders.captions import write_captions
 from tasks.encoders.device import device_name
 from tasks.indexes.factory import least_items
@@ -74,12 +74,12 @@ class Plan:
         return asdict(self)
 
 
-def plan_build(config: PipelineConfig, root: Root, model: str, validated: ValidatedDataset, split: SplitDataset) -> Plan:
-    """The plan for items that are listed, checked and split already. model: the encoder's fingerprint in float32."""
+def plan_build(config: PipelineConfig, root: Root, identity: Identity, validated: ValidatedDataset, split: SplitDataset) -> Plan:
+    """The plan for items that are listed, checked and split already. identity: the encoder's in float32."""
     new, changed, removed, unchanged = _changes(root, config.name, split)
     sides, dim, encoder_bytes = [], 0, 0
     for modality, items in _sides(root, config, split):
-        side, its_dim, its_bytes = _side(root, config, model, modality, items)
+        side, its_dim, its_bytes = _side(root, config, identity, modality, items)
         sides.append(side)
         dim, encoder_bytes = max(dim, its_dim), max(encoder_bytes, its_bytes if side.to_encode else 0)
     to_encode = sum(side.to_encode for side in sides)
@@ -147,11 +147,11 @@ def _sides(root: Root, config: PipelineConfig, split: SplitDataset) -> Iterator[
                 yield "text", captions
 
 
-def _side(root: Root, config: PipelineConfig, model: str, modality: Modality, items: Path) -> tuple[SidePlan, int, int]:
+def _side(root: Root, config: PipelineConfig, identity: Identity, modality: Modality, items: Path) -> tuple[SidePlan, int, int]:
     """One side's plan, the length of its vectors, and what its process has been seen to take."""
-    known = recall_experience(root, model, modality, device_name())
+    known = recall_experience(root, identity.fingerprint, modality, device_name())
     precision = (known.precision or "float32") if config.encoder.precision == "auto" else config.encoder.precision
-    store = EmbeddingStore(root, identify(config.encoder).of(modality, precision, config.encoder.store).fingerprint)
+    store = EmbeddingStore(root, identity.of(modality, precision, config.encoder.store).fingerprint)
     distinct = int(tables.rows(f"SELECT count(DISTINCT content_digest) FROM {tables.parquet(items)}", spill=root.tmp)[0][0])
     missing, rate = store.count_missing(items), known.rates.get(precision)
     seconds = 0.0 if not missing else round(missing / rate, 1) if rate else None

@@ -6,24 +6,24 @@ from configs.models import EncoderConfig, PipelineConfig
 from storage.errors import InputError
 from storage.records import EmbeddingSet, SplitDataset
 from storage.root import Root
-from tasks.encoders import MODALITIES, identify
+from tasks.encoders import MODALITIES, Identity, identify
 from tasks.encoders.jobs import Model
 from tasks.encoders.process import EncoderProcess
 from tasks.indexes.factory import check_factory, least_items
 from tasks.progress import track
 
 
-def check_encoder(config: EncoderConfig, root: Root, process: EncoderProcess) -> str:
-    """The encoder's fingerprint in float32. One that never encoded under this root is loaded, to see that its weights are its own.
+def check_encoder(config: EncoderConfig, root: Root, process: EncoderProcess) -> Identity:
+    """The encoder's identity in float32. One that never encoded under this root is loaded, to see that its weights are its own.
 
     Raises InputError for weights that are not there, not the expected ones, or of another architecture.
     """
-    model = identify(config).fingerprint
-    if not root.encoder(model).is_dir():
+    identity = identify(config)
+    if not root.encoder(identity.fingerprint).is_dir():
         with track("loading the model", 1) as advance:
             process.load(Model(config, "float32", MODALITIES[config.kind][0]))
             advance(1)
-    return model
+    return identity
 
 
 def check_sizes(config: PipelineConfig, split: SplitDataset) -> None:

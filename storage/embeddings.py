@@ -77,9 +77,7 @@ class EmbeddingStore(Parts):
 
     def rejected_sql(self) -> str:
         """The contents that have no vector for good, as a table for SQL with REJECTED's columns."""
-        if paths := self.rejected.paths():
-            return f"(SELECT * FROM {tables.parquet(*paths)})"
-        return "(SELECT " + ", ".join(f"NULL::VARCHAR AS {name}" for name in REJECTED.names) + " LIMIT 0)"
+        return self.rejected.sql(REJECTED)
 
     def _missing_sql(self, items: Path) -> str:
         wanted = (

@@ -31,12 +31,6 @@ class Openings(Parts):
         with tables.query(self._missing_sql(rows) + " ORDER BY path", spill=self.root.tmp) as batches:
             yield batches
 
-    def sql(self) -> str:
-        """All results as a table for SQL."""
-        if paths := self.paths():
-            return f"(SELECT * FROM {tables.parquet(*paths)})"
-        return "(SELECT " + ", ".join(f"NULL::VARCHAR AS {name}" for name in SCHEMA.names) + " LIMIT 0)"
-
     def _missing_sql(self, rows: Path) -> str:
         wanted = f"SELECT content_digest, min(path) AS path FROM {tables.parquet(rows)} GROUP BY content_digest"
-        return f"SELECT * FROM ({wanted}) ANTI JOIN {self.sql()} USING (content_digest)"
+        return f"SELECT * FROM ({wanted}) ANTI JOIN {self.sql(SCHEMA)} USING (content_digest)"

@@ -41,6 +41,12 @@ class Parts:
         with self.adding() as temporary:
             tables.write_parquet(temporary, batch.schema, [batch])
 
+    def sql(self, schema: pa.Schema) -> str:
+        """All rows as a table for SQL; `schema`, of strings, says its columns while there is no part."""
+        if paths := self.paths():
+            return f"(SELECT * FROM {tables.parquet(*paths)})"
+        return "(SELECT " + ", ".join(f"NULL::VARCHAR AS {name}" for name in schema.names) + " LIMIT 0)"
+
     def drop_damaged(self) -> list[Path]:
         """Remove parts whose Parquet footer cannot be read; what they held counts as missing. Returns the parts removed."""
         damaged = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import task
@@ -14,7 +15,7 @@ from storage.errors import InputError
 from storage.experience import Experience, recall_experience, remember_experience
 from storage.records import EmbeddingSet, Modality, Precision, SplitDataset
 from storage.root import Root
-from tasks.encoders import MODALITIES, identify
+from tasks.encoders import MODALITIES, Identity
 from tasks.encoders.captions import write_captions
 from tasks.encoders.completing import Work, complete
 from tasks.encoders.device import device_name
@@ -28,17 +29,17 @@ from tasks.progress import Advance, track
 
 @task(name="encode", cache_policy=StageCache(stage_version=2, left_out=("process",)), **REMEMBERED)
 def encode(
-    root: Root, process: EncoderProcess, split: SplitDataset, config: EncoderConfig, model: str, max_reject_fraction: float
+    root: Root, process: EncoderProcess, split: SplitDataset, config: EncoderConfig, identity: Identity, max_reject_fraction: float
 ) -> EmbeddingSet:
     """The embedding store completed for these items, and a second one for the captions of images where the encoder takes texts too.
 
-    process: does the encoding, and is ended with the stage, so that what it took of memory is there for the next. model: the encoder's
-    fingerprint in float32. max_reject_fraction: past this share of items without a vector the stage stops.
+    process: does the encoding, and is ended with the stage, so that what it took of memory is there for the next. identity: the encoder's,
+    in float32. max_reject_fraction: past this share of items without a vector the stage stops.
     """
     if split.modality not in MODALITIES[config.kind]:
         raise _wrong_kind(config, split)
     try:
-        return _both_sides(root, Side(root, process, split, config, model, max_reject_fraction))
+        return _both_sides(root, Side(root, process, split, config, identity, max_reject_fraction))
     finally:
         process.stop()
 
@@ -62,14 +63,16 @@ def encode_shard(process: EncoderProcess, job: EncodeShard, advance: Advance) ->
     return process.encode(job, advance)
 
 
+@dataclass(frozen=True)
 class Side:
-    """One encoder at work on one split; which of its sides, the images' or the texts', is asked of `encoded`."""
+    """One encoder at work on one split; which of its sides, the images' or the texts', is asked of `encoded`. budget: as encode's."""
 
-    def __init__(
-        self, root: Root, process: EncoderProcess, split: SplitDataset, config: EncoderConfig, model: str, max_reject_fraction: float
-    ) -> None:
-        self.root, self.process, self.split, self.config, self.model, self.budget = root, process, split, config, model, max_reject_fraction
-        self.identity = identify(config)
+    root: Root
+    process: EncoderProcess
+    split: SplitDataset
+    config: EncoderConfig
+    identity: Identity
+    budget: float
 
     def encoded(self, modality: Modality, items: Path) -> EmbeddingSet:
         """The set of vectors of an items table by the side for `modality`."""
@@ -96,13 +99,13 @@ class Side:
     def _remember(self, modality: Modality, learnt: Experience) -> None:
         """Keep what was learnt. A precision that the config names says nothing about what `auto` should mean."""
         if self.config.precision != "auto":
-            before = recall_experience(self.root, self.model, modality, learnt.device)
+            before = recall_experience(self.root, self.identity.fingerprint, modality, learnt.device)
             learnt = learnt.model_copy(update={"precision": before.precision, "check": before.check})
-        remember_experience(self.root, self.model, modality, learnt)
+        remember_experience(self.root, self.identity.fingerprint, modality, learnt)
 
     def _settled(self, modality: Modality, items: Path, base: str | None) -> Experience:
         """What is known of this device, with the precision to take."""
-        known = recall_experience(self.root, self.model, modality, device_name())
+        known = recall_experience(self.root, self.identity.fingerprint, modality, device_name())
         if self.config.precision != "auto":
             return known.model_copy(update={"precision": self.config.precision, "check": None})
 

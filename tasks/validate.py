@@ -11,7 +11,7 @@ import pyarrow as pa
 from prefect import task
 
 from configs.models import ValidateConfig
-from storage import tables
+from storage import openings, tables
 from storage.atomic import commit
 from storage.digests import content_digest, json_digest
 from storage.errors import InputError
@@ -99,7 +99,7 @@ def _check_images(root: Root, base: str, config: ValidateConfig, staging: Path, 
     """The same two, once every image among the sound rows has been opened, tonight or earlier."""
     unopened = staging / "unopened.parquet"
     known = open_images(root, config, Path(base), staging / "sound.parquet", unopened)
-    results = f"(SELECT * FROM {known.sql()} UNION ALL SELECT * FROM {tables.parquet(unopened)})"
+    results = f"(SELECT * FROM {known.sql(openings.SCHEMA)} UNION ALL SELECT * FROM {tables.parquet(unopened)})"
     opened = f"({sound_sql}) s JOIN {results} o ON o.content_digest = s.content_digest"
     passed = ", ".join(f"{'o' if name == 'content_group' else 's'}.{name}" for name in ITEMS.names)
     failed = ", ".join(f"{'o' if name in ('reason', 'message') else 's'}.{name}" for name in rejects.SCHEMA.names)

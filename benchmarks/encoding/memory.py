@@ -8,12 +8,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+from resident import resident
 
 from encoding.children import Child
 from encoding.items import pictures, sentences
@@ -75,7 +75,7 @@ def watched(function: Callable[..., Any], *arguments: Any, log: Path) -> tuple[i
     process.start()
     watching = psutil.Process(process.pid)
     while process.is_alive():
-        peak = max(peak, _resident(watching))
+        peak = max(peak, resident(watching))
         time.sleep(0.02)
     if process.exitcode:
         sys.exit(f"the encode stage ended with status {process.exitcode}: {log.read_text(errors='replace')[-4000:]}")
@@ -100,15 +100,6 @@ def _hushed(log: str, function: Callable[..., Any], *arguments: Any) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     function(*arguments)
-
-
-def _resident(process: psutil.Process) -> int:
-    total = 0
-    with suppress(psutil.Error):
-        for one in [process, *process.children(recursive=True)]:
-            with suppress(psutil.Error):
-                total += one.memory_info().rss
-    return total
 
 
 def _print(peak: Peak, rest: str) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 from configs.models import EncoderConfig, OpenClipEncoder, Precision, SentenceTransformersEncoder, TimmEncoder
 from storage.digests import file_digest, json_digest
 from storage.errors import InputError
-from storage.records import Modality
+from storage.records import Frozen, Modality
 from tasks.encoders.checkpoints import Checkpoint, find_open_clip, find_timm, folder_weights
 from tasks.encoders.locating import CONFIGURATION, locate, locate_sentence_transformer, model_files
 
@@ -30,8 +29,7 @@ MODALITIES: dict[str, tuple[Modality, ...]] = {
 ENCODER_VERSIONS = {"sentence-transformers": 1, "efficientnet-lite": 2, "open-clip": 2, "timm": 2}
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(Frozen):
     """fingerprint names the embedding store: equal fingerprints mean interchangeable vectors. details says what it was made from."""
 
     fingerprint: str
@@ -42,7 +40,7 @@ class Identity:
         details = self.details | {"precision": precision, "stored": stored}
         if modality != MODALITIES[details["kind"]][0]:
             details["side"] = modality
-        return Identity(_fingerprint(details), details)
+        return Identity(fingerprint=_fingerprint(details), details=details)
 
 
 def identify(config: EncoderConfig, precision: Precision = "float32") -> Identity:
@@ -69,7 +67,7 @@ def identify(config: EncoderConfig, precision: Precision = "float32") -> Identit
             got=", ".join(f"{name} {digest}" for name, digest in weights.items()),
             next_step="install the package again, or mend encoder.weights_sha256",
         )
-    return Identity(_fingerprint(details), details)
+    return Identity(fingerprint=_fingerprint(details), details=details)
 
 
 def _fingerprint(details: dict[str, Any]) -> str:

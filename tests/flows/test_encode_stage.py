@@ -219,7 +219,7 @@ def test_one_new_item_among_a_hundred_thousand_is_encoded_alone(server: str, roo
     identity = identify(config)
     store = EmbeddingStore(root, identity.of("text", "float32").fingerprint)
     store.add_vectors(list(columns["item_id"])[:-1], digests[:-1], np.ones((count - 1, 32), np.float32))
-    found = encode(root, EncoderProcess(), split, config, identity.fingerprint, 0.0)
+    found = encode(root, EncoderProcess(), split, config, identity, 0.0)
     assert (found.encoded, found.reused, found.database) == (1, count - 1, count)
     assert [pq.read_metadata(path).num_rows for path in store.paths()] == [count - 1, 1]
     assert pq.read_table(store.paths()[1])["content_digest"].to_pylist() == digests[-1:]

@@ -105,8 +105,7 @@ def encoded_sentences(server: str, tmp_path_factory: pytest.TempPathFactory) -> 
     def correlations(precision: str) -> dict[str, float]:
         config = load_config("minilm", [*sentences(), f"encoder.precision={precision}"])
         listed, _, sides = first_stages(place, config)
-        model = identify(config.encoder).fingerprint
-        found = encode(place, EncoderProcess(), sides, config.encoder, model, 0.0)
+        found = encode(place, EncoderProcess(), sides, config.encoder, identify(config.encoder), 0.0)
         stored: dict[int, np.ndarray] = {}
         for side in ("database", "query"):
             with vectors(place, found, side=side) as blocks:
