@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.index_peers import WIDTHS
 from tasks.indexes.choice import Candidate
-from tasks.indexes.rerank import store, write_vectors
+from tasks.indexes.rerank import store
 from tasks.indexes.searcher import Searcher
 from tasks.indexes.spill import filled, train_spilled
 from tasks.measures.neighbours import exact_search
@@ -36,7 +36,7 @@ class Ours:
         trained = train_spilled(sample, one.lists, one.pieces, "cosine", dims=one.dims)
         path = self.folder / f"{one.factory}{one.spill}.npy"
         faiss.write_index(filled(trained, [(ids, vectors)], spill=one.spill), str(path.with_suffix(".faiss")))
-        write_vectors(path, [vectors], vectors.shape, "exact")
+        np.save(path, vectors)
         self.ids = ids
         mapped = store(ids, np.load(path, mmap_mode="r"), "cosine")
         index = faiss.read_index(str(path.with_suffix(".faiss")))
