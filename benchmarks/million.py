@@ -1,8 +1,10 @@
 """A million vectors through train, shard and tune with `index.factory: auto`: single queries at recall 0.95, memory, seconds.
 
-Vectors are random and clustered; one item in 500 is a held-out query. Run with OMP_NUM_THREADS=1 for one core.
+The vectors are grown out of real sentence embeddings: each is one of them, moved by half the difference of two others of its own
+neighbourhood, so that they vary in the directions in which real ones do. One item in 500 is a held-out query. Run with OMP_NUM_THREADS=1
+for one core.
 
-Run: OMP_NUM_THREADS=1 python -m benchmarks.million [--items 1000000] [--dim 384]
+Run: OMP_NUM_THREADS=1 python -m benchmarks.million --data FOLDER [--items 1000000]
 """
 
 from __future__ import annotations
@@ -11,13 +13,16 @@ import argparse
 import resource
 import tempfile
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import faiss
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.index_memory import store
+from benchmarks.sentences import DIM, embeddings
 from configs.models import IndexConfig
 from storage import tables
 from storage.embeddings import joined, vectors
@@ -29,8 +34,36 @@ from tasks.indexes.reuse import trained_for
 from tasks.indexes.shards import fill_shards
 from tasks.measures.speed import search_speed
 from tasks.tune import tune
+from tests.indexes.nights import Database
 
 ONE_QUERY_IN = 500
+REAL = 120_000
+NEIGHBOURHOODS = 256
+PART = 50_000
+
+
+def grown(real: np.ndarray, count: int) -> Iterator[np.ndarray]:
+    """`count` vectors, float32 (PART or fewer, dim) of length 1 at a time. real: float32 (n, dim)."""
+    random = np.random.default_rng(0)
+    clustering = faiss.Kmeans(real.shape[1], NEIGHBOURHOODS, niter=8, spherical=True, seed=0)
+    clustering.train(real)
+    near = clustering.index.search(real, 1)[1][:, 0]
+    order = np.argsort(near, kind="stable")
+    start, size = np.searchsorted(near[order], np.arange(NEIGHBOURHOODS)), np.bincount(near, minlength=NEIGHBOURHOODS)
+    for first in range(0, count, PART):
+        rows = random.integers(0, len(real), min(PART, count - first))
+        pair = [order[start[near[rows]] + random.integers(0, size[near[rows]])] for _ in range(2)]
+        moved = real[rows] + (real[pair[0]] - real[pair[1]]) / 2
+        yield (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
+
+
+def stored(root: Root, parts: Iterator[np.ndarray]) -> EmbeddingSet:
+    """The vectors in an embedding store, part by part."""
+    database = Database(root, DIM)
+    for part in parts:
+        database.insert(part)
+        database.vectors = np.empty((0, DIM), np.float32)
+    return database.tonight()
 
 
 def sided(root: Root, embeddings: EmbeddingSet) -> EmbeddingSet:
@@ -68,14 +101,14 @@ def measured(root: Root, embeddings: EmbeddingSet, config: IndexConfig) -> dict[
 def main() -> None:
     """Print one figure a line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder in which the real embeddings are kept")
     parser.add_argument("--items", type=int, default=1_000_000)
-    parser.add_argument("--dim", type=int, default=384)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Root(folder)
-        embeddings = sided(root, store(root, options.items, options.dim))
-        print(f"{embeddings.database:,} items, {embeddings.query:,} queries, {faiss.omp_get_max_threads()} threads")
-        for name, value in measured(root, embeddings, IndexConfig(factory="auto")).items():
+        items = sided(root, stored(root, grown(embeddings(options.data, REAL), options.items)))
+        print(f"{items.database:,} items, {items.query:,} queries, {faiss.omp_get_max_threads()} threads")
+        for name, value in measured(root, items, IndexConfig(factory="auto")).items():
             print(f"{name:<28} {value:,.3f}" if isinstance(value, float) else f"{name:<28} {value}")
         root.close()
 

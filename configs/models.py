@@ -166,14 +166,20 @@ class IndexConfig(Section):
 
 class EvaluationConfig(Section):
     """asks: what the queries are, images or their captions; by default what the index holds. k: the cut-offs. depth: results a query that
-    average precision looks at. max_queries: a seeded sample of so many queries.
+    average precision looks at. max_queries: a seeded sample of so many queries. relevant_from: items are relevant when a scored pair of at
+    least this joins them to the query, and not by label. encode_queries: queries whose encoding is timed. projection_seconds: about what
+    t-SNE may take, which says how many points it draws; 0 draws none. trec: also write the run and its qrels in trec_eval's form.
     """
 
     asks: Literal["image", "text"] | None = None
     k: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = (1, 5, 10)
     depth: int = Field(default=1000, ge=1)
     max_queries: int = Field(default=10_000, ge=1)
-    examples: int = Field(default=8, ge=0, le=100, description="example queries shown in the report")
+    relevant_from: float | None = None
+    examples: int = Field(default=8, ge=0, le=100, description="example queries shown in the report, and as many best and worst")
+    encode_queries: int = Field(default=20, ge=0, le=1000)
+    projection_seconds: float = Field(default=20, ge=0)
+    trec: bool = False
 
     @field_validator("k")
     @classmethod
@@ -184,10 +190,21 @@ class EvaluationConfig(Section):
 
 
 class GateConfig(Section):
-    """minimum: the least value of a measure. maximum_drop: the most that a measure may fall below the live snapshot's value."""
+    """What a build must be to replace the live snapshot.
+
+    minimum, maximum: the least and the largest value of a measure. maximum_drop: the most that a measure may fall below the live
+    snapshot's value. significant_drop: a measure may not fall when a paired test over the common queries gives a p-value below the level
+    named. minimum_items: items served. maximum_reject_share: rejected items among all. maximum_churn: the mean share of a query's first ten
+    results that may be others than in the live snapshot.
+    """
 
     minimum: dict[str, float] = Field(default_factory=dict)
-    maximum_drop: dict[str, float] = Field(default_factory=dict)
+    maximum: dict[str, float] = Field(default_factory=dict)
+    maximum_drop: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    significant_drop: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(default_factory=dict)
+    minimum_items: int | None = Field(default=None, ge=0)
+    maximum_reject_share: float | None = Field(default=None, ge=0, le=1)
+    maximum_churn: float | None = Field(default=None, ge=0, le=1)
 
 
 class PublishConfig(Section):

@@ -16,7 +16,8 @@ class Manifest(Frozen):
     holds: what its vectors were made from, the items themselves or their captions. truncated: items of which the encoder saw only the
     beginning. search: how the shards are searched, and how that was found. training: the digest of the trained index, why it is that one,
     and the signals of drift behind it. files and shards: paths relative to the snapshot's folder. pool: the files under the root that they
-    were linked from. created_at: UTC, ISO 8601; told and never compared. seal: SHA-256 of all the rest; `storage.snapshots` sets it and
+    were linked from. verdict: what the gate said; objections: the rules that were broken; forced: the reason given for publishing all the
+    same. created_at: UTC, ISO 8601; told and never compared. seal: SHA-256 of all the rest; `storage.snapshots` sets it and
     checks it.
     """
 
@@ -49,7 +50,9 @@ class Manifest(Frozen):
     shards: tuple[Shard, ...]
     files: tuple[FileRef, ...]
     pool: tuple[str, ...]
-    verdict: str
+    verdict: Literal["published", "refused"]
+    objections: tuple[str, ...]
+    forced: str | None
     versions: dict[str, str]
     threads: int
     seal: str = ""

@@ -127,14 +127,26 @@ class EmbeddingSet(Record):
 
 
 class Evaluation(Record):
-    """Figures that do not depend on the machine's mood (`metrics`) and those that do (`timings`, in seconds or queries a second)."""
+    """Figures that do not depend on the machine's mood (`metrics`) and those that do (`timings`: seconds, milliseconds, queries a second).
+
+    intervals: 95 % bootstrap intervals of the means among the metrics. graded: by file of scored pairs. judged_by: what says which items
+    are relevant to a query. per_query, per_label, study (search settings): Parquet; sketches: JSON, what the report draws; truth: the exact
+    neighbours; trec: a run and its qrels in trec_eval's form, where the config asks for them.
+    """
 
     shards: str
+    judged_by: Literal["label", "pairs"] | None
     metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    graded: dict[str, dict[str, float | int | None]]
     timings: dict[str, float]
     counts: dict[str, int]
-    metrics_json: FileRef
-    study_json: FileRef
+    per_query: FileRef
+    per_label: FileRef
+    study: FileRef
+    sketches: FileRef
+    truth: FileRef
+    trec: tuple[FileRef, ...] = ()
 
 
 class Snapshot(Record):

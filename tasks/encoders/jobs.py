@@ -54,6 +54,15 @@ class LoadModel:
     model: Model
 
 
+@dataclass(frozen=True)
+class TimeQueries:
+    """Encode the rows of the table `sample` one by one, as queries come."""
+
+    model: Model
+    sample: str
+    base: str | None
+
+
 class Progress(NamedTuple):
     """So many more items are done, at this batch size."""
 
@@ -87,5 +96,11 @@ class Loaded(NamedTuple):
     dim: int
 
 
-Job = EncodeShard | ComparePrecision | LoadModel
-Answer = ShardEncoded | Compared | Loaded
+class Timed(NamedTuple):
+    """Milliseconds to encode one query, by name (`tasks.measures.timing.encode_speed`)."""
+
+    figures: dict[str, float]
+
+
+Job = EncodeShard | ComparePrecision | LoadModel | TimeQueries
+Answer = ShardEncoded | Compared | Loaded | Timed

@@ -13,7 +13,19 @@ from types import TracebackType
 from typing import cast
 
 from storage.errors import IndexmillError
-from tasks.encoders.jobs import Answer, Compared, ComparePrecision, EncodeShard, Job, LoadModel, Model, Progress, ShardEncoded
+from tasks.encoders.jobs import (
+    Answer,
+    Compared,
+    ComparePrecision,
+    EncodeShard,
+    Job,
+    LoadModel,
+    Model,
+    Progress,
+    ShardEncoded,
+    Timed,
+    TimeQueries,
+)
 from tasks.progress import Advance
 
 FIRST_GUESS = 32  # the batch size to halve when a process was killed before it told its own
@@ -52,6 +64,10 @@ class EncoderProcess:
     def load(self, model: Model) -> None:
         """Load a model; raises InputError for weights that are not its own."""
         self._ask(LoadModel(model), _unseen)
+
+    def time_queries(self, job: TimeQueries) -> dict[str, float]:
+        """How long one query takes to encode."""
+        return cast(Timed, self._ask(job, _unseen)).figures
 
     def _patiently(self, job: EncodeShard | ComparePrecision, advance: Advance) -> Answer:
         """The kernel kills what takes too much memory: then with half the batch once more, down to one item."""

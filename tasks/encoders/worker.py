@@ -13,7 +13,7 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -25,9 +25,23 @@ from storage.embeddings import REJECTED
 from storage.errors import IndexmillError
 from tasks.encoders import Encoder, load_encoder
 from tasks.encoders.batching import fastest_batch
-from tasks.encoders.jobs import Answer, Compared, ComparePrecision, EncodeShard, Job, Loaded, LoadModel, Model, Progress, ShardEncoded
+from tasks.encoders.jobs import (
+    Answer,
+    Compared,
+    ComparePrecision,
+    EncodeShard,
+    Job,
+    Loaded,
+    LoadModel,
+    Model,
+    Progress,
+    ShardEncoded,
+    Timed,
+    TimeQueries,
+)
 from tasks.encoders.precision import agreement, best_precision, holds
 from tasks.encoders.rows import Block, Row, encode_rows, prepared_windows
+from tasks.measures.timing import encode_speed
 
 WARM_UP = 256  # items, at most, that the search for a batch size may use
 
@@ -83,6 +97,8 @@ def _answer(job: Job, models: Models, send: Callable[[Progress], None]) -> Answe
                 return _compare(job, models)
             case LoadModel():
                 return Loaded(models(job.model).dim)
+            case TimeQueries():
+                return Timed(_timed(job, models(job.model)))
     except (EOFError, BrokenPipeError):
         raise
     except IndexmillError as problem:
@@ -153,6 +169,16 @@ def _sampled(encoder: Encoder, job: ComparePrecision) -> np.ndarray:
         _set_batch(encoder, job.batch_size)
     rows = (row for batch in tables.read_batches(Path(job.sample)) for row in batch.to_pylist())
     return np.concatenate([block.encoded.vectors for block in encode_rows(encoder, rows, job.base, _unseen)])
+
+
+def _timed(job: TimeQueries, encoder: Encoder) -> dict[str, float]:
+    """Each query as it comes: opened, prepared and encoded alone."""
+    rows = [row for batch in tables.read_batches(Path(job.sample)) for row in batch.to_pylist()]
+
+    def encode(queries: Sequence[Row]) -> np.ndarray:
+        return np.concatenate([block.encoded.vectors for block in encode_rows(encoder, iter(queries), job.base, _unseen)])
+
+    return encode_speed(encode, rows, singles=len(rows))
 
 
 def _unseen(items: int) -> None:

@@ -57,6 +57,14 @@ class Searcher:
         inner = unwrapped(self.shards[0])
         return ("ef_search", WIDEST_EF_SEARCH) if isinstance(inner, faiss.IndexHNSW) else ("", 1)
 
+    @property
+    def current_width(self) -> int:
+        """The value of `width` that a search looks at now."""
+        if (ivf := ivf_of(self.shards[0])) is not None:
+            return int(ivf.nprobe)
+        inner = unwrapped(self.shards[0])
+        return int(inner.hnsw.efSearch) if isinstance(inner, faiss.IndexHNSW) else 1
+
     def widen(self, *, nprobe: int | None = None, ef_search: int | None = None, candidates: int | None = None) -> None:
         """Set how much a search looks at; what is left out has its default (see `widen_search`; CANDIDATES)."""
         self.candidates = candidates or CANDIDATES

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from storage import tables
-from storage.embeddings import joined, vectors
+from storage.embeddings import vectors
 from storage.records import EmbeddingSet
 from storage.root import Root
 from tasks.measures.labels import UNLABELLED, Labels
@@ -19,28 +19,12 @@ COMPONENTS = 10
 SECONDS = 40.0
 
 
-def project(root: Root, embeddings: EmbeddingSet, *, seed: int) -> dict[str, Any]:
-    """PCA (scikit-learn's) of at most SAMPLE database vectors: points [[x, y], …], their labels, and the share of variance explained."""
-    with vectors(root, embeddings, side="database", sample=(SAMPLE, seed)) as blocks:
-        ids, sample = joined(blocks, embeddings.dim)
-    if len(sample) < 3:
-        return {"points": [], "labels": [], "explained": []}
-    points, explained = principal_components(sample, 2, seed)
-    sql = f"SELECT item_id, label FROM {tables.parquet(root.file(embeddings.items))} WHERE item_id IN ({', '.join(map(str, ids))})"
-    labels = dict(tables.rows(sql, spill=root.tmp))
-    return {
-        "points": np.round(points, 5).tolist(),
-        "labels": [labels[int(item)] for item in ids],
-        "explained": explained.tolist(),
-    }
-
-
 def study_space(root: Root, embeddings: EmbeddingSet, labels: Labels, *, seed: int, seconds: float = SECONDS) -> dict[str, Any]:
     """PCA, t-SNE in 2D and 3D, kNN purity and silhouette of a seeded, label-balanced sample of at most SAMPLE database items.
 
     JSON-simple: `items` and `labels` (names or None) of the sample; `pca` with `points` (three a row) and `explained` (ten shares);
     `tsne`, a list of what was made within `seconds`, each with `rows` of the sample, `points`, `dimensions`, `perplexity`, `iterations`;
-    `purity_at_10` and `silhouette`, or None. `tsne_seconds` alone differs from run to run. Holds 8 bytes an item of the database.
+    `knn_purity_at_10` and `silhouette`, or None. `tsne_seconds` alone differs from run to run. Holds 8 bytes an item of the database.
     """
     ids = _database_ids(root, embeddings)
     wanted = ids[balanced_sample(labels.of(ids), SAMPLE, seed)]
@@ -61,7 +45,7 @@ def study_space(root: Root, embeddings: EmbeddingSet, labels: Labels, *, seed: i
             for layout in made
         ],
         "tsne_seconds": [layout.seconds for layout in made],
-        "purity_at_10": knn_purity(sample, codes),
+        "knn_purity_at_10": knn_purity(sample, codes),
         "silhouette": silhouette(sample, codes),
     }  # fmt: skip
 

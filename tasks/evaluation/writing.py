@@ -1,0 +1,67 @@
+"""The tables of an evaluation: one row a query, a label, a search setting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.evaluation.answers import Answers
+from tasks.evaluation.judging import Judge, Judged
+from tasks.measures.labels import UNLABELLED
+from tasks.measures.per_label import per_label
+
+NEIGHBOURS = 10
+SETTINGS = pa.schema(
+    {"factory": pa.string(), "rerank": pa.string(), "nprobe": pa.int64(), "ef_search": pa.int64(), "candidates": pa.int64(),
+     "recall_at_10": pa.float64(), "cpu_ms_a_query": pa.float64(), "chosen": pa.bool_()}
+)  # fmt: skip
+
+
+def write_per_query(path: Path, given: Answers, judge: Judge, judged: Judged, agreement: dict[str, np.ndarray]) -> None:
+    """item_id, label, relevant (items of the database that are), the first ten results, a column a measure; null where not judged.
+
+    Ordered by item id. At most `evaluation.max_queries` rows.
+    """
+    columns: dict[str, pa.Array] = {
+        "item_id": pa.array(given.ids),
+        "label": pa.array([None if code == UNLABELLED else judge.labels.names[code] for code in judged.labels], pa.string()),
+        "relevant": _spread(judged.relevant.astype(np.float64), judged.judged).cast(pa.int64()),
+        "neighbours": pa.array(list(given.found[:, :NEIGHBOURS]), pa.list_(pa.int64())),
+    }
+    columns |= {name: _spread(column, judged.judged) for name, column in judged.columns.items()}
+    columns |= {name: pa.array(column, pa.float64(), from_pandas=True) for name, column in agreement.items()}
+    _write(path, pa.table(columns))
+
+
+def write_per_label(path: Path, judge: Judge, judged: Judged) -> list[dict[str, Any]]:
+    """label, queries judged, items of the database, the mean of each relevance measure: a row a label with judged queries. Returns them."""
+    codes, queries, means = per_label(judged.labels[judged.judged], judged.columns)
+    database = judge.labels.count("database")
+    columns: dict[str, pa.Array] = {
+        "label": pa.array([judge.labels.names[code] for code in codes], pa.string()),
+        "queries": pa.array(queries, pa.int64()),
+        "database": pa.array([int(database[code]) for code in codes], pa.int64()),
+    }
+    table = pa.table(columns | {name: pa.array(column, pa.float64()) for name, column in means.items()})
+    _write(path, table)
+    return table.to_pylist()
+
+
+def write_settings(path: Path, rows: list[dict[str, Any]], factory: str, rerank: str) -> None:
+    """factory, rerank, and the sweep's rows."""
+    _write(path, pa.Table.from_pylist([{"factory": factory, "rerank": rerank, **row} for row in rows], schema=SETTINGS))
+
+
+def _spread(values: np.ndarray, judged: np.ndarray) -> pa.Array:
+    """A value for each judged query, null for the others."""
+    column = np.full(len(judged), np.nan)
+    column[judged] = values
+    return pa.array(column, pa.float64(), from_pandas=True)
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    pq.write_table(table, path, compression="zstd")
