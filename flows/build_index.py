@@ -32,11 +32,14 @@ from tasks.validate import undecided, validate
 
 
 @flow(name="build-index", flow_run_name="{config}", validate_parameters=False)
-def build_index(config: str, root: str | None = None, settings: list[str] | None = None, rehash: bool = False) -> dict[str, Any]:
+def build_index(
+    config: str, root: str | None = None, settings: list[str] | None = None, rehash: bool = False, force: str | None = None
+) -> dict[str, Any]:
     """Build the index of a pipeline and publish it if it is good.
 
     config: a name under configs/ or the path of a YAML file; root: where everything lies (INDEXMILL_ROOT, else ./indexmill-data);
     settings: `dotted.key=value` changes; rehash: read every file again, whatever its size and modification time say.
+    force: the reason for publishing the build even if the gate refuses it; the manifest keeps it.
     Returns the summary that `indexmill build --json` prints.
     """
     pipeline = load_config(config, settings or [])
@@ -47,15 +50,15 @@ def build_index(config: str, root: str | None = None, settings: list[str] | None
             refresh = frozenset({"ingest"} if rehash else ())
             try:
                 stages = Stages(place, thorough=not _live_is_sound(place, pipeline.name), refresh=refresh)
-                return build(pipeline, stages, rehash=rehash).to_json()
+                return build(pipeline, stages, rehash=rehash, force=force).to_json()
             except DamagedFile:
                 # A file changed behind its record. Once more, and this time every digest is checked before a record is believed.
-                return build(pipeline, Stages(place, thorough=True, refresh=refresh), rehash=rehash).to_json()
+                return build(pipeline, Stages(place, thorough=True, refresh=refresh), rehash=rehash, force=force).to_json()
     finally:
         place.close()
 
 
-def build(config: PipelineConfig, stages: Stages, *, rehash: bool = False) -> Summary:
+def build(config: PipelineConfig, stages: Stages, *, rehash: bool = False, force: str | None = None) -> Summary:
     """All stages in their order. Each takes records and its own part of the config, and hands a record on."""
     root, run = stages.root, stages.run
     with EncoderProcess() as process:
@@ -67,9 +70,12 @@ def build(config: PipelineConfig, stages: Stages, *, rehash: bool = False) -> Su
     trained = run(train, config.name, held, config.index)
     shards = run(shard, config.name, held, trained, config.index)
     tuned = run(tune, held, embeddings.of(config.evaluation.asks or config.index.holds), trained, shards, config.index)
-    evaluation = run(evaluate, config.name, embeddings, shards, tuned, config.index, config.evaluation, config.split.leaks)
+    evaluation = run(
+        evaluate, config.name, embeddings, trained, shards, tuned, config.index, config.encoder, config.evaluation, config.split.leaks,
+        sides.base, sides.pairs,
+    )  # fmt: skip
     snapshot = run(
-        publish, config, validated, sides, embeddings, trained, shards, tuned, evaluation,
+        publish, config, validated, sides, embeddings, trained, shards, tuned, evaluation, force, stages.seconds(),
         doubt=lambda record: "" if Snapshots(root, config.name).current() else "nothing is live",
     )  # fmt: skip
     return summarise(config, stages, dataset, validated, embeddings, trained, tuned, evaluation, snapshot)

@@ -21,6 +21,9 @@ app = typer.Typer(
 RootOption = Annotated[str, typer.Option("--root", help="Where everything lies.", envvar=ROOT_VARIABLE)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config, as dotted.key=value.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+ForceOption = Annotated[
+    str | None, typer.Option("--force", metavar="REASON", help="Publish even if the gate refuses, and keep the reason.")
+]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log, and tracebacks of errors.")]
 
 
@@ -30,6 +33,7 @@ def build(
     root: RootOption = DEFAULT_ROOT,
     settings: SetOption = None,
     rehash: Annotated[bool, typer.Option("--rehash", help="Read every file again, whatever its size and time say.")] = False,
+    force: ForceOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -38,7 +42,7 @@ def build(
     from flows.tables import print_summary
 
     with told(verbose):
-        summary = run_build(config, root, settings or [], rehash=rehash, verbose=verbose)
+        summary = run_build(config, root, settings or [], rehash=rehash, force=force, verbose=verbose)
         print(json.dumps(summary)) if as_json else print_summary(summary)
 
 

@@ -48,6 +48,10 @@ class Stages:
         self.runs[stage.name] = StageRun(round(time.perf_counter() - start, 3), cached)
         return record
 
+    def seconds(self) -> dict[str, float]:
+        """What each stage took so far."""
+        return {name: run.seconds for name, run in self.runs.items()}
+
     def _storage(self) -> Any:
         self.root.cache.mkdir(exist_ok=True)
         return self.root.cache

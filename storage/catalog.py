@@ -1,4 +1,4 @@
-"""The catalog: what people ask about all builds, as a DuckDB file made from the manifests.
+"""The catalog: what people ask about all builds, as a DuckDB file made from the manifests and the history of figures.
 
 It holds no truth of its own. It is made anew beside the old one and renamed over it, so it is never half written, and deleting it
 costs nothing.
@@ -9,14 +9,18 @@ from __future__ import annotations
 import duckdb
 
 from storage import tables
+from storage.history import remembered
 from storage.manifests import Manifest
+from storage.metrics_file import MetricsFile
 from storage.root import Root
 from storage.snapshots import Snapshots
 
 TABLES = """
-CREATE TABLE builds (index_name VARCHAR, snapshot_id VARCHAR, parent VARCHAR, created_at TIMESTAMPTZ, live BOOLEAN, items BIGINT,
+CREATE TABLE builds (index_name VARCHAR, snapshot_id VARCHAR, parent VARCHAR, created_at TIMESTAMPTZ, live BOOLEAN, verdict VARCHAR,
+                     items BIGINT,
                      database BIGINT, query BIGINT, rejected BIGINT, factory VARCHAR, metric VARCHAR, dim INTEGER, fingerprint VARCHAR);
-CREATE TABLE evaluations (index_name VARCHAR, snapshot_id VARCHAR, measure VARCHAR, value DOUBLE);
+CREATE TABLE evaluations (index_name VARCHAR, snapshot_id VARCHAR, created_at TIMESTAMPTZ, verdict VARCHAR, measure VARCHAR,
+                          value DOUBLE, low DOUBLE, high DOUBLE);
 CREATE TABLE shards (index_name VARCHAR, snapshot_id VARCHAR, side VARCHAR, number INTEGER, items BIGINT, bytes BIGINT, sha256 VARCHAR);
 """
 
@@ -35,6 +39,9 @@ def rebuild(root: Root) -> int:
             connection.execute(TABLES)
             for manifest, live in manifests:
                 _insert(connection, manifest, live)
+            for name in sorted({manifest.name for manifest, _ in manifests}):
+                for figures in remembered(root, name):
+                    _insert_figures(connection, figures)
             _views(connection, root, [manifest for manifest, _ in manifests])
         finally:
             connection.close()
@@ -45,13 +52,18 @@ def _insert(connection: duckdb.DuckDBPyConnection, manifest: Manifest, live: boo
     name = (manifest.name, manifest.snapshot_id)
     counts = (manifest.items, manifest.database, manifest.query, manifest.rejected)
     made = (manifest.factory, manifest.metric, manifest.dim, manifest.fingerprint)
-    build = (*name, manifest.parent, manifest.created_at, live, *counts, *made)
+    build = (*name, manifest.parent, manifest.created_at, live, manifest.verdict, *counts, *made)
     connection.execute("INSERT INTO builds VALUES (" + ", ".join("?" * len(build)) + ")", build)
-    for measure, value in manifest.metrics.items():
-        connection.execute("INSERT INTO evaluations VALUES (?, ?, ?, ?)", (*name, measure, value))
     for shard in manifest.shards:
         row = (*name, shard.side, shard.number, shard.count, shard.index.size, shard.index.sha256)
         connection.execute("INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _insert_figures(connection: duckdb.DuckDBPyConnection, figures: MetricsFile) -> None:
+    told = (figures.name, figures.snapshot_id, figures.created_at, figures.verdict)
+    for measure, value in figures.metrics.items():
+        low, high = figures.intervals.get(measure, (None, None))
+        connection.execute("INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*told, measure, value, low, high))
 
 
 def _views(connection: duckdb.DuckDBPyConnection, root: Root, manifests: list[Manifest]) -> None:

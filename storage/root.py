@@ -13,7 +13,9 @@
 <root>/embeddings/<fingerprint>/part-*.parquet    the content-addressed embedding store
 <root>/encoders/<model>/<device>.json             what a device has shown with an encoder: precision, batch size, rate
 <root>/indexes/<name>/trained|shards/             FAISS files by key, with their rows and records, shared between snapshots
-<root>/indexes/<name>/evaluations/<digest>/       metrics.json, report.html
+<root>/indexes/<name>/evaluations/<digest>/       tables and sketches of an evaluation; <snapshot>/ in it: its report
+<root>/indexes/<name>/evaluations/truth-*.npz     exact neighbours of the queries, by what they were asked of
+<root>/indexes/<name>/history/<snapshot>.json     metrics.json of every build, also of those whose snapshot is gone
 <root>/indexes/<name>/snapshots/<snapshot>/       a published index, manifest.json last
 <root>/indexes/<name>/current                     the pointer: a snapshot's id
 """

@@ -111,9 +111,10 @@ class Snapshots:
             verified(self.path(manifest.snapshot_id) / ref.path, ref)
 
     def retain(self, keep: int) -> list[str]:
-        """Remove all but the newest `keep` snapshots and the live one, then pooled files that no kept snapshot was made from."""
-        live, ids = self.current(), self.ids()
-        doomed = [snapshot_id for snapshot_id in ids[:-keep] if snapshot_id != live]
+        """Remove all but the newest `keep` published snapshots, the live one and the newest refused one, then what no kept one needs."""
+        live, refused = self.current(), [snapshot_id for snapshot_id in self.ids() if self._refused(snapshot_id)]
+        published = [snapshot_id for snapshot_id in self.ids() if snapshot_id not in refused]
+        doomed = [snapshot_id for snapshot_id in (*published[:-keep], *refused[:-1]) if snapshot_id != live]
         for snapshot_id in doomed:
             # The manifest goes first: a folder without one is no snapshot, so nobody opens half of it.
             (self.path(snapshot_id) / "manifest.json").unlink()
@@ -128,6 +129,13 @@ class Snapshots:
                 elif path.is_file() and path.relative_to(self.root.path).as_posix() not in pooled:
                     path.unlink()
         return doomed
+
+    def _refused(self, snapshot_id: str) -> bool:
+        """Whether the gate refused it; one whose manifest is damaged counts as published."""
+        try:
+            return self.manifest(snapshot_id).verdict == "refused"
+        except DamagedFile:
+            return False
 
     def _pool(self, snapshot_id: str) -> tuple[str, ...]:
         """The pooled files of a snapshot; none of one whose manifest is damaged, which has its own names for them."""

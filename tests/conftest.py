@@ -81,12 +81,16 @@ Build = Callable[..., dict[str, Any]]
 def build(server: str, tmp_path: Path) -> Build:
     """Run the flow on a folder of pictures in this process: build(folder, "dotted.key=value", root=...) -> summary.
 
-    In float32, so that a vector does not depend on those that were encoded beside it, and nothing is compared first.
+    In float32, so that a vector does not depend on those that were encoded beside it, and nothing is compared first. Encoding is not timed
+    and no t-SNE drawn, which take seconds.
     """
     from flows.build_index import build_index
 
-    def run(pictures: Path, *settings: str, root: Path | None = None, config: str = "demo-images") -> dict[str, Any]:
+    def run(
+        pictures: Path, *settings: str, root: Path | None = None, config: str = "demo-images", force: str | None = None
+    ) -> dict[str, Any]:
         chosen = [f"dataset.path={pictures}", "encoder.precision=float32"] if config == "demo-images" else []
-        return build_index(config, str(root or tmp_path / "root"), [*chosen, *settings])
+        quick = ["evaluation.encode_queries=0", "evaluation.projection_seconds=0"]
+        return build_index(config, str(root or tmp_path / "root"), [*chosen, *quick, *settings], force=force)
 
     return run

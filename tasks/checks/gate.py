@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from configs.models import GateConfig
 from storage.metrics_file import Rule, Since
@@ -25,7 +26,8 @@ def judged(candidate: Candidate, live: Mapping[str, float] | None, rules: GateCo
     live: the live snapshot's metrics, None before the first: then nothing can have fallen. A measure that a rule names and nobody measured
     breaks that rule, or the gate would watch nothing.
     """
-    return tuple([*_bounds(candidate, rules), *_drops(candidate, live, rules), *_significant(candidate, rules), *_whole(candidate, rules)])
+    parts = (_bounds(candidate, rules), _drops(candidate, live, rules), _significant(candidate, rules), _whole(candidate, rules))
+    return tuple(chain.from_iterable(parts))
 
 
 def objections(rules: tuple[Rule, ...]) -> tuple[str, ...]:
@@ -39,9 +41,7 @@ def _bounds(candidate: Candidate, rules: GateConfig) -> Iterator[Rule]:
             value = candidate.metrics.get(name)
             held = value is not None and (value >= limit if kind == "minimum" else value <= limit)
             got = "was not measured" if value is None else f"is {value:.4f}"
-            yield Rule(
-                rule=f"{kind}.{name}", measured=value, limit=limit, held=held, says=f"{name} {got}, and must be at {word} {limit:g}"
-            )
+            yield _rule(f"{kind}.{name}", value, limit, held, f"{name} {got}, and must be at {word} {limit:g}")
 
 
 def _drops(candidate: Candidate, live: Mapping[str, float] | None, rules: GateConfig) -> Iterator[Rule]:
@@ -50,42 +50,42 @@ def _drops(candidate: Candidate, live: Mapping[str, float] | None, rules: GateCo
         if before is None:
             continue
         if value is None:
-            yield _rule("maximum_drop", name, None, most, False, f"{name} was not measured, and was {before:.4f} in the live snapshot")
-        else:
-            held = before - value <= most
-            moved = f"{name} went from {before:.4f} to {value:.4f}" if held else f"{name} fell from {before:.4f} to {value:.4f}"
-            yield _rule("maximum_drop", name, before - value, most, held, f"{moved}, {'within' if held else 'by more than'} {most:g}")
+            says = f"{name} was not measured, and was {before:.4f} in the live snapshot"
+            yield _rule(f"maximum_drop.{name}", None, most, False, says)
+            continue
+        held = before - value <= most
+        says = f"went from {before:.4f} to {value:.4f}, within" if held else f"fell from {before:.4f} to {value:.4f}, by more than"
+        yield _rule(f"maximum_drop.{name}", before - value, most, held, f"{name} {says} {most:g}")
 
 
 def _significant(candidate: Candidate, rules: GateConfig) -> Iterator[Rule]:
     """A drop counts when the paired bootstrap's p-value is below the level."""
+    if candidate.since is None:
+        return
     for name, level in rules.significant_drop.items():
-        if candidate.since is None:
-            continue
         found = candidate.since.measures.get(name)
         if found is None or found.difference is None or found.p_bootstrap is None:
-            yield _rule("significant_drop", name, None, level, False, f"{name} could not be compared: no query was asked of both snapshots")
+            says = f"{name} could not be compared: no query of both snapshots has it"
+            yield _rule(f"significant_drop.{name}", None, level, False, says)
             continue
         held = found.difference >= 0 or found.p_bootstrap >= level
-        told = f"{name} changed by {found.difference:+.4f} over {found.queries:,} common queries (p = {found.p_bootstrap:.4f})"
-        yield _rule("significant_drop", name, found.p_bootstrap, level, held, f"{told}; a fall may not have p below {level:g}")
+        says = f"{name} changed by {found.difference:+.4f} over {found.queries:,} common queries, p = {found.p_bootstrap:.4f}"
+        yield _rule(f"significant_drop.{name}", found.p_bootstrap, level, held, f"{says}; a fall may not have p below {level:g}")
 
 
 def _whole(candidate: Candidate, rules: GateConfig) -> Iterator[Rule]:
     """Rules about the build as a whole."""
     if (least := rules.minimum_items) is not None:
-        held = candidate.items >= least
-        yield _rule("minimum_items", "", candidate.items, least, held, f"{candidate.items:,} items are served, and must be at least {least:,}")
+        says = f"{candidate.items:,} items are served, and must be at least {least:,}"
+        yield _rule("minimum_items", candidate.items, least, candidate.items >= least, says)
     if (most := rules.maximum_reject_share) is not None:
         share = candidate.rejected / max(candidate.rejected + candidate.items, 1)
-        yield _rule("maximum_reject_share", "", share, most, share <= most, f"{share:.2%} of the items are rejected, at most {most:.2%} may be")
+        yield _rule("maximum_reject_share", share, most, share <= most, f"{share:.2%} of the items are rejected, at most {most:.2%} may be")
     if (most := rules.maximum_churn) is not None and candidate.since is not None:
         churn = candidate.since.churn_at_10
-        if churn is None:
-            yield _rule("maximum_churn", "", None, most, False, "churn could not be measured: no query was asked of both snapshots")
-        else:
-            yield _rule("maximum_churn", "", churn, most, churn <= most, f"{churn:.2%} of the first ten results are others, at most {most:.2%} may be")
+        told = "could not be measured: no query was asked of both snapshots" if churn is None else f"is {churn:.2%}, at most {most:.2%}"
+        yield _rule("maximum_churn", churn, most, churn is not None and churn <= most, f"churn of the first ten results {told}")
 
 
-def _rule(kind: str, name: str, measured: float | None, limit: float, held: bool, says: str) -> Rule:
-    return Rule(rule=f"{kind}.{name}" if name else kind, measured=measured, limit=limit, held=held, says=says)
+def _rule(rule: str, measured: float | None, limit: float, held: bool, says: str) -> Rule:
+    return Rule(rule=rule, measured=measured, limit=limit, held=held, says=says)

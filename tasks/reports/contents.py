@@ -11,7 +11,10 @@ from storage.metrics_file import MetricsFile
 
 @dataclass(frozen=True)
 class Rejects:
-    """Items that were set aside for one reason: how many, and the first of them, each with `key`, `path`, `text`, `message`."""
+    """Items that were set aside for one reason: how many, and the first of them.
+
+    Each has `key`, `path` (below the manifest's `base`; None for texts), `message`.
+    """
 
     reason: str
     count: int

@@ -1,0 +1,56 @@
+"""Everything that the stages before have made, in one hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from configs.models import PipelineConfig
+from storage.index_records import IndexShards, Shard, TrainedIndex, TunedIndex
+from storage.manifests import Manifest
+from storage.records import EmbeddingSet, Evaluation, FileRef, SplitDataset, ValidatedDataset
+from storage.root import Root
+
+
+@dataclass(frozen=True)
+class Build:
+    """One build before its verdict. forced: the reason for publishing it whatever the gate says. seconds: of each stage before this one.
+
+    live: the manifest of the snapshot that it would replace, None when there is none.
+    """
+
+    root: Root
+    config: PipelineConfig
+    validated: ValidatedDataset
+    split: SplitDataset
+    embeddings: EmbeddingSet
+    trained: TrainedIndex
+    shards: IndexShards
+    tuned: TunedIndex
+    evaluation: Evaluation
+    live: Manifest | None
+    forced: str | None
+    seconds: Mapping[str, float]
+
+    @property
+    def held(self) -> EmbeddingSet:
+        """The vectors that the index is made of."""
+        return self.embeddings.of(self.config.index.holds)
+
+    @property
+    def rejected(self) -> int:
+        """Items without a place in the index."""
+        return self.validated.rejected + self.held.rejected
+
+
+@dataclass(frozen=True)
+class Served:
+    """The shards of both sides, the database's first, and the table of all rejects."""
+
+    shards: tuple[Shard, ...]
+    rejects: FileRef
+
+    @property
+    def items(self) -> int:
+        """Items in all shards."""
+        return sum(shard.count for shard in self.shards)
