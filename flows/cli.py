@@ -147,6 +147,21 @@ def catalog(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> Non
 
 
 @app.command()
+def history(
+    name: Annotated[str, typer.Argument(help="The index.")],
+    measure: Annotated[list[str] | None, typer.Option("--measure", "-m", help="A measure to show; the usual ones by default.")] = None,
+    root: RootOption = DEFAULT_ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how the figures of an index went from build to build, also of snapshots that are gone."""
+    from flows.history import print_history, read_history
+
+    with told(verbose=False):
+        builds = read_history(root, name)
+        print(json.dumps([one.model_dump(mode="json") for one in builds])) if as_json else print_history(builds, measure or [])
+
+
+@app.command()
 def demo(root: RootOption = DEFAULT_ROOT, verbose: VerboseOption = False) -> None:
     """Build the two demo pipelines on real data with real models, and say what to try next."""
     from flows.demo import run_demo

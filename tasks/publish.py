@@ -15,6 +15,7 @@ from storage.manifests import Manifest
 from storage.records import EmbeddingSet, Evaluation, FileRef, Snapshot, SplitDataset, ValidatedDataset  # fmt: skip
 from storage.root import Root
 from storage.snapshots import Snapshots
+from tasks.artifacts import leave_artifacts
 from tasks.indexes.infos import index_infos
 from tasks.indexes.pool import pooled_paths, snapshot_names
 from tasks.policy import REMEMBERED, StageCache
@@ -44,17 +45,18 @@ def publish(
     verdict = ask(build, served, snapshot_id)
     manifest = composed(build, served.shards, snapshot_id, content, verdict.objections)
     reported = report(build, served, manifest, verdict)
-    sources = _sources(build, served, reported)
-    pool = (*sorted({ref.path for ref in (*reported.values(), evaluation.sketches, evaluation.truth)}), sources["index_infos.json"].path)
+    sources = _sources(build, served, reported.files)
+    pool = sorted({ref.path for ref in (*reported.files.values(), evaluation.sketches, evaluation.truth, sources["index_infos.json"])})
     named = tuple(ref.model_copy(update={"path": name}) for name, ref in sources.items())
     manifest = manifest.model_copy(update={"files": named, "pool": _pool(build, served, pool)})
     snapshots.assemble(manifest, sources)
-    history.remember(root, config.name, snapshot_id, reported["report/metrics.json"])
+    history.remember(root, config.name, snapshot_id, reported.files["report/metrics.json"])
     if manifest.verdict == "published":
         snapshots.publish(snapshot_id)
     snapshots.retain(config.publish.keep)
     catalog.rebuild(root)
     folder = snapshots.path(snapshot_id)
+    leave_artifacts(reported.figures, folder / "report")
     if manifest.verdict == "refused":
         raise _refused(manifest, f"{folder / 'report' / 'report.html'}")
     files = tuple(root.ref(folder / name) for name in (*sources, "manifest.json"))
@@ -94,7 +96,7 @@ def _infos(build: Build, served: Served) -> FileRef:
     return build.root.ref(target)
 
 
-def _pool(build: Build, served: Served, figures: tuple[str, ...]) -> tuple[str, ...]:
+def _pool(build: Build, served: Served, figures: list[str]) -> tuple[str, ...]:
     """The files under the root that a snapshot needs kept."""
     root, name, trained = build.root, build.config.name, build.trained
     record = root.trained(name, trained.digest, "json").relative_to(root.path).as_posix()

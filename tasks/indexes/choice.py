@@ -7,7 +7,8 @@ The policy, from measurements on 100,000 sentence embeddings (see docs/benchmark
   need, and more take longer to train and to visit;
 - codes of 4 bits for every 2 of the principal directions: two thirds of the dimensions keep nearly all that an inner product is made
   of, and half of them is the smaller choice;
-- spilled (every item in two lists), which is quicker at twice the memory, and not spilled.
+- spilled (every item in two lists), which is quicker at twice the memory, and not spilled;
+- where none of these reaches the target, lists of the vectors themselves.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ ID_BYTES = 8
 
 @dataclass(frozen=True)
 class Candidate:
-    """An index that may be built. resident_bytes: estimated memory an item when it is served; the mapped vectors are not counted."""
+    """An index that may be built. pieces and dims: of the codes; 0 and None without codes.
+
+    resident_bytes: estimated memory an item when it is served; the mapped vectors are not counted.
+    """
 
     factory: str
     spill: bool
@@ -68,11 +72,20 @@ def candidates(n: int, dim: int, memory_budget: int | None = None) -> list[Candi
     """
     if n < FLAT_UPTO:
         return [Candidate("Flat", False, "none", 0, 0, None, 4 * dim + ID_BYTES)]
-    lists = max(LISTS_STEP, round(LISTS * math.sqrt(n) / LISTS_STEP) * LISTS_STEP)
+    lists = _lists(n)
     widths = [even for share in (2 / 3, 1 / 2) if (even := 2 * round(dim * share / 2))]
     made = [_fast_scan(n, dim, lists, dims, spill) for spill in (True, False) for dims in widths]
     fitting = [one for one in made if memory_budget is None or one.resident_bytes * n <= memory_budget]
     return fitting or [min(made, key=lambda one: one.resident_bytes)]
+
+
+def uncoded(n: int, dim: int) -> Candidate:
+    """What finds more than codes can, where no candidate finds enough: the vectors themselves in lists.
+
+    Vectors that vary alike in all directions have no principal ones, and codes of theirs tell too little.
+    """
+    lists = _lists(n)
+    return Candidate(f"IVF{lists},Flat", False, "none", lists, 0, None, round(4 * dim + ID_BYTES + 4 * dim * lists / n, 1))
 
 
 def pareto(measured: Sequence[tuple[Candidate, Tuned]]) -> list[Row]:
@@ -85,6 +98,10 @@ def pareto(measured: Sequence[tuple[Candidate, Tuned]]) -> list[Row]:
         for candidate, tuned in measured
     ]
     return sorted(rows, key=lambda row: (not row.tuned.met, row.tuned.chosen.cpu_seconds if row.tuned.met else -row.tuned.chosen.bound))
+
+
+def _lists(n: int) -> int:
+    return max(LISTS_STEP, round(LISTS * math.sqrt(n) / LISTS_STEP) * LISTS_STEP)
 
 
 def _fast_scan(n: int, dim: int, lists: int, dims: int, spill: bool) -> Candidate:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import faiss
 import numpy as np
 
 from configs.models import IndexConfig, Rerank
 from storage.embeddings import joined, vectors
 from storage.records import EmbeddingSet
 from storage.root import Root
-from tasks.indexes.choice import Candidate, candidates, pareto
+from tasks.indexes.choice import Candidate, candidates, pareto, uncoded
 from tasks.indexes.factory import METRICS
 from tasks.indexes.gpu import knn
 from tasks.indexes.rerank import store
@@ -47,7 +48,13 @@ def choose(root: Root, embeddings: EmbeddingSet, config: IndexConfig) -> Chosen:
     tried = candidates(size, embeddings.dim, config.memory_budget and int(config.memory_budget * size / embeddings.database))
     if len(wanted) == 1 or len(tried) != len(wanted) or not embeddings.query:
         return _chosen(wanted[0], config)
-    measured = _measured(root, embeddings, config, size, tried)
+    trial = _trial(root, embeddings, config, size)
+    measured = [(one, trial.tuned(one)) for one in tried]
+    last = uncoded(embeddings.database, embeddings.dim)
+    allowed = config.memory_budget is None or last.resident_bytes * embeddings.database <= config.memory_budget
+    if allowed and not any(tuned.met for _, tuned in measured):
+        wanted, tried = [*wanted, last], [*tried, uncoded(size, embeddings.dim)]
+        measured.append((tried[-1], trial.tuned(tried[-1])))
     rows = pareto(measured)
     table = tuple(row.as_json() | {"measured_on": size} for row in rows)
     return _chosen(wanted[tried.index(rows[0].candidate)], config, table)
@@ -60,24 +67,39 @@ def train_own(candidate: Candidate, sample: np.ndarray, config: IndexConfig) -> 
 
 def _chosen(candidate: Candidate, config: IndexConfig, table: tuple[dict[str, Any], ...] = ()) -> Chosen:
     rerank = config.rerank if config.rerank != "none" else candidate.rerank
-    return Chosen(candidate.factory, rerank, candidate if candidate.lists else None, table)
+    return Chosen(candidate.factory, rerank, candidate if candidate.pieces else None, table)
 
 
-def _measured(
-    root: Root, embeddings: EmbeddingSet, config: IndexConfig, size: int, tried: list[Candidate]
-) -> list[tuple[Candidate, Tuned]]:  # fmt: skip
-    """Every candidate built on the same sample of the database and tuned on the same held-out queries."""
+@dataclass(frozen=True)
+class Trial:
+    """A sample of the database (ids int64 (n,), vectors float32 (n, dim)), held-out queries, and their exact neighbours in it."""
+
+    config: IndexConfig
+    ids: np.ndarray
+    sample: np.ndarray
+    queries: np.ndarray
+    exact: np.ndarray
+
+    def tuned(self, one: Candidate) -> Tuned:
+        """Build the candidate on the sample, and tune it on the queries."""
+        target = self.config.recall_target or RECALL_TARGET
+        return tune(self._searcher(one), self.queries, self.exact, target, k=self.exact.shape[1])
+
+    def _searcher(self, one: Candidate) -> Searcher:
+        config, metric = self.config, METRICS[self.config.metric]
+        if one.pieces:
+            index = filled(train_own(one, self.sample, config), [(self.ids, self.sample)], spill=one.spill)
+            return Searcher([index], config.metric, stores=[store(self.ids, self.sample, config.metric)], spill=one.spill)
+        plain = faiss.index_factory(self.sample.shape[1], one.factory, metric)
+        plain.train(self.sample[:: max(1, len(self.sample) // (config.train_points_per_list * one.lists))])
+        plain.add_with_ids(self.sample, self.ids)
+        return Searcher([plain], config.metric)
+
+
+def _trial(root: Root, embeddings: EmbeddingSet, config: IndexConfig, size: int) -> Trial:
     with vectors(root, embeddings, side="database", sample=(size, config.seed)) as blocks:
         ids, sample = joined(blocks, embeddings.dim)
     with vectors(root, embeddings, side="query", sample=(QUERIES, config.seed)) as blocks:
         _, queries = joined(blocks, embeddings.dim)
     exact = ids[knn(queries, sample, min(10, size), METRICS[config.metric])[1]]
-    return [(one, _tuned(one, config, ids, sample, queries, exact)) for one in tried]
-
-
-def _tuned(
-    one: Candidate, config: IndexConfig, ids: np.ndarray, sample: np.ndarray, queries: np.ndarray, exact: np.ndarray
-) -> Tuned:  # fmt: skip
-    index = filled(train_own(one, sample, config), [(ids, sample)], spill=one.spill)
-    searcher = Searcher([index], config.metric, stores=[store(ids, sample, config.metric)], spill=one.spill)
-    return tune(searcher, queries, exact, config.recall_target or RECALL_TARGET, k=exact.shape[1])
+    return Trial(config, ids, sample, queries, exact)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import faiss
 import numpy as np
@@ -16,6 +17,19 @@ BLAS_THRESHOLD = 20
 NO_BLAS = faiss.cvar.distance_compute_blas_threshold
 WIDEST_EF_SEARCH = 4096
 CANDIDATES = 50  # re-ranked a query, unless asked for more
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let FAISS use one thread of this caller's. A tenth of a millisecond is not worth sharing: where other work takes a core, the threads
+    of one query wait for each other, 8 ms instead of 0.1 ms.
+    """
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
 
 
 class Searcher:
@@ -79,7 +93,14 @@ class Searcher:
         k items were found, the id is -1.
         """
         queries = np.ascontiguousarray(queries, dtype=np.float32)
-        faiss.cvar.distance_compute_blas_threshold = NO_BLAS if len(queries) == 1 else BLAS_THRESHOLD
+        if len(queries) == 1:
+            faiss.cvar.distance_compute_blas_threshold = NO_BLAS
+            with one_thread():
+                return self._searched(queries, k)
+        faiss.cvar.distance_compute_blas_threshold = BLAS_THRESHOLD
+        return self._searched(queries, k)
+
+    def _searched(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         found = [self._search(number, queries, k) for number in range(len(self.shards))]
         if self.copies > 1:
             found = [distinct(scores, ids, k, larger=self.larger) for scores, ids in found]

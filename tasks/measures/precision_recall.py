@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-LEVELS = np.linspace(0, 1, 11)
+LEVELS = np.arange(11) / 10
 
 
 def interpolated_precision(hits: np.ndarray, relevant: np.ndarray, levels: np.ndarray = LEVELS) -> np.ndarray:

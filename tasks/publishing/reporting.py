@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 from storage import tables
 from storage.history import remembered
@@ -20,8 +21,15 @@ REJECTS_SHOWN = 6  # of each reason
 HISTORY = 60  # builds
 
 
-def report(build: Build, served: Served, manifest: Manifest, verdict: Verdict) -> dict[str, FileRef]:
-    """Write the report beside the evaluation's tables; name in the snapshot -> file. metrics.json is written last."""
+class Reported(NamedTuple):
+    """files: name in the snapshot -> file."""
+
+    figures: MetricsFile
+    files: dict[str, FileRef]
+
+
+def report(build: Build, served: Served, manifest: Manifest, verdict: Verdict) -> Reported:
+    """Write the report beside the evaluation's tables, metrics.json last."""
     root, evaluation = build.root, build.evaluation
     folder = root.file(evaluation.per_query).parent / manifest.snapshot_id
     figures = _figures(build, manifest, verdict)
@@ -41,7 +49,7 @@ def report(build: Build, served: Served, manifest: Manifest, verdict: Verdict) -
         written[name] = folder / name
         root.scratch.write_text(written[name], text)
     files = {path.name: path for path in map(root.file, (evaluation.per_query, evaluation.per_label, evaluation.study, *evaluation.trec))}
-    return {f"report/{name}": root.ref(path) for name, path in (files | written).items()}
+    return Reported(contents.figures, {f"report/{name}": root.ref(path) for name, path in (files | written).items()})
 
 
 def _figures(build: Build, manifest: Manifest, verdict: Verdict) -> MetricsFile:

@@ -7,14 +7,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import faiss
+import jsonschema
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from prefect.artifacts import Artifact
 
+from flows.history import bars, read_history
 from flows.summary import Summary
 from storage.errors import InputError, Refused
+from storage.history import remembered
 from storage.manifests import Manifest
+from storage.metrics_file import MetricsFile
 from storage.root import Root
 from storage.snapshots import Snapshots
 from tests.conftest import Build
@@ -204,12 +210,90 @@ def test_a_refused_build_leaves_the_live_snapshot_and_says_why(build: Build, pic
     """The gate names the measure, its value and its bound; the refused report is there to be looked at."""
     live = build(pictures)["snapshot_id"]
     shutil.rmtree(pictures / "3")
-    with pytest.raises(Refused, match=r"precision_at_1 is .* must be at least 1.1") as caught:
-        build(pictures, "publish.gate.minimum={precision_at_1: 1.1}")
-    assert manifest(tmp_path / "root").snapshot_id == live
-    report = Path(caught.value.next_step.removeprefix("see "))
-    assert "refused" in report.read_text()
-    assert build(pictures)["snapshot_id"] != live
+    strict = "publish.gate.minimum={precision_at_1: 1.1}"
+    with pytest.raises(Refused, match=r"precision_at_1 is .* must be at least 1.1"):
+        build(pictures, strict)
+    snapshots = Snapshots(Root(tmp_path / "root"), "demo-images")
+    assert snapshots.current() == live
+    (refused,) = set(snapshots.ids()) - {live}
+    kept = snapshots.manifest(refused)
+    assert (kept.verdict, kept.forced, len(kept.objections)) == ("refused", None, 1)
+    snapshots.verify(kept)
+    assert "refused" in (snapshots.path(refused) / "report" / "report.html").read_text()
+    assert [one.verdict for one in remembered(Root(tmp_path / "root"), "demo-images")] == ["published", "refused"]
+    forced = build(pictures, strict, force="the owner wants fewer classes")
+    assert (forced["snapshot_id"], snapshots.current()) == (refused, refused)
+    assert (snapshots.manifest().verdict, snapshots.manifest().forced) == ("published", "the owner wants fewer classes")
+    assert snapshots.manifest().objections == kept.objections
+    assert snapshots.manifest().parent == live
+
+
+def test_a_refused_snapshot_takes_no_published_ones_place(build: Build, pictures: Path, tmp_path: Path) -> None:
+    """With room for one, the live one stays beside the newest refused one, however many were refused."""
+    live = build(pictures, "publish.keep=1")["snapshot_id"]
+    for label in ("9", "8"):
+        shutil.rmtree(pictures / label)
+        with pytest.raises(Refused):
+            build(pictures, "publish.keep=1", "publish.gate.minimum_items=120")
+    snapshots = Snapshots(Root(tmp_path / "root"), "demo-images")
+    assert snapshots.ids()[0] == snapshots.current() == live
+    assert [snapshots.manifest(one).verdict for one in snapshots.ids()] == ["published", "refused"]
+    assert len(remembered(Root(tmp_path / "root"), "demo-images")) == 3
+
+
+def test_metrics_json_follows_its_schema_and_compares_with_the_live_snapshot(build: Build, pictures: Path, tmp_path: Path) -> None:
+    """docs/metrics.schema.json is the model's own; a second build with a class less tells what changed since the first."""
+    schema = json.loads((Path(__file__).parents[2] / "docs" / "metrics.schema.json").read_text())
+    assert schema.pop("$schema").startswith("https://json-schema.org/")
+    assert schema == MetricsFile.model_json_schema()
+    first = build(pictures, "evaluation.trec=true")
+    shutil.rmtree(pictures / "3")
+    second = build(pictures, "evaluation.encode_queries=3", "evaluation.projection_seconds=0.5")
+    folders = [Path(summary["path"]) / "report" for summary in (first, second)]
+    assert {path.name for path in folders[0].iterdir()} - {path.name for path in folders[1].iterdir()} == {"run.trec", "qrels.trec"}
+    told = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    for one in told:
+        jsonschema.validate(one, schema)
+    assert told[0]["since"] is None
+    assert told[1]["since"]["snapshot_id"] == first["snapshot_id"]
+    assert told[1]["since"]["items"] == {"added": 0, "removed": 12, "changed": 0, "relabelled": 0, "kept": 108}
+    assert told[1]["since"]["measures"]["map"]["queries"] == told[1]["counts"]["queries_judged"]
+    assert told[1]["timings"]["encode_query_p50_ms"] > told[1]["timings"]["single_query_p50_ms"] > 0
+    queries = pq.read_table(folders[1] / "per_query.parquet").to_pydict()
+    assert np.mean(queries["map"]) == pytest.approx(told[1]["metrics"]["map"])
+    assert set(pq.read_table(folders[1] / "per_label.parquet")["label"].to_pylist()) <= set("012456789")
+
+
+def test_the_latest_build_can_be_asked_of_prefect_by_key(build: Build, pictures: Path, tmp_path: Path) -> None:
+    """A table of measures, the summary and a link, under names made of the index's; a later build takes their place."""
+    build(pictures, "name=asked")
+    shutil.rmtree(pictures / "3")
+    summary = build(pictures, "name=asked")
+    table, text, link = (Artifact.get(key) for key in ("build-index-asked-figures", "build-index-asked", "build-index-asked-report"))
+    assert table
+    assert text
+    assert link
+    rows = {row["measure"]: row for row in json.loads(str(table.data))}
+    assert rows["map"]["value"] == pytest.approx(summary["metrics"]["map"])
+    assert rows["map"]["change"] is not None
+    assert text.data == (Path(summary["path"]) / "report" / "report.md").read_text()
+    assert Path(summary["report"]).as_uri() in str(link.data)
+
+
+def test_history_outlives_snapshots(build: Build, pictures: Path, tmp_path: Path) -> None:
+    """Three builds with room for one: the catalog and `indexmill history` still tell of all three."""
+    built = []
+    for label in ("9", "8", "7"):
+        shutil.rmtree(pictures / label)
+        built.append(build(pictures, "publish.keep=1"))
+    history = read_history(str(tmp_path / "root"), "demo-images")
+    assert [one.snapshot_id for one in history] == [summary["snapshot_id"] for summary in built]
+    assert [one.metrics["map"] for one in history] == [summary["metrics"]["map"] for summary in built]
+    with duckdb.connect(str(tmp_path / "root" / "catalog.duckdb"), read_only=True) as connection:
+        rows = connection.execute(
+            "SELECT snapshot_id, value, low <= value AND value <= high FROM evaluations WHERE measure = 'map'"
+        ).fetchall()
+    assert sorted(rows) == [(summary["snapshot_id"], summary["metrics"]["map"], True) for summary in built]
 
 
 def test_retention_keeps_the_asked_number_of_snapshots(build: Build, pictures: Path, tmp_path: Path) -> None:
@@ -306,3 +390,9 @@ def test_a_file_that_could_not_be_read_is_a_reject_and_is_tried_again_every_nigh
     target.write_bytes(next((pictures / "1").iterdir()).read_bytes())
     third = build(pictures)
     assert (third["items"], third["rejected"], third["encoded"]) == (121, 0, 0)
+
+
+def test_bars_go_from_the_lowest_to_the_highest() -> None:
+    """A gap where a build had no such figure; equal figures stand in the middle."""
+    assert bars([0.0, None, 0.5, 1.0]) == "▁ ▅█"
+    assert bars([0.5, 0.5]) == "▅▅"

@@ -95,6 +95,23 @@ def test_auto_reaches_its_target_on_the_first_night_and_after_an_update(root: Ro
     assert recall(root, later, again, updated) >= 0.9
 
 
+def test_vectors_without_principal_directions_lie_in_lists_as_they_are(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """128 directions that matter alike: codes over two thirds of them miss the target, and the vectors themselves do not.
+
+    The comparison tells of all five; under a budget that the vectors do not fit, the nearest code is taken.
+    """
+    monkeypatch.setattr(choice, "FLAT_UPTO", 1000)
+    database = Database(root, 128)
+    database.insert(unit(database.random.standard_normal((3000, 128))))
+    found = tonight(database)
+    chosen = choosing.choose(root, found, IndexConfig(factory="auto", recall_target=0.98))
+    assert (chosen.factory, chosen.rerank, chosen.own) == ("IVF64,Flat", "none", None)
+    assert [row["met"] for row in chosen.table] == [True, False, False, False, False]
+    small = choosing.choose(root, found, IndexConfig.model_validate({"factory": "auto", "recall_target": 0.98, "memory_budget": "1MB"}))
+    assert small.own is not None
+    assert not any(row["met"] for row in small.table)
+
+
 def test_every_form_of_re_ranking_answers_from_its_files(root: Root, database: Database) -> None:
     """Scores are those of the vectors kept: exact to the last bits, halves and bytes nearly so."""
     found = tonight(database)

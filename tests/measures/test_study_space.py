@@ -14,8 +14,7 @@ from storage.embeddings import EmbeddingStore
 from storage.records import EmbeddingSet
 from storage.root import Root
 from tasks.measures.labels import Labels
-from tasks.measures.projection import project, study_space
-from tasks.measures.space import knn_purity
+from tasks.measures.projection import study_space
 
 
 @pytest.fixture
@@ -53,18 +52,7 @@ def test_a_study_is_of_a_balanced_sample_of_the_database_side(stored: tuple[Root
     assert len(study["pca"]["explained"]) == 8
     assert sum(study["pca"]["explained"]) == pytest.approx(1)
     assert [(len(t["points"]), len(t["points"][0])) for t in study["tsne"]] == [(18, 2), (18, 3)]
-    assert study["purity_at_10"] > 0.6  # 7 of an item's 10 nearest can have its label: 7/10 is the most
+    assert study["knn_purity_at_10"] > 0.6  # 7 of an item's 10 nearest can have its label: 7/10 is the most
     assert study["silhouette"] > 0.5
     again = study_space(root, embeddings, labels, seed=1, seconds=60)
     assert json.dumps({**again, "tsne_seconds": 0}) == json.dumps({**study, "tsne_seconds": 0})
-
-
-def test_the_old_projection_still_stands(stored: tuple[Root, EmbeddingSet]) -> None:
-    """All 50 points in two dimensions; the first separates the labels."""
-    root, embeddings = stored
-    projected = project(root, embeddings, seed=0)
-    points, labels = np.array(projected["points"]), projected["labels"]
-    assert points.shape == (50, 2)
-    assert projected["explained"][0] > projected["explained"][1] > 0
-    codes = np.array([-1 if label is None else int(label == "b") for label in labels])
-    assert (knn_purity((points[:, :1] / np.abs(points[:, :1])).astype(np.float32), codes, k=1) or 0) > 0.9

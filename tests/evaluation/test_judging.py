@@ -1,0 +1,71 @@
+"""Who is relevant to whom, by hand: labels, duplicate groups, scored pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sets import scored, stored
+
+from storage.records import Side
+from storage.root import Root
+from tasks.evaluation.answers import Answers
+from tasks.evaluation.judging import Judge
+
+SIDES: list[Side] = ["database"] * 6 + ["query"] * 3
+LABELS = ["a", "a", "b", "a", None, "b", "a", "b", "c"]
+GROUPS = ["g1", "g2", "g3", "g4", "g5", "g6", "g1", "g8", "g9"]  # query 7 is a duplicate of item 1
+
+
+@pytest.fixture
+def judge(root: Root) -> Judge:
+    embeddings = stored(root, np.eye(9), SIDES, LABELS, GROUPS)
+    return Judge(root, embeddings, embeddings)
+
+
+def asked(found: list[list[int]]) -> Answers:
+    """Queries 7, 8 and 9 with these rankings."""
+    return Answers(np.array([7, 8, 9]), np.eye(9, dtype=np.float32)[6:], np.zeros((3, len(found[0])), np.float32), np.array(found))
+
+
+def test_duplicates_leave_the_ranking_and_the_denominator(judge: Judge) -> None:
+    """Query 7 (a) finds its duplicate 1, then 3 (b), 2 and 4 (a): P@2 = 1/2 and R@2 = 1/2 of the two that are left.
+
+    Query 8 (b) finds 3, nothing, 6; query 9 has a label that the database lacks and is not judged.
+    """
+    judged = judge.by_label(asked([[1, 3, 2, 4], [3, 5, 6, -1], [1, 2, 3, 4]]), (1, 2))
+    assert judged.by == "label"
+    assert judged.judged.tolist() == [True, True, False]
+    assert judged.relevant.tolist() == [2, 2]
+    assert judged.found.tolist() == [[3, 2, 4, -1], [3, 5, 6, -1]]
+    assert judged.hits.tolist() == [[False, True, True, False], [True, False, True, False]]
+    assert judged.columns["precision_at_2"].tolist() == [0.5, 0.5]
+    assert judged.columns["recall_at_2"].tolist() == [0.5, 0.5]
+    assert judged.columns["map"] == pytest.approx([(1 / 2 + 2 / 3) / 2, (1 + 2 / 3) / 2])
+
+
+def test_pairs_judge_by_their_scores(judge: Judge, root: Root) -> None:
+    """From 3 on: query 7 is joined to 2 (4.0) and its own duplicate 1 (5.0), which does not count; query 8 to 6 (3.0), either way round.
+
+    A pair of two queries or of two database items says nothing here.
+    """
+    pairs = scored(root, [("f", 4.0, 7, 2), ("f", 5.0, 1, 7), ("f", 3.0, 6, 8), ("f", 2.9, 8, 3), ("f", 5.0, 7, 8), ("f", 5.0, 1, 2)])
+    judged = judge.by_pairs(asked([[1, 3, 2, 4], [3, 5, 6, -1], [1, 2, 3, 4]]), (1, 2, 3), pairs, 3.0)
+    assert judged.by == "pairs"
+    assert judged.judged.tolist() == [True, True, False]
+    assert judged.relevant.tolist() == [1, 1]
+    assert judged.hits.tolist() == [[False, True, False, False], [False, False, True, False]]
+    assert judged.columns["mrr"] == pytest.approx([1 / 2, 1 / 3])
+    assert judged.columns["ndcg_at_3"] == pytest.approx([1 / np.log2(3), 1 / np.log2(4)])
+
+
+def test_nobody_is_judged_without_labels(root: Root) -> None:
+    """Nothing is relevant, and no figure is made up."""
+    embeddings = stored(root, np.eye(9), SIDES, [None] * 9)
+    judged = Judge(root, embeddings, embeddings).judged(asked([[1, 2], [1, 2], [1, 2]]), (1,), None, None)
+    assert (judged.by, judged.columns, judged.judged.any()) == (None, {}, np.False_)
+
+
+def test_own_pairs_are_the_duplicates_in_the_database(judge: Judge) -> None:
+    """Query 7 (row 0) and item 1 (row 0 of the database) share a group; item 4 asked as a query finds itself."""
+    database = np.arange(1, 7)
+    assert judge.own_pairs(np.array([7, 4, 9]), database).tolist() == [[0, 0], [1, 3]]
