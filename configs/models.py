@@ -208,10 +208,14 @@ class GateConfig(Section):
 
 
 class PublishConfig(Section):
-    """serve: whether the published index also holds the query side. keep: snapshots kept besides the live one. gate: what is refused."""
+    """serve: whether the published index also holds the query side. keep: published snapshots kept; keep_days: younger ones are kept too.
+
+    gate: what is refused.
+    """
 
     serve: Literal["all", "database"] = "all"
     keep: int = Field(default=3, ge=1)
+    keep_days: float = Field(default=0, ge=0)
     gate: GateConfig = GateConfig()
 
 

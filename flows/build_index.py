@@ -45,7 +45,7 @@ def build_index(
     pipeline = load_config(config, settings or [])
     place = Root(root or default_root())
     try:
-        with lease(place.index(pipeline.name) / "lease", holder=f"build-index of {pipeline.name}"):
+        with place.shared(), lease(place.index(pipeline.name) / "lease", holder=f"build-index of {pipeline.name}"):
             place.sweep()
             refresh = frozenset({"ingest"} if rehash else ())
             try:

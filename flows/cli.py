@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
-import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from flows.environment import DEFAULT_ROOT, ROOT_VARIABLE, prepare_environment
-from storage.errors import IndexmillError
+from flows.environment import DEFAULT_ROOT, prepare_environment
+from flows.options import ForceOption, JsonOption, NameArgument, RootOption, SetOption, VerboseOption, told
+from flows.snapshot_commands import snapshot_commands
 
 app = typer.Typer(
     help="Rebuild embedding indexes every night, and publish them only when they are good.",
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
 )  # fmt: skip
 
-RootOption = Annotated[str, typer.Option("--root", help="Where everything lies.", envvar=ROOT_VARIABLE)]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config, as dotted.key=value.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-ForceOption = Annotated[
-    str | None, typer.Option("--force", metavar="REASON", help="Publish even if the gate refuses, and keep the reason.")
-]
-VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log, and tracebacks of errors.")]
+app.add_typer(snapshot_commands)
 
 
 @app.command()
@@ -67,7 +60,7 @@ def plan(
 
 @app.command()
 def search(
-    name: Annotated[str, typer.Argument(help="The index.")],
+    name: NameArgument,
     query: Annotated[str | None, typer.Argument(help="A text, for an index of texts, or of images by open-clip.")] = None,
     image: Annotated[Path | None, typer.Option(help="An image, for an index of images.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many results.")] = 10,
@@ -87,7 +80,7 @@ def search(
 
 @app.command()
 def merge(
-    name: Annotated[str, typer.Argument(help="The index.")],
+    name: NameArgument,
     output: Annotated[Path | None, typer.Option(help="The file to write; NAME.faiss in this directory by default.")] = None,
     memory: Annotated[str, typer.Option(help="Lists larger than this are merged on disk, into a file beside it.")] = "4G",
     root: RootOption = DEFAULT_ROOT,
@@ -148,7 +141,7 @@ def catalog(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> Non
 
 @app.command()
 def history(
-    name: Annotated[str, typer.Argument(help="The index.")],
+    name: NameArgument,
     measure: Annotated[list[str] | None, typer.Option("--measure", "-m", help="A measure to show; the usual ones by default.")] = None,
     root: RootOption = DEFAULT_ROOT,
     as_json: JsonOption = False,
@@ -168,38 +161,6 @@ def demo(root: RootOption = DEFAULT_ROOT, verbose: VerboseOption = False) -> Non
 
     with told(verbose):
         run_demo(root, verbose=verbose)
-
-
-class told:
-    """Turn what ends a command into a message on standard error and an exit code; with --verbose, after the traceback.
-
-    Indexmill's own errors have their codes; 130 is Ctrl-C; 1 is a fault that nobody foresaw.
-    """
-
-    def __init__(self, verbose: bool) -> None:
-        self.verbose = verbose
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, problem: BaseException | None, trace: Any) -> None:
-        if problem is None or isinstance(problem, typer.Exit | typer.Abort | SystemExit):
-            return
-        if self.verbose:
-            traceback.print_exception(problem)
-        message, code = _told(problem)
-        print(message, file=sys.stderr)
-        # The traceback holds the frames, and with them connections that would complain when Python ends.
-        problem.__traceback__ = problem.__context__ = problem.__cause__ = None
-        raise typer.Exit(code)
-
-
-def _told(problem: BaseException) -> tuple[str, int]:
-    if isinstance(problem, IndexmillError):
-        return f"error: {problem}", problem.exit_code
-    if isinstance(problem, KeyboardInterrupt):
-        return "stopped; what was finished is kept, and the same command goes on from there", 130
-    return f"error: {type(problem).__name__}: {problem}\n  next:     this should not happen: run it again with --verbose and report it", 1
 
 
 def main() -> None:

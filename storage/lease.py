@@ -12,16 +12,19 @@ from storage.errors import BuildInProgress
 
 
 @contextmanager
-def lease(path: Path, *, holder: str, wait: bool = False) -> Iterator[None]:
-    """Hold `path` while the block runs. When another process has it: wait, or raise BuildInProgress naming that holder."""
+def lease(path: Path, *, holder: str, wait: bool = False, shared: bool = False) -> Iterator[None]:
+    """Hold `path` while the block runs. When another process has it: wait, or raise BuildInProgress naming that holder.
+
+    shared: hold it beside others who share it; who does not, waits for all of them.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise BuildInProgress(
-                "another build of this index is running",
+                "a build is running",
                 where=str(path),
                 got=os.pread(handle, 200, 0).decode(errors="replace") or "a holder that has not said its name yet",
                 next_step="wait for it to end, or stop it; its lease goes with its process",

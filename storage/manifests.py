@@ -13,7 +13,8 @@ from storage.records import FileRef, Frozen, Modality
 class Manifest(Frozen):
     """All that a snapshot is made of; the file written last in its folder.
 
-    holds: what its vectors were made from, the items themselves or their captions. truncated: items of which the encoder saw only the
+    holds: what its vectors were made from, the items themselves or their captions. stores: fingerprint -> the table in the snapshot whose
+    contents that embedding store has vectors of. truncated: items of which the encoder saw only the
     beginning. search: how the shards are searched, and how that was found. training: the digest of the trained index, why it is that one,
     and the signals of drift behind it. files and shards: paths relative to the snapshot's folder. pool: the files under the root that they
     were linked from. verdict: what the gate said; objections: the rules that were broken; forced: the reason given for publishing all the
@@ -31,6 +32,7 @@ class Manifest(Frozen):
     modality: Modality
     base: str | None
     holds: Modality
+    stores: dict[str, str]
     fingerprint: str
     encoder: dict[str, Any]
     truncated: int

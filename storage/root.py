@@ -32,6 +32,7 @@ from pathlib import Path
 from storage.atomic import Scratch, sweep
 from storage.digests import file_digest
 from storage.errors import DamagedFile, InputError, RootUnusable
+from storage.lease import lease
 from storage.records import FileRef, Frozen, Record
 
 NAME = "[a-z0-9][a-z0-9-]{0,62}"  # what becomes a folder
@@ -75,6 +76,18 @@ class Root:
         """Yield a temporary path that becomes `target` atomically when the block ends well."""
         with self.scratch.replacing(target) as temporary:
             yield temporary
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Work under this root beside others who do; waits while somebody has it alone."""
+        with lease(self.path / "lease", holder="a build", wait=True, shared=True):
+            yield
+
+    @contextmanager
+    def alone(self, holder: str) -> Iterator[None]:
+        """Work under this root while nobody else does. Raises BuildInProgress when somebody is at work."""
+        with lease(self.path / "lease", holder=holder):
+            yield
 
     def sweep(self) -> int:
         """Remove what processes that are gone left in tmp/; the number of folders."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -109,40 +108,6 @@ class Snapshots:
         """Check every file of a snapshot by size and SHA-256; DamagedFile names the first that differs."""
         for ref in manifest.files:
             verified(self.path(manifest.snapshot_id) / ref.path, ref)
-
-    def retain(self, keep: int) -> list[str]:
-        """Remove all but the newest `keep` published snapshots, the live one and the newest refused one, then what no kept one needs."""
-        live, refused = self.current(), [snapshot_id for snapshot_id in self.ids() if self._refused(snapshot_id)]
-        published = [snapshot_id for snapshot_id in self.ids() if snapshot_id not in refused]
-        doomed = [snapshot_id for snapshot_id in (*published[:-keep], *refused[:-1]) if snapshot_id != live]
-        for snapshot_id in doomed:
-            # The manifest goes first: a folder without one is no snapshot, so nobody opens half of it.
-            (self.path(snapshot_id) / "manifest.json").unlink()
-        for folder in self.folder.iterdir():
-            if not (folder / "manifest.json").exists():
-                shutil.rmtree(folder)
-        pooled = {path for snapshot_id in self.ids() for path in self._pool(snapshot_id)}
-        for pool in ("trained", "shards", "evaluations"):
-            for path in sorted((self.root.index(self.name) / pool).rglob("*"), reverse=True):
-                if path.is_dir() and not any(path.iterdir()):
-                    path.rmdir()
-                elif path.is_file() and path.relative_to(self.root.path).as_posix() not in pooled:
-                    path.unlink()
-        return doomed
-
-    def _refused(self, snapshot_id: str) -> bool:
-        """Whether the gate refused it; one whose manifest is damaged counts as published."""
-        try:
-            return self.manifest(snapshot_id).verdict == "refused"
-        except DamagedFile:
-            return False
-
-    def _pool(self, snapshot_id: str) -> tuple[str, ...]:
-        """The pooled files of a snapshot; none of one whose manifest is damaged, which has its own names for them."""
-        try:
-            return self.manifest(snapshot_id).pool
-        except DamagedFile:
-            return ()
 
 
 def seal(values: dict[str, Any]) -> str:

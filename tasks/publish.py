@@ -13,6 +13,7 @@ from storage.errors import Refused
 from storage.index_records import IndexShards, TrainedIndex, TunedIndex
 from storage.manifests import Manifest
 from storage.records import EmbeddingSet, Evaluation, FileRef, Snapshot, SplitDataset, ValidatedDataset  # fmt: skip
+from storage.retention import retain
 from storage.root import Root
 from storage.snapshots import Snapshots
 from tasks.artifacts import leave_artifacts
@@ -53,7 +54,7 @@ def publish(
     history.remember(root, config.name, snapshot_id, reported.files["report/metrics.json"])
     if manifest.verdict == "published":
         snapshots.publish(snapshot_id)
-    snapshots.retain(config.publish.keep)
+    retain(snapshots, config.publish.keep, config.publish.keep_days)
     catalog.rebuild(root)
     folder = snapshots.path(snapshot_id)
     leave_artifacts(reported.figures, folder / "report")
@@ -79,6 +80,8 @@ def _sources(build: Build, served: Served, reported: dict[str, FileRef]) -> dict
     """Name in the snapshot -> the file that it is."""
     files = {name: ref for number, shard in enumerate(served.shards) for name, ref in snapshot_names(shard, number).items()}
     files |= {"items.parquet": build.embeddings.items, "rejects.parquet": served.rejects, "labels.parquet": build.split.by_label}
+    if build.embeddings.captions:
+        files["captions.parquet"] = build.embeddings.captions.items
     if build.split.pairs:
         files["pairs.parquet"] = build.split.pairs
     return files | reported | {"index_infos.json": _infos(build, served)}

@@ -9,6 +9,7 @@ import faiss
 
 from storage.index_records import Shard, TrainedIndex
 from storage.manifests import Manifest
+from storage.records import EmbeddingSet
 from storage.versions import installed
 from tasks.indexes.pool import shard_in_snapshot
 from tasks.publishing.build import Build
@@ -24,7 +25,7 @@ def composed(build: Build, served: tuple[Shard, ...], snapshot_id: str, content:
     return Manifest(
         name=config.name, snapshot_id=snapshot_id, parent=parent, created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         content=content, config=config.model_dump(mode="json", by_alias=True), modality=build.split.modality, base=build.split.base,
-        fingerprint=held.fingerprint, encoder=held.encoder, holds=held.modality, truncated=held.truncated,
+        stores=_stores(build.embeddings), fingerprint=held.fingerprint, encoder=held.encoder, holds=held.modality, truncated=held.truncated,
         datasets={"validated": build.validated.digest, "split": build.split.digest}, factory=trained.factory, metric=config.index.metric,
         dim=held.dim, items=sum(shard.count for shard in served), database=held.database, query=held.query, rejected=build.rejected,
         split={name: getattr(build.split, name) for name in ("labels", "groups", "conflicts", "leaks")},
@@ -34,6 +35,11 @@ def composed(build: Build, served: tuple[Shard, ...], snapshot_id: str, content:
         forced=build.forced if objections else None,
         versions={name: installed(name) for name in PACKAGES}, threads=faiss.omp_get_max_threads(),
     )  # fmt: skip
+
+
+def _stores(embeddings: EmbeddingSet) -> dict[str, str]:
+    captions = {embeddings.captions.fingerprint: "captions.parquet"} if embeddings.captions else {}
+    return {embeddings.fingerprint: "items.parquet"} | captions
 
 
 def _training(trained: TrainedIndex) -> dict[str, Any]:

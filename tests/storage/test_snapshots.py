@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
@@ -11,6 +12,7 @@ from storage.errors import DamagedFile, InputError
 from storage.index_records import SearchSetting, TunedIndex
 from storage.manifests import Manifest
 from storage.records import FileRef
+from storage.retention import pin, pins, reading, retain
 from storage.root import Root
 from storage.snapshots import Snapshots
 
@@ -20,23 +22,25 @@ UNTUNED = TunedIndex(
 )  # fmt: skip
 
 
-def publish(root: Root, content: str, text: str = "data") -> str:
-    """A snapshot of one file, published."""
+def publish(root: Root, content: str, text: str = "data", *, refused: bool = False, created_at: str = "2026-01-01T00:00:00+00:00") -> str:
+    """A snapshot of one file, published unless it was refused."""
     snapshots = Snapshots(root, "name")
     pooled = root.index("name") / "shards" / f"{content}.faiss"
     root.scratch.write_text(pooled, text)
     ref = root.ref(pooled)
     manifest = Manifest(
-        name="name", snapshot_id=snapshots.next_id(content), parent=snapshots.current(), created_at="2026-01-01T00:00:00+00:00",
-        content=content, config={}, modality="text", base=None, holds="text", truncated=0, search=UNTUNED,
+        name="name", snapshot_id=snapshots.next_id(content), parent=snapshots.current(), created_at=created_at,
+        content=content, config={"publish": {"keep": 1}}, modality="text", base=None, holds="text", stores={"f": "items.parquet"},
+        truncated=0, search=UNTUNED,
         fingerprint="f", encoder={}, datasets={},
         factory="Flat", metric="cosine", dim=2, items=1,
         database=1, query=0, rejected=0, split={}, metrics={"map": 0.5}, timings={},
-        shards=(), pool=(ref.path,), verdict="published", versions={},
+        shards=(), pool=(ref.path,), verdict="refused" if refused else "published", objections=(), forced=None, versions={},
         threads=1, files=(FileRef(path="data.bin", size=ref.size, sha256=ref.sha256),),
     )  # fmt: skip
     snapshots.assemble(manifest, {"data.bin": ref})
-    snapshots.publish(manifest.snapshot_id)
+    if not refused:
+        snapshots.publish(manifest.snapshot_id)
     return manifest.snapshot_id
 
 
@@ -75,10 +79,49 @@ def test_retention_keeps_the_newest_the_live_one_and_what_they_were_made_from(ro
     ids = [publish(root, letter * 64, letter) for letter in "abcd"]
     snapshots = Snapshots(root, "name")
     snapshots.publish(ids[0])
-    assert snapshots.retain(keep=1) == ids[1:3]
+    assert retain(snapshots, keep=1) == ids[1:3]
     assert snapshots.ids() == [ids[0], ids[3]]
     assert [path.stem[0] for path in sorted((root.index("name") / "shards").iterdir())] == ["a", "d"]
     snapshots.verify(snapshots.manifest())
+
+
+def test_a_pinned_snapshot_stays_until_it_is_unpinned(root: Root) -> None:
+    """Whatever its age; a pin of a snapshot that is not there is refused."""
+    ids = [publish(root, letter * 64, letter) for letter in "abc"]
+    snapshots = Snapshots(root, "name")
+    pin(snapshots, ids[0])
+    with pytest.raises(InputError, match="has no snapshot 9"):
+        pin(snapshots, "9")
+    assert pins(snapshots) == {ids[0]}
+    assert retain(snapshots, keep=1) == [ids[1]]
+    pin(snapshots, ids[0], keep=False)
+    assert retain(snapshots, keep=1) == [ids[0]]
+    assert pins(snapshots) == set()
+
+
+def test_a_snapshot_that_is_read_stays_until_it_is_let_go(root: Root) -> None:
+    """The reader holds the manifest; one that is gone cannot be held."""
+    ids = [publish(root, letter * 64, letter) for letter in "ab"]
+    snapshots = Snapshots(root, "name")
+    with reading(snapshots, ids[0]) as manifest:
+        assert manifest.snapshot_id == ids[0]
+        assert retain(snapshots, keep=1) == []
+        assert snapshots.ids() == ids
+    assert retain(snapshots, keep=1) == [ids[0]]
+    with pytest.raises(InputError, match="has no snapshot"), reading(snapshots, ids[0]):
+        pass
+
+
+def test_young_snapshots_stay_and_refused_ones_take_no_place(root: Root) -> None:
+    """Of four published ones the newest and that of this minute stay; of two refused ones the newer."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    old, young = publish(root, "a" * 64, "a"), publish(root, "b" * 64, "b", created_at=now)
+    middle, live = publish(root, "c" * 64, "c"), publish(root, "d" * 64, "d")
+    first, second = publish(root, "e" * 64, "e", refused=True), publish(root, "f" * 64, "f", refused=True)
+    snapshots = Snapshots(root, "name")
+    assert snapshots.current() == live
+    assert retain(snapshots, keep=1, days=1) == [old, middle, first]
+    assert snapshots.ids() == [young, live, second]
 
 
 def test_a_manifest_of_another_schema_is_refused_by_number(root: Root) -> None:

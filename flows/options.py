@@ -1,0 +1,51 @@
+"""What all commands share: their options, and how an error ends them."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+
+from flows.environment import ROOT_VARIABLE
+from storage.errors import IndexmillError
+
+RootOption = Annotated[str, typer.Option("--root", help="Where everything lies.", envvar=ROOT_VARIABLE)]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config, as dotted.key=value.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+ForceOption = Annotated[str | None, typer.Option("--force", metavar="REASON", help="Publish even if the gate refuses; keeps the reason.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log, and tracebacks of errors.")]
+NameArgument = Annotated[str, typer.Argument(help="The index.")]
+
+
+class told:
+    """Turn what ends a command into a message on standard error and an exit code; with --verbose, after the traceback.
+
+    Indexmill's own errors have their codes; 130 is Ctrl-C; 1 is a fault that nobody foresaw.
+    """
+
+    def __init__(self, verbose: bool) -> None:
+        self.verbose = verbose
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, problem: BaseException | None, trace: Any) -> None:
+        if problem is None or isinstance(problem, typer.Exit | typer.Abort | SystemExit):
+            return
+        if self.verbose:
+            traceback.print_exception(problem)
+        message, code = _told(problem)
+        print(message, file=sys.stderr)
+        # The traceback holds the frames, and with them connections that would complain when Python ends.
+        problem.__traceback__ = problem.__context__ = problem.__cause__ = None
+        raise typer.Exit(code)
+
+
+def _told(problem: BaseException) -> tuple[str, int]:
+    if isinstance(problem, IndexmillError):
+        return f"error: {problem}", problem.exit_code
+    if isinstance(problem, KeyboardInterrupt):
+        return "stopped; what was finished is kept, and the same command goes on from there", 130
+    return f"error: {type(problem).__name__}: {problem}\n  next:     this should not happen: run it again with --verbose and report it", 1

@@ -1,0 +1,125 @@
+"""The commands about published snapshots: list, show, compare, go back, keep, check, clean up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.environment import DEFAULT_ROOT
+from flows.options import JsonOption, NameArgument, RootOption, told
+
+if TYPE_CHECKING:
+    from storage.root import Root
+
+snapshot_commands = typer.Typer()
+SnapshotArgument = Annotated[str | None, typer.Argument(help="The snapshot; the live one by default.")]
+
+
+@contextmanager
+def _opened(root: str) -> Iterator[Root]:
+    from storage.root import Root
+
+    with told(verbose=False):
+        place = Root(root, create=False)
+        try:
+            yield place
+        finally:
+            place.close()
+
+
+@snapshot_commands.command()
+def snapshots(name: NameArgument, root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
+    """List the snapshots of an index."""
+    from flows.snapshots import listed, print_snapshots
+
+    with _opened(root) as place:
+        rows = listed(place, name)
+        print(json.dumps(rows)) if as_json else print_snapshots(name, rows)
+
+
+@snapshot_commands.command()
+def show(name: NameArgument, snapshot: SnapshotArgument = None, root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
+    """Show what a snapshot is made of."""
+    from flows.snapshots import print_snapshot, shown
+
+    with _opened(root) as place:
+        manifest = shown(place, name, snapshot)
+        print(manifest.model_dump_json()) if as_json else print_snapshot(manifest)
+
+
+@snapshot_commands.command()
+def diff(
+    name: NameArgument,
+    then: Annotated[str, typer.Argument(help="A snapshot.")],
+    now: SnapshotArgument = None,
+    root: RootOption = DEFAULT_ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two snapshots: items, figures by paired tests, neighbours."""
+    from flows.snapshots import difference, print_difference
+
+    with _opened(root) as place:
+        found = difference(place, name, then, now)
+        print(found.model_dump_json()) if as_json else print_difference(found)
+
+
+@snapshot_commands.command()
+def rollback(name: NameArgument, snapshot: SnapshotArgument = None, root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
+    """Make an earlier snapshot the live one: the one before by default. Its files are checked first."""
+    from flows.snapshots import rolled_back
+
+    with _opened(root) as place:
+        before, now = rolled_back(place, name, snapshot)
+        if as_json:
+            print(json.dumps({"name": name, "before": before, "live": now}))
+        else:
+            print(f"{name}: {now} is live, {before} was\nnext: indexmill pin {name} {before} keeps that one, too")
+
+
+@snapshot_commands.command()
+def pin(
+    name: NameArgument,
+    snapshot: SnapshotArgument = None,
+    off: Annotated[bool, typer.Option("--off", help="Let it go again.")] = False,
+    root: RootOption = DEFAULT_ROOT,
+) -> None:
+    """Keep a snapshot for as long as it is pinned."""
+    from flows.snapshots import pinned
+
+    with _opened(root) as place:
+        print(f"{name}: {pinned(place, name, snapshot, keep=not off)} is {'no longer ' if off else ''}pinned")
+
+
+@snapshot_commands.command()
+def verify(name: NameArgument, snapshot: SnapshotArgument = None, root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
+    """Check every file of a snapshot by its digest."""
+    from flows.snapshots import verified
+
+    with _opened(root) as place:
+        manifest = verified(place, name, snapshot)
+        if as_json:
+            print(json.dumps({"name": name, "snapshot_id": manifest.snapshot_id, "files": len(manifest.files), "whole": True}))
+        else:
+            print(f"{name}: all {len(manifest.files)} files of {manifest.snapshot_id} are whole")
+
+
+@snapshot_commands.command()
+def gc(
+    days: Annotated[float, typer.Option(min=0, help="Leave alone what is younger.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    root: RootOption = DEFAULT_ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove what no kept snapshot needs: old snapshots, vectors, tables of stages."""
+    from dataclasses import asdict
+
+    from flows.snapshots import print_garbage
+    from storage.collecting import collect
+
+    with _opened(root) as place, place.alone("indexmill gc"):
+        found = collect(place, days=days, dry_run=dry_run)
+        print(json.dumps([asdict(one) for one in found])) if as_json else print_garbage(found, dry_run=dry_run)

@@ -1,0 +1,150 @@
+"""Collecting garbage: what no kept snapshot needs, found first and then removed.
+
+Whoever collects holds the root alone (`Root.alone`): no build runs meanwhile, and readers of snapshots are not disturbed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from storage import tables
+from storage.parts import Parts
+from storage.retention import doomed, retain, unneeded
+from storage.root import Root
+from storage.snapshots import Snapshots
+
+DAY = 86_400
+STAGE_FOLDERS_KEPT = 2  # the newest of each stage of a data set: the last night's and the one before
+Kind = Literal["snapshot", "pooled file", "vectors", "dataset", "remembered stage"]
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Something that nothing needs. where: relative to the root; rows: vectors, for those; bytes: on disk, a share for vectors."""
+
+    kind: Kind
+    where: str
+    rows: int | None
+    bytes: int
+
+
+def collect(root: Root, *, days: float = 1, dry_run: bool = False) -> list[Garbage]:
+    """Remove what no kept snapshot needs, unless it is younger than `days`; with `dry_run` only say what would be removed.
+
+    Snapshots go by the retention of their index's live config; vectors when no snapshot that stays holds their content; folders of a data
+    set but the newest of each stage; remembered stages whose files are gone. Shards share files with snapshots, so their bytes may be free
+    only when both are gone.
+    """
+    indexes = [Snapshots(root, folder.name) for folder in sorted((root.path / "indexes").glob("*"))]
+    found = [one for snapshots in indexes for one in _snapshots(snapshots, dry_run=dry_run)]
+    going = {Path(one.where).name for one in found if one.kind == "snapshot"}
+    before = time.time() - days * DAY
+    for folder in sorted((root.path / "embeddings").glob("*")):
+        tables_of_store = [path for snapshots in indexes for path in _tables(snapshots, folder.name, going)]
+        found += _vectors(root, folder, tables_of_store, before, dry_run=dry_run)
+    found += _folders(root, before, dry_run=dry_run)
+    return [*found, *_remembered(root, dry_run=dry_run)]
+
+
+def _snapshots(snapshots: Snapshots, *, dry_run: bool) -> list[Garbage]:
+    root, live = snapshots.root, snapshots.live()
+    if live is None:
+        return []
+    rules = live.config["publish"]
+    going = doomed(snapshots, rules["keep"], rules.get("keep_days", 0))
+    sizes = {snapshot_id: _size(snapshots.path(snapshot_id)) for snapshot_id in going}
+    pooled = {path: path.stat().st_size for path in unneeded(snapshots, frozenset(going))}
+    if not dry_run:
+        going = retain(snapshots, rules["keep"], rules.get("keep_days", 0))
+        pooled = {path: size for path, size in pooled.items() if not path.exists()}
+    told = [Garbage("snapshot", _where(root, snapshots.path(one)), None, sizes[one]) for one in going]
+    return told + [Garbage("pooled file", _where(root, path), None, size) for path, size in pooled.items()]
+
+
+def _tables(snapshots: Snapshots, fingerprint: str, going: set[str]) -> list[Path]:
+    """The tables, of snapshots that stay, whose contents are in this store."""
+    stay = [snapshot_id for snapshot_id in snapshots.ids() if snapshot_id not in going]
+    named = ((one, snapshots.manifest(one).stores.get(fingerprint)) for one in stay)
+    return [snapshots.path(one) / table for one, table in named if table]
+
+
+def _vectors(root: Root, folder: Path, used_in: list[Path], before: float, *, dry_run: bool) -> Iterator[Garbage]:
+    """Parts without the rows that nothing uses: each is written anew under its name in one step, or removed when it would be empty."""
+    parts = Parts(root, folder)
+    with parts.lease():
+        for path in parts.paths():
+            if path.stat().st_mtime > before:
+                continue
+            used, rows, size = _used(root, path, used_in), int(pq.read_metadata(path).num_rows), path.stat().st_size
+            if len(used) == rows:
+                continue
+            if not dry_run:
+                _rewrite(root, path, used)
+            yield Garbage("vectors", _where(root, path), rows - len(used), round(size * (rows - len(used)) / rows))
+
+
+def _used(root: Root, part: Path, used_in: list[Path]) -> list[str]:
+    """The contents of a part that one of the tables holds; at most the rows of a part."""
+    if not used_in:
+        return []
+    used = f"SELECT content_digest FROM {tables.parquet(*used_in, options='union_by_name=true')}"
+    sql = f"SELECT content_digest FROM {tables.parquet(part)} WHERE content_digest IN ({used})"
+    return [digest for (digest,) in tables.rows(sql, spill=root.tmp)]
+
+
+def _rewrite(root: Root, part: Path, used: list[str]) -> None:
+    if not used:
+        part.unlink()
+        return
+    kept = pa.array(used, pa.string())
+    batches = (batch.filter(pc.is_in(batch.column("content_digest"), kept)) for batch in tables.read_batches(part))
+    with root.replacing(part) as temporary:
+        tables.write_parquet(temporary, pq.read_schema(part), batches)
+
+
+def _folders(root: Root, before: float, *, dry_run: bool) -> Iterator[Garbage]:
+    for stage in sorted((root.path / "datasets").glob("*/*")):
+        if stage.name == "memory":
+            continue
+        folders = sorted(stage.iterdir(), key=lambda folder: folder.stat().st_mtime)
+        for folder in folders[:-STAGE_FOLDERS_KEPT]:
+            if folder.stat().st_mtime < before:
+                yield Garbage("dataset", _where(root, folder), None, _size(folder))
+                if not dry_run:
+                    shutil.rmtree(folder)
+
+
+def _remembered(root: Root, *, dry_run: bool) -> Iterator[Garbage]:
+    """Records of stages that cannot be believed any more, since a file of theirs is gone."""
+    for path in sorted(root.cache.glob("*")) if root.cache.is_dir() else []:
+        if path.is_file() and any(not (root.path / name).exists() for name in _files(path)):
+            yield Garbage("remembered stage", _where(root, path), None, path.stat().st_size)
+            if not dry_run:
+                path.unlink()
+
+
+def _files(remembered: Path) -> list[str]:
+    """The files that a remembered record rests on; none where it is not one of ours."""
+    try:
+        record: dict[str, Any] = json.loads(json.loads(remembered.read_text(encoding="utf-8"))["result"])["data"]
+        return [file.get("data", file)["path"] for file in record["files"]]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _where(root: Root, path: Path) -> str:
+    return path.relative_to(root.path).as_posix()

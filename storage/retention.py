@@ -1,0 +1,125 @@
+"""Which snapshots of an index stay, and which pooled files they need.
+
+Never removed: the live snapshot, a pinned one, one that a reader holds open. Of the others the newest published ones stay, those that are
+young enough, and the newest refused one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from storage.errors import DamagedFile, InputError
+from storage.manifests import Manifest
+from storage.snapshots import Snapshots
+
+POOLS = ("trained", "shards", "evaluations")
+
+
+@contextmanager
+def reading(snapshots: Snapshots, snapshot_id: str) -> Iterator[Manifest]:
+    """Hold a snapshot open: it is not removed before the block ends. Yields its manifest. Raises InputError when it is gone."""
+    path = snapshots.path(snapshot_id) / "manifest.json"
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        snapshots.manifest(snapshot_id)  # says which there are
+        raise
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield snapshots.manifest(snapshot_id)  # after the lock: what was removed before it is not there any more
+    finally:
+        os.close(handle)
+
+
+def pins(snapshots: Snapshots) -> set[str]:
+    """The snapshots that somebody wants kept."""
+    return {path.name for path in _pins(snapshots).glob("*") if path.name in snapshots.ids()}
+
+
+def pin(snapshots: Snapshots, snapshot_id: str, *, keep: bool = True) -> None:
+    """Keep a snapshot until it is unpinned (`keep=False`). Raises InputError when there is none of that id."""
+    mark = _pins(snapshots) / snapshots.manifest(snapshot_id).snapshot_id
+    if keep:
+        snapshots.root.scratch.write_text(mark, "")
+    else:
+        mark.unlink(missing_ok=True)
+
+
+def doomed(snapshots: Snapshots, keep: int, days: float = 0) -> list[str]:
+    """The snapshots that may go, oldest first: all but the newest `keep` published ones, those of the last `days`, and the safe ones."""
+    ids, refused = snapshots.ids(), [snapshot_id for snapshot_id in snapshots.ids() if _refused(snapshots, snapshot_id)]
+    published = [snapshot_id for snapshot_id in ids if snapshot_id not in refused]
+    old = {*published[:-keep], *refused[:-1]}
+    safe = {snapshots.current(), *pins(snapshots)}
+    since = datetime.now(UTC) - timedelta(days=days)
+    return [one for one in ids if one in old and one not in safe and not (days and _made(snapshots, one) > since)]
+
+
+def retain(snapshots: Snapshots, keep: int, days: float = 0) -> list[str]:
+    """Remove the doomed snapshots that nobody reads, then what no snapshot needs any more. Returns the snapshots removed."""
+    removed = [snapshot_id for snapshot_id in doomed(snapshots, keep, days) if _unlinked(snapshots.path(snapshot_id) / "manifest.json")]
+    for folder in snapshots.folder.iterdir():
+        # The manifest went first: a folder without one is no snapshot, so nobody opens half of it.
+        if not (folder / "manifest.json").exists():
+            shutil.rmtree(folder)
+    for path in unneeded(snapshots):
+        path.unlink()
+    for pool in POOLS:
+        for folder in sorted((snapshots.root.index(snapshots.name) / pool).glob("**/"), reverse=True):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+    return removed
+
+
+def unneeded(snapshots: Snapshots, without: frozenset[str] = frozenset()) -> list[Path]:
+    """Pooled files that no snapshot needs, those named in `without` left out of account."""
+    root = snapshots.root
+    needed = {path for snapshot_id in snapshots.ids() if snapshot_id not in without for path in _pool(snapshots, snapshot_id)}
+    files = (path for pool in POOLS for path in sorted((root.index(snapshots.name) / pool).rglob("*")) if path.is_file())
+    return [path for path in files if path.relative_to(root.path).as_posix() not in needed]
+
+
+def _unlinked(manifest: Path) -> bool:
+    """Remove a manifest unless a reader holds it."""
+    handle = os.open(manifest, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        manifest.unlink()
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def _pins(snapshots: Snapshots) -> Path:
+    return snapshots.root.index(snapshots.name) / "pins"
+
+
+def _refused(snapshots: Snapshots, snapshot_id: str) -> bool:
+    """Whether the gate refused it; one whose manifest cannot be read counts as published."""
+    try:
+        return snapshots.manifest(snapshot_id).verdict == "refused"
+    except (DamagedFile, InputError):
+        return False
+
+
+def _made(snapshots: Snapshots, snapshot_id: str) -> datetime:
+    try:
+        return datetime.fromisoformat(snapshots.manifest(snapshot_id).created_at)
+    except (DamagedFile, InputError):
+        return datetime.fromtimestamp(0, UTC)
+
+
+def _pool(snapshots: Snapshots, snapshot_id: str) -> tuple[str, ...]:
+    """The pooled files of a snapshot; none of one whose manifest is damaged, which has its own names for them."""
+    try:
+        return snapshots.manifest(snapshot_id).pool
+    except DamagedFile:
+        return ()
