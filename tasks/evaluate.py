@@ -46,9 +46,9 @@ def evaluate(
     """
     held, asked = embeddings.of(index.holds), embeddings.of(config.asks or index.holds)
     searcher = open_searcher(shards.shards, root.file, index.metric, tuned.setting)
-    with vectors(root, asked, side="query", leaking=leaks == "keep", sample=(config.max_queries, index.seed)) as blocks:
-        given = answers(searcher, *joined(blocks, asked.dim), min(config.depth, held.database))
     ks = cuts(config.k, held.database)
+    with vectors(root, asked, side="query", leaking=leaks == "keep", sample=(config.max_queries, index.seed)) as blocks:
+        given = answers(searcher, *joined(blocks, asked.dim), max(ks, default=1), min(config.depth, held.database))
     truth = ground_truth(root, root.index(name) / "evaluations", held, asked, given, max(ks, default=1), searcher.metric)
     agreed = agreement(given, truth, ks, searcher.metric)
     judge = Judge(root, embeddings, held)

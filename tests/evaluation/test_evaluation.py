@@ -55,7 +55,7 @@ class Small:
         index.train(self.vectors[:60])
         index.add_with_ids(self.vectors[:60], np.arange(1, 61))
         self.searcher = Searcher([index], "cosine", nprobe=2)
-        self.given = answers(self.searcher, np.arange(61, 81), self.vectors[60:], 40)
+        self.given = answers(self.searcher, np.arange(61, 81), self.vectors[60:], 10, 40)
         self.judge = Judge(root, self.embeddings, self.embeddings)
         self.judged = self.judge.by_label(self.given, (1, 5, 10))
 
@@ -68,6 +68,22 @@ def small(root: Root) -> Small:
 def truth_of(root: Root, small: Small, k: int = 10) -> tuple[np.ndarray, np.ndarray, str]:
     found = ground_truth(root, root.path / "t", small.embeddings, small.embeddings, small.given, k, faiss.METRIC_INNER_PRODUCT)
     return found.scores, found.ids, found.file.path
+
+
+def test_the_first_places_are_those_of_a_search_for_so_many() -> None:
+    """A graph looks at more candidates when it is asked for more: the first three are what a search for three finds, none comes twice."""
+    vectors = unit(np.random.default_rng(0), 2000)
+    graph = faiss.IndexHNSWFlat(DIM, 4, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexIDMap2(graph)
+    index.add_with_ids(vectors, np.arange(1, 2001))
+    searcher, queries = Searcher([index], "cosine", ef_search=1), unit(np.random.default_rng(1), 50)
+    found = answers(searcher, np.arange(50), queries, 3, 40).found
+    three, forty = (searcher.search(queries, k)[1] for k in (3, 40))
+    assert found[:, :3].tolist() == three.tolist()
+    assert three.tolist() != forty[:, :3].tolist()
+    for row, deep in zip(found.tolist(), forty.tolist(), strict=True):
+        assert len(set(row)) == 40
+        assert [item for item in deep if item not in row[:3]][:37] == row[3:]
 
 
 def test_ground_truth_is_exact_and_remembered_for_these_queries_alone(root: Root, small: Small) -> None:
