@@ -138,11 +138,21 @@ def _as_written(problem: ErrorDetails, lines: Mapping[tuple[str, ...], str]) -> 
 
 def _valid_keys(above: tuple[str, ...]) -> set[str]:
     """The keys that may stand below `above`, over all members of a union."""
-    models: list[type[BaseModel]] = [PipelineConfig]
+    annotations: list[Any] = [PipelineConfig]
     for key in above:
-        annotations = [field.annotation for model in models for name, field in model.model_fields.items() if key in (name, field.alias)]
-        models = [model for annotation in annotations for model in _models_in(annotation)]
+        annotations = [inner for annotation in annotations for inner in _below(annotation, key)]
+    models = [model for annotation in annotations for model in _models_in(annotation)]
     return {field.alias or name for model in models for name, field in model.model_fields.items()}
+
+
+def _below(annotation: Any, key: str) -> Iterator[Any]:
+    """What a key of this annotation holds: a mapping's values, a sequence's members, or a model's field."""
+    if typing.get_origin(annotation) in (dict, tuple):
+        inner = typing.get_args(annotation)
+        yield inner[1] if typing.get_origin(annotation) is dict else inner[0]
+        return
+    for model in _models_in(annotation):
+        yield from (field.annotation for name, field in model.model_fields.items() if key in (name, field.alias))
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

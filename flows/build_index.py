@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow
 
 from configs.loading import load_config
-from configs.models import PipelineConfig
+from configs.models import PipelineConfig, StudyConfig
 from flows.environment import default_root
 from flows.planning import check_fit, plan_build
 from flows.preflight import check_encoder, check_factory, check_sizes, held_set
@@ -69,7 +69,7 @@ def build(config: PipelineConfig, stages: Stages, *, rehash: bool = False) -> Su
     tuned = run(tune, held, embeddings.of(config.evaluation.asks or config.index.holds), trained, shards, config.index)
     evaluation = run(evaluate, config.name, embeddings, shards, tuned, config.index, config.evaluation, config.split.leaks)
     snapshot = run(
-        publish, config, validated, sides, embeddings, trained, shards, tuned, evaluation,
+        publish, config.model_copy(update={"study": StudyConfig()}), validated, sides, embeddings, trained, shards, tuned, evaluation,
         doubt=lambda record: "" if Snapshots(root, config.name).current() else "nothing is live",
     )  # fmt: skip
     return summarise(config, stages, dataset, validated, embeddings, trained, tuned, evaluation, snapshot)

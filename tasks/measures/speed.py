@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import faiss
 import numpy as np
-
-from tasks.indexes.searcher import Searcher
 
 WARM_UP = 10
 SECONDS = 10.0  # for the single queries, and for the batches: a slow index is asked fewer
 Query = TypeVar("Query")
 
 
-def search_speed(searcher: Searcher, queries: np.ndarray, k: int = 10, singles: int = 1000, repeats: int = 5) -> dict[str, float]:
+class Searching(Protocol):
+    """What can be timed: a `Searcher`, or whatever answers as one."""
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores float32 (n, k) and item ids int64 (n, k)."""
+        ...
+
+
+def search_speed(searcher: Searching, queries: np.ndarray, k: int = 10, singles: int = 1000, repeats: int = 5) -> dict[str, float]:
     """Milliseconds of single queries (p50, p95, p99) and queries a second in one batch of all, with the threads in use.
 
     Before either is timed, it is done without timing. Single: the first `singles` queries, in turn. Batch: the median of `repeats`
