@@ -14,6 +14,9 @@ COLUMNS = (
 )  # fmt: skip
 
 
+WIDTH = 130  # of the table, at least: a row that wraps in a narrow window is read more easily than one without its columns
+
+
 def print_study(found: dict[str, Any]) -> None:
     """One table an encoder, its best row marked, then where everything lies and what to build."""
     console = Console(soft_wrap=True, highlight=False)
@@ -23,10 +26,10 @@ def print_study(found: dict[str, Any]) -> None:
     for encoder, rows in by_encoder.items():
         console.print(f"[bold]{escape(encoder)}[/], {rows[0]['dim']} numbers a vector: {rows[0]['database']:,} items, "
                       f"{rows[0]['queries']:,} queries; {_extraction(rows[0])}")  # fmt: skip
-        Console().print(_table(rows))
+        Console(width=max(WIDTH, console.width)).print(_table(rows))
     threads = ", ".join(str(count) for count in sorted({row["threads"] for row in found["rows"]}))
     console.print(
-        f"Times are wall-clock, {threads} threads. In bold: the quickest in batches at recall {found['target']}; "
+        f"Times are wall-clock, {threads} threads. best: the quickest in batches at recall {found['target']}; "
         "a dot marks rows that no other beats in recall and speed.",
         style="dim",
     )
@@ -42,12 +45,12 @@ def print_study(found: dict[str, Any]) -> None:
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for number, heading in enumerate(COLUMNS):
-        table.add_column(heading, justify="left" if number < 2 else "right", vertical="bottom", no_wrap=number != 1)
+        table.add_column(heading, justify="left" if number < 2 else "right", vertical="bottom", no_wrap=True)
     for row in rows:
         index = row["index"] if row["factory"] in (row["index"], "NumPy") else f"{row['index']}: {row['factory']}"
         by_label = ("-" if row[name] is None else f"{row[name]:.3f}" for name in ("precision_at_10", "recall_at_10", "map"))
         table.add_row(
-            escape(index) + (" •" if row["on_front"] else ""), row["setting"], f"{row['ann_recall_at_10']:.4f}",
+            escape(index) + (" best" if row["best"] else " •" if row["on_front"] else ""), row["setting"], f"{row['ann_recall_at_10']:.4f}",
             f"{row['batch_queries_per_second']:,.0f}", f"{row['single_query_p50_ms']:.3f}", *by_label, f"{row['build_seconds']:.2f}",
             f"{row['bytes_a_vector']:,.0f}", style="bold green" if row["best"] else "",
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import faiss
@@ -45,11 +46,14 @@ class Asked:
 
     def measure(self, searching: Searching) -> Figures:
         """One setting: its answers to all queries, then its speed."""
+        start = time.process_time()
         scores, found = self._search(searching, min(K, self.depth))
+        cpu_seconds = time.process_time() - start
         speed = search_speed(searching, self.queries, k=min(K, self.depth))
         return Figures(
             single_query_p50_ms=speed["single_query_p50_ms"], single_query_p95_ms=speed["single_query_p95_ms"],
             batch_queries_per_second=speed["batch_queries_per_second"], batch_size=len(self.queries), threads=threads(searching),
+            cpu_ms_a_query=cpu_seconds / len(self.queries) * 1000,
             ann_recall_at_10=float(overlap_at(found, self.exact, K).mean()),
             ann_distance_recall_at_10=float(distance_recall_at(scores, found, self.exact_scores, K, larger=self.larger).mean()),
             **self._relevance(searching, found),

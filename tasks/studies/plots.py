@@ -13,11 +13,13 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from tasks.studies.rows import Row
 
 INK = "#6b7280"  # readable on light and on dark paper
 COLOURS = ("#111827", "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#0891b2", "#bcbd22", "#e377c2")
+ROOM = 1.6  # beside the outermost points, as a factor
 STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "indexmill", "font.family": "sans-serif", "font.size": 10, "text.color": INK,
     "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": INK, "axes.titlecolor": INK,
@@ -99,11 +101,20 @@ def _panels(rows: Sequence[Row], across: Callable[[Row], float], label: str) -> 
         figure, grid = plt.subplots(1, len(encoders), figsize=(6.4 * len(encoders), 4.2), sharey=True, squeeze=False, layout="constrained")
         for axes, encoder in zip(grid[0], encoders, strict=True):
             _lines(axes, [row for row in rows if row.encoder == encoder], across)
-            axes.set(xscale="log", xlabel=label, title=_literal(encoder))
+            values = [across(row) for row in rows if row.encoder == encoder]
+            axes.set(xscale="log", xlabel=label, title=_literal(encoder), xlim=(min(values) / ROOM, max(values) * ROOM))
+            _plain(axes)
         grid[0][0].set(ylabel="recall@10 against exact search")
         handles, names = grid[0][0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=9)
     return figure
+
+
+def _plain(axes: Axes) -> None:
+    """Numbers at 1, 2 and 5 of every power of ten, written out."""
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _lines(axes: Axes, rows: Sequence[Row], across: Callable[[Row], float]) -> None:

@@ -31,6 +31,7 @@ class Figures(Frozen):
     """One setting, measured at k = 10 in every column but `map`. Relevance is None where no query's label stands in the database.
 
     single_query_p50_ms, batch_queries_per_second: wall-clock, with `threads` (see `search_speed`); a batch holds `batch_size` queries.
+    cpu_ms_a_query: CPU time of all threads, in batches of 256, which other work on the machine disturbs less; measured once.
     ann_recall_at_10, ann_distance_recall_at_10: against exact search, by ids and by distance. precision_at_10, recall_at_10: by label, of
     the same results. map: average precision by label, to the depth `evaluation.depth`, of a search for so many results; a graph looks
     at no fewer candidates than it is asked for, so there it looks wider.
@@ -40,6 +41,7 @@ class Figures(Frozen):
     single_query_p95_ms: float
     batch_queries_per_second: float
     batch_size: int
+    cpu_ms_a_query: float
     threads: int
     ann_recall_at_10: float
     ann_distance_recall_at_10: float
@@ -79,6 +81,7 @@ class Row(Frozen):
     single_query_p95_ms: float
     batch_queries_per_second: float
     batch_size: int
+    cpu_ms_a_query: float
     threads: int
     ann_recall_at_10: float
     ann_distance_recall_at_10: float
