@@ -45,9 +45,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data.write(folder, options.queries, options.database, options.dim, options.labels)
-        print(
-            f"{options.queries:,} queries, {options.database:,} vectors of {options.dim} numbers, {options.labels} labels; {os.cpu_count()} cores"
-        )
+        shape = f"{options.queries:,} queries, {options.database:,} vectors of {options.dim} numbers"
+        print(f"{shape}, {options.labels} labels; {os.cpu_count()} cores")
         print("\n| work | queries | seconds | CPU s | ms a query | peak MiB | MiB before the work |\n|---|---|---|---|---|---|---|")
         differing = [problem for ours, peer in PIECES.items() for problem in piece(ours, peer, folder, options)]
     print(*differing or ["\nall figures agree"], sep="\n")

@@ -48,7 +48,9 @@ def load_config(name_or_path: str, settings: Iterable[str] = ()) -> PipelineConf
         )
     lines = dict(_lines(node))
     for setting in settings:
-        lines[_apply(values, setting)] = f"--set {setting}"
+        keys = _apply(values, setting)
+        below = _lines(yaml.compose(setting.partition("=")[2], Loader=yaml.SafeLoader), keys)
+        lines |= dict.fromkeys((keys, *(where for where, _ in below)), f"--set {setting}")
     try:
         return PipelineConfig.model_validate(values)
     except ValidationError as problem:
