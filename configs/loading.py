@@ -48,9 +48,10 @@ def load_config(name_or_path: str, settings: Iterable[str] = ()) -> PipelineConf
         )
     lines = dict(_lines(node))
     for setting in settings:
-        keys = _apply(values, setting)
-        below = _lines(yaml.compose(setting.partition("=")[2], Loader=yaml.SafeLoader), keys)
-        lines |= dict.fromkeys((keys, *(where for where, _ in below)), f"--set {setting}")
+        keys, (_, _, value) = _apply(values, setting), setting.partition("=")
+        above = {keys[:size]: "" for size in range(1, len(keys))}
+        below = [keys, *(where for where, _ in _lines(yaml.compose(value, Loader=yaml.SafeLoader), keys))]
+        lines = above | lines | dict.fromkeys(below, f"--set {setting}")
     try:
         return PipelineConfig.model_validate(values)
     except ValidationError as problem:
@@ -100,7 +101,9 @@ def _lines(node: yaml.Node | None, above: tuple[str, ...] = ()) -> Iterator[tupl
             yield from _lines(value, here)
     elif isinstance(node, yaml.SequenceNode):
         for number, value in enumerate(node.value):
-            yield (*above, str(number)), f"line {value.start_mark.line + 1}"
+            here = (*above, str(number))
+            yield here, f"line {value.start_mark.line + 1}"
+            yield from _lines(value, here)
 
 
 def _input_error(problem: ErrorDetails, path: Path, lines: Mapping[tuple[str, ...], str]) -> InputError:
