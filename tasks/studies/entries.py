@@ -9,7 +9,7 @@ from configs.models import StudiedIndex, StudyConfig
 TARGETS = (0.9, 0.95, 0.99)  # that `auto` is tuned for
 POINTS_PER_LIST = 39  # FAISS warns of lists trained on fewer
 CENTROIDS = 256  # of a product quantizer with 8 bits
-PQ_FROM = 10 * CENTROIDS
+PQ_FROM = POINTS_PER_LIST * CENTROIDS
 WIDTHS = 8  # settings of one index, at most
 NARROWEST = {"nprobe": 1, "ef_search": 16}
 WIDEST = 512  # by default
@@ -18,7 +18,7 @@ WIDEST = 512  # by default
 def entries(config: StudyConfig, items: int, dim: int) -> tuple[StudiedIndex, ...]:
     """The config's own indexes, or the usual ones for so many vectors of `dim` numbers.
 
-    IVF has √n lists and the tutorials' 4√n, as far as there are 39 vectors a list; PQ a byte for about 8 numbers, from 2,560 vectors on.
+    IVF has √n lists and the tutorials' 4√n, as far as there are 39 vectors a list; PQ a byte for about 8 numbers, where its centroids have as many.
     """
     if config.indexes:
         return config.indexes

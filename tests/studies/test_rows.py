@@ -18,12 +18,13 @@ from tasks.studies.rows import SCHEMA, Row, marked, write_rows
     [
         (90, ["Flat", "IVF2,Flat", "HNSW32", "auto"]),  # 90 // 39
         (1425, ["Flat", "IVF36,Flat", "HNSW32", "auto"]),  # 37 and 148, both held to 1425 // 39
+        (9983, ["Flat", "IVF99,Flat", "IVF255,Flat", "HNSW32", "auto"]),
         (10_000, ["Flat", "IVF100,Flat", "IVF256,Flat", "IVF256,PQ48", "HNSW32", "auto"]),
         (1_000_000, ["Flat", "IVF1000,Flat", "IVF4000,Flat", "IVF4000,PQ48", "HNSW32", "auto"]),
     ],
 )
 def test_the_usual_indexes_are_sized_for_the_data(items: int, factories: list[str]) -> None:
-    """√n and 4√n lists while each has 39 vectors to be trained on; a product quantizer only where its centroids have ten each."""
+    """√n and 4√n lists while each has 39 vectors to be trained on; a product quantizer only where its 256 centroids do."""
     assert [entry.factory for entry in entries(StudyConfig(), items, 384)] == factories
 
 
