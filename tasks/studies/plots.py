@@ -45,8 +45,9 @@ def encoding_and_searching(rows: Sequence[Row]) -> Figure:
         mine = [row for row in rows if row.encoder == encoder]
         rate = mine[0].extraction_items_per_second
         best = next((row for row in mine if row.best), mine[0])
-        for values, value in zip(kinds.values(), (1000 / rate if rate else 0.0, *_times(mine[0], best)), strict=True):
-            values.append(value)
+        times = (1000 / rate if rate else 0.0, mine[0].single_query_p50_ms, best.single_query_p50_ms)
+        for values, milliseconds in zip(kinds.values(), times, strict=True):
+            values.append(milliseconds)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 1.2 + 0.9 * len(encoders)), layout="constrained")
         for number, (name, values) in enumerate(kinds.items()):
@@ -91,10 +92,6 @@ def figures(rows: Sequence[Row]) -> Iterator[dict[str, Figure]]:
             plt.close(figure)
 
 
-def _times(brute: Row, best: Row) -> tuple[float, float]:
-    return brute.single_query_p50_ms, best.single_query_p50_ms
-
-
 def _panels(rows: Sequence[Row], across: Callable[[Row], float], label: str) -> Figure:
     encoders = list(dict.fromkeys(row.encoder for row in rows))
     with plt.rc_context(STYLE):
@@ -121,16 +118,17 @@ def _lines(axes: Axes, rows: Sequence[Row], across: Callable[[Row], float]) -> N
     """A line for each index through its settings; the best one ringed."""
     for index in dict.fromkeys(row.index for row in rows):
         mine = sorted((row.ann_recall_at_10, across(row)) for row in rows if row.index == index)
-        name = index if len({row.factory for row in rows if row.index == index} | {index}) == 1 or index == "NumPy" else _made(rows, index)
-        axes.plot([x for _, x in mine], [y for y, _ in mine], marker="o", markersize=4, linewidth=1.4, label=_literal(name))
+        axes.plot([x for _, x in mine], [y for y, _ in mine], marker="o", markersize=4, linewidth=1.4, label=_literal(_named(rows, index)))
     for row in rows:
         if row.best:
             axes.plot(across(row), row.ann_recall_at_10, marker="o", markersize=12, fillstyle="none", color="#10b981", linestyle="")
     axes.grid(which="major", alpha=0.25)
 
 
-def _made(rows: Sequence[Row], index: str) -> str:
-    return f"{index}: {next(row.factory for row in rows if row.index == index)}"
+def _named(rows: Sequence[Row], index: str) -> str:
+    """The index, and what it became where that is something else."""
+    factory = next(row.factory for row in rows if row.index == index)
+    return index if factory == index else f"{index}: {factory}"
 
 
 def _literal(label: str) -> str:
