@@ -18,8 +18,8 @@ WIDEST = 512  # by default
 def entries(config: StudyConfig, items: int, dim: int) -> tuple[StudiedIndex, ...]:
     """The config's own indexes, or the usual ones for so many vectors of `dim` numbers.
 
-    IVF has √n lists and the tutorials' 4√n, as far as there are 39 vectors a list; PQ has a byte for about 8 numbers, and is there where each
-    of its 256 centroids has 39 vectors too.
+    IVF has √n lists and the tutorials' 4√n, as far as there are 39 vectors a list; PQ has a byte for about 8 numbers, and is
+    there where each of its 256 centroids has 39 vectors too.
     """
     if config.indexes:
         return config.indexes

@@ -150,6 +150,8 @@ def test_bytes_are_those_of_the_files(rows: list[Row]) -> None:
     assert of(rows, "Flat")[0].bytes_a_vector == pytest.approx(DIM * 4 + 8, abs=1)
     assert of(rows, "HNSW16")[0].bytes_a_vector > DIM * 4 + 8 + 2 * 16 * 4
     assert of(rows, "IVF12,PQ4x4", rerank="none")[0].bytes_a_vector < of(rows, "IVF12,Flat")[0].bytes_a_vector / 2
+    plain, again = of(rows, "IVF12,PQ4x4", rerank="none")[0], of(rows, "IVF12,PQ4x4", rerank="exact")[0]
+    assert again.bytes_a_vector == pytest.approx(plain.bytes_a_vector + 8, abs=1)  # the ids, by which mapped vectors are found
     assert all(row.bytes == pytest.approx(row.bytes_a_vector * DATABASE) for row in rows)
 
 
