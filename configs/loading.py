@@ -48,7 +48,10 @@ def load_config(name_or_path: str, settings: Iterable[str] = ()) -> PipelineConf
         )
     lines = dict(_lines(node))
     for setting in settings:
-        lines[_apply(values, setting)] = f"--set {setting}"
+        keys, (_, _, value) = _apply(values, setting), setting.partition("=")
+        above = {keys[:size]: "" for size in range(1, len(keys))}
+        below = [keys, *(where for where, _ in _lines(yaml.compose(value, Loader=yaml.SafeLoader), keys))]
+        lines = above | lines | dict.fromkeys(below, f"--set {setting}")
     try:
         return PipelineConfig.model_validate(values)
     except ValidationError as problem:
@@ -98,7 +101,9 @@ def _lines(node: yaml.Node | None, above: tuple[str, ...] = ()) -> Iterator[tupl
             yield from _lines(value, here)
     elif isinstance(node, yaml.SequenceNode):
         for number, value in enumerate(node.value):
-            yield (*above, str(number)), f"line {value.start_mark.line + 1}"
+            here = (*above, str(number))
+            yield here, f"line {value.start_mark.line + 1}"
+            yield from _lines(value, here)
 
 
 def _input_error(problem: ErrorDetails, path: Path, lines: Mapping[tuple[str, ...], str]) -> InputError:
@@ -138,11 +143,21 @@ def _as_written(problem: ErrorDetails, lines: Mapping[tuple[str, ...], str]) -> 
 
 def _valid_keys(above: tuple[str, ...]) -> set[str]:
     """The keys that may stand below `above`, over all members of a union."""
-    models: list[type[BaseModel]] = [PipelineConfig]
+    annotations: list[Any] = [PipelineConfig]
     for key in above:
-        annotations = [field.annotation for model in models for name, field in model.model_fields.items() if key in (name, field.alias)]
-        models = [model for annotation in annotations for model in _models_in(annotation)]
+        annotations = [inner for annotation in annotations for inner in _below(annotation, key)]
+    models = [model for annotation in annotations for model in _models_in(annotation)]
     return {field.alias or name for model in models for name, field in model.model_fields.items()}
+
+
+def _below(annotation: Any, key: str) -> Iterator[Any]:
+    """What a key of this annotation holds: a mapping's values, a sequence's members, or a model's field."""
+    if typing.get_origin(annotation) in (dict, tuple):
+        inner = typing.get_args(annotation)
+        yield inner[1] if typing.get_origin(annotation) is dict else inner[0]
+        return
+    for model in _models_in(annotation):
+        yield from (field.annotation for name, field in model.model_fields.items() if key in (name, field.alias))
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -219,6 +219,33 @@ class PublishConfig(Section):
     gate: GateConfig = GateConfig()
 
 
+class StudiedIndex(Section):
+    """One index of a study. factory: as index.factory, `auto` too. nprobe, ef_search: how widely it is searched, one row each.
+
+    recall_targets: instead of widths, settings tuned for these; by default `auto` is tuned for three, and others are searched at doubling
+    widths. candidates and rerank: as in `index`.
+    """
+
+    factory: str = Field(min_length=1)
+    nprobe: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    ef_search: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    recall_targets: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    candidates: int | None = Field(default=None, ge=1)
+    rerank: Rerank = "none"
+
+
+class StudyConfig(Section):
+    """What `indexmill study` compares; no build reads it.
+
+    encoders: by the name that they have in the tables; by default the pipeline's own. indexes: by default Flat, IVF with two numbers of
+    lists, IVF-PQ, HNSW and `auto`, sized for the data; brute force in NumPy is always there. max_queries: a seeded sample of so many.
+    """
+
+    encoders: dict[str, EncoderConfig] = Field(default_factory=dict)
+    indexes: tuple[StudiedIndex, ...] = ()
+    max_queries: int = Field(default=1000, ge=1)
+
+
 class PipelineConfig(Section):
     """One pipeline: one index, rebuilt as a whole."""
 
@@ -231,9 +258,11 @@ class PipelineConfig(Section):
     index: IndexConfig = IndexConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     publish: PublishConfig = PublishConfig()
+    study: StudyConfig = StudyConfig()
 
     @model_validator(mode="after")
     def _cosine_needs_normalised_vectors(self) -> PipelineConfig:
-        if self.index.metric == "cosine" and not self.encoder.normalize:
+        encoders = (self.encoder, *self.study.encoders.values())
+        if self.index.metric == "cosine" and not all(encoder.normalize for encoder in encoders):
             raise ValueError("index.metric cosine needs encoder.normalize: true (or choose index.metric: ip)")
         return self

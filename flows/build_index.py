@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow
 
 from configs.loading import load_config
-from configs.models import PipelineConfig
+from configs.models import PipelineConfig, StudyConfig
 from flows.environment import default_root
 from flows.planning import check_fit, plan_build
 from flows.preflight import check_encoder, check_factory, check_sizes, held_set
@@ -75,7 +75,8 @@ def build(config: PipelineConfig, stages: Stages, *, rehash: bool = False, force
         sides.base, sides.pairs,
     )  # fmt: skip
     snapshot = run(
-        publish, config, validated, sides, embeddings, trained, shards, tuned, evaluation, force, stages.seconds(),
+        publish, config.model_copy(update={"study": StudyConfig()}), validated, sides, embeddings, trained, shards, tuned, evaluation,
+        force, stages.seconds(),
         doubt=lambda record: "" if Snapshots(root, config.name).current() else "nothing is live",
     )  # fmt: skip
     return summarise(config, stages, dataset, validated, embeddings, trained, tuned, evaluation, snapshot)

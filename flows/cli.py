@@ -59,6 +59,24 @@ def plan(
 
 
 @app.command()
+def study(
+    config: Annotated[str, typer.Argument(help="A pipeline's name (indexmill pipelines) or the path of a YAML file.")],
+    root: RootOption = DEFAULT_ROOT,
+    settings: SetOption = None,
+    out: Annotated[Path | None, typer.Option(help="The folder for table, page and plots; studies/NAME below the root by default.")] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Compare encoders and indexes on a pipeline's data: recall, relevance, speed, memory. Publishes nothing."""
+    from flows.running import run_study
+    from flows.study_table import print_study
+
+    with told(verbose):
+        found = run_study(config, root, settings or [], str(out.resolve()) if out else None, verbose=verbose)
+        print(json.dumps(found)) if as_json else print_study(found)
+
+
+@app.command()
 def search(
     name: NameArgument,
     query: Annotated[str | None, typer.Argument(help="A text, for an index of texts, or of images by open-clip.")] = None,

@@ -31,6 +31,14 @@ def run_plan(config: str, root: str, settings: list[str], *, verbose: bool = Fal
         return plan_index(config, place, settings)
 
 
+def run_study(config: str, root: str, settings: list[str], out: str | None, *, verbose: bool = False) -> dict[str, Any]:
+    """Run the flow `study-index` in this process and return its summary."""
+    with _ready(config, root, settings, verbose=verbose) as place:
+        from flows.study_index import study_index
+
+        return study_index(config, place, settings, out)
+
+
 @contextmanager
 def _ready(config: str, root: str, settings: list[str], *, verbose: bool) -> Iterator[str]:
     """Check config and root before Prefect is started, then start it; yields the root's absolute path."""

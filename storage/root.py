@@ -18,6 +18,7 @@
 <root>/indexes/<name>/history/<snapshot>.json     metrics.json of every build, also of those whose snapshot is gone
 <root>/indexes/<name>/snapshots/<snapshot>/       a published index, manifest.json last
 <root>/indexes/<name>/current                     the pointer: a snapshot's id
+<root>/studies/<name>/                            study.parquet, study.html, plots; study.json last
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Root:
 
     def __init__(self, path: str | Path, *, create: bool = True) -> None:
         self.path = Path(path).expanduser().resolve()
+        self._indexes: Path | None = None
         if not create and not self.path.is_dir():
             raise InputError(
                 "there is no root here", where=str(self.path), got="no such directory", next_step="name it with --root or INDEXMILL_ROOT"
@@ -136,7 +138,16 @@ class Root:
         if not re.fullmatch(NAME, name):
             raise InputError("this cannot be an index's name", where=repr(name), expected="a-z, 0-9 and dashes, at most 63 characters",
                              next_step="indexmill catalog lists the indexes")  # fmt: skip
-        return self.path / "indexes" / name
+        return (self._indexes or self.path / "indexes") / name
+
+    def building_in(self, folder: Path) -> Root:
+        """This root with its indexes in `folder`, a staging folder: what is built there goes with it, and no pipeline sees it."""
+        other = Root(self.path)
+        other._indexes, other.__dict__["scratch"] = folder, self.scratch
+        return other
+
+    def study(self, name: str) -> Path:
+        return self.path / "studies" / name
 
     def trained(self, name: str, digest: str, suffix: str) -> Path:
         return self.index(name) / "trained" / f"{digest[:32]}.{suffix}"

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import faiss
 import numpy as np
 
-from tasks.indexes.searcher import Searcher
 from tasks.measures.timing import percentiles, timed
 
 WARM_UP = 10
 
 
-def search_speed(searcher: Searcher, queries: np.ndarray, k: int = 10, singles: int = 1000, repeats: int = 5) -> dict[str, float]:
+class Searching(Protocol):
+    """What can be timed: a `Searcher`, or whatever answers as one."""
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores float32 (n, k) and item ids int64 (n, k)."""
+        ...
+
+
+def search_speed(searcher: Searching, queries: np.ndarray, k: int = 10, singles: int = 1000, repeats: int = 5) -> dict[str, float]:
     """Milliseconds of single queries (p50, p95, p99) and queries a second in one batch of all, with the threads in use.
 
     Before either is timed, it is done without timing. Single: the first `singles` queries, in turn. Batch: the median of `repeats`

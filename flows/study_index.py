@@ -1,0 +1,107 @@
+"""The flow `study-index`: encoders and indexes compared on a pipeline's own data."""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from configs.loading import load_config
+from configs.models import EncoderConfig, PipelineConfig
+from flows.build_index import prepare
+from flows.environment import default_root
+from flows.planning import check_fit, plan_build
+from flows.preflight import check_factory, check_sizes, held_set
+from flows.stages import Stages
+from storage.atomic import Scratch
+from storage.experience import recall_experience
+from storage.lease import lease
+from storage.records import EmbeddingSet
+from storage.root import Root
+from tasks.encode import encode
+from tasks.encoders import Identity
+from tasks.encoders.device import device_name
+from tasks.encoders.process import EncoderProcess
+from tasks.indexes.choosing import RECALL_TARGET
+from tasks.studies.building import index_config
+from tasks.studies.output import write_study
+from tasks.studies.rows import Extraction, Row
+from tasks.study import study
+
+
+@flow(name="study-index", flow_run_name="{config}", validate_parameters=False)
+def study_index(config: str, root: str | None = None, settings: list[str] | None = None, out: str | None = None) -> dict[str, Any]:
+    """Compare the encoders and indexes of the config's section `study`. Vectors go through the pipeline's own stages, into its own store.
+
+    Parameters as those of `build_index`; out: the folder for what is written, studies/<name> below the root by default.
+    Returns what `indexmill study --json` prints.
+    """
+    pipeline = load_config(config, settings or [])
+    place = Root(root or default_root())
+    try:
+        rows: list[Row] = []
+        for name, one in _by_encoder(pipeline).items():
+            with lease(place.index(pipeline.name) / "lease", holder=f"study-index of {pipeline.name}"):
+                embeddings, extraction = extract(one, place)
+            rows += study(place, name, one, embeddings, extraction)
+        return _written(pipeline, place, Path(out) if out else None, rows)
+    finally:
+        place.close()
+
+
+def extract(config: PipelineConfig, root: Root) -> tuple[EmbeddingSet, Extraction]:
+    """The stages before an index, each remembered where it can be, and how long the encoding took."""
+    entries = [index_config(config.index, entry) for entry in config.study.indexes]
+    for index in entries:
+        check_factory(index)
+    stages = Stages(root)
+    with EncoderProcess() as process:
+        _, validated, sides, identity = prepare(config, stages, process)
+        for index in entries or [config.index.model_copy(update={"factory": "Flat"})]:
+            check_sizes(config.model_copy(update={"index": index}), sides)
+        check_fit(plan_build(config, root, identity, validated, sides))
+        embeddings = stages.run(encode, process, sides, config.encoder, identity, config.validate_.max_reject_fraction)
+    held_set(config, embeddings)
+    return embeddings, extraction_of(root, identity, embeddings, None if stages.runs["encode"].cached else stages.runs["encode"].seconds)
+
+
+def extraction_of(root: Root, identity: Identity, embeddings: EmbeddingSet, seconds: float | None) -> Extraction:
+    """How long the encoding took; where nothing was encoded now, the rate that this device has shown before. identity: in float32."""
+    encoded = 0 if seconds is None else embeddings.encoded + (embeddings.captions.encoded if embeddings.captions else 0)
+    if encoded and seconds:
+        return Extraction(encoded=encoded, seconds=seconds, items_per_second=encoded / seconds, remembered=False)
+    known = recall_experience(root, identity.fingerprint, embeddings.modality, device_name())
+    rate = known.rates.get(embeddings.encoder["precision"])
+    return Extraction(encoded=0, seconds=None, items_per_second=rate, remembered=rate is not None)
+
+
+def encoder_name(encoder: EncoderConfig) -> str:
+    """A short name for an encoder that the config gives none: its model, without the way to it."""
+    parts = re.sub(r"^[a-z-]+:", "", encoder.model).split("/")
+    return parts[0] if encoder.model.startswith("package:") else parts[-1].removesuffix(".pth")
+
+
+def _by_encoder(config: PipelineConfig) -> dict[str, PipelineConfig]:
+    """A pipeline an encoder, by the name that the encoder has in the table."""
+    encoders = config.study.encoders or {encoder_name(config.encoder): config.encoder}
+    return {name: config.model_copy(update={"encoder": encoder}) for name, encoder in encoders.items()}
+
+
+def _written(config: PipelineConfig, root: Root, out: Path | None, rows: list[Row]) -> dict[str, Any]:
+    """Write all files, and what the command prints."""
+    about = {
+        "name": config.name, "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{device_name()}, {os.cpu_count()} cores", "target": config.index.recall_target or RECALL_TARGET,
+    }  # fmt: skip
+    folder = out or root.study(config.name)
+    scratch = Scratch(folder) if out else root.scratch
+    try:
+        paths = write_study(scratch, folder, about, rows)
+    finally:
+        if out:
+            scratch.close()
+    return about | {"files": [str(path) for path in paths], "rows": [row.model_dump() for row in rows]}

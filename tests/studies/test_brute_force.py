@@ -1,0 +1,41 @@
+"""Brute force in NumPy agrees with exact search in FAISS, and ties stand by ascending id."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.measures.neighbours import exact_search
+from tasks.studies import brute_force
+from tasks.studies.brute_force import BruteForce, smallest
+
+
+def test_equals_at_the_cut_stand_by_ascending_column() -> None:
+    """By hand: of three ones the first two are taken, whatever a partial sort chose."""
+    keys = np.array([[3.0, 1, 2, 1, 1], [5, 4, 3, 2, 1]], np.float32)
+    values, columns = smallest(keys, 2)
+    assert columns.tolist() == [[1, 3], [4, 3]]
+    assert values.tolist() == [[1, 1], [1, 2]]
+    assert smallest(keys, 5)[1].tolist() == [[1, 3, 4, 2, 0], [4, 3, 2, 1, 0]]
+
+
+@given(
+    seed=st.integers(0, 2**32), items=st.integers(1, 60), asked=st.integers(1, 9), k=st.integers(1, 12),
+    at_once=st.sampled_from([1, 100, 10**6]), metric=st.sampled_from([faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2]),
+)  # fmt: skip
+@settings(max_examples=80, deadline=None)
+def test_it_finds_what_exact_search_finds(seed: int, items: int, asked: int, k: int, at_once: int, metric: int) -> None:
+    """Vectors of small whole numbers, so that sums are exact and ties are many: the same ids, the same scores, in blocks of any size."""
+    random = np.random.default_rng(seed)
+    database, queries = (random.integers(-2, 3, (count, 4)).astype(np.float32) for count in (items, asked))
+    ids, k = np.sort(random.choice(10**9, items, replace=False)), min(k, items)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(brute_force, "SCORES_AT_ONCE", at_once)
+        scores, found = BruteForce(ids, database, metric).search(queries, k)
+    # Enough of exact search's own results that its cut, which takes any of the equals, cannot matter.
+    exact_scores, exact = exact_search(queries, [(ids, database)], items, metric)
+    assert found.tolist() == exact[:, :k].tolist()
+    assert scores.tolist() == exact_scores[:, :k].tolist()
