@@ -31,6 +31,7 @@ from tasks.evaluation.sweep import sweep
 from tasks.evaluation.trec import write_qrels, write_run
 from tasks.evaluation.truth import ground_truth
 from tasks.evaluation.writing import write_per_label, write_per_query
+from tasks.indexes.rerank import store
 from tasks.indexes.searcher import Searcher
 from tasks.measures.precision_recall import interpolated_precision
 
@@ -71,12 +72,13 @@ def truth_of(root: Root, small: Small, k: int = 10) -> tuple[np.ndarray, np.ndar
 
 
 def test_the_first_places_are_those_of_a_search_for_so_many() -> None:
-    """A graph looks at more candidates when it is asked for more: the first three are what a search for three finds, none comes twice."""
-    vectors = unit(np.random.default_rng(0), 2000)
-    graph = faiss.IndexHNSWFlat(DIM, 4, faiss.METRIC_INNER_PRODUCT)
-    index = faiss.IndexIDMap2(graph)
-    index.add_with_ids(vectors, np.arange(1, 2001))
-    searcher, queries = Searcher([index], "cosine", ef_search=1), unit(np.random.default_rng(1), 50)
+    """Coarse codes rank few candidates again when few are asked for: the first three are what a search for three finds, none comes twice."""
+    vectors, ids = unit(np.random.default_rng(0), 2000), np.arange(1, 2001)
+    index = faiss.index_factory(DIM, "IVF4,PQ4x4", faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    index.add_with_ids(vectors, ids)
+    searcher = Searcher([index], "cosine", nprobe=4, stores=[store(ids, vectors, "cosine")], candidates=3)
+    queries = unit(np.random.default_rng(1), 50)
     found = answers(searcher, np.arange(50), queries, 3, 40).found
     three, forty = (searcher.search(queries, k)[1] for k in (3, 40))
     assert found[:, :3].tolist() == three.tolist()

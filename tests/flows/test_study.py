@@ -13,7 +13,7 @@ from configs.loading import load_config
 from flows.study_index import encoder_name
 from flows.study_table import print_study
 from storage.errors import InputError
-from tasks.measures import speed
+from tasks.measures import timing
 from tasks.studies.rows import Row
 from tests.conftest import Build
 
@@ -39,7 +39,7 @@ def studied(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory)
     root = tmp_path_factory.mktemp("studied") / "root"
     own = [f"dataset.path={digits}", "encoder.precision=float32", *SETTINGS]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "SECONDS", 0.05)
+        patch.setattr(timing, "SECONDS", 0.05)
         built = build_index("demo-images", str(root), own)
         before = files(root / "indexes")
         asked = [*own, f"study.encoders={{plain: {TWO[0]}, fast: {TWO[1]}}}"]

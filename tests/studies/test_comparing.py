@@ -17,7 +17,7 @@ from storage.embeddings import EmbeddingStore
 from storage.errors import InputError
 from storage.records import EmbeddingSet
 from storage.root import Root
-from tasks.measures import speed
+from tasks.measures import timing
 from tasks.studies.asking import asked
 from tasks.studies.comparing import compare
 from tasks.studies.rows import Extraction, Row
@@ -83,7 +83,7 @@ def rows(root: Root, data: Data) -> list[Row]:
     faiss.omp_set_num_threads(1)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(speed, "SECONDS", 0.05)
+            patch.setattr(timing, "SECONDS", 0.05)
             return compare(root, "ours", config(indexes=INDEXES), data.embeddings, EXTRACTION)
     finally:
         faiss.omp_set_num_threads(threads)
