@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from storage.metrics_file import Compared, MetricsFile
 from tasks.reports.contents import Contents
-from tasks.reports.formats import probability, signed
+from tasks.reports.formats import count, probability, signed
 from tasks.reports.glossary import Meaning, meaning, over
 
 HEADLINES = (
@@ -74,6 +74,21 @@ def live(contents: Contents) -> MetricsFile | None:
     """The figures of the snapshot that this build is compared with, if they are remembered."""
     since = contents.figures.since
     return next((past for past in reversed(contents.history) if since and past.snapshot_id == since.snapshot_id), None)
+
+
+def summed(contents: Contents) -> str:
+    """What changed since the live snapshot, in one sentence without its end; nothing for a first snapshot."""
+    since = contents.figures.since
+    if since is None:
+        return ""
+    told = {name: change(contents, name) for name in since.measures}
+    parts = []
+    for tone in ("better", "worse"):
+        names = [meaning(name).label for name, one in told.items() if one and one.tone == tone]
+        if names:
+            parts.append(f"{', '.join(names)} significantly {tone}")
+    moved = [f"{count(since.items[kind])} {kind}" for kind in ("added", "changed", "removed") if since.items.get(kind)]
+    return "; ".join([*(parts or ["no figure significantly different"]), f"items: {', '.join(moved)}" if moved else "the same items"])
 
 
 def significant(compared: Compared) -> bool:

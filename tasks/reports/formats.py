@@ -31,16 +31,21 @@ def signed(value: float | None) -> str:
     return "±0" if not text.strip("0.,") else (MINUS if value < 0 else "+") + text
 
 
+def several(value: int, one: str, more: str) -> str:
+    """The number with the word for one or for more."""
+    return f"{count(value)} {one if value == 1 else more}"
+
+
 def signed_count(value: int | None) -> str:
     """A whole number with its sign."""
     return NOTHING if value is None else "±0" if not value else f"{value:+,}".replace("-", MINUS)
 
 
 def share(value: float | None) -> str:
-    """A share as a percentage: one decimal below ten per cent and near a hundred."""
+    """A share as a percentage, with one decimal in the first and the last tenth."""
     if value is None or _missing(value):
         return NOTHING
-    return f"{value:.0%}" if value in (0, 1) or 0.1 <= value < 0.995 else f"{value:.1%}"
+    return f"{value:.0%}" if value in (0, 1) or 0.1 <= value <= 0.9 else f"{value:.1%}"
 
 
 def probability(value: float | None) -> str:

@@ -20,7 +20,7 @@ from tasks.reports.thumbnails import BUDGET, thumbnails
 from tasks.reports.trends import sparkline
 
 LARGEST = 10_000_000  # bytes of a page
-FILTERS = ("count", "figure", "signed", "signed_count", "share", "probability", "milliseconds", "seconds", "size", "clip")
+FILTERS = ("count", "figure", "signed", "signed_count", "share", "probability", "milliseconds", "seconds", "several", "size", "clip")
 
 
 def render_html(contents: Contents) -> str:
@@ -39,7 +39,7 @@ def _render(contents: Contents, budget: int) -> str:
     refused = [path for _, paths in rejected for path in paths if path]
     return _environment().get_template("page.html.j2").render(
         contents=contents, figures=contents.figures, manifest=contents.manifest, sketches=contents.sketches,
-        headlines=comparing.headlines(contents), live=comparing.live(contents), asked=asked, rejected=rejected,
+        headlines=comparing.headlines(contents), summed=comparing.summed(contents), asked=asked, rejected=rejected,
         pictures=thumbnails([*refused, *queries.paths(asked)], budget),
         latency=speed.latency(contents.figures), stages=speed.stages(contents.figures),
         config=formats.clip_lines(json.dumps(contents.manifest.config, indent=2, ensure_ascii=False)),
@@ -74,7 +74,7 @@ def _environment() -> Environment:
     script = _part("turning.js")
     environment.globals |= {
         "style": Markup(_part("style.css")), "script": Markup(script), "script_digest": _digest(script),  # noqa: S704  # our own files
-        "meaning": meaning, "over": over, "figure_of": comparing.figure_of, "change_of": comparing.change, "significant": comparing.significant,
+        "meaning": meaning, "over": over, "figure_of": comparing.figure_of, "change_of": comparing.change,
         "sparkline": sparkline, "at_cutoffs": at_cutoffs, "both_ways": both_ways, "shown_at_once": queries.SHOWN,
     }  # fmt: skip
     return environment

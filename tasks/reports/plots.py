@@ -66,7 +66,7 @@ def recall_against_speed(sweep: Sequence[dict[str, Any]]) -> str:
                 axes.annotate("chosen", place, (0, -17), textcoords="offset points", ha="center", fontsize=9.5)
         if min(cost) > 0 and max(cost) > 8 * min(cost):
             axes.set_xscale("log")
-        axes.set(xlabel="CPU milliseconds a query, in batches", ylabel="recall@10 against exact search")
+        axes.set(xlabel="CPU milliseconds a query, in batches", ylabel="recall@10")
         axes.set_ylim(max(0.0, min(recall) - 0.12), 1.02)
         axes.margins(x=0.12)
         axes.grid(axis="y")
