@@ -10,7 +10,7 @@ from tasks.reports.contents import Contents
 from tasks.reports.formats import clip, count, figure, milliseconds, several, share, signed_count, size
 from tasks.reports.speed import latency
 
-SPECIAL = re.compile(r"[\\`*\[\]<|~$]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)|^[#>+=-]|(?<=^\d)[.)]|(?<=^\d\d)[.)]")
+SPECIAL = re.compile(r"[\\`*\[\]<|~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)|^[#>+=-]|(?<=^\d)[.)]|(?<=^\d\d)[.)]")
 LINKED = re.compile(r"@|:(?=//)|\bwww(?=\.)", re.IGNORECASE)  # what GitHub makes links and mentions of
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 INK = "#010203"  # stands for the page's own colour
+METADATA = re.compile("<metadata>.*?</metadata>", re.DOTALL)  # addresses that nobody asks
 BLUE, ORANGE, GREEN = "#3b82f6", "#e8830c", "#0ea371"
 LINES = (("precision_at", "precision", BLUE, "o"), ("recall_at", "recall", ORANGE, "s"), ("ann_recall_at", "ANN recall", GREEN, "^"))
 STYLE: Any = {
@@ -85,5 +87,5 @@ def _svg(figure: Figure, title: str) -> str:
     figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.04, metadata={"Date": None, "Creator": None})
     plt.close(figure)
     text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    text = METADATA.sub("", text[text.index("<svg") :]).replace(INK, "currentColor")
     return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
