@@ -15,7 +15,7 @@ from typing import Any
 
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
          "--remote-debugging-pipe", "--hide-scrollbars")  # fmt: skip
-SECONDS = 60
+SECONDS = 30
 
 
 @dataclass
