@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from storage.metrics_file import Compared, MetricsFile
 from tasks.reports.contents import Contents
-from tasks.reports.formats import count, probability, signed
+from tasks.reports.formats import UNSEEN, count, probability, signed
 from tasks.reports.glossary import Meaning, meaning, over
 
 HEADLINES = (
@@ -106,4 +106,5 @@ def _tested(compared: Compared, difference: float, larger: bool) -> Change:
 
 
 def _sign(difference: float) -> str:
-    return "▲" if difference > 0 else "▼" if difference < 0 else "="
+    """An arrow where the difference shows in the figures at all."""
+    return "=" if signed(difference) == UNSEEN else "▲" if difference > 0 else "▼"

@@ -6,6 +6,7 @@ import math
 
 MINUS = "\u2212"
 NOTHING = "–"
+UNSEEN = "±0"  # a difference that does not show in three decimals
 CLIPPED = 240
 
 
@@ -28,7 +29,7 @@ def signed(value: float | None) -> str:
     if value is None or _missing(value):
         return NOTHING
     text = figure(abs(value))
-    return "±0" if not text.strip("0.,") else (MINUS if value < 0 else "+") + text
+    return UNSEEN if not text.strip("0.,") else (MINUS if value < 0 else "+") + text
 
 
 def several(value: int, one: str, more: str) -> str:
@@ -38,7 +39,7 @@ def several(value: int, one: str, more: str) -> str:
 
 def signed_count(value: int | None) -> str:
     """A whole number with its sign."""
-    return NOTHING if value is None else "±0" if not value else f"{value:+,}".replace("-", MINUS)
+    return NOTHING if value is None else UNSEEN if not value else f"{value:+,}".replace("-", MINUS)
 
 
 def share(value: float | None) -> str:
