@@ -10,8 +10,9 @@ from tasks.reports.formats import UNSEEN, count, probability, signed
 from tasks.reports.glossary import Meaning, meaning, over
 
 HEADLINES = (
-    "map", "precision_at_1", "precision_at_10", "recall_at_10", "ndcg_at_10", "mrr", "text_to_image_recall_at_1", "text_to_image_recall_at_10",
-    "image_to_text_recall_at_1", "image_to_text_recall_at_10", "ann_recall_at_10",
+    "map", "precision_at_1", "precision_at_10", "recall_at_10", "ndcg_at_10", "mrr",
+    "text_to_image_recall_at_1", "text_to_image_recall_at_10", "image_to_text_recall_at_1", "image_to_text_recall_at_10",
+    "ann_recall_at_10",
 )  # fmt: skip
 SURE = 0.05
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 MINUS = "\u2212"
-NOTHING = "–"
+NOTHING = "\u2013"
 UNSEEN = "±0"  # a difference that does not show in three decimals
 CLIPPED = 240
 

@@ -21,7 +21,7 @@ MEANINGS = (
     (r"map", "mAP", "Average precision of a query: precision at the rank of each relevant item, summed, divided by all relevant items "
      "of the database; those beyond the search depth count as never found."),
     (r"map_at_(\d+)", "mAP@{}", "Average precision of the first {} results; the denominator stays all relevant items of the database."),
-    (r"map_by_label", "mAP, mean of labels", "The mean over labels of their mAP: every label counts the same, however many queries it has."),
+    (r"map_by_label", "mAP, mean of labels", "The mean over labels of their mAP: every label counts the same, whatever its queries."),
     (r"map_full_depth", "mAP, full depth", "Average precision with the whole database ranked exactly: what the embedding is worth, "
      "whatever the index finds. Over a sample of the queries."),
     (r"mrr", "MRR", "1 divided by the rank of the first relevant result, 0 where there is none; the mean over queries."),
@@ -43,10 +43,12 @@ MEANINGS = (
      "of the held-out images."),
     (r"image_to_text_recall_at_(\d+)", "image → text recall@{}", "The share of held-out images of which a caption is among the first {} "
      "of the held-out captions."),
-    (r"text_to_image_median_rank", "text → image median rank", "Half of the held-out captions find their image at this rank or better.", False),
-    (r"image_to_text_median_rank", "image → text median rank", "Half of the held-out images find a caption at this rank or better.", False),
+    (r"text_to_image_median_rank", "text → image median rank", "Half of the held-out captions find their image at this rank or better.",
+     False),
+    (r"image_to_text_median_rank", "image → text median rank", "Half of the held-out images find a caption at this rank or better.",
+     False),
     (r"knn_purity_at_(\d+)", "kNN purity@{}", "The share of an item's {} nearest neighbours in the sample that have its label."),
-    (r"silhouette", "silhouette", "How much nearer items are to their own label than to the next one, from −1 to 1, over the sample."),
+    (r"silhouette", "silhouette", "How much nearer items are to their own label than to the next one, from \u22121 to 1, over the sample."),
 )  # fmt: skip
 
 

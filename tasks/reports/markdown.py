@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from tasks.reports import comparing
 from tasks.reports.contents import Contents
-from tasks.reports.formats import clip, count, figure, milliseconds, several, share, signed_count, size
+from tasks.reports.formats import NOTHING, clip, count, figure, milliseconds, several, share, signed_count, size
 from tasks.reports.speed import latency
 
 SPECIAL = re.compile(r"[\\`*\[\]<|~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)|^[#>+=-]|(?<=^\d)[.)]|(?<=^\d\d)[.)]")
@@ -51,12 +51,12 @@ def _verdict(contents: Contents) -> Iterator[str]:
 def _figures(contents: Contents) -> Iterator[str]:
     yield "## Figures\n"
     rows = [
-        (one.meaning.label, figure(one.value), f"{figure(one.interval[0])} to {figure(one.interval[1])}" if one.interval else "–",
-         str(one.change) if one.change else "–", one.over)
+        (one.meaning.label, figure(one.value), f"{figure(one.interval[0])} to {figure(one.interval[1])}" if one.interval else NOTHING,
+         str(one.change) if one.change else NOTHING, one.over)
         for one in comparing.headlines(contents)
     ]  # fmt: skip
     for name, pair in list(contents.figures.graded.items())[:10]:
-        rows.append((f"Spearman, {plain(name, 40)}", figure(pair.spearman), "–", "–", f"{count(pair.pairs)} pairs"))
+        rows.append((f"Spearman, {plain(name, 40)}", figure(pair.spearman), NOTHING, NOTHING, f"{count(pair.pairs)} pairs"))
     if rows:
         yield from _table(("measure", "value", "95 %", "change", "over"), rows)
     else:
@@ -84,8 +84,10 @@ def _incoming(contents: Contents) -> Iterator[str]:
     yield f"- {count(manifest.items)} items served: {count(manifest.database)} database, {count(manifest.query)} query side"
     if since:
         yield "- since the live snapshot: " + ", ".join(f"{count(number)} {plain(kind)}" for kind, number in since.items.items())
-    yield f"- {count(manifest.rejected)} rejected" + (f" ({signed_count(since.rejected)})" if since else "") + (
-        ": " + ", ".join(f"{code(one.reason)} {count(one.count)}" for one in contents.rejects[:20]) if contents.rejects else ""
+    yield (
+        f"- {count(manifest.rejected)} rejected"
+        + (f" ({signed_count(since.rejected)})" if since else "")
+        + (": " + ", ".join(f"{code(one.reason)} {count(one.count)}" for one in contents.rejects[:20]) if contents.rejects else "")
     )
     split = {name: manifest.split.get(name, 0) for name in ("labels", "leaks", "conflicts")}
     yield (
@@ -97,12 +99,15 @@ def _incoming(contents: Contents) -> Iterator[str]:
 def _gate(contents: Contents) -> Iterator[str]:
     if contents.figures.gate:
         yield "## Gate\n"
-        rows = [("✓ held" if rule.held else "✗ broken", code(rule.rule), figure(rule.measured), figure(rule.limit)) for rule in contents.figures.gate]
+        rows = [
+            ("✓ held" if rule.held else "✗ broken", code(rule.rule), figure(rule.measured), figure(rule.limit))
+            for rule in contents.figures.gate
+        ]
         yield from _table(("", "rule", "measured", "limit"), rows[:40])
 
 
-def _rest(contents: Contents) -> Iterator[str]:
-    yield "Pictures, labels, curves and the space: `report.html`. All figures: `metrics.json`. Both lie beside this file, in the snapshot's `report/`."
+def _rest(_: Contents) -> Iterator[str]:
+    yield "Pictures, labels, curves and the space: `report.html`. All figures: `metrics.json`. Both lie beside this file."
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -22,7 +22,8 @@ LINES = (("precision_at", "precision", BLUE, "o"), ("recall_at", "recall", ORANG
 STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "indexmill", "font.family": "sans-serif", "font.size": 10.5,
     "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": INK,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "grid.color": INK, "grid.alpha": 0.15, "grid.linewidth": 0.6,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
+    "grid.color": INK, "grid.alpha": 0.15, "grid.linewidth": 0.6,
     "lines.linewidth": 1.8, "lines.markersize": 5.5, "legend.frameon": False, "legend.fontsize": 9.5,
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.transparent": True, "figure.figsize": (4.9, 3.1),
 }  # fmt: skip

@@ -22,7 +22,7 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Tile:
-    """One item. path: of its image, None for a text or where the data set has none. alike: has the query's label; None where that says nothing."""
+    """One item. path: of its image, None without one. alike: has the query's label; None where that says nothing."""
 
     key: str
     label: str

@@ -30,7 +30,8 @@ def latency(figures: MetricsFile) -> Latency | None:
     """None where no query was timed."""
     timings = figures.timings
     search, encode = (
-        {at: timings[f"{name}_p{at}_ms"] for at in (50, 95, 99) if f"{name}_p{at}_ms" in timings} for name in ("single_query", "encode_query")
+        {at: timings[f"{name}_p{at}_ms"] for at in (50, 95, 99) if f"{name}_p{at}_ms" in timings}
+        for name in ("single_query", "encode_query")
     )
     return Latency(search, encode, encode_share(timings)) if search or encode else None
 

@@ -58,7 +58,14 @@ class Browser:
         self._errors.close()
 
     def look(
-        self, page: Path, *scripts: str, width: int = 1200, dark: bool = False, media: str = "", reduced: bool = True, shot: Path | None = None
+        self,
+        page: Path,
+        *scripts: str,
+        width: int = 1200,
+        dark: bool = False,
+        media: str = "",
+        reduced: bool = True,
+        shot: Path | None = None,
     ) -> Look:
         """Open a file, evaluate the scripts in it one after another (promises are waited for), and say what happened meanwhile."""
         target = self._call("Target.createTarget", url="about:blank")["targetId"]

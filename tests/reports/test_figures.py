@@ -1,5 +1,6 @@
 """Figures on the page are those of metrics.json, with the changes and denominators that belong to them."""
 
+# ruff: noqa: RUF001, RUF002  # the minus sign and the dash are what the report prints
 from __future__ import annotations
 
 import re
@@ -117,7 +118,12 @@ def test_a_refused_build_says_why_first_and_a_forced_one_by_what_reason(images: 
     assert text.index("✗ Refused") < text.index("map fell from 0.7812 to 0.7312") < text.index("at least 0.9") < text.index("Figures mAP")
     assert f"The snapshot {made.LIVE} stays live." in text
     text = words(render_html(forced))
-    assert text.index("! Published by force") < text.index("labels were cleaned on purpose") < text.index("map fell from") < text.index("Figures mAP")
+    assert (
+        text.index("! Published by force")
+        < text.index("labels were cleaned on purpose")
+        < text.index("map fell from")
+        < text.index("Figures mAP")
+    )
     assert "# photographs: ✗ refused" in render_markdown(refused)
     assert "# photographs: ! published by force" in render_markdown(forced)
     assert "Reason given: labels were cleaned on purpose" in render_markdown(forced)

@@ -17,8 +17,10 @@ from tasks.reports.markdown import render_markdown
 from tests.reports import made
 
 HOSTILE = (
-    "</script><script>window.hurt=1</script>", "\"><img src=x onerror='window.hurt=1'>", "' onmouseover='window.hurt=1", "</title></style><svg/onload=alert(1)>",
-    "<!-- ]]> --> &lt;b&gt; \u2028 \u2029 \x00 \x1b[31m", "{{ 7 * 7 }} {% raw %}", "$\\frac{1}{2}$ _under_ __dunder__", "javascript:alert(1)",
+    "</script><script>window.hurt=1</script>", "\"><img src=x onerror='window.hurt=1'>", "' onmouseover='window.hurt=1",
+    "</title></style><svg/onload=alert(1)>",
+    "<!-- ]]> --> &lt;b&gt; \u2028 \u2029 \x00 \x1b[31m", "{{ 7 * 7 }} {% raw %}", "$\\frac{1}{2}$ _under_ __dunder__",
+    "javascript:alert(1)",
     "http://evil.example/x.png", "\u202egnp.exe", "[a](http://evil.example) ![b](http://evil.example/c.png) `code` *em* | # > @all",
 )  # fmt: skip
 
@@ -37,7 +39,9 @@ class Structure(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, tuple(name for name, _ in attrs)))
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action", "srcset", "data", "poster")]
+        self.addresses += [
+            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action", "srcset", "data", "poster")
+        ]
         self._in_json = tag == "script" and ("type", "application/json") in attrs
 
     def handle_data(self, data: str) -> None:
@@ -68,18 +72,25 @@ def hostile(contents: Contents, strings: tuple[str, ...] = HOSTILE) -> Contents:
     search = manifest.search.model_copy(update={"reason": say("found")})
     spoiled_manifest = manifest.model_copy(
         update={"config": {**spoiled(manifest.config, say), "split": {"leaks": "exclude"}}, "encoder": spoiled(manifest.encoder, say),
-                "versions": spoiled(manifest.versions, say), "datasets": spoiled(manifest.datasets, say), "training": training, "search": search,
+                "versions": spoiled(manifest.versions, say), "datasets": spoiled(manifest.datasets, say),
+                "training": training, "search": search,
                 "factory": say("factory"), "fingerprint": say("fingerprint"), "content": say("content")}
     )  # fmt: skip
     figures = contents.figures
     rules = tuple(rule.model_copy(update={"rule": say(rule.rule), "says": say(rule.says)}) for rule in figures.gate)
     spoiled_figures = figures.model_copy(
         update={"gate": rules, "objections": spoiled(figures.objections, say), "forced": figures.forced and say(figures.forced),
-                "graded": {say(name): pair for name, pair in figures.graded.items()}, "stages": {say(name): one for name, one in figures.stages.items()}}
+                "graded": {say(name): pair for name, pair in figures.graded.items()},
+                "stages": {say(name): one for name, one in figures.stages.items()}}
     )  # fmt: skip
     rejects = [Rejects(say(one.reason), one.count, spoiled(one.examples, say)) for one in contents.rejects]
     return replace(
-        contents, figures=spoiled_figures, manifest=spoiled_manifest, description=say("description"), sketches=spoiled(contents.sketches, say), rejects=rejects
+        contents,
+        figures=spoiled_figures,
+        manifest=spoiled_manifest,
+        description=say("description"),
+        sketches=spoiled(contents.sketches, say),
+        rejects=rejects,
     )
 
 

@@ -12,12 +12,14 @@ from tests.reports import made
 from tests.reports.browser import Browser
 
 WIDTH = "document.documentElement.scrollWidth"
-LOADED = "document.images.length && Promise.all([...document.images].map((one) => one.decode().then(() => 0, () => 1))).then((all) => all.reduce((a, b) => a + b, 0))"
+LOADED = """document.images.length && Promise.all([...document.images].map((one) => one.decode().then(() => 0, () => 1)))
+  .then((all) => all.reduce((a, b) => a + b, 0))"""
 DRAWN = "document.getElementById('turning').toDataURL()"
 FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 KEY = "document.getElementById('turning').dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowLeft', bubbles: true }))"
 DRAG = """(() => { const c = document.getElementById('turning'); c.scrollIntoView(); const r = c.getBoundingClientRect();
-  c.setPointerCapture = () => {}; const say = (kind, x, type) => c.dispatchEvent(new PointerEvent(kind, { clientX: r.x + x, clientY: r.y + 50, pointerType: type }));
+  c.setPointerCapture = () => {};
+  const say = (kind, x, type) => c.dispatchEvent(new PointerEvent(kind, { clientX: r.x + x, clientY: r.y + 50, pointerType: type }));
   say('pointerdown', 20, '%s'); say('pointermove', 120, '%s'); say('pointerup', 120, '%s'); })()"""
 COLOURS = "getComputedStyle(document.body).backgroundColor + ' ' + getComputedStyle(document.body).color"
 
@@ -41,7 +43,10 @@ def pages(all_kinds: dict[str, Contents], tmp_path_factory: pytest.TempPathFacto
 def test_what_the_browser_is_asked_about_can_be_seen(browser: Browser, tmp_path: Path) -> None:
     """A page that is too wide, complains and wants the network is told apart, or the tests below could not fail."""
     page = tmp_path / "bad.html"
-    page.write_text("<meta name=viewport content='width=device-width'><body style='width: 900px'><img src='http://127.0.0.1:9/x.png'><script>console.error('no'); nothing();</script>")
+    page.write_text(
+        "<meta name=viewport content='width=device-width'><body style='width: 900px'>"
+        "<img src='http://127.0.0.1:9/x.png'><script>console.error('no'); nothing();</script>"
+    )
     look = browser.look(page, WIDTH, width=420)
     assert look.requests == ["http://127.0.0.1:9/x.png"]
     assert len(look.complaints) >= 2
@@ -92,7 +97,9 @@ def test_the_space_turns(browser: Browser, pages: dict[str, Path], move: str) ->
 
 
 @pytest.mark.parametrize(("reduced", "moves"), [(True, False), (False, True)])
-def test_it_turns_by_itself_only_for_those_who_did_not_ask_for_calm(browser: Browser, pages: dict[str, Path], reduced: bool, moves: bool) -> None:
+def test_it_turns_by_itself_only_for_those_who_did_not_ask_for_calm(
+    browser: Browser, pages: dict[str, Path], reduced: bool, moves: bool
+) -> None:
     """In view, the cloud turns a little by itself, unless the reader prefers reduced motion."""
     see = "document.getElementById('turning').scrollIntoView({ block: 'center', behavior: 'instant' })"
     wait = "new Promise((done) => setTimeout(done, 400))"

@@ -62,7 +62,12 @@ class Document(HTMLParser):
 @pytest.mark.parametrize("kind", ["images", "captions", "texts", "unmeasured"])
 def test_a_page_is_well_formed_and_its_contents_lead_somewhere(digits: Path, kind: str) -> None:
     """Every element is closed in turn, ids are unique, each link has its target, each picture its words, no heading level is skipped."""
-    made_of = {"images": lambda: made.of_images(digits), "captions": lambda: made.of_captions(digits), "texts": made.of_texts, "unmeasured": made.unmeasured}
+    made_of = {
+        "images": lambda: made.of_images(digits),
+        "captions": lambda: made.of_captions(digits),
+        "texts": made.of_texts,
+        "unmeasured": made.unmeasured,
+    }
     document = Document(render_html(made_of[kind]()))
     assert document.open == []
     assert [name for name, times in Counter(document.ids).items() if times > 1] == []
@@ -87,7 +92,7 @@ def test_the_page_wants_nothing_from_outside(digits: Path) -> None:
     assert [one for one in re.findall(r'(?:src|href|xlink:href|action)="([^"]*)"', page) if not one.startswith(("data:", "#"))] == []
     assert re.findall(r"url\((?!#)", page) == []
     assert "@import" not in page
-    addresses = {one for one in re.findall(r"https?://[^\s\"'<]+", page)}
+    addresses = set(re.findall(r"https?://[^\s\"'<]+", page))
     assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
     assert page.index("Content-Security-Policy") < page.index("<title>") < page.index("<style>")
     assert "default-src 'none'" in page
@@ -117,7 +122,9 @@ def test_the_worst_page_stays_below_ten_megabytes(noise: Path) -> None:
     items = [made.item(at, labels[at % 60], f"{at % 20}/{at}.png", long) | {"key": long} for at in range(200)]
     sketches = made.sketches(items, labels, queries=100)
     sketches["space"] = made.space(labels, 1500)
-    reasons = [Rejects(f"reason {long[:300]}{at}", 10**9, [{"key": long, "path": items[at]["path"], "message": long}] * 6) for at in range(60)]
+    reasons = [
+        Rejects(f"reason {long[:300]}{at}", 10**9, [{"key": long, "path": items[at]["path"], "message": long}] * 6) for at in range(60)
+    ]
     manifest = contents.manifest.model_copy(update={"config": {"split": {}, "dataset": {"exclude_labels": [long] * 50}}})
     figures = contents.figures.model_copy(update={"objections": (long,) * 40, "verdict": "refused"})
     page = render_html(Contents(figures, manifest, long, sketches, reasons, made.history(60)))
@@ -158,7 +165,9 @@ def test_what_cannot_be_read_has_no_thumbnail_and_harms_nobody(tmp_path: Path) -
     assert picture.size == (SIDE, SIDE // 2)
 
 
-@pytest.mark.parametrize(("path", "inside"), [("a/b.png", True), ("../b.png", False), ("a/../../b.png", False), ("/etc/b.png", False), (None, False)])
+@pytest.mark.parametrize(
+    ("path", "inside"), [("a/b.png", True), ("../b.png", False), ("a/../../b.png", False), ("/etc/b.png", False), (None, False)]
+)
 def test_pictures_come_from_the_data_sets_folder_alone(tmp_path: Path, path: str | None, inside: bool) -> None:
     """A path that leads out of it is not followed."""
     found = picture_path(_with_base(tmp_path), path)
