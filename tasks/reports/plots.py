@@ -69,11 +69,13 @@ def recall_against_speed(sweep: Sequence[dict[str, Any]]) -> str:
                 axes.annotate("chosen", place, (0, -17), textcoords="offset points", ha="center", fontsize=9.5)
         if min(cost) > 0 and max(cost) > 8 * min(cost):
             axes.set_xscale("log")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set(xlabel="CPU milliseconds a query, in batches", ylabel="recall@10")
         axes.set_ylim(max(0.0, min(recall) - 0.12), 1.02)
         axes.margins(x=0.12)
         axes.grid(axis="y")
-        axes.yaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         return _svg(figure, "Recall against the time of a search")
 
 

@@ -144,7 +144,7 @@ def space(labels: list[str | None], count: int = 300, seed: int = 0) -> dict[str
 def sketches(items: list[dict[str, Any]], labels: list[str | None], queries: int = 8) -> dict[str, Any]:
     """All that can be drawn of a build with labels."""
     rows = asked(items, 3 * queries)
-    named = [label for label in labels if label is not None]
+    named = [label for label in labels if label]
     by_label = [{"label": label, "queries": 90 - at, "database": 400 + at, "map": 0.9 - at / 20, "precision_at_50": 0.95 - at / 20}
                 for at, label in enumerate(named)]  # fmt: skip
     sweep = [{"nprobe": probe, "ef_search": None, "candidates": None, "recall_at_10": 1 - 0.4 / probe, "cpu_ms_a_query": 0.01 * probe,
@@ -197,7 +197,7 @@ def of_texts(**changes: Any) -> Contents:
         "parent": None,
         "gate": (),
     }
-    figures = metrics_file(**{**whole, **changes})
+    figures = metrics_file(**{**plain, **changes})
     drawn = sketches(items, [None]) | {"by_label": [], "confusion": []}
     rejects = [Rejects("empty_text", 3, [{"key": "row 17", "path": None, "text": "   ", "message": "the text has no characters"}])]
     return Contents(
@@ -208,8 +208,8 @@ def of_texts(**changes: Any) -> Contents:
 def of_captions(folder: Path) -> Contents:
     """Images asked by their captions."""
     ways = {f"{way}_recall_at_{k}": 0.31 + k / 50 for way in ("text_to_image", "image_to_text") for k in (1, 5, 10)}
-    ranks = {"text_to_image_median_rank": 3.0, "image_to_text_median_rank": 4.5}
-    contents = of_images(folder, asks="text", judged_by=None, metrics={**METRICS, **ways, **ranks}, since=None)
+    ways |= {"text_to_image_median_rank": 3.0, "image_to_text_median_rank": 4.5}
+    contents = of_images(folder, asks="text", judged_by=None, metrics={**METRICS, **ways}, since=None)
     for kind in ("examples", "best", "worst"):
         for row in contents.sketches[kind]:
             for one in (row["query"], *row["results"]):
