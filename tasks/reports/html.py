@@ -3,74 +3,87 @@
 from __future__ import annotations
 
 import base64
-import io
+import hashlib
 import json
-from pathlib import Path
+from functools import cache
+from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
+from markupsafe import Markup
 
-from storage.manifests import Manifest
-from storage.records import Evaluation
-from tasks.checks.images import UNLIMITED, UnreadableImage, read_image
-from tasks.reports import plots
+from tasks.reports import comparing, formats, plots, queries, space, speed
+from tasks.reports.contents import Contents
+from tasks.reports.cutoffs import at_cutoffs, both_ways
+from tasks.reports.glossary import meaning, over
+from tasks.reports.thumbnails import BUDGET, thumbnails
+from tasks.reports.trends import sparkline
 
-THUMBNAIL = 112
-
-HEADLINES = {
-    "map": "mAP",
-    "precision_at_1": "precision@1",
-    "precision_at_10": "precision@10",
-    "recall_at_10": "recall@10",
-    "mrr": "MRR",
-    "ann_recall_at_10": "ANN recall@10",
-}
+LARGEST = 10_000_000  # bytes of a page
+FILTERS = ("count", "figure", "signed", "signed_count", "share", "probability", "milliseconds", "seconds", "several", "size", "clip")
 
 
-def render_report(
-    manifest: Manifest, description: str, before: dict[str, float], rejects: dict[str, int], evaluation: Evaluation, study: dict[str, Any]
-) -> str:
-    """The page as text. Everything from data is escaped by the template; before: the live snapshot's metrics, {} when there is none."""
+def render_html(contents: Contents) -> str:
+    """The page as text, under LARGEST bytes. Everything from data is escaped by the template, in attributes and in JSON as well.
+
+    The page forbids itself the network, and every script but its own, by a Content-Security-Policy. Images of items and of rejects are read
+    from the data set's folder, and left out where they are no longer there.
+    """
+    page = _render(contents, BUDGET)
+    return page if len(page.encode()) < LARGEST else _render(contents, 0)
+
+
+def _render(contents: Contents, budget: int) -> str:
+    asked = queries.kinds(contents)
+    rejected = [(one, [queries.picture_path(contents, item.get("path")) for item in one.examples]) for one in contents.rejects]
+    refused = [path for _, paths in rejected for path in paths if path]
+    return _environment().get_template("page.html.j2").render(
+        contents=contents, figures=contents.figures, manifest=contents.manifest, sketches=contents.sketches,
+        headlines=comparing.headlines(contents), summed=comparing.summed(contents), asked=asked, rejected=rejected,
+        pictures=thumbnails([*refused, *queries.paths(asked)], budget),
+        latency=speed.latency(contents.figures), stages=speed.stages(contents.figures),
+        config=formats.clip_lines(json.dumps(contents.manifest.config, indent=2, ensure_ascii=False)),
+        **_drawn(contents),
+    )  # fmt: skip
+
+
+def _drawn(contents: Contents) -> dict[str, Any]:
+    """Plots, and the space in two and in three dimensions."""
+    figures, sketches = contents.figures, contents.sketches
+    sample = sketches.get("space") or {}
+    of = space.legend(sample.get("labels", []))
+    curve, sweep = sketches.get("precision_recall") or {"recall": []}, sketches.get("sweep") or []
+    return {
+        "cutoffs": Markup(plots.by_cutoff(figures.metrics, figures.k)) if _cut(contents) else "",  # noqa: S704  # numbers alone
+        "curve": Markup(plots.precision_recall(curve["recall"], curve["precision"])) if curve["recall"] else "",  # noqa: S704
+        "swept": Markup(plots.recall_against_speed(sweep)) if len(sweep) > 1 else "",  # noqa: S704
+        "sample": sample, "legend": of, "clouds": space.flat(sample, of), "turning": space.turning(sample, of),
+    }  # fmt: skip
+
+
+def _cut(contents: Contents) -> bool:
+    return any(f"{name}_{k}" in contents.figures.metrics for name, *_ in plots.LINES for k in contents.figures.k)
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("tasks.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    projected = study["projection"]
-    return environment.get_template("report.html.j2").render(
-        manifest=manifest,
-        description=description,
-        headlines=[(label, evaluation.metrics[name], before.get(name)) for name, label in HEADLINES.items() if name in evaluation.metrics],
-        rejects=rejects,
-        evaluation=evaluation,
-        labels=sorted(study["by_label"], key=lambda row: (-row["queries"], row["label"]))[:40],
-        examples=[_pictured(example, manifest.base) for example in study["examples"]],
-        cutoffs=plots.by_cutoff(evaluation.metrics, sorted(manifest.config["evaluation"]["k"])),
-        projection=plots.projection(projected["points"], projected["labels"], projected["explained"]) if projected["points"] else "",
-        provenance=json.dumps(manifest.config, indent=2, ensure_ascii=False),
-    )
+    environment.filters |= {name: getattr(formats, name) for name in FILTERS}
+    script = _part("turning.js")
+    environment.globals |= {
+        "style": Markup(_part("style.css")), "script": Markup(script), "script_digest": _digest(script),  # noqa: S704  # our own files
+        "meaning": meaning, "over": over, "figure_of": comparing.figure_of, "change_of": comparing.change,
+        "sparkline": sparkline, "at_cutoffs": at_cutoffs, "both_ways": both_ways, "shown_at_once": queries.SHOWN,
+    }  # fmt: skip
+    return environment
 
 
-def _pictured(example: dict[str, Any], base: str | None) -> dict[str, Any]:
-    """The example with a thumbnail beside every item that is an image."""
-
-    def pictured(item: dict[str, Any]) -> dict[str, Any]:
-        return {**item, "thumbnail": thumbnail(Path(base) / item["path"]) if base else None}
-
-    return {"query": pictured(example["query"]), "results": [pictured(item) for item in example["results"]]}
+def _part(name: str) -> str:
+    return (resources.files("tasks.reports") / "templates" / name).read_text(encoding="utf-8")
 
 
-def thumbnail(path: Path) -> str | None:
-    """The image as a small JPEG in a data: URL; None when it cannot be read any more."""
-    try:
-        image = read_image(path.read_bytes(), UNLIMITED)
-    except (OSError, UnreadableImage):
-        return None
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def render_html(contents: Any) -> str:
-    """Stands in until the page is rewritten."""
-    return "<!doctype html><title>" + contents.figures.name + "</title>"
+def _digest(script: str) -> str:
+    """What the page's policy names the script by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

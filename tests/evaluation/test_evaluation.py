@@ -72,7 +72,7 @@ def truth_of(root: Root, small: Small, k: int = 10) -> tuple[np.ndarray, np.ndar
 
 
 def test_the_first_places_are_those_of_a_search_for_so_many() -> None:
-    """Coarse codes rank few candidates again when few are asked for: the first three are what a search for three finds, none comes twice."""
+    """Coarse codes rank few candidates again when few are asked for: the first three are those of a search for three, each once."""
     vectors, ids = unit(np.random.default_rng(0), 2000), np.arange(1, 2001)
     index = faiss.index_factory(DIM, "IVF4,PQ4x4", faiss.METRIC_INNER_PRODUCT)
     index.train(vectors)

@@ -1,0 +1,50 @@
+"""Small pictures inside the page, within a budget of bytes. They are made in processes of their own: a rejected image may do any harm."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image
+
+from tasks.checks.decoder import Request
+from tasks.checks.decoding import Decoders
+from tasks.checks.images import Limits, UnreadableImage, read_image
+
+SIDE = 160  # pixels; shown at about 110
+BUDGET = 5_000_000  # bytes of all pictures on the page, as base64
+LIMITS = Limits(max_pixels=100_000_000)
+SECONDS = 10.0
+
+
+def thumbnails(paths: Iterable[str], budget: int = BUDGET) -> dict[str, str]:
+    """path -> the image as a small JPEG in a data: URL. A path counts as often as it is given; what cannot be read has no picture.
+
+    Paths are taken in their order until the budget is spent, and one that is too large for what is left is passed over.
+    """
+    uses = Counter(paths)
+    made: dict[str, str] = {}
+    if not uses:
+        return made
+    with Decoders(LIMITS, SECONDS, decode=thumbnail) as decoders:
+        for path, answer in zip(uses, decoders.groups(Request(path, "") for path in uses), strict=True):
+            if isinstance(answer, str) and len(answer) * uses[path] <= budget:
+                budget -= len(answer) * uses[path]
+                made[path] = answer
+    return made
+
+
+def thumbnail(request: Request, limits: Limits) -> str:
+    """One image within SIDE x SIDE as a data: URL. Raises UnreadableImage."""
+    try:
+        content = Path(request.path).read_bytes()
+    except OSError as problem:
+        raise UnreadableImage("unopenable", str(problem)) from None
+    image = read_image(content, limits, wants=(SIDE, SIDE))
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
