@@ -335,7 +335,8 @@ def test_too_many_rejects_stop_the_build_with_their_counts(build: Build, picture
 def test_unlabelled_pictures_are_indexed_and_measured_without_relevance(build: Build, pictures: Path) -> None:
     """Agreement with exact search needs no labels."""
     summary = build(pictures, "dataset.labels=none")
-    assert set(summary["metrics"]) == {f"ann_{kind}_at_{k}" for kind in ("recall", "distance_recall") for k in (1, 5, 10)}
+    kinds = {f"ann_{kind}_at_{k}" for kind in ("recall", "distance_recall") for k in (1, 5, 10)}
+    assert set(summary["metrics"]) == kinds | {"ann_distance_ratio_at_10", "ann_share_below_half_at_10"}
     assert "no labels" in Path(summary["report"]).read_text()
 
 

@@ -53,11 +53,11 @@ def published(root: Root) -> Published:
         manifest = Manifest(
             name="index", snapshot_id=snapshots.next_id(str(number) * 64), parent=None, created_at="2026-01-01T00:00:00+00:00",
             content=str(number) * 64, config={"index": CONFIG.model_dump(mode="json")}, modality="text", base=None, holds="text",
-            truncated=0, search=SEARCH, fingerprint="f",
+            stores={}, truncated=0, search=SEARCH, fingerprint="f",
             encoder={}, datasets={}, factory=CONFIG.factory, metric=CONFIG.metric, dim=16, items=len(database.ids),
             database=len(database.ids), query=0, rejected=0, split={}, metrics={"map": 0.5}, timings={},
             shards=tuple(shard_in_snapshot(shard, place) for place, shard in enumerate(filled.shards)), files=files, pool=(),
-            verdict="published", versions={}, threads=1,
+            verdict="published", objections=(), forced=None, versions={}, threads=1,
         )  # fmt: skip
         snapshots.assemble(manifest, sources)
         snapshots.publish(manifest.snapshot_id)

@@ -87,7 +87,7 @@ def manifest(figures: MetricsFile, base: Path | None, **changes: Any) -> Manifes
         "name": figures.name, "snapshot_id": figures.snapshot_id, "parent": figures.parent, "created_at": figures.created_at,
         "content": "c" * 32,
         "config": {"name": figures.name, "split": {"leaks": "exclude"}, "dataset": {"source": "folder"}}, "modality": figures.modality,
-        "base": str(base) if base else None, "holds": figures.holds, "fingerprint": "timm-resnet18-0123",
+        "base": str(base) if base else None, "holds": figures.holds, "stores": {}, "fingerprint": "timm-resnet18-0123",
         "encoder": {"kind": "timm", "model": "resnet18", "precision": "bfloat16"}, "truncated": 4,
         "datasets": {"validated": "v" * 32, "split": "s" * 32},
         "factory": "IVF64,Flat", "metric": "cosine", "dim": 512, "items": 8023, "database": 6789, "query": 1234, "rejected": 9,
