@@ -53,7 +53,7 @@ def collect(root: Root, *, days: float = 1, dry_run: bool = False) -> list[Garba
         tables_of_store = [path for snapshots in indexes for path in _tables(snapshots, folder.name, going)]
         found += _vectors(root, folder, tables_of_store, before, dry_run=dry_run)
     found += _folders(root, before, dry_run=dry_run)
-    return [*found, *_remembered(root, dry_run=dry_run)]
+    return [*found, *_remembered(root, {one.where for one in found}, dry_run=dry_run)]
 
 
 def _snapshots(snapshots: Snapshots, *, dry_run: bool) -> list[Garbage]:
@@ -124,10 +124,15 @@ def _folders(root: Root, before: float, *, dry_run: bool) -> Iterator[Garbage]:
                     shutil.rmtree(folder)
 
 
-def _remembered(root: Root, *, dry_run: bool) -> Iterator[Garbage]:
-    """Records of stages that cannot be believed any more, since a file of theirs is gone."""
+def _remembered(root: Root, going: set[str], *, dry_run: bool) -> Iterator[Garbage]:
+    """Records of stages that cannot be believed any more, since a file of theirs is gone or going."""
+
+    def gone(name: str) -> bool:
+        return not (root.path / name).exists() or name in going or any(str(folder) in going for folder in Path(name).parents)
+
     for path in sorted(root.cache.glob("*")) if root.cache.is_dir() else []:
-        if path.is_file() and any(not (root.path / name).exists() for name in _files(path)):
+        # A part of the embedding store may be written anew and stay: its records are seen through by their sizes.
+        if path.is_file() and any(gone(name) for name in _files(path) if not name.startswith("embeddings/")):
             yield Garbage("remembered stage", _where(root, path), None, path.stat().st_size)
             if not dry_run:
                 path.unlink()
