@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,9 +225,7 @@ def refused(contents: Contents, forced: str | None = None) -> Contents:
     rules = tuple(Rule(rule=name, measured=0.05, limit=0.01, held=False, says=one) for name, one in named)
     changes = {"objections": says, "forced": forced, "verdict": "published" if forced is not None else "refused"}
     figures = contents.figures.model_copy(update={**changes, "gate": rules})
-    return Contents(
-        figures, contents.manifest.model_copy(update=changes), contents.description, contents.sketches, contents.rejects, contents.history
-    )
+    return replace(contents, figures=figures, manifest=contents.manifest.model_copy(update=changes))
 
 
 def unmeasured() -> Contents:
