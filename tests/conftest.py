@@ -74,6 +74,8 @@ def pictures(digits: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(digits, tmp_path / "pictures"))
 
 
+QUICK = ["evaluation.encode_queries=0", "evaluation.projection_seconds=0"]  # neither of which most tests look at
+
 Build = Callable[..., dict[str, Any]]
 
 
@@ -81,8 +83,7 @@ Build = Callable[..., dict[str, Any]]
 def build(server: str, tmp_path: Path) -> Build:
     """Run the flow on a folder of pictures in this process: build(folder, "dotted.key=value", root=...) -> summary.
 
-    In float32, so that a vector does not depend on those that were encoded beside it, and nothing is compared first. Encoding is not timed
-    and no t-SNE drawn, which take seconds.
+    In float32, so that a vector does not depend on those that were encoded beside it, and nothing is compared first; QUICK.
     """
     from flows.build_index import build_index
 
@@ -90,7 +91,6 @@ def build(server: str, tmp_path: Path) -> Build:
         pictures: Path, *settings: str, root: Path | None = None, config: str = "demo-images", force: str | None = None
     ) -> dict[str, Any]:
         chosen = [f"dataset.path={pictures}", "encoder.precision=float32"] if config == "demo-images" else []
-        quick = ["evaluation.encode_queries=0", "evaluation.projection_seconds=0"]
-        return build_index(config, str(root or tmp_path / "root"), [*chosen, *quick, *settings], force=force)
+        return build_index(config, str(root or tmp_path / "root"), [*chosen, *QUICK, *settings], force=force)
 
     return run

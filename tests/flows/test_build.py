@@ -23,7 +23,7 @@ from storage.manifests import Manifest
 from storage.metrics_file import MetricsFile
 from storage.root import Root
 from storage.snapshots import Snapshots
-from tests.conftest import Build
+from tests.conftest import QUICK, Build
 
 STAGES = ["ingest", "validate", "split", "encode", "train", "shard", "tune", "evaluate", "publish"]
 
@@ -146,7 +146,8 @@ ARTEFACTS = {
     "embeddings/*/part-00001.parquet": {"encode"},
     "indexes/*/trained/*.faiss": {"train"},
     "indexes/*/shards/*.faiss": {"shard"},
-    "indexes/*/evaluations/*/metrics.json": {"evaluate"},
+    "indexes/*/evaluations/*/per_query.parquet": {"evaluate"},
+    "indexes/*/evaluations/truth-*.npz": {"evaluate"},
     "indexes/*/current": {"publish"},
     "indexes/*/snapshots/*/manifest.json": {"publish"},
     "indexes/*/snapshots/*/shard-00000.faiss": {"publish"},
@@ -165,7 +166,7 @@ def whole(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def settings(digits: Path) -> list[str]:
-    return [f"dataset.path={digits}", "encoder.precision=float32", "encoder.shard_rows=70", "index.shards=2"]
+    return [f"dataset.path={digits}", "encoder.precision=float32", *QUICK, "encoder.shard_rows=70", "index.shards=2"]
 
 
 @pytest.mark.parametrize("artefact", ARTEFACTS)

@@ -21,6 +21,7 @@ from storage.errors import InputError
 from storage.root import Root
 from storage.snapshots import seal
 from tasks.indexes.published import PublishedIndex
+from tests.conftest import QUICK
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -44,7 +45,7 @@ def refused(*arguments: str) -> str:
 
 
 def build_arguments(root: Path, folder: Path, *changes: str) -> list[str]:
-    settings = [f"dataset.path={folder}", *changes]
+    settings = [f"dataset.path={folder}", *QUICK, *changes]
     return ["build", "demo-images", "--root", str(root), *(part for change in settings for part in ("--set", change))]
 
 
@@ -127,7 +128,7 @@ def once(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) ->
     from flows.build_index import build_index
 
     root = tmp_path_factory.mktemp("once") / "root"
-    build_index("demo-images", str(root), [f"dataset.path={digits}", "encoder.precision=float32"])
+    build_index("demo-images", str(root), [f"dataset.path={digits}", "encoder.precision=float32", *QUICK])
     return root
 
 

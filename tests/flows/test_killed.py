@@ -16,10 +16,10 @@ import pytest
 
 from storage.root import Root
 from storage.snapshots import Snapshots
-from tests.conftest import Build
+from tests.conftest import QUICK, Build
 
 HERE = Path(__file__).parent
-SETTINGS = ["encoder.precision=float32", "encoder.shard_rows=50", "index.shards=2"]
+SETTINGS = [*QUICK, "encoder.precision=float32", "encoder.shard_rows=50", "index.shards=2"]
 
 
 def arguments(root: Path, pictures: Path) -> list[str]:
