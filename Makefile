@@ -2,10 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ROOT ?= indexmill-data
+PORT ?= 4200
+PREFECT := PREFECT_HOME=$(abspath $(ROOT))/prefect PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
+CLIENT := $(PREFECT) PREFECT_API_URL=http://127.0.0.1:$(PORT)/api INDEXMILL_ROOT=$(abspath $(ROOT)) INDEXMILL_HOME=$(CURDIR)
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo server worker deploy up test check bench clean
 
 help:  ## Show this.
 	@awk 'BEGIN {FS = ":.*## "} /^## / {printf "\n%s\n", substr($$0, 4)} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +19,22 @@ install: $(INSTALLED)  ## Create .venv with the pinned dependencies.
 
 demo: $(INSTALLED)  ## Build two indexes from real data with real models (about 4 minutes).
 	$(BIN)/indexmill demo --root $(ROOT)
+
+## To run it every night
+
+server: $(INSTALLED)  ## A Prefect server on 127.0.0.1, in SQLite under the root; DATABASE=postgresql+asyncpg://… takes PostgreSQL.
+	mkdir -p $(ROOT)/prefect
+	$(PREFECT) $(if $(DATABASE),PREFECT_SERVER_DATABASE_CONNECTION_URL=$(DATABASE)) $(BIN)/prefect server start --host 127.0.0.1 --port $(PORT)
+
+worker: $(INSTALLED)  ## A worker that runs what is scheduled, one process a build.
+	$(CLIENT) $(BIN)/prefect worker start --pool indexmill --type process
+
+deploy: $(INSTALLED)  ## Tell the server of all deployments in prefect.yaml, and of the pool that they run in.
+	$(CLIENT) $(BIN)/prefect work-pool create indexmill --type process --overwrite
+	$(CLIENT) $(BIN)/prefect --no-prompt deploy --all
+
+up: $(INSTALLED)  ## Server, deployments and worker together, for a laptop; Ctrl-C ends them.
+	trap 'kill 0' EXIT INT TERM; $(MAKE) server & until curl -sf http://127.0.0.1:$(PORT)/api/health >/dev/null; do sleep 1; done; $(MAKE) deploy && $(MAKE) worker
 
 ## To change it
 

@@ -11,7 +11,7 @@ from configs.models import PipelineConfig, StudyConfig
 from flows.environment import default_root
 from flows.planning import check_fit, plan_build
 from flows.preflight import check_encoder, check_factory, check_sizes, held_set
-from flows.stages import Stages
+from flows.stages import Stages, refreshed
 from flows.summary import Summary, summarise
 from storage.errors import DamagedFile
 from storage.lease import lease
@@ -33,27 +33,33 @@ from tasks.validate import undecided, validate
 
 @flow(name="build-index", flow_run_name="{config}", validate_parameters=False)
 def build_index(
-    config: str, root: str | None = None, settings: list[str] | None = None, rehash: bool = False, force: str | None = None
+    config: str,
+    root: str | None = None,
+    settings: list[str] | None = None,
+    rehash: bool = False,
+    force: str | None = None,
+    refresh: str | None = None,
 ) -> dict[str, Any]:
     """Build the index of a pipeline and publish it if it is good.
 
     config: a name under configs/ or the path of a YAML file; root: where everything lies (INDEXMILL_ROOT, else ./indexmill-data);
     settings: `dotted.key=value` changes; rehash: read every file again, whatever its size and modification time say.
+    refresh: a stage that is done again, with those that follow it, whatever is remembered.
     force: the reason for publishing the build even if the gate refuses it; the manifest keeps it.
     Returns the summary that `indexmill build --json` prints.
     """
     pipeline = load_config(config, settings or [])
+    again = refreshed(refresh) | (frozenset({"ingest"}) if rehash else frozenset())
     place = Root(root or default_root())
     try:
         with place.shared(), lease(place.index(pipeline.name) / "lease", holder=f"build-index of {pipeline.name}"):
             place.sweep()
-            refresh = frozenset({"ingest"} if rehash else ())
             try:
-                stages = Stages(place, thorough=not _live_is_sound(place, pipeline.name), refresh=refresh)
+                stages = Stages(place, thorough=not _live_is_sound(place, pipeline.name), refresh=again)
                 return build(pipeline, stages, rehash=rehash, force=force).to_json()
             except DamagedFile:
                 # A file changed behind its record. Once more, and this time every digest is checked before a record is believed.
-                return build(pipeline, Stages(place, thorough=True, refresh=refresh), rehash=rehash, force=force).to_json()
+                return build(pipeline, Stages(place, thorough=True, refresh=again), rehash=rehash, force=force).to_json()
     finally:
         place.close()
 

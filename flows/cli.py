@@ -27,6 +27,7 @@ def build(
     settings: SetOption = None,
     rehash: Annotated[bool, typer.Option("--rehash", help="Read every file again, whatever its size and time say.")] = False,
     force: ForceOption = None,
+    refresh: Annotated[str | None, typer.Option("--refresh", metavar="STAGE", help="Redo a stage and what follows it.")] = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -35,7 +36,7 @@ def build(
     from flows.tables import print_summary
 
     with told(verbose):
-        summary = run_build(config, root, settings or [], rehash=rehash, force=force, verbose=verbose)
+        summary = run_build(config, root, settings or [], rehash=rehash, force=force, refresh=refresh, verbose=verbose)
         print(json.dumps(summary)) if as_json else print_summary(summary)
 
 

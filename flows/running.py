@@ -14,13 +14,20 @@ from tasks.progress import track, watched_by
 
 
 def run_build(
-    config: str, root: str, settings: list[str], *, rehash: bool = False, force: str | None = None, verbose: bool = False
+    config: str,
+    root: str,
+    settings: list[str],
+    *,
+    rehash: bool = False,
+    force: str | None = None,
+    refresh: str | None = None,
+    verbose: bool = False,
 ) -> dict[str, Any]:
     """Run the flow `build-index` in this process and return its summary."""
     with _ready(config, root, settings, verbose=verbose) as place:
         from flows.build_index import build_index
 
-        return build_index(config, place, settings, rehash, force)
+        return build_index(config, place, settings, rehash, force, refresh)
 
 
 def run_plan(config: str, root: str, settings: list[str], *, verbose: bool = False) -> dict[str, Any]:

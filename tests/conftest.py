@@ -87,10 +87,8 @@ def build(server: str, tmp_path: Path) -> Build:
     """
     from flows.build_index import build_index
 
-    def run(
-        pictures: Path, *settings: str, root: Path | None = None, config: str = "demo-images", force: str | None = None
-    ) -> dict[str, Any]:
+    def run(pictures: Path, *settings: str, root: Path | None = None, config: str = "demo-images", **options: str) -> dict[str, Any]:
         chosen = [f"dataset.path={pictures}", "encoder.precision=float32"] if config == "demo-images" else []
-        return build_index(config, str(root or tmp_path / "root"), [*chosen, *QUICK, *settings], force=force)
+        return build_index(config, str(root or tmp_path / "root"), [*chosen, *QUICK, *settings], **options)
 
     return run

@@ -207,6 +207,16 @@ def test_a_damaged_index_of_the_right_size_is_found_and_made_again(
     assert done(build(digits, *settings(digits)[1:])) == set()
 
 
+def test_a_stage_is_redone_with_what_follows(build: Build, pictures: Path) -> None:
+    """From `tune` on, though nothing has changed; the snapshot is the same. A name that is no stage is refused."""
+    first = build(pictures)
+    again = build(pictures, refresh="tune")
+    assert done(again) == {"tune", "evaluate", "publish"}
+    assert again["snapshot_id"] == first["snapshot_id"]
+    with pytest.raises(InputError, match="there is no such stage"):
+        build(pictures, refresh="tuning")
+
+
 def test_a_refused_build_leaves_the_live_snapshot_and_says_why(build: Build, pictures: Path, tmp_path: Path) -> None:
     """The gate names the measure, its value and its bound; the refused report is there to be looked at."""
     live = build(pictures)["snapshot_id"]
