@@ -67,17 +67,20 @@ def search(
     query: Annotated[str | None, typer.Argument(help="A text, for an index of texts, or of images by open-clip.")] = None,
     image: Annotated[Path | None, typer.Option(help="An image, for an index of images.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many results.")] = 10,
+    label: Annotated[str | None, typer.Option(help="Only items with this label.")] = None,
+    snapshot: Annotated[str | None, typer.Option(help="Another snapshot than the live one.")] = None,
+    show: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results as a page (HTML) to look at.")] = None,
     root: RootOption = DEFAULT_ROOT,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Ask the live snapshot of an index."""
+    """Ask a snapshot of an index, the live one by default."""
     with told(verbose):
         prepare_environment(Path(root).resolve(), verbose=verbose)
         from flows.search import search_index
         from flows.tables import print_results
 
-        answer = search_index(root, name, text=query, image=image, k=k)
+        answer = search_index(root, name, text=query, image=image, k=k, label=label, snapshot=snapshot, show=show)
         print(json.dumps(answer)) if as_json else print_results(answer)
 
 
