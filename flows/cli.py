@@ -85,6 +85,22 @@ def search(
 
 
 @app.command()
+def serve(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The indexes.")],
+    host: Annotated[str, typer.Option(help="Any other address than this machine's needs a token in INDEXMILL_TOKEN.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8900,
+    root: RootOption = DEFAULT_ROOT,
+    verbose: VerboseOption = False,
+) -> None:
+    """Answer searches over HTTP, with a page at /; new snapshots are taken up as they are published."""
+    with told(verbose):
+        prepare_environment(Path(root).resolve(), verbose=verbose)
+        from serve.server import run_server
+
+        run_server(root, names, host, port)
+
+
+@app.command()
 def merge(
     name: Annotated[str, typer.Argument(help="The index.")],
     output: Annotated[Path | None, typer.Option(help="The file to write; NAME.faiss in this directory by default.")] = None,

@@ -10,16 +10,17 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from serve.encoding import QueryEncoder
 from serve.items import FILTERS, ItemTable
-from serve.queries import BadQuery, Picture, check_modality, read_picture, read_text, read_vectors
+from serve.queries import BadQuery, Picture, check_modality, read_picture, read_text, read_vectors, taken
 from storage.records import Modality
 from storage.root import Root, verified
 from tasks.indexes.narrowing import search_narrowed, vectors_of
 from tasks.indexes.published import PublishedIndex
 
-Where = Mapping[str, str | Sequence[str]]
+Where = Mapping[Any, str | Sequence[str]]
 
 
 class Result(NamedTuple):
@@ -84,6 +85,12 @@ class OpenIndex:
         spent = {"encode_ms": (encoded - start) * 1000, "search_ms": (searched - encoded) * 1000}
         return Answer(self.manifest.name, self.manifest.snapshot_id, self.manifest.metric, results, **spent)
 
+    def warm(self) -> None:
+        """Load the encoder and touch what the first query would have to wait for."""
+        for modality in taken(self.manifest):
+            sample = self.text("warm") if modality == "text" else self.picture(Image.new("RGB", (64, 64)))
+            self.find(self._encoded([sample], modality), 10)
+
     def picture(self, picture: Picture, max_pixels: float = float("inf")) -> Any:
         """A picture as the encoder takes it."""
         check_modality(self.manifest, "image")
@@ -147,8 +154,8 @@ class OpenIndex:
 
 
 def distance(metric: str, score: float) -> float:
-    """Smaller is nearer: 1 - cosine, minus the inner product, or the squared Euclidean distance as it is."""
-    return {"cosine": 1 - score, "ip": -score, "l2": score}[metric]
+    """Smaller is nearer: 1 - cosine (rounding never makes it negative), minus the inner product, or the squared distance as it is."""
+    return {"cosine": max(0.0, 1 - score), "ip": -score, "l2": score}[metric]
 
 
 def open_index(root: str | Path, name: str, snapshot_id: str | None = None) -> OpenIndex:

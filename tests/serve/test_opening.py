@@ -32,7 +32,7 @@ def test_a_text_finds_what_is_about_the_same(sentences: OpenIndex) -> None:
     assert answer.results[1][0].score == pytest.approx(1, abs=1e-5)
     for row in answer.results:
         assert [result.score for result in row] == sorted((result.score for result in row), reverse=True)
-        assert all(result.distance == pytest.approx(1 - result.score) for result in row)
+        assert all(result.distance == pytest.approx(1 - result.score, abs=1e-6) for result in row)
     assert answer.snapshot_id == sentences.manifest.snapshot_id
 
 
