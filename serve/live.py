@@ -41,7 +41,8 @@ class LiveIndex:
         current: str | None = ""
         try:
             current = await asyncio.to_thread(self._snapshots.current)
-            if self.index is not None and current in (None, self.index.manifest.snapshot_id):
+            if self.index is not None and current in (None, self.snapshot_id):
+                self.trouble = ""
                 return
             if current == self._refused[0] and loop.time() < self._refused[1]:
                 return
