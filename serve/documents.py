@@ -31,6 +31,11 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
+def as_type(kind: str) -> dict[int | str, dict[str, Any]]:
+    """The document's word on an answer that is no JSON."""
+    return {200: {"description": "As it is", "content": {kind: {"schema": {"type": "string"}}}}}
+
+
 class Found(BaseModel):
     """An item; of the fields after score, those that were asked for."""
 

@@ -53,7 +53,7 @@ def _about_indexes(router: APIRouter, service: Service) -> None:
         """The labels with the most items, by name, at most 1,000."""
         return json({"labels": labels_of(service.index(name))})
 
-    @router.get("/v1/indexes/{name}/report")
+    @router.get("/v1/indexes/{name}/report", response_class=Response, responses=documents.as_type("text/html"))
     def report(name: documents.Name) -> Response:
         """The snapshot's report, one HTML page."""
         headers = {"Content-Security-Policy": REPORT_POLICY, "Cache-Control": "no-cache"}
@@ -66,7 +66,7 @@ def _about_items(router: APIRouter, service: Service) -> None:
         """One item by its id."""
         return json(item_of(service.index(name), item))
 
-    @router.get("/v1/indexes/{name}/items/{item}/thumbnail")
+    @router.get("/v1/indexes/{name}/items/{item}/thumbnail", response_class=Response, responses=documents.as_type("image/jpeg"))
     def picture(name: documents.Name, item: documents.ItemId, request: Request) -> Response:
         """A small JPEG of an item that is an image."""
         index = service.index(name)
@@ -94,7 +94,7 @@ def _about_the_service(router: APIRouter, service: Service) -> None:
             raise Problem(503, f"without a snapshot yet: {', '.join(waiting)}", headers={"Retry-After": "5"})
         return json({"status": "ready"})
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=Response, responses=documents.as_type("text/plain"))
     def metrics() -> Response:
         """Figures for Prometheus."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
