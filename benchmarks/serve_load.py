@@ -26,14 +26,18 @@ class Load(NamedTuple):
     requests: int
 
 
-def request_bytes(path: str, body: bytes, kind: str) -> bytes:
+def request_bytes(path: str, body: bytes, kind: str, accept: str = "*/*") -> bytes:
     """One request of HTTP/1.1 that keeps its connection."""
-    return f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
 
 
-def raw(name: str, vectors: np.ndarray, k: int = 10, fields: str = "fields=") -> bytes:
-    """A search for vectors as float32."""
-    return request_bytes(f"/v1/indexes/{name}/search?k={k}&{fields}", vectors.astype("<f4").tobytes(), "application/octet-stream")
+def raw(name: str, vectors: np.ndarray, k: int = 10) -> bytes:
+    """A search for vectors as float32, answered in bytes too."""
+    kind = "application/octet-stream"
+    return request_bytes(f"/v1/indexes/{name}/search?k={k}", vectors.astype("<f4").tobytes(), kind, kind)
 
 
 def text(name: str, query: str, k: int = 10) -> bytes:

@@ -88,3 +88,9 @@ SEARCH_BODY: dict[str, Any] = {
     },
     "parameters": [_parameter(name, _OPTIONS[name]) for name in ("k", "label", "rerank", "fingerprint")],
 }
+RAW_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Results; in bytes, where that is accepted: ids int64 (n, k), then scores float32 (n, k)",
+        "content": {"application/octet-stream": {"schema": _IMAGE}},
+    }
+}

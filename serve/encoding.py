@@ -24,16 +24,15 @@ class QueryEncoder:
 
     def __init__(self, index: PublishedIndex) -> None:
         self.fingerprint = index.manifest.fingerprint
-        self._index = index
-        self._encoder: Encoder | None = None
+        self._model: PublishedIndex | Encoder = index  # until the model takes its place: an encoder outlives the snapshot
         self._loading, self._encoding = Lock(), Lock()
 
     def load(self) -> Encoder:
         """The model, after its fingerprint was compared. However many threads ask, it is loaded once."""
         with self._loading:
-            if self._encoder is None:
-                self._encoder = self._load()
-            return self._encoder
+            if isinstance(self._model, PublishedIndex):
+                self._model = _load(self._model)
+            return self._model
 
     def side(self, modality: Modality) -> Encoder:
         """What encodes one modality."""
@@ -50,9 +49,10 @@ class QueryEncoder:
         with self._encoding:
             return encode_batches(side, prepared).vectors
 
-    def _load(self) -> Encoder:
-        manifest = self._index.manifest
-        config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(manifest.config["encoder"])
-        precision = manifest.encoder["precision"]
-        self._index.accept(identify(config).of(manifest.holds, precision, config.store).fingerprint)
-        return load_encoder(config, precision)
+
+def _load(index: PublishedIndex) -> Encoder:
+    manifest = index.manifest
+    config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(manifest.config["encoder"])
+    precision = manifest.encoder["precision"]
+    index.accept(identify(config).of(manifest.holds, precision, config.store).fingerprint)
+    return load_encoder(config, precision)

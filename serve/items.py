@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class ItemTable:
             self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         self._ids = np.concatenate([batch.column("item_id").to_numpy() for batch in self._batches] or [np.empty(0, np.int64)])
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
-        self.chosen = lru_cache(REMEMBERED)(self._chosen)
+        self._remembered: dict[tuple[tuple[str, tuple[str, ...]], ...], np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -50,7 +50,20 @@ class ItemTable:
 
     def matching(self, where: Mapping[str, Sequence[str]]) -> np.ndarray:
         """The ids (int64, ascending) of the items that have, in every column of `where` (FILTERS), one of the values given for it."""
-        return self.chosen(tuple(sorted((column, tuple(sorted(values))) for column, values in where.items())))
+        key = tuple(sorted((column, tuple(sorted(values))) for column, values in where.items()))
+        if (ids := self._remembered.get(key)) is None:
+            ids = self._chosen(key)
+            if len(self._remembered) >= REMEMBERED:
+                self._remembered.pop(next(iter(self._remembered)), None)
+            self._remembered[key] = ids
+        return ids
+
+    def labels(self, most: int) -> list[str]:
+        """The labels with the most items, at most so many, in alphabetical order."""
+        counts: Counter[str] = Counter()
+        for batch in self._batches:
+            counts.update({one["values"]: one["counts"] for one in pc.value_counts(batch.column("label").drop_null()).to_pylist()})
+        return sorted(label for label, _ in counts.most_common(most))
 
     def _chosen(self, where: tuple[tuple[str, tuple[str, ...]], ...]) -> np.ndarray:
         keep = np.ones(len(self), bool)

@@ -74,12 +74,14 @@ def read_vectors(manifest: Manifest, vectors: Sequence[Sequence[float]] | np.nda
     if queries.ndim != 2 or queries.shape[1] != manifest.dim:
         got = f"{queries.shape[1]} numbers" if queries.ndim == 2 else f"{queries.ndim} dimensions"
         raise BadQuery("these vectors do not fit the index", expected=f"{manifest.dim} numbers a vector", got=got)
-    # A sum is not finite when a number in it is not; the square of a large one may overflow, so lengths are taken in float64.
-    lengths = np.sqrt(np.einsum("nd,nd->n", queries, queries, dtype=np.float64))
+    squares = np.einsum("nd,nd->n", queries, queries)
+    if not (np.isfinite(squares) & (squares > 1e-30)).all():  # rarely: the square of a large or tiny number does not fit into float32
+        squares = np.einsum("nd,nd->n", queries, queries, dtype=np.float64)
+    lengths = np.sqrt(squares)  # not finite when any number is not
     if not np.isfinite(lengths).all():
         raise BadQuery("a vector holds a number that is not finite", expected="finite numbers within the range of float32")
     if manifest.metric != "cosine":
         return queries
     if not lengths.all():
         raise BadQuery("a vector is zero", expected="a length above zero, since the metric is the cosine")
-    return (queries / lengths[:, None]).astype(np.float32)
+    return (queries / lengths[:, None]).astype(np.float32, copy=False)

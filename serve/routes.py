@@ -13,8 +13,10 @@ from serve.problems import Problem
 from serve.requests import read_request
 from serve.service import Service
 from serve.thumbnails import thumbnail
-from serve.views import described, figures, item_of, labels_of, report_of
+from serve.views import described, figures, item_of, report_of
 
+RAW = "application/octet-stream"
+MOST_LABELS = 1000
 REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; font-src data:"
 )
@@ -30,12 +32,19 @@ def routes(service: Service) -> APIRouter:
 
 
 def _about_indexes(router: APIRouter, service: Service) -> None:
-    @router.post("/v1/indexes/{name}/search", response_model=documents.SearchAnswer, openapi_extra=documents.SEARCH_BODY)
+    @router.post(
+        "/v1/indexes/{name}/search",
+        response_model=documents.SearchAnswer,
+        responses=documents.RAW_ANSWER,
+        openapi_extra=documents.SEARCH_BODY,
+    )
     async def search(name: documents.Name, request: Request) -> Response:
         """The nearest items to texts, images, vectors or items of the index."""
         async with service.admitted():
             index = service.index(name)
             asked = await read_request(request, index.manifest.dim, service.limits)
+            if request.headers.get("accept", "").startswith(RAW):
+                return raw(await service.answer(index, asked, raw=True))
             return json(await service.answer(index, asked))
 
     @router.get("/v1/indexes")
@@ -51,7 +60,7 @@ def _about_indexes(router: APIRouter, service: Service) -> None:
     @router.get("/v1/indexes/{name}/labels")
     def labels(name: documents.Name) -> Response:
         """The labels with the most items, by name, at most 1,000."""
-        return json({"labels": labels_of(service.index(name))})
+        return json({"labels": service.index(name).items.labels(MOST_LABELS)})
 
     @router.get("/v1/indexes/{name}/report", response_class=Response, responses=documents.as_type("text/html"))
     def report(name: documents.Name) -> Response:
@@ -98,6 +107,13 @@ def _about_the_service(router: APIRouter, service: Service) -> None:
     def metrics() -> Response:
         """Figures for Prometheus."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def raw(answer: dict[str, Any]) -> Response:
+    """An answer as bytes: ids int64 (n, k), then scores float32 (n, k), little-endian; n, k and the snapshot in headers. Id -1: no item."""
+    scores, ids = answer["results"]
+    headers = {"Indexmill-Shape": f"{ids.shape[0]},{ids.shape[1]}", "Indexmill-Snapshot": answer["snapshot_id"]}
+    return Response(ids.astype("<i8").tobytes() + scores.astype("<f4").tobytes(), media_type=RAW, headers=headers)
 
 
 def json(value: Any) -> Response:

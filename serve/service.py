@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ class Searching:
     index: OpenIndex
     queries: np.ndarray
     options: Options
+    raw: bool = False  # wanted as they are: scores and ids
 
 
 class Service:
@@ -52,7 +54,7 @@ class Service:
         self._encoding: Batcher[Encoding, np.ndarray] = Batcher(
             encoded, most=limits.encoded_at_once, weight=lambda asked: len(asked.prepared), told=metrics.batches.labels("encode").observe
         )
-        self._searching: Batcher[Searching, list[list[dict[str, Any]]]] = Batcher(
+        self._searching: Batcher[Searching, Any] = Batcher(
             searched, most=limits.searched_at_once, weight=lambda asked: len(asked.queries), told=metrics.batches.labels("search").observe
         )
 
@@ -79,15 +81,15 @@ class Service:
             self._running -= 1
             self.metrics.searching.set(self._running)
 
-    async def answer(self, index: OpenIndex, asked: SearchRequest) -> dict[str, Any]:
-        """The answer as JSON has it."""
+    async def answer(self, index: OpenIndex, asked: SearchRequest, *, raw: bool = False) -> dict[str, Any]:
+        """The answer as JSON has it; raw: with scores (float32) and ids (int64), both (n, k), for its results."""
         manifest = index.manifest
         if asked.fingerprint not in (None, manifest.fingerprint):
             raise Problem(409, "another encoder made this snapshot; read its fingerprint anew")
         start = time.perf_counter()
         queries = await self._queries(index, asked)
         between = time.perf_counter()
-        results = await self._searching.ask(Searching(index, queries, asked))
+        results = await self._searching.ask(Searching(index, queries, asked, raw))
         end = time.perf_counter()
         self.metrics.queries.labels(manifest.name).inc(len(queries))
         return {
@@ -124,9 +126,9 @@ def encoded(asked: Sequence[Encoding]) -> list[np.ndarray]:
     return vectors
 
 
-def searched(asked: Sequence[Searching]) -> list[list[list[dict[str, Any]]]]:
+def searched(asked: Sequence[Searching]) -> list[Any]:
     """The results of each: one call for all that ask the same of the same snapshot."""
-    results: list[list[list[dict[str, Any]]]] = [[]] * len(asked)
+    results: list[Any] = [None] * len(asked)
     keys = [(id(one.index), one.options.k, one.options.rerank, one.options.label, repr(one.options.where)) for one in asked]
     for places in _alike(keys):
         index, options = asked[places[0]].index, asked[places[0]].options
@@ -134,7 +136,7 @@ def searched(asked: Sequence[Searching]) -> list[list[list[dict[str, Any]]]]:
         scores, ids = index.find(queries, options.k, index.chosen(options.label, options.where), rerank=options.rerank)
         counts = [len(asked[place].queries) for place in places]
         for place, score, item in zip(places, _cut(scores, counts), _cut(ids, counts), strict=True):
-            results[place] = listed(index, score, item, asked[place].options.fields)
+            results[place] = (score, item) if asked[place].raw else listed(index, score, item, asked[place].options.fields)
     return results
 
 
@@ -169,4 +171,5 @@ def _alike(keys: Sequence[Any]) -> list[list[int]]:
 
 
 def _cut(array: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
-    return np.split(array, np.cumsum(counts)[:-1])
+    ends = list(accumulate(counts))
+    return [array[end - count : end] for end, count in zip(ends, counts, strict=True)]

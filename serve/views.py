@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from serve.live import LiveIndex
 from serve.opening import OpenIndex
 from serve.problems import Problem
 from serve.queries import taken
 
-LABELS = 1000
 TOLD = ("name", "snapshot_id", "parent", "created_at", "fingerprint", "modality", "holds", "metric", "factory", "dim", "items", "database",
         "query", "rejected", "metrics", "verdict")  # fmt: skip
 
@@ -36,13 +32,6 @@ def figures(index: OpenIndex) -> dict[str, Any]:
         "libraries": manifest.encoder.get("libraries"),
     }
     return {**{name: getattr(manifest, name) for name in TOLD}, "takes": list(taken(manifest)), "encoder": libraries}
-
-
-def labels_of(index: OpenIndex) -> list[str]:
-    """The LABELS labels with the most items, in alphabetical order."""
-    column = pq.read_table(index.folder / "items.parquet", columns=["label"])["label"].drop_null()
-    counted = pc.value_counts(column).to_pylist()
-    return sorted(one["values"] for one in sorted(counted, key=lambda one: (-one["counts"], one["values"]))[:LABELS])
 
 
 def item_of(index: OpenIndex, item: int) -> dict[str, Any]:

@@ -53,6 +53,22 @@ def test_raw_floats_ask_as_numbers_in_json_do_and_fields_can_be_left_out(client:
     assert raw.json()["results"] == [[{"id": item["id"], "score": item["score"]} for item in row] for row in long]
 
 
+def test_answers_in_bytes_are_those_in_json(client: httpx.Client) -> None:
+    """Ids as int64 and scores as float32, as many as the header says; fewer items than k give fewer columns."""
+    vectors = np.random.default_rng(3).standard_normal((20, 384)).astype("<f4")
+    headers = {"Content-Type": "application/octet-stream", "Accept": "application/octet-stream"}
+    for k in (3, 100):
+        answer = client.post(f"/v1/indexes/sentences/search?k={k}", content=vectors.tobytes(), headers=headers)
+        n, held = map(int, answer.headers["indexmill-shape"].split(","))
+        assert (n, held) == (20, min(k, len(SENTENCES)))
+        ids = np.frombuffer(answer.content[: 8 * n * held], "<i8").reshape(n, held)
+        scores = np.frombuffer(answer.content[8 * n * held :], "<f4").reshape(n, held)
+        told = search(client, vectors=vectors.tolist(), k=k).json()
+        assert ids.tolist() == [[int(item["id"]) for item in row] for row in told["results"]]
+        assert np.allclose(scores, [[item["score"] for item in row] for row in told["results"]])
+        assert answer.headers["indexmill-snapshot"] == told["snapshot_id"]
+
+
 def test_an_image_may_come_as_form_body_or_base64(client: httpx.Client, digits: Path) -> None:
     """All three find the picture itself first; a form and base64 may bring several."""
     paths = sorted(digits.rglob("*.png"))[10:12]
