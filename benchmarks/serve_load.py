@@ -28,10 +28,8 @@ class Load(NamedTuple):
 
 def request_bytes(path: str, body: bytes, kind: str, accept: str = "*/*") -> bytes:
     """One request of HTTP/1.1 that keeps its connection."""
-    return (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-        + body
-    )
+    head = (f"POST {path} HTTP/1.1", "Host: localhost", f"Accept: {accept}", f"Content-Type: {kind}", f"Content-Length: {len(body)}")
+    return "\r\n".join([*head, "", ""]).encode() + body
 
 
 def raw(name: str, vectors: np.ndarray, k: int = 10) -> bytes:

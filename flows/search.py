@@ -30,7 +30,7 @@ def search_index(
         texts=None if text is None else [text], images=None if image is None else [image], k=k, label=label
     )  # fmt: skip
     if show is not None:
-        _write_sheet(show, index, answer, text or f"like {image}")
+        _write_sheet(show, index, answer, f"like {image.name}" if image else text or "")
     times = {
         "open_ms": (opened - start) * 1000,
         "load_ms": (loaded - opened) * 1000,

@@ -13,7 +13,8 @@ from serve.limits import Limits
 from serve.metrics import Metrics
 from serve.problems import Problem
 
-OPEN = ("/healthz", "/readyz", "/", "/page/")  # without a token: whether the service is well, and the page that asks for one
+OPEN = ("/healthz", "/readyz", "/")  # without a token: whether the service is well, and the page that asks for one
+PAGE = "/page/"
 HEADERS = [
     (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"cross-origin-resource-policy", b"same-origin"),
     (b"x-frame-options", b"DENY"),
@@ -61,7 +62,7 @@ class Guard:
         if self.hosts and host.strip("[]").lower() not in self.hosts:
             raise Problem(421, "this service answers for this machine alone, under the names localhost and 127.0.0.1")
         path = request.url.path
-        if self.token and path not in OPEN[:3] and not path.startswith(OPEN[3]) and not self._known(request):
+        if self.token and path not in OPEN and not path.startswith(PAGE) and not self._known(request):
             raise Problem(401, "a bearer token is needed", headers={"WWW-Authenticate": 'Bearer realm="indexmill"'})
         length = request.headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):

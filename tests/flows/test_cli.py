@@ -163,6 +163,8 @@ def test_search_prints_a_table_with_ranks_scores_and_keys(built: Path, digits: P
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["demo-images", "--image", __file__, "--snapshot", "00007-x"], "no snapshot"),
+        (["demo-images", "some text", "--image", __file__], "one query"),
         (["no-such-index", "text"], "has not been published"),
         (["demo-images", "a text"], "holds images"),
         (["demo-images"], "nothing to look for"),

@@ -101,6 +101,12 @@ def search(client: httpx.Client, name: str = "sentences", **asked: Any) -> httpx
     return client.post(f"/v1/indexes/{name}/search", json=asked)
 
 
+def keys(answer: httpx.Response) -> list[list[str]]:
+    """The keys of a good answer, a list for each query."""
+    assert answer.status_code == 200, answer.text
+    return [[item["key"] for item in row] for row in answer.json()["results"]]
+
+
 def sound(answer: httpx.Response, status: int) -> dict[str, Any]:
     """The problem that an answer is, after it was seen to be one of RFC 9457 that gives nothing away."""
     assert answer.status_code == status, answer.text
