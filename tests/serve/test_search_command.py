@@ -23,7 +23,8 @@ def test_search_filters_by_label_names_a_snapshot_and_writes_a_sheet(published: 
     assert all(item["distance"] == pytest.approx(1 - item["score"], abs=1e-6) for item in answer["results"])
     page = sheet.read_text()
     assert page.count('src="data:image/jpeg;base64,') == 12
-    assert "http" not in page
+    assert "http:" not in page
+    assert "https:" not in page
     assert picture.name in page
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.html"]
     run = CliRunner().invoke(app, [*asked, "--show", str(tmp_path / "no" / "sheet.html")])
