@@ -56,11 +56,12 @@ bench: $(INSTALLED)  ## Measure; figures go to standard output.
 	$(BIN)/python -m benchmarks.evaluate --queries 2000 --database 20000 --peer-queries 500
 	$(BIN)/python -m benchmarks.runbook --items 20000
 	$(BIN)/python -m benchmarks.index_memory --sizes 50000 200000
+	$(BIN)/python -m benchmarks.serve
 
 clean:  ## Remove .venv and caches; data stays.
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis indexmill.egg-info
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo,dev]' -c constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo,serve,dev]' -c constraints.txt
 	touch $@

@@ -83,18 +83,37 @@ def search(
     query: Annotated[str | None, typer.Argument(help="A text, for an index of texts, or of images by open-clip.")] = None,
     image: Annotated[Path | None, typer.Option(help="An image, for an index of images.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many results.")] = 10,
+    label: Annotated[str | None, typer.Option(help="Only items with this label.")] = None,
+    snapshot: Annotated[str | None, typer.Option(help="Another snapshot than the live one.")] = None,
+    show: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results as a page (HTML) to look at.")] = None,
     root: RootOption = DEFAULT_ROOT,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Ask the live snapshot of an index."""
+    """Ask a snapshot of an index, the live one by default."""
     with told(verbose):
         prepare_environment(Path(root).resolve(), verbose=verbose)
         from flows.search import search_index
         from flows.tables import print_results
 
-        answer = search_index(root, name, text=query, image=image, k=k)
+        answer = search_index(root, name, text=query, image=image, k=k, label=label, snapshot=snapshot, show=show)
         print(json.dumps(answer)) if as_json else print_results(answer)
+
+
+@app.command()
+def serve(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The indexes.")],
+    host: Annotated[str, typer.Option(help="Any other address than this machine's needs a token in INDEXMILL_TOKEN.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8900,
+    root: RootOption = DEFAULT_ROOT,
+    verbose: VerboseOption = False,
+) -> None:
+    """Answer searches over HTTP, with a page at /; new snapshots are taken up as they are published."""
+    with told(verbose):
+        prepare_environment(Path(root).resolve(), verbose=verbose)
+        from serve.server import run_server
+
+        run_server(root, names, host, port)
 
 
 @app.command()

@@ -85,6 +85,7 @@ def print_results(answer: dict[str, Any]) -> None:
     table = Table(box=None, header_style="bold", expand=texts)
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right")
+    table.add_column("distance", justify="right")
     table.add_column("key", overflow="fold", min_width=20, max_width=44)
     table.add_column("label", no_wrap=True, max_width=20)
     if texts:
@@ -92,13 +93,19 @@ def print_results(answer: dict[str, Any]) -> None:
     for item in answer["results"]:
         # A text that begins with its key does not have to say it again.
         text = (item["text"] or "").removeprefix(item["key"]).lstrip(": ")
-        cells = (f"{item['rank']}", f"{item['score']:.4f}", escape(item["key"]), escape(item["label"] or ""))
+        cells = (
+            f"{item['rank']}",
+            f"{item['score']:.4f}",
+            f"{abs(item['distance']) if abs(item['distance']) < 5e-5 else item['distance']:.4f}",
+            escape(item["key"]),
+            escape(item["label"] or ""),
+        )
         table.add_row(*cells, *([escape(text)] if texts else []))
     console = Console()
     console.print(table)
     console.print(
-        f"snapshot {answer['snapshot_id']}: encoded in {answer['encode_ms']:.0f} ms (the model's loading included), "
-        f"opened in {answer['open_ms']:.0f} ms, searched in {answer['search_ms']:.1f} ms",
+        f"snapshot {answer['snapshot_id']}: opened in {answer['open_ms']:.0f} ms, model loaded in {answer['load_ms']:.0f} ms, "
+        f"encoded in {answer['encode_ms']:.0f} ms, searched in {answer['search_ms']:.1f} ms",
         style="dim", soft_wrap=True,
     )  # fmt: skip
 

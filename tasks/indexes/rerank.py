@@ -83,7 +83,9 @@ def by_row(index: Any, ids: np.ndarray) -> faiss.Index:
     if ivf is None:
         if not np.array_equal(faiss.vector_to_array(index.id_map), ids):
             raise ValueError("the index does not hold the ids in the order of its vectors")
-        return faiss.downcast_index(index.index)
+        inner: Any = faiss.downcast_index(index.index)
+        inner.referenced_objects = [index]  # whose memory it is
+        return inner
     lists: Any = faiss.downcast_InvertedLists(ivf.invlists)  # type: ignore[arg-type]  # never None here
     if isinstance(lists, faiss.OnDiskInvertedLists):
         raise ValueError(f"an index with {type(lists).__name__} cannot be re-ranked: open it without mapping it")

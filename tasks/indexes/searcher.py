@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import faiss
 import numpy as np
@@ -108,6 +109,10 @@ class Searcher:
                 return found[0]
         scores, ids = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))
         return best(scores, ids, k, larger=self.larger)
+
+    def refined(self, number: int) -> Any:
+        """A shard and its vectors as one FAISS index, where candidates are ranked again."""
+        return self._refined[number]
 
     def _search(self, number: int, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Scores and item ids from one shard; of copies enough that k items are among them."""

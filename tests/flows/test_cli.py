@@ -156,14 +156,16 @@ def test_search_prints_a_table_with_ranks_scores_and_keys(built: Path, digits: P
     picture = sorted(digits.rglob("*.png"))[0]
     run = CliRunner().invoke(app, ["search", "demo-images", "--image", str(picture), "--root", str(built), "-k", "2"])
     lines = run.stdout.splitlines()
-    assert lines[0].split() == ["rank", "score", "key", "label"]
-    assert lines[1].split() == ["1", "1.0000", picture.relative_to(digits).as_posix(), "0"]
+    assert lines[0].split() == ["rank", "score", "distance", "key", "label"]
+    assert lines[1].split() == ["1", "1.0000", "0.0000", picture.relative_to(digits).as_posix(), "0"]
     assert "searched in" in lines[3]
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["demo-images", "--image", __file__, "--snapshot", "00007-x"], "no snapshot"),
+        (["demo-images", "some text", "--image", __file__], "one query"),
         (["no-such-index", "text"], "has not been published"),
         (["demo-images", "a text"], "holds images"),
         (["demo-images"], "nothing to look for"),

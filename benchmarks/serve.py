@@ -1,0 +1,152 @@
+"""The service under load, against the same Searcher called in its own process; and for a long time, with a publish every 20 seconds.
+
+Run: python -m benchmarks.serve [--items 100000] [--family auto|flat] [--seconds 5]
+     python -m benchmarks.serve --soak 10          (minutes)
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import faiss
+import httpx
+import numpy as np
+import psutil
+
+from benchmarks.serve_load import Load, load, raw, text
+from benchmarks.serve_root import NAME, clustered, make_root
+from serve import OpenIndex, open_index
+from tests.serve.publishing import publish_again
+
+CLIENTS = (1, 8, 64)
+BATCHES = (1, 16, 64)
+EVERY = 20
+
+
+@contextmanager
+def served(root: Path) -> Iterator[tuple[int, psutil.Process]]:
+    """`indexmill serve` as a process of its own: its port, and the process."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = int(free.getsockname()[1])
+    command = [sys.executable, "-m", "flows.cli", "serve", NAME, "--root", str(root), "--port", str(port)]
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    try:
+        end = time.monotonic() + 180
+        while not _ready(port):
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.2)
+        yield port, psutil.Process(process.pid)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def _ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def in_process(index: OpenIndex, batch: int, seconds: float) -> float:
+    """Queries a second of the Searcher alone, batch after batch: with all of FAISS's threads or with one, whichever is quicker.
+
+    On a machine that others use, one is: two wait for each other whenever one of them is not running.
+    """
+    queries, rates = clustered(2048, seed=7), []
+    for threads in (os.cpu_count() or 1, 1):
+        faiss.omp_set_num_threads(threads)
+        done, start = 0, time.perf_counter()
+        while (spent := time.perf_counter() - start) < seconds / 2:
+            place = done % (len(queries) - batch)
+            index.searcher.search(queries[place : place + batch], 10)
+            done += batch
+        rates.append(done / spent)
+    return max(rates)
+
+
+def recall(index: OpenIndex, count: int) -> float:
+    """recall@10 of the index against exact search."""
+    queries, database = clustered(200, seed=7), clustered(count)
+    flat = faiss.IndexFlatIP(database.shape[1])
+    flat.add(database)  # type: ignore[call-arg]
+    ids = index.items.matching({"side": ["database"]})
+    exact = ids[flat.search(queries, 10)[1]]  # type: ignore[call-arg]
+    found = index.searcher.search(queries, 10)[1]
+    return float(np.mean([len({*a} & {*b}) / 10 for a, b in zip(exact.tolist(), found.tolist(), strict=True)]))
+
+
+def measure(root: Path, count: int, seconds: float) -> None:
+    """Print a line for each kind of query and number of clients."""
+    index = open_index(root, NAME)
+    print(f"{count} vectors, recall@10 {recall(index, count):.3f}, load average {os.getloadavg()[0]:.1f} before")
+    alone = {batch: in_process(index, batch, seconds) for batch in BATCHES}
+    queries = clustered(2048, seed=7)
+    with served(root) as (port, _):
+        for batch in BATCHES:
+            print(f"in process, batches of {batch}: {alone[batch]:,.0f} queries/s")
+            requests = [raw(NAME, queries[start : start + batch]) for start in range(0, 1024, batch)]
+            for clients in CLIENTS:
+                seen = load(port, clients, seconds, requests)
+                ratio = seen.rate * batch / alone[batch]
+                print(
+                    f"  raw x {batch:3}, {clients:2} clients: {told(seen)}; {seen.rate * batch:8,.0f} queries/s ({ratio:.2f})", flush=True
+                )
+        requests = [text(NAME, f"what is said of topic {number}") for number in range(200)]
+        for clients in CLIENTS:
+            print(f"  text,      {clients:2} clients: {told(load(port, clients, seconds, requests))}", flush=True)
+    again = {batch: in_process(index, batch, seconds) for batch in BATCHES}
+    print("in process, once more: " + ", ".join(f"{again[batch]:,.0f}" for batch in BATCHES) + f"; load average {os.getloadavg()[0]:.1f}")
+
+
+def told(seen: Load) -> str:
+    """A load in a few words."""
+    return f"{seen.rate:7,.0f} requests/s, p50 {seen.p50:6.1f} ms, p99 {seen.p99:6.1f} ms, {seen.failed} failed"
+
+
+def soak(root: Path, minutes: float) -> None:
+    """Eight clients for so long, a publish every EVERY seconds; failures and the service's resident memory."""
+    queries = clustered(2048, seed=7)
+    requests = [raw(NAME, queries[start : start + 4]) for start in range(0, 1024, 4)] + [text(NAME, f"topic {n}") for n in range(32)]
+    stop = threading.Event()
+    with served(root) as (port, process):
+
+        def publish() -> None:
+            while not stop.wait(EVERY):
+                snapshot = publish_again(root, NAME, keep=1)
+                print(f"  {snapshot} published; resident {process.memory_info().rss / 1e6:,.0f} MB", flush=True)
+
+        publishing = threading.Thread(target=publish)
+        publishing.start()
+        seen = load(port, 8, minutes * 60, requests)
+        stop.set()
+        publishing.join()
+        print(f"{minutes} minutes: {seen.requests:,} requests, {seen.failed} failed, p50 {seen.p50:.1f} ms, p99 {seen.p99:.1f} ms")
+
+
+def main() -> None:
+    """Make the root, then load or soak."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--family", choices=["auto", "flat"], default="auto")
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--soak", type=float, metavar="MINUTES")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = make_root(Path(folder), chosen.items, chosen.family)
+        soak(root, chosen.soak) if chosen.soak else measure(root, chosen.items, chosen.seconds)
+
+
+if __name__ == "__main__":
+    main()

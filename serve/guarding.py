@@ -1,0 +1,99 @@
+"""What every request passes: who may ask, how much it may send, what every answer carries, and the count of it."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.limits import Limits
+from serve.metrics import Metrics
+from serve.problems import Problem
+
+OPEN = ("/healthz", "/readyz", "/")  # without a token: whether the service is well, and the page that asks for one
+PAGE = "/page/"
+HEADERS = [
+    (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"cross-origin-resource-policy", b"same-origin"),
+    (b"x-frame-options", b"DENY"),
+]  # fmt: skip
+
+
+@dataclass
+class Guard:
+    """ASGI middleware. token: what a bearer must have; none where only this machine can ask. hosts: the names it may be asked by.
+
+    Without names, any will do. They keep pages of other origins from reaching a service on 127.0.0.1 through a name of their own.
+    """
+
+    app: ASGIApp
+    limits: Limits
+    metrics: Metrics
+    token: str | None = None
+    hosts: frozenset[str] = frozenset()
+    held: int = field(default=0, init=False)  # bytes of bodies that are in memory now
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass an HTTP request on, or answer it with a problem."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start, seen = time.perf_counter(), {"status": 500, "bytes": 0}
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                seen["status"] = message["status"]
+                message["headers"] = [*message.get("headers", []), *HEADERS]
+            await send(message)
+
+        try:
+            self._admit(Request(scope))
+            await self.app(scope, self._counted(receive, seen), answer)
+        except Problem as problem:
+            await problem.response()(scope, receive, answer)
+        finally:
+            self.held -= seen["bytes"]
+            self._tell(scope, seen["status"], time.perf_counter() - start)
+
+    def _admit(self, request: Request) -> None:
+        host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
+        if self.hosts and host.strip("[]").lower() not in self.hosts:
+            raise Problem(421, "this service answers for this machine alone, under the names localhost and 127.0.0.1")
+        path = request.url.path
+        if self.token and path not in OPEN and not path.startswith(PAGE) and not self._known(request):
+            raise Problem(401, "a bearer token is needed", headers={"WWW-Authenticate": 'Bearer realm="indexmill"'})
+        length = request.headers.get("content-length", "0")
+        if not (length.isascii() and length.isdigit()):
+            raise Problem(400, "the length of the body is no number")
+        if int(length[:20]) > self.limits.body_bytes:
+            raise self._too_long()
+
+    def _known(self, request: Request) -> bool:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), (self.token or "").encode())
+
+    def _counted(self, receive: Receive, seen: dict[str, int]) -> Receive:
+        """Receive a body piece by piece, until it is too long, or all bodies together are."""
+
+        async def counting() -> Message:
+            message = await receive()
+            size = len(message.get("body", b""))
+            seen["bytes"] += size
+            self.held += size
+            if seen["bytes"] > self.limits.body_bytes:
+                raise self._too_long()
+            if self.held > self.limits.all_bodies_bytes:
+                raise Problem(429, "too much is being sent at once", headers={"Retry-After": "1"})
+            return message
+
+        return counting
+
+    def _too_long(self) -> Problem:
+        return Problem(413, f"a body may have {self.limits.body_bytes} bytes at most", headers={"Connection": "close"})
+
+    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        self.metrics.requests.labels(route, str(status)).inc()
+        self.metrics.seconds.labels(route).observe(seconds)

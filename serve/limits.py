@@ -1,0 +1,24 @@
+"""What one service takes on: a request that asks for more is refused at once, and never costs the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Most bytes of a body and of all bodies at once, pixels of an image, results and queries of a request, letters of a text, seconds
+    of a request, requests at once; and queries that share one call of the encoder or of FAISS.
+    """
+
+    body_bytes: int = 32 << 20
+    all_bodies_bytes: int = 256 << 20
+    pixels: int = 40_000_000
+    k: int = 1000
+    batch: int = 1024
+    images: int = 32
+    text_length: int = 20_000
+    seconds: float = 30
+    concurrency: int = 256
+    encoded_at_once: int = 64
+    searched_at_once: int = 1024

@@ -1,0 +1,72 @@
+"""Errors as RFC 9457 has them: application/problem+json. None tells a path, a file's name or where in the code it arose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from serve.queries import BadQuery
+from storage.errors import IndexmillError
+
+MEDIA_TYPE = "application/problem+json"
+SHOWN = 10  # of the things that are wrong with one request
+
+
+class Problem(Exception):
+    """A request that is answered with an error. detail: a sentence for whoever asked."""
+
+    def __init__(
+        self, status: int, detail: str, *, headers: Mapping[str, str] | None = None, errors: list[dict[str, Any]] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.headers, self.errors = status, detail, dict(headers or {}), errors
+
+    def response(self) -> Response:
+        """The answer."""
+        body = {"type": "about:blank", "title": HTTPStatus(self.status).phrase, "status": self.status, "detail": self.detail}
+        return Response(
+            orjson.dumps(body | ({"errors": self.errors} if self.errors else {})), self.status, headers=self.headers, media_type=MEDIA_TYPE
+        )
+
+
+def problem_of(error: Exception) -> Problem:
+    """The problem that an exception is for whoever asked."""
+    match error:
+        case Problem():
+            return error
+        case BadQuery():
+            parts = (error.what, error.expected and f"expected {error.expected}", error.got and f"got {error.got}")
+            return Problem(422, "; ".join(part for part in parts if part))
+        case RequestValidationError() | ValidationError():
+            return Problem(422, "the request is not as documented", errors=_listed(error))
+        case HTTPException():
+            return Problem(error.status_code, str(error.detail), headers=error.headers)
+        case TimeoutError():
+            return Problem(504, "this took longer than a request may take", headers={"Retry-After": "5"})
+        case IndexmillError():
+            return Problem(503, "the index cannot be asked now", headers={"Retry-After": "5"})
+        case _:
+            return Problem(500, "this should not have happened; the service's log says more")
+
+
+def install(app: FastAPI) -> None:
+    """Let every error of an app leave it as a problem."""
+
+    async def answer(_: Request, error: Exception) -> Response:
+        return problem_of(error).response()
+
+    for kind in (Problem, RequestValidationError, ValidationError, HTTPException, IndexmillError, TimeoutError, Exception):
+        app.add_exception_handler(kind, answer)
+
+
+def _listed(error: RequestValidationError | ValidationError) -> list[dict[str, Any]]:
+    found = error.errors(include_url=False, include_input=False) if isinstance(error, ValidationError) else error.errors()
+    return [{"where": ".".join(str(part)[:80] for part in one["loc"]), "detail": str(one["msg"])[:200]} for one in found[:SHOWN]]

@@ -1,0 +1,121 @@
+"""The REST interface, /v1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from serve import documents
+from serve.problems import Problem
+from serve.requests import read_request
+from serve.service import Service
+from serve.thumbnails import thumbnail
+from serve.views import described, figures, item_of, report_of
+
+RAW = "application/octet-stream"
+MOST_LABELS = 1000
+REPORT_POLICY = (
+    "sandbox allow-scripts; default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; font-src data:"
+)
+
+
+def routes(service: Service) -> APIRouter:
+    """All paths of the service but the page's."""
+    router = APIRouter(responses=documents.PROBLEMS)
+    _about_indexes(router, service)
+    _about_items(router, service)
+    _about_the_service(router, service)
+    return router
+
+
+def _about_indexes(router: APIRouter, service: Service) -> None:
+    @router.post(
+        "/v1/indexes/{name}/search",
+        response_model=documents.SearchAnswer,
+        responses=documents.RAW_ANSWER,
+        openapi_extra=documents.SEARCH_BODY,
+    )
+    async def search(name: documents.Name, request: Request) -> Response:
+        """The nearest items to texts, images, vectors or items of the index."""
+        async with service.admitted():
+            index = service.index(name)
+            asked = await read_request(request, index.manifest.dim, service.limits)
+            if request.headers.get("accept", "").startswith(RAW):
+                return raw(await service.answer(index, asked, raw=True))
+            return json(await service.answer(index, asked))
+
+    @router.get("/v1/indexes")
+    def indexes() -> Response:
+        """The indexes that are served, each with its snapshot."""
+        return json({"indexes": [described(name, live) for name, live in service.indexes.items()]})
+
+    @router.get("/v1/indexes/{name}")
+    def index(name: documents.Name) -> Response:
+        """Snapshot, fingerprint, counts and metrics of an index."""
+        return json(figures(service.index(name)))
+
+    @router.get("/v1/indexes/{name}/labels")
+    def labels(name: documents.Name) -> Response:
+        """The labels with the most items, by name, at most 1,000."""
+        return json({"labels": service.index(name).items.labels(MOST_LABELS)})
+
+    @router.get("/v1/indexes/{name}/report", response_class=Response, responses=documents.as_type("text/html"))
+    def report(name: documents.Name) -> Response:
+        """The snapshot's report, one HTML page."""
+        headers = {"Content-Security-Policy": REPORT_POLICY, "Cache-Control": "no-cache"}
+        return Response(report_of(service.index(name)), media_type="text/html; charset=utf-8", headers=headers)
+
+
+def _about_items(router: APIRouter, service: Service) -> None:
+    @router.get("/v1/indexes/{name}/items/{item}")
+    def item(name: documents.Name, item: documents.ItemId) -> Response:
+        """One item by its id."""
+        return json(item_of(service.index(name), item))
+
+    @router.get("/v1/indexes/{name}/items/{item}/thumbnail", response_class=Response, responses=documents.as_type("image/jpeg"))
+    def picture(name: documents.Name, item: documents.ItemId, request: Request) -> Response:
+        """A small JPEG of an item that is an image."""
+        index = service.index(name)
+        row = index.items.rows([item])[0]
+        tag = f'"{row["content_digest"]}"' if row else ""
+        headers = {"ETag": tag, "Cache-Control": "private, max-age=3600"}
+        if row and request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        content = thumbnail(index.manifest.base, row) if row else None
+        if content is None:
+            raise Problem(404, "there is no picture of this item")
+        return Response(content, media_type="image/jpeg", headers=headers)
+
+
+def _about_the_service(router: APIRouter, service: Service) -> None:
+    @router.get("/healthz")
+    async def healthz() -> Response:
+        """200 while the service runs."""
+        return json({"status": "ok"})
+
+    @router.get("/readyz")
+    async def readyz() -> Response:
+        """200 once every index has a snapshot that answers; else 503."""
+        if waiting := [name for name, live in service.indexes.items() if live.index is None]:
+            raise Problem(503, f"without a snapshot yet: {', '.join(waiting)}", headers={"Retry-After": "5"})
+        return json({"status": "ready"})
+
+    @router.get("/metrics", response_class=Response, responses=documents.as_type("text/plain"))
+    def metrics() -> Response:
+        """Figures for Prometheus."""
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def raw(answer: dict[str, Any]) -> Response:
+    """An answer as bytes: ids int64 (n, k), then scores float32 (n, k), little-endian; n, k and the snapshot in headers. Id -1: no item."""
+    scores, ids = answer["results"]
+    headers = {"Indexmill-Shape": f"{ids.shape[0]},{ids.shape[1]}", "Indexmill-Snapshot": answer["snapshot_id"]}
+    return Response(ids.astype("<i8").tobytes() + scores.astype("<f4").tobytes(), media_type=RAW, headers=headers)
+
+
+def json(value: Any) -> Response:
+    """A JSON answer."""
+    return Response(orjson.dumps(value), media_type="application/json")

@@ -1,0 +1,175 @@
+"""Answering searches: prepared in threads, encoded and searched in batches that requests share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from serve.batching import Batcher
+from serve.limits import Limits
+from serve.live import LiveIndex
+from serve.metrics import Metrics
+from serve.opening import OpenIndex, distance
+from serve.problems import Problem
+from serve.queries import read_vectors
+from serve.requests import Options, SearchRequest
+from storage.records import Modality
+
+PREPARED_AT_ONCE = 2  # images: each may take megabytes while it is decoded
+
+
+@dataclass
+class Encoding:
+    """Queries to be encoded by one index's encoder."""
+
+    index: OpenIndex
+    modality: Modality
+    prepared: list[Any]
+
+
+@dataclass
+class Searching:
+    """Vectors to be searched in one index."""
+
+    index: OpenIndex
+    queries: np.ndarray
+    options: Options
+    raw: bool = False  # wanted as they are: scores and ids
+
+
+class Service:
+    """The indexes that are served, and the two queues that all searches go through."""
+
+    def __init__(self, indexes: dict[str, LiveIndex], limits: Limits, metrics: Metrics) -> None:
+        self.indexes, self.limits, self.metrics = indexes, limits, metrics
+        self._running = 0
+        self._preparing = asyncio.Semaphore(PREPARED_AT_ONCE)
+        self._encoding: Batcher[Encoding, np.ndarray] = Batcher(
+            encoded, most=limits.encoded_at_once, weight=lambda asked: len(asked.prepared), told=metrics.batches.labels("encode").observe
+        )
+        self._searching: Batcher[Searching, Any] = Batcher(
+            searched, most=limits.searched_at_once, weight=lambda asked: len(asked.queries), told=metrics.batches.labels("search").observe
+        )
+
+    def index(self, name: str) -> OpenIndex:
+        """The snapshot that answers for a name. Raises Problem: 404 for a name that is not served, 503 while it has no snapshot."""
+        live = self.indexes.get(name)
+        if live is None:
+            raise Problem(404, "no such index is served here")
+        if live.index is None:
+            raise Problem(503, "the index has no snapshot that can be opened yet", headers={"Retry-After": "5"})
+        return live.index
+
+    @asynccontextmanager
+    async def admitted(self) -> AsyncIterator[None]:
+        """A place among the searches that run at once, for as long as a request may take; else 429."""
+        if self._running >= self.limits.concurrency:
+            raise Problem(429, f"{self._running} searches are running already", headers={"Retry-After": "1"})
+        self._running += 1
+        self.metrics.searching.set(self._running)
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                yield
+        finally:
+            self._running -= 1
+            self.metrics.searching.set(self._running)
+
+    async def answer(self, index: OpenIndex, asked: SearchRequest, *, raw: bool = False) -> dict[str, Any]:
+        """The answer as JSON has it; raw: with scores (float32) and ids (int64), both (n, k), for its results."""
+        manifest = index.manifest
+        if asked.fingerprint not in (None, manifest.fingerprint):
+            raise Problem(409, "another encoder made this snapshot; read its fingerprint anew")
+        start = time.perf_counter()
+        queries = await self._queries(index, asked)
+        between = time.perf_counter()
+        results = await self._searching.ask(Searching(index, queries, asked, raw))
+        end = time.perf_counter()
+        self.metrics.queries.labels(manifest.name).inc(len(queries))
+        return {
+            "index": manifest.name, "snapshot_id": manifest.snapshot_id, "metric": manifest.metric, "results": results,
+            "encode_ms": round((between - start) * 1000, 3), "search_ms": round((end - between) * 1000, 3),
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """End the threads."""
+        self._encoding.close()
+        self._searching.close()
+
+    async def _queries(self, index: OpenIndex, asked: SearchRequest) -> np.ndarray:
+        """float32 (n, dim)."""
+        if asked.texts is not None:
+            return await self._encoding.ask(Encoding(index, "text", [index.text(text) for text in asked.texts]))
+        if asked.images is not None:
+            async with self._preparing:
+                pictures = await asyncio.to_thread(lambda: [index.picture(image, self.limits.pixels) for image in asked.images or ()])
+            return await self._encoding.ask(Encoding(index, "image", pictures))
+        if asked.items is not None:
+            return await asyncio.to_thread(index.vectors_of, asked.items)
+        return read_vectors(index.manifest, asked.vectors)
+
+
+def encoded(asked: Sequence[Encoding]) -> list[np.ndarray]:
+    """The vectors of each: one call for all that one encoder makes of one modality."""
+    vectors: list[np.ndarray] = [np.empty(0)] * len(asked)
+    for places in _alike([(id(one.index.encoder), one.modality) for one in asked]):
+        first = asked[places[0]]
+        every = first.index.encoder.encode([item for place in places for item in asked[place].prepared], first.modality)
+        for place, part in zip(places, _cut(every, [len(asked[place].prepared) for place in places]), strict=True):
+            vectors[place] = read_vectors(first.index.manifest, part)
+    return vectors
+
+
+def searched(asked: Sequence[Searching]) -> list[Any]:
+    """The results of each: one call for all that ask the same of the same snapshot."""
+    results: list[Any] = [None] * len(asked)
+    keys = [(id(one.index), one.options.k, one.options.rerank, one.options.label, repr(one.options.where)) for one in asked]
+    for places in _alike(keys):
+        index, options = asked[places[0]].index, asked[places[0]].options
+        queries = np.concatenate([asked[place].queries for place in places])
+        scores, ids = index.find(queries, options.k, index.chosen(options.label, options.where), rerank=options.rerank)
+        counts = [len(asked[place].queries) for place in places]
+        for place, score, item in zip(places, _cut(scores, counts), _cut(ids, counts), strict=True):
+            results[place] = (score, item) if asked[place].raw else listed(index, score, item, asked[place].options.fields)
+    return results
+
+
+def listed(index: OpenIndex, scores: np.ndarray, ids: np.ndarray, fields: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """The results of each query with the fields that were asked for."""
+    pairs = [
+        [(item, score) for item, score in zip(line, values, strict=True) if item >= 0]
+        for line, values in zip(ids.tolist(), scores.tolist(), strict=True)
+    ]
+    if not fields:
+        return [[{"id": str(item), "score": score} for item, score in row] for row in pairs]
+    return [[described(index, rank, *pair, fields) for rank, pair in enumerate(row, start=1)] for row in pairs]
+
+
+def described(index: OpenIndex, rank: int, item: int, score: float, fields: Sequence[str]) -> dict[str, Any]:
+    """One result."""
+    row = index.items.rows([item])[0] or {}
+    pictured = bool(index.manifest.base and row.get("path"))
+    said = {
+        "rank": rank, "distance": distance(index.manifest.metric, score), "key": row.get("key"), "label": row.get("label"),
+        "text": row.get("text"), "thumbnail": f"/v1/indexes/{index.manifest.name}/items/{item}/thumbnail" if pictured else None,
+    }  # fmt: skip
+    return {"id": str(item), "score": score, **{name: said[name] for name in fields}}
+
+
+def _alike(keys: Sequence[Any]) -> list[list[int]]:
+    """The places of equal keys, together."""
+    places: dict[Any, list[int]] = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key, []).append(place)
+    return list(places.values())
+
+
+def _cut(array: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
+    ends = list(accumulate(counts))
+    return [array[end - count : end] for end, count in zip(ends, counts, strict=True)]

@@ -1,0 +1,50 @@
+"""What the service tells of an index and its items."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serve.live import LiveIndex
+from serve.opening import OpenIndex
+from serve.problems import Problem
+from serve.queries import taken
+
+TOLD = ("name", "snapshot_id", "parent", "created_at", "fingerprint", "modality", "holds", "metric", "factory", "dim", "items", "database",
+        "query", "rejected", "metrics", "verdict")  # fmt: skip
+
+
+def described(name: str, live: LiveIndex) -> dict[str, Any]:
+    """An index in a list of them."""
+    manifest = live.index.manifest if live.index else None
+    return {
+        "name": name, "ready": manifest is not None, "snapshot_id": live.snapshot_id, "items": manifest.items if manifest else None,
+        "modality": manifest.modality if manifest else None, "takes": list(taken(manifest)) if manifest else [],
+        "description": manifest.config.get("description", "") if manifest else "", "trouble": live.trouble or None,
+    }  # fmt: skip
+
+
+def figures(index: OpenIndex) -> dict[str, Any]:
+    """An index by itself: what of its manifest concerns those who ask, and nothing of where it lies."""
+    manifest = index.manifest
+    libraries = {
+        "kind": manifest.encoder.get("kind"),
+        "precision": manifest.encoder.get("precision"),
+        "libraries": manifest.encoder.get("libraries"),
+    }
+    return {**{name: getattr(manifest, name) for name in TOLD}, "takes": list(taken(manifest)), "encoder": libraries}
+
+
+def item_of(index: OpenIndex, item: int) -> dict[str, Any]:
+    """An item's row, without its place on the disk. Raises Problem, 404, for an id that the snapshot does not have."""
+    row = index.items.rows([item])[0]
+    if row is None:
+        raise Problem(404, "the index does not hold this item")
+    return {"id": str(item), **{name: row[name] for name in ("key", "label", "text", "side", "given_split")}}
+
+
+def report_of(index: OpenIndex) -> bytes:
+    """The report as it was published. Raises Problem, 404, where the snapshot is gone by now."""
+    try:
+        return (index.folder / "report" / "report.html").read_bytes()
+    except OSError:
+        raise Problem(404, "the report of this snapshot is no longer there") from None

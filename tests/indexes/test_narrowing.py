@@ -1,0 +1,88 @@
+"""Searching among some items, without re-ranking, and for the vectors of items."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+from tasks.indexes.narrowing import search_narrowed, vectors_of
+from tasks.indexes.rerank import store
+from tasks.indexes.searcher import Searcher
+from tasks.indexes.spill import filled, train_spilled
+
+N, DIM, K = 1500, 32, 10
+FAMILIES = ["Flat", "IVF16,Flat", "IVF16,SQ8", "HNSW16", "PCA32,IVF16,Flat", "IVF16,Flat re-ranked", "Flat re-ranked", "spilled"]
+LEAST = {"IVF16,SQ8": 0.97, "HNSW16": 0.97, "PCA32,IVF16,Flat": 0.9, "spilled": 0.8}  # PCA moves the origin, and with it inner products
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(5)
+    vectors = random.standard_normal((N + 20, DIM)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.sort(random.choice(2**62, N, replace=False)), vectors[:N], vectors[N:]
+
+
+def searcher(family: str, ids: np.ndarray, vectors: np.ndarray) -> Searcher:
+    """Two shards of the family, items dealt out in turn."""
+    parts = [slice(0, None, 2), slice(1, None, 2)]
+    if family == "spilled":
+        trained = train_spilled(vectors, 16, 16, "cosine")
+        shards: list[Any] = [filled(trained, [(ids[part], vectors[part])]) for part in parts]
+    else:
+        shards = [made(family.removesuffix(" re-ranked"), ids[part], vectors[part]) for part in parts]
+    again = family == "spilled" or family.endswith("re-ranked")
+    stores = [store(ids[part], vectors[part].copy(), "cosine") for part in parts] if again else []
+    return Searcher(shards, "cosine", nprobe=2, stores=stores, spill=family == "spilled")
+
+
+def made(factory: str, ids: np.ndarray, vectors: np.ndarray) -> Any:
+    index: Any = faiss.index_factory(DIM, factory, faiss.METRIC_INNER_PRODUCT)
+    index = index if "IVF" in factory else faiss.IndexIDMap2(index)
+    index.train(vectors)
+    index.add_with_ids(vectors, ids)
+    return index
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("share", [0.004, 0.3])
+def test_among_some_items_the_best_of_them_are_found(family: str, share: float, data: tuple[np.ndarray, ...]) -> None:
+    """As exact search over just these items, though otherwise two lists are looked at; k of them, or all there are."""
+    ids, vectors, queries = data
+    chosen = np.random.default_rng(7).random(N) < share
+    k = min(K, int(chosen.sum()))
+    scores, found = search_narrowed(searcher(family, ids, vectors), queries, k, within=ids[chosen])
+    expected = ids[chosen][np.argsort(-(queries @ vectors[chosen].T), axis=1)[:, :k]]
+    agreement = np.mean([len({*row} & {*right}) / k for row, right in zip(found.tolist(), expected.tolist(), strict=True)])
+    assert agreement >= LEAST.get(family, 1)
+    assert set(found.ravel().tolist()) <= set(ids[chosen].tolist())
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_item_gives_its_own_vector_and_an_unknown_one_an_error(family: str, data: tuple[np.ndarray, ...]) -> None:
+    """As it was added, within what a code loses; from either shard; the id that was asked is named when there is none."""
+    ids, vectors, _ = data
+    asked = [3, 8, 1499]
+    opened = searcher(family, ids, vectors)
+    assert np.allclose(vectors_of(opened, ids[asked].tolist()), vectors[asked], atol=0.01 if "SQ8" in family else 1e-5)
+    for unknown in (0, -1, int(ids[5]) + 1, 2**63 - 1):
+        with pytest.raises(KeyError, match=str(unknown)):
+            vectors_of(opened, [int(ids[0]), unknown])
+
+
+def test_without_re_ranking_the_scores_are_those_of_the_codes(data: tuple[np.ndarray, ...]) -> None:
+    """Coarser than the true products, which re-ranking gives; and the next search is re-ranked again."""
+    ids, vectors, queries = data
+    opened = searcher("spilled", ids, vectors)
+    coarse, first = search_narrowed(opened, queries, K, rerank=False)
+    fine, second = search_narrowed(opened, queries, K)
+    truth = {item: row for row, item in enumerate(ids.tolist())}
+    exact = [[queries[n] @ vectors[truth[item]] for item in row] for n, row in enumerate(second.tolist())]
+    assert np.allclose(fine, exact, atol=1e-5)
+    rough = [[queries[n] @ vectors[truth[item]] for item in row] for n, row in enumerate(first.tolist())]
+    assert not np.allclose(coarse, rough, atol=1e-3)
+    assert all(len(set(row)) == K for row in first.tolist())

@@ -1,0 +1,29 @@
+"""Publishing without a build: a snapshot like the live one under the next id, in milliseconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from storage.root import Root
+from storage.snapshots import Snapshots
+
+
+def publish_again(path: Path, name: str, *, keep: int = 3, live: bool = True, **changes: object) -> str:
+    """Assemble the live snapshot's files as a new snapshot, point `current` at it as publish does, remove old ones; its id.
+
+    live: False leaves the pointer alone. changes: to the manifest.
+    """
+    root = Root(path, create=False)
+    try:
+        snapshots = Snapshots(root, name)
+        model = snapshots.manifest()
+        number = max(int(held.split("-")[0]) for held in snapshots.ids()) + 1
+        folder = snapshots.path(model.snapshot_id).relative_to(root.path).as_posix()
+        manifest = model.model_copy(update={"snapshot_id": f"{number:05d}-{model.snapshot_id[6:]}", "parent": model.snapshot_id, **changes})
+        snapshots.assemble(manifest, {ref.path: ref.model_copy(update={"path": f"{folder}/{ref.path}"}) for ref in model.files})
+        if live:
+            snapshots.publish(manifest.snapshot_id)
+            snapshots.retain(keep)
+        return manifest.snapshot_id
+    finally:
+        root.close()

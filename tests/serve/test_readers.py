@@ -1,0 +1,47 @@
+"""The Python of README's section on asking, run as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serve import open_index
+from tests.serve.conftest import SENTENCES
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def snippets(section: str) -> list[str]:
+    """The Python blocks of a section."""
+    text = README.partition(f"\n{section}\n")[2]
+    return re.findall(r"```python\n(.*?)```", re.split(r"\n#{2,3} ", text)[0], re.S)
+
+
+def pointed(snippet: str, root: Path) -> str:
+    """Made to look at the tests' index of sentences."""
+    return snippet.replace("indexmill-data", str(root)).replace("demo-text", "sentences").replace('label="datetime"', 'label="sea"')
+
+
+def test_the_snippet_of_open_index_answers(published: Path) -> None:
+    """Three results with the label that it asks for."""
+    (snippet,) = snippets("## Asking an index")
+    names: dict[str, Any] = {}
+    exec(pointed(snippet, published), names)
+    assert [result.label for result in names["answer"].results[0]] == ["sea"] * 3
+
+
+def test_faiss_duckdb_and_datasets_read_a_snapshot_without_us(published: Path) -> None:
+    """The four snippets one after another: FAISS gives the ids and scores that open_index gives, DuckDB their rows, datasets all labels."""
+    index = open_index(published, "sentences")
+    expected = index.search(texts=["a boat on the water"], k=5).results[0]
+    names: dict[str, Any] = {"query": index.encoder.encode(["a boat on the water"], "text")}
+    for snippet in snippets("### Without Indexmill"):
+        exec(pointed(snippet, published), names)
+    assert names["ids"][0].tolist() == [result.item_id for result in expected]
+    assert np.allclose(names["scores"][0], [result.score for result in expected], atol=1e-5)
+    assert sorted(names["found"]) == sorted((result.item_id, result.key, result.label, result.text) for result in expected)
+    assert set(names["labels"]) <= {label for label, _ in SENTENCES}
+    assert len(names["items"]) == len(SENTENCES)
