@@ -11,6 +11,7 @@ import numpy as np
 
 from storage import tables
 from storage.errors import InputError
+from storage.retention import reading
 from storage.root import Root
 from storage.snapshots import Snapshots
 from tasks.indexes.opening import open_searcher
@@ -32,7 +33,9 @@ class PublishedIndex:
 
     def __init__(self, root: Root, name: str, snapshot_id: str | None = None) -> None:
         self._root, snapshots = root, Snapshots(root, name)
-        self.manifest = snapshots.manifest(snapshot_id)
+        # Held until this object is gone: what is read is not removed by retention.
+        self._reading = reading(snapshots, snapshots.manifest(snapshot_id).snapshot_id)
+        self.manifest = self._reading.__enter__()
         self._folder = snapshots.path(self.manifest.snapshot_id)
 
     def accept(self, fingerprint: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from storage.retention import retain
 from storage.root import Root
 from storage.snapshots import Snapshots
 
@@ -23,7 +24,7 @@ def publish_again(path: Path, name: str, *, keep: int = 3, live: bool = True, **
         snapshots.assemble(manifest, {ref.path: ref.model_copy(update={"path": f"{folder}/{ref.path}"}) for ref in model.files})
         if live:
             snapshots.publish(manifest.snapshot_id)
-            snapshots.retain(keep)
+            retain(snapshots, keep)
         return manifest.snapshot_id
     finally:
         root.close()
