@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 
 from serve.app import create_app
+from tests.conftest import QUICK
 
 SENTENCES = [
     ("sea", "The ship left the harbour at dawn."), ("sea", "Waves broke over the bow of the boat."),
@@ -41,8 +42,8 @@ def published(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactor
         "evaluation: {k: [1, 2]}\npublish: {keep: 3}\n"
     )
     (folder / "sentences.yaml").write_text(config)
-    build_index(str(folder / "sentences.yaml"), str(folder / "root"), [])
-    build_index("demo-images", str(folder / "root"), [f"dataset.path={digits}", "encoder.precision=float32"])
+    build_index(str(folder / "sentences.yaml"), str(folder / "root"), QUICK)
+    build_index("demo-images", str(folder / "root"), [f"dataset.path={digits}", "encoder.precision=float32", *QUICK])
     return folder / "root"
 
 
