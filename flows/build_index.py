@@ -9,6 +9,7 @@ from prefect import flow
 from configs.loading import load_config
 from configs.models import PipelineConfig, StudyConfig
 from flows.environment import default_root
+from flows.hooks import tell
 from flows.planning import check_fit, plan_build
 from flows.preflight import check_encoder, check_factory, check_sizes, held_set
 from flows.stages import Stages, refreshed
@@ -31,7 +32,10 @@ from tasks.tune import tune
 from tasks.validate import undecided, validate
 
 
-@flow(name="build-index", flow_run_name="{config}", validate_parameters=False)
+@flow(
+    name="build-index", flow_run_name="{config}", validate_parameters=False,
+    on_failure=[tell], on_crashed=[tell], on_cancellation=[tell],
+)  # fmt: skip
 def build_index(
     config: str,
     root: str | None = None,
@@ -96,6 +100,7 @@ def prepare(
     check_factory(config.index)
     identity = check_encoder(config.encoder, root, process)
     dataset = run(ingest, config.name, config.dataset, revision(config.dataset, root), rehash, doubt=unread)
+    root.scratch.write_text(root.watched(config.name), dataset.revision + "\n")
     validated = run(validate, dataset, config.validate_, doubt=undecided)
     return dataset, validated, run(split, validated, config.split), identity
 

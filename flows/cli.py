@@ -193,6 +193,18 @@ def history(
 
 
 @app.command()
+def notify(
+    name: Annotated[str, typer.Argument(help="The pipeline whose source has new items.")],
+    verbose: VerboseOption = False,
+) -> None:
+    """Tell Prefect that items have landed, so that the deployment build-index/NAME starts."""
+    from flows.notifying import notify_landed
+
+    with told(verbose):
+        print(notify_landed(name))
+
+
+@app.command()
 def demo(root: RootOption = DEFAULT_ROOT, verbose: VerboseOption = False) -> None:
     """Build the two demo pipelines on real data with real models, and say what to try next."""
     from flows.demo import run_demo

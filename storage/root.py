@@ -122,6 +122,9 @@ class Root:
     def memory(self, name: str, what: str) -> Path:
         return self.path / "datasets" / name / "memory" / f"{what}.parquet"
 
+    def watched(self, name: str) -> Path:
+        return self.path / "datasets" / name / "memory" / "revision.txt"
+
     def openings(self, policy: str) -> Path:
         return self.path / "openings" / policy
 

@@ -1,0 +1,40 @@
+"""The flow `watch-sources`: look at every source, cheaply, and start a build where something has changed."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.deployments import run_deployment
+
+from configs.loading import load_config, names
+from flows.environment import default_root
+from storage.errors import IndexmillError
+from storage.root import Root
+from tasks.ingest import revision
+
+
+@flow(name="watch-sources", validate_parameters=False)
+def watch_sources(configs: list[str] | None = None, root: str | None = None) -> dict[str, str]:
+    """Start the deployment `build-index/NAME` of every pipeline whose source is not what its last build saw.
+
+    configs: names; by default those of the pipelines that come along that have been built under the root. A source that cannot be looked at
+    holds nobody else up. A build that is still running keeps the new one from starting; the next look tries again. Returns what was found
+    of each: `started`, `unchanged`, or the trouble.
+    """
+    place = Root(root or default_root())
+    try:
+        watched = configs if configs is not None else [name for name in names() if place.watched(name).exists()]
+        return {name: _looked_at(place, name) for name in watched}
+    finally:
+        place.close()
+
+
+def _looked_at(root: Root, name: str) -> str:
+    try:
+        now = revision(load_config(name, []).dataset, root)
+    except IndexmillError as problem:
+        return problem.what
+    seen = root.watched(name)
+    if seen.exists() and seen.read_text(encoding="utf-8").strip() == now:
+        return "unchanged"
+    run_deployment(f"build-index/{name}", timeout=0, as_subflow=False)
+    return "started"

@@ -1,0 +1,73 @@
+"""New pictures start a build: seen by the watch, or told by an event."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+from prefect.client.schemas.objects import FlowRun
+
+from configs.loading import load_config
+from flows.notifying import notify_landed
+from flows.watch_sources import watch_sources
+from storage.errors import InputError
+from tests.conftest import Build
+from tests.flows.test_deployments import prefect
+
+
+def runs_of(name: str) -> list[FlowRun]:
+    """The runs of a deployment that were asked for, not those of its schedule."""
+
+    async def read() -> list[FlowRun]:
+        async with get_client() as client:
+            found = await client.read_flow_runs(deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[name])))
+            return [run for run in found if not run.auto_scheduled]
+
+    return asyncio.run(read())
+
+
+@pytest.fixture
+def deployed(server: str, tmp_path: Path) -> None:
+    """demo-images on the server, with nobody to work on it."""
+    for arguments in (
+        ("work-pool", "create", "indexmill", "--type", "process", "--overwrite"),
+        ("--no-prompt", "deploy", "--name", "demo-images"),
+    ):
+        done = prefect(*arguments, root=tmp_path / "root")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_build_is_started_when_its_source_has_changed_and_only_then(
+    build: Build, pictures: Path, deployed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the last build saw it: nothing. A picture more: one run. A source that is gone is told and holds up nobody."""
+    root = tmp_path / "root"
+    build(pictures)
+    config = load_config("demo-images", [f"dataset.path={pictures}"])
+    gone = load_config("demo-images", [f"dataset.path={pictures / 'nowhere'}"])
+    monkeypatch.setattr("flows.watch_sources.load_config", lambda name, settings: gone if name == "gone" else config)
+    before = len(runs_of("demo-images"))
+    assert watch_sources(["gone", "demo-images"], str(root)) == {"gone": "the image folder is not there", "demo-images": "unchanged"}
+    assert len(runs_of("demo-images")) == before
+    (pictures / "0" / "new.png").write_bytes(next(pictures.rglob("*.png")).read_bytes())
+    assert watch_sources(["demo-images"], str(root)) == {"demo-images": "started"}
+    assert len(runs_of("demo-images")) == before + 1
+    assert watch_sources(None, str(root)) == {"demo-images": "started"}  # until a build has seen it
+    build(pictures)
+    assert watch_sources(None, str(root)) == {"demo-images": "unchanged"}
+
+
+def test_who_knows_that_items_have_landed_can_say_so(deployed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`indexmill notify demo-images`: the trigger in prefect.yaml starts a run of that deployment; an unknown name is refused."""
+    before = len(runs_of("demo-images"))
+    assert "indexmill.items-landed of demo-images" in notify_landed("demo-images")
+    end = time.monotonic() + 60
+    while len(runs_of("demo-images")) == before and time.monotonic() < end:
+        time.sleep(0.5)
+    assert len(runs_of("demo-images")) == before + 1
+    with pytest.raises(InputError):
+        notify_landed("no-such-pipeline")
