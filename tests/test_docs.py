@@ -11,10 +11,12 @@ from typer.main import get_command
 
 from configs.loading import load_config, names
 from flows.cli import app
+from flows.notifying import LANDED, resource
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 DEPLOYMENTS = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+BUILDS = [deployment for deployment in DEPLOYMENTS if "build_index" in deployment["entrypoint"]]
 
 
 def commands() -> set[str]:
@@ -44,7 +46,7 @@ def test_every_file_that_a_document_links_to_exists() -> None:
             assert link.startswith("http") or (document.parent / link).exists(), f"{document.name}: {link}"
 
 
-@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=[deployment["name"] for deployment in DEPLOYMENTS])
+@pytest.mark.parametrize("deployment", BUILDS, ids=[deployment["name"] for deployment in BUILDS])
 def test_every_deployment_runs_a_pipeline_by_its_name(deployment: dict[str, object]) -> None:
     """Named like the config that it builds, described alike, through the flow `build-index`."""
     from flows.build_index import build_index
@@ -54,13 +56,25 @@ def test_every_deployment_runs_a_pipeline_by_its_name(deployment: dict[str, obje
     assert deployment["description"] == config.description
     assert deployment["entrypoint"] == f"{build_index.fn.__module__}.{build_index.fn.__name__}"
     assert build_index.name == "build-index"
+    assert deployment["triggers"][0]["match"] == {"prefect.resource.id": resource(config.name)}  # type: ignore[index]
+    assert deployment["triggers"][0]["expect"] == [LANDED]  # type: ignore[index]
 
 
 def test_every_pipeline_has_a_deployment_and_no_two_start_together() -> None:
     """Schedules are staggered, so that one machine runs them one after another."""
-    assert sorted(deployment["name"] for deployment in DEPLOYMENTS) == names()
-    crons = [schedule["cron"] for deployment in DEPLOYMENTS for schedule in deployment["schedules"]]
-    assert len(crons) == len(set(crons)) == len(DEPLOYMENTS)
+    assert sorted(deployment["name"] for deployment in BUILDS) == names()
+    crons = [schedule["cron"] for deployment in BUILDS for schedule in deployment["schedules"]]
+    assert len(crons) == len(set(crons)) == len(BUILDS)
+
+
+def test_one_more_deployment_watches_the_sources() -> None:
+    """Every few minutes, and never beside itself."""
+    from flows.watch_sources import watch_sources
+
+    (watch,) = [deployment for deployment in DEPLOYMENTS if deployment not in BUILDS]
+    assert watch["entrypoint"] == f"{watch_sources.fn.__module__}.{watch_sources.fn.__name__}"
+    assert watch["schedules"] == [{"interval": 300}]
+    assert watch["concurrency_limit"]["limit"] == 1
 
 
 def test_pins_name_versions_and_no_place() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,19 @@ def runs_of(name: str) -> list[FlowRun]:
     return asyncio.run(read())
 
 
+def forget_runs() -> None:
+    """Remove the runs that nobody worked on, so that no worker of another test takes them."""
+
+    async def delete(runs: list[FlowRun]) -> None:
+        async with get_client() as client:
+            for run in runs:
+                await client.delete_flow_run(run.id)
+
+    asyncio.run(delete(runs_of("demo-images")))
+
+
 @pytest.fixture
-def deployed(server: str, tmp_path: Path) -> None:
+def deployed(server: str, tmp_path: Path) -> Iterator[None]:
     """demo-images on the server, with nobody to work on it."""
     for arguments in (
         ("work-pool", "create", "indexmill", "--type", "process", "--overwrite"),
@@ -39,6 +51,8 @@ def deployed(server: str, tmp_path: Path) -> None:
     ):
         done = prefect(*arguments, root=tmp_path / "root")
         assert done.returncode == 0, done.stdout + done.stderr
+    yield
+    forget_runs()
 
 
 def test_a_build_is_started_when_its_source_has_changed_and_only_then(
