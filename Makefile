@@ -8,7 +8,7 @@ CLIENT := $(PREFECT) PREFECT_API_URL=http://127.0.0.1:$(PORT)/api INDEXMILL_ROOT
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo server worker deploy up test check bench clean
+.PHONY: help install demo server worker deploy up test check soak bench clean
 
 help:  ## Show this.
 	@awk 'BEGIN {FS = ":.*## "} /^## / {printf "\n%s\n", substr($$0, 4)} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ check: $(INSTALLED)  ## Style, types, and who may import whom.
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 	$(BIN)/pip check
+
+soak: $(INSTALLED)  ## Faults at length: killed at every commit, thirty nights (about an hour).
+	INDEXMILL_SOAK=1 $(BIN)/python -m pytest tests/faults
 
 bench: $(INSTALLED)  ## Measure; figures go to standard output.
 	$(BIN)/python benchmarks/spine.py

@@ -11,31 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow.parquet as pq
 import pytest
 
 from storage.root import Root
 from storage.snapshots import Snapshots
-from tests.conftest import QUICK, Build
-
-HERE = Path(__file__).parent
-SETTINGS = [*QUICK, "encoder.precision=float32", "encoder.shard_rows=50", "index.shards=2"]
-
-
-def arguments(root: Path, pictures: Path) -> list[str]:
-    changes = [f"dataset.path={pictures}", *SETTINGS]
-    return ["build", "demo-images", "--root", str(root), "--json", *(part for change in changes for part in ("--set", change))]
-
-
-def killed(when: str, text: str, root: Path, pictures: Path, env: dict[str, str] | None = None) -> None:
-    """Run a build that kills itself; make sure that it did."""
-    command = [sys.executable, str(HERE / "killed_build.py"), when, text, *arguments(root, pictures)]
-    run = subprocess.run(command, env=env, cwd=HERE.parents[1], capture_output=True, timeout=300)
-    assert run.returncode == -9, run.stderr.decode()[-2000:]
-
-
-def items(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    return list(pq.read_table(Path(summary["path"]) / "items.parquet").to_pylist())
+from tests.conftest import Build
+from tests.faults.killing import HERE, SETTINGS, arguments, items, killed
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,72 @@
+"""Builds that die, and what must be true of a root afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow.parquet as pq
+
+from storage import catalog
+from storage.embeddings import EmbeddingStore
+from storage.manifests import Manifest
+from storage.root import Root
+from storage.snapshots import Snapshots
+from tests.conftest import QUICK
+
+HERE = Path(__file__).parent
+SETTINGS = [*QUICK, "encoder.precision=float32", "encoder.shard_rows=50", "index.shards=2"]
+
+
+def arguments(root: Path, pictures: Path) -> list[str]:
+    """The command's own."""
+    changes = [f"dataset.path={pictures}", *SETTINGS]
+    return ["build", "demo-images", "--root", str(root), "--json", *(part for change in changes for part in ("--set", change))]
+
+
+def run(when: str, which: str, root: Path, pictures: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
+    """`killed_build.py` in a process of its own."""
+    command = [sys.executable, str(HERE / "killed_build.py"), when, which, *arguments(root, pictures)]
+    return subprocess.run(command, env=env, cwd=HERE.parents[1], capture_output=True, timeout=300)
+
+
+def killed(when: str, which: str, root: Path, pictures: Path, env: dict[str, str] | None = None) -> None:
+    """Run a build that kills itself; make sure that it did."""
+    done = run(when, which, root, pictures, env)
+    assert done.returncode == -9, done.stderr.decode()[-2000:]
+
+
+def items(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a snapshot's items.parquet."""
+    return list(pq.read_table(Path(summary["path"]) / "items.parquet").to_pylist())
+
+
+def agrees(path: Path) -> Manifest:
+    """The live manifest, once manifest, items, index, embedding store and catalog were found to say the same, item by item."""
+    root = Root(path)
+    snapshots = Snapshots(root, "demo-images")
+    live = snapshots.manifest()
+    snapshots.verify(live)
+    folder = snapshots.path(live.snapshot_id)
+    rows = pq.read_table(folder / "items.parquet").to_pylist()
+    stored = [row for part in EmbeddingStore(root, live.fingerprint).paths() for row in pq.read_table(part).to_pylist()]
+    vectors = {row["content_digest"]: np.array(row["embedding"], np.float32) for row in stored}
+    assert len(vectors) == len(stored)
+    digests, held = {row["item_id"]: row["content_digest"] for row in rows}, []
+    for shard in live.shards:
+        index = faiss.read_index(str(folder / shard.index.path))
+        inner = faiss.downcast_index(index.index)
+        for place, item in enumerate(faiss.vector_to_array(index.id_map).tolist()):
+            assert np.abs(inner.reconstruct(place) - vectors[digests[item]]).max() < 1e-6, item
+            held.append(item)
+    assert sorted(held) == sorted(digests)
+    assert len(rows) == live.items
+    catalog.rebuild(root)
+    (row,) = [one for one in catalog.builds(root) if one["live"]]
+    assert (row["snapshot_id"], row["items"], row["rejected"]) == (live.snapshot_id, live.items, live.rejected)
+    root.close()
+    return live
