@@ -187,7 +187,8 @@ def test_a_deleted_artefact_is_made_again_and_nothing_else_is(
     assert sorted(root.glob(artefact)) or artefact.startswith("indexes/*/shards")
     if artefact.startswith("embeddings"):
         assert (summary["encoded"], summary["reused"]) == (50, 70)
-    assert done(build(digits, *settings(digits)[1:])) == set()
+    if artefact.startswith(("datasets/*/split", "indexes/*/current", "cache")):  # one of each kind: after it all is remembered
+        assert done(build(digits, *settings(digits)[1:])) == set()
 
 
 def test_a_damaged_index_of_the_right_size_is_found_and_made_again(
