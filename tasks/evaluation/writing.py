@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 
 from tasks.evaluation.answers import Answers
 from tasks.evaluation.judging import Judge, Judged
+from tasks.measures.confidence import intervals
 from tasks.measures.labels import UNLABELLED
 from tasks.measures.per_label import per_label
 
 NEIGHBOURS = 10
+INTERVALS, RESAMPLES = 1000, 1000  # of labels: some milliseconds each
 SETTINGS = pa.schema(
     {"factory": pa.string(), "rerank": pa.string(), "nprobe": pa.int64(), "ef_search": pa.int64(), "candidates": pa.int64(),
      "recall_at_10": pa.float64(), "cpu_ms_a_query": pa.float64(), "chosen": pa.bool_()}
@@ -38,15 +40,21 @@ def write_per_query(path: Path, given: Answers, judge: Judge, judged: Judged, ag
 
 
 def write_per_label(path: Path, judge: Judge, judged: Judged) -> list[dict[str, Any]]:
-    """label, queries judged, items of the database, the mean of each relevance measure: a row a label with judged queries. Returns them."""
-    codes, queries, means = per_label(judged.labels[judged.judged], judged.columns)
+    """label, queries judged, items of the database, the mean of each relevance measure: a row a label with judged queries. Returns them.
+
+    map_low and map_high: the 95 % interval of its mAP, for the INTERVALS labels with the most queries.
+    """
+    labels = judged.labels[judged.judged]
+    codes, queries, means = per_label(labels, judged.columns)
     database = judge.labels.count("database")
     columns: dict[str, pa.Array] = {
         "label": pa.array([judge.labels.names[code] for code in codes], pa.string()),
         "queries": pa.array(queries, pa.int64()),
         "database": pa.array([int(database[code]) for code in codes], pa.int64()),
     }
-    table = pa.table(columns | {name: pa.array(column, pa.float64()) for name, column in means.items()})
+    bounds = _bounds(labels, codes, queries, judged.columns.get("map", np.empty(0)))
+    ends = {name: pa.array(column, pa.float64(), from_pandas=True) for name, column in zip(("map_low", "map_high"), bounds.T, strict=True)}
+    table = pa.table(columns | {name: pa.array(column, pa.float64()) for name, column in means.items()} | ends)
     _write(path, table)
     return table.to_pylist()
 
@@ -54,6 +62,18 @@ def write_per_label(path: Path, judge: Judge, judged: Judged) -> list[dict[str, 
 def write_settings(path: Path, rows: list[dict[str, Any]], factory: str, rerank: str) -> None:
     """factory, rerank, and the sweep's rows."""
     _write(path, pa.Table.from_pylist([{"factory": factory, "rerank": rerank, **row} for row in rows], schema=SETTINGS))
+
+
+def _bounds(labels: np.ndarray, codes: np.ndarray, queries: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Low and high of each label's mean, float64 (labels, 2); NaN past INTERVALS."""
+    bounds = np.full((len(codes), 2), np.nan)
+    order = np.argsort(labels, kind="stable")
+    start = np.searchsorted(labels[order], codes)
+    for row in np.argsort(-queries, kind="stable")[:INTERVALS]:
+        mine = values[order[start[row] : start[row] + queries[row]]]
+        _, low, high = intervals(mine[:, None], resamples=RESAMPLES)
+        bounds[row] = low[0], high[0]
+    return bounds
 
 
 def _spread(values: np.ndarray, judged: np.ndarray) -> pa.Array:

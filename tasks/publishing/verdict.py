@@ -30,7 +30,7 @@ def verdict(build: Build, served: Served, snapshot_id: str) -> Verdict:
 
 def _since(build: Build, snapshot_id: str, rejected: int) -> Since:
     folder, root = Snapshots(build.root, build.config.name).path(snapshot_id), build.root
-    now = (root.file(build.evaluation.per_query), root.file(build.held.items))
+    now = (root.file(build.evaluation.per_query), root.file(build.embeddings.items))
     named = (*build.config.publish.gate.significant_drop, *build.config.publish.gate.maximum_drop)
     then = (folder / "report" / "per_query.parquet", folder / "items.parquet")
     return since(snapshot_id, then, now, build.rejected - rejected, named, spill=root.tmp)

@@ -135,6 +135,9 @@ def test_means_and_tables_say_the_same(small: Small, root: Root, tmp_path: Path)
         assert np.mean(known) == pytest.approx(metrics[name])
         assert bounds[name][0] <= metrics[name] <= bounds[name][1]
     assert sum(row["queries"] * row["map"] for row in rows) / sum(row["queries"] for row in rows) == pytest.approx(metrics["map"])
+    for row in rows:
+        own = [query["map"] for query in queries if query["label"] == row["label"] and query["map"] is not None]
+        assert min(own) <= row["map_low"] <= row["map"] <= row["map_high"] <= max(own)
     assert metrics["map_by_label"] == pytest.approx(np.mean([row["map"] for row in rows]))
     assert pq.read_table(tmp_path / "l.parquet").to_pylist() == rows
 

@@ -138,6 +138,22 @@ def built(once: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(once, tmp_path / "root"))
 
 
+def test_a_refused_build_ends_with_code_3_and_a_reason_overrules(built: Path, digits: Path) -> None:
+    """The message names rule and remedy; with the remedy the same build is published, and the history tells both."""
+    strict = build_arguments(built, digits, "encoder.precision=float32", "publish.gate.minimum_items=1000")
+    refused_build = indexmill(*strict)
+    assert refused_build.returncode == 3
+    assert "must be at least 1,000" in refused_build.stderr
+    assert "--force REASON" in refused_build.stderr
+    forced = indexmill(*strict, "--force", "a small shop", "--json")
+    assert forced.returncode == 0, forced.stderr
+    rows = json.loads(CliRunner().invoke(app, ["snapshots", "demo-images", "--root", str(built), "--json"]).stdout)
+    assert [(row["live"], row["forced"]) for row in rows] == [(False, None), (True, "a small shop")]
+    history = CliRunner().invoke(app, ["history", "demo-images", "--root", str(built)])
+    assert history.exit_code == 0
+    assert "forced" in history.stdout
+
+
 def test_search_finds_a_served_picture_first_by_itself(built: Path, digits: Path) -> None:
     """Whichever side it is on: the published index holds every item."""
     for picture in sorted(digits.rglob("*.png"))[:3]:

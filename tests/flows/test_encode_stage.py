@@ -67,6 +67,11 @@ def test_images_and_their_captions_are_encoded_into_two_aligned_stores(build: Bu
         summary = build(captioned, *CAPTIONED, clip, f"index.holds={holds}", f"evaluation.asks={asks}")
         asked[holds, asks] = summary["metrics"]["precision_at_1"]
         assert summary["encoded"] == 0
+        told = json.loads((Path(summary["path"]) / "report" / "metrics.json").read_text())
+        assert (told["holds"], told["asks"]) == (holds, asks)
+        assert told["since"]["items"] == {"added": 0, "removed": 0, "changed": 0, "relabelled": 0, "kept": 120}
+        assert 0 <= told["metrics"]["text_to_image_recall_at_1"] <= told["metrics"]["text_to_image_recall_at_10"] <= 1
+        assert told["metrics"]["image_to_text_median_rank"] >= 1
     manifest = live(tmp_path / "root")
     assert manifest.holds == "text"
     assert manifest.items == 108

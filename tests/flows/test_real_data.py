@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from storage.root import Root
 from tasks.encode import encode
 from tasks.encoders import identify
 from tasks.encoders.process import EncoderProcess
+from tasks.evaluation.graded import graded
 from tasks.ingest import ingest, revision
 from tasks.split import split
 from tasks.validate import validate
@@ -95,6 +97,9 @@ def test_a_sample_of_sentences_is_built_with_its_pairs(build: Build, tmp_path: P
     summary = build(tmp_path, *sentences(), "dataset.limit=1500", config="minilm")
     assert summary["metrics"]["ann_recall_at_10"] > 0.3
     assert pq.read_table(Path(summary["path"]) / "pairs.parquet").num_rows == 8628 + 9927
+    told = json.loads((Path(summary["path"]) / "report" / "metrics.json").read_text())["graded"]
+    assert 0 < told["overall"]["pairs"] < 8628 + 9927  # of most pairs the sample has one sentence or none
+    assert told["overall"]["spearman"] > 0.6
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +119,16 @@ def encoded_sentences(server: str, tmp_path_factory: pytest.TempPathFactory) -> 
         pairs = pq.read_table(place.file(listed.pairs)).to_pylist()
         corpora = {"sts-test": [pair for pair in pairs if "sts-test" in pair["file"]], "sick": [p for p in pairs if "SICK" in p["file"]]}
         assert {name: len(rows) for name, rows in corpora.items()} == {"sts-test": 1379, "sick": 9927}
-        return {
+        figures = {
             name: 100 * spearmanr([stored[row["item_a"]] @ stored[row["item_b"]] for row in rows], [row["score"] for row in rows]).statistic
             for name, rows in corpora.items()
         }
+        told = graded(place, found, listed.pairs)  # what metrics.json has, file by file
+        (test,) = [one["spearman"] for name, one in told.items() if "sts-test" in name]
+        assert test is not None
+        assert 100 * test == pytest.approx(figures["sts-test"], abs=1e-3)
+        assert told["overall"]["pairs"] == 8628 + 9927
+        return figures
 
     return correlations
 
