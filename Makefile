@@ -38,8 +38,8 @@ up: $(INSTALLED)  ## Server, deployments and worker together, for a laptop; Ctrl
 
 ## To change it
 
-test: $(INSTALLED)  ## Run the tests.
-	$(BIN)/python -m pytest
+test: $(INSTALLED)  ## Run the tests, two files at a time.
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(INSTALLED)  ## Style, types, and who may import whom.
 	$(BIN)/ruff check .
