@@ -92,3 +92,21 @@ def build(server: str, tmp_path: Path) -> Build:
         return build_index(config, str(root or tmp_path / "root"), [*chosen, *QUICK, *settings], **options)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def encoded_digits(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root in which the digits were encoded once."""
+    from flows.build_index import build_index
+
+    root = tmp_path_factory.mktemp("encoded") / "root"
+    build_index("demo-images", str(root), [f"dataset.path={digits}", "encoder.precision=float32", *QUICK])
+    return root
+
+
+@pytest.fixture
+def quick_build(build: Build, encoded_digits: Path, tmp_path: Path) -> Build:
+    """`build` for a test that does not look at encoding: the embedding store of its root has the digits' vectors already."""
+    for name in ("embeddings", "encoders"):
+        shutil.copytree(encoded_digits / name, tmp_path / "root" / name)
+    return build

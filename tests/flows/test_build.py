@@ -74,9 +74,9 @@ def test_a_build_publishes_every_item_once_with_its_figures(build: Build, pictur
     Snapshots(Root(root), "demo-images").verify(live)
 
 
-def test_figures_are_those_of_brute_force_over_the_stored_vectors(build: Build, pictures: Path, tmp_path: Path) -> None:
+def test_figures_are_those_of_brute_force_over_the_stored_vectors(quick_build: Build, pictures: Path, tmp_path: Path) -> None:
     """P@5 and R@5 by label, worked out anew from Parquet alone."""
-    summary = build(pictures)
+    summary = quick_build(pictures)
     items = pq.read_table(Path(summary["path"]) / "items.parquet").to_pylist()
     parts = [pq.read_table(path).to_pylist() for path in (tmp_path / "root" / "embeddings").rglob("part-*.parquet")]
     vectors = {row["content_digest"]: np.array(row["embedding"], np.float32) for part in parts for row in part}
@@ -218,13 +218,13 @@ def test_a_stage_is_redone_with_what_follows(build: Build, pictures: Path) -> No
         build(pictures, refresh="tuning")
 
 
-def test_a_refused_build_leaves_the_live_snapshot_and_says_why(build: Build, pictures: Path, tmp_path: Path) -> None:
+def test_a_refused_build_leaves_the_live_snapshot_and_says_why(quick_build: Build, pictures: Path, tmp_path: Path) -> None:
     """The gate names the measure, its value and its bound; the refused report is there to be looked at."""
-    live = build(pictures)["snapshot_id"]
+    live = quick_build(pictures)["snapshot_id"]
     shutil.rmtree(pictures / "3")
     strict = "publish.gate.minimum={precision_at_1: 1.1}"
     with pytest.raises(Refused, match=r"precision_at_1 is .* must be at least 1.1"):
-        build(pictures, strict)
+        quick_build(pictures, strict)
     snapshots = Snapshots(Root(tmp_path / "root"), "demo-images")
     assert snapshots.current() == live
     (refused,) = set(snapshots.ids()) - {live}
@@ -233,34 +233,34 @@ def test_a_refused_build_leaves_the_live_snapshot_and_says_why(build: Build, pic
     snapshots.verify(kept)
     assert "refused" in (snapshots.path(refused) / "report" / "report.html").read_text()
     assert [one.verdict for one in remembered(Root(tmp_path / "root"), "demo-images")] == ["published", "refused"]
-    forced = build(pictures, strict, force="the owner wants fewer classes")
+    forced = quick_build(pictures, strict, force="the owner wants fewer classes")
     assert (forced["snapshot_id"], snapshots.current()) == (refused, refused)
     assert (snapshots.manifest().verdict, snapshots.manifest().forced) == ("published", "the owner wants fewer classes")
     assert snapshots.manifest().objections == kept.objections
     assert snapshots.manifest().parent == live
 
 
-def test_a_refused_snapshot_takes_no_published_ones_place(build: Build, pictures: Path, tmp_path: Path) -> None:
+def test_a_refused_snapshot_takes_no_published_ones_place(quick_build: Build, pictures: Path, tmp_path: Path) -> None:
     """With room for one, the live one stays beside the newest refused one, however many were refused."""
-    live = build(pictures, "publish.keep=1")["snapshot_id"]
+    live = quick_build(pictures, "publish.keep=1")["snapshot_id"]
     for label in ("9", "8"):
         shutil.rmtree(pictures / label)
         with pytest.raises(Refused):
-            build(pictures, "publish.keep=1", "publish.gate.minimum_items=120")
+            quick_build(pictures, "publish.keep=1", "publish.gate.minimum_items=120")
     snapshots = Snapshots(Root(tmp_path / "root"), "demo-images")
     assert snapshots.ids()[0] == snapshots.current() == live
     assert [snapshots.manifest(one).verdict for one in snapshots.ids()] == ["published", "refused"]
     assert len(remembered(Root(tmp_path / "root"), "demo-images")) == 3
 
 
-def test_metrics_json_follows_its_schema_and_compares_with_the_live_snapshot(build: Build, pictures: Path, tmp_path: Path) -> None:
+def test_metrics_json_follows_its_schema_and_compares_with_the_live_snapshot(quick_build: Build, pictures: Path, tmp_path: Path) -> None:
     """docs/metrics.schema.json is the model's own; a second build with a class less tells what changed since the first."""
     schema = json.loads((Path(__file__).parents[2] / "docs" / "metrics.schema.json").read_text())
     assert schema.pop("$schema").startswith("https://json-schema.org/")
     assert schema == MetricsFile.model_json_schema()
-    first = build(pictures, "evaluation.trec=true")
+    first = quick_build(pictures, "evaluation.trec=true")
     shutil.rmtree(pictures / "3")
-    second = build(pictures, "evaluation.encode_queries=3", "evaluation.projection_seconds=0.5")
+    second = quick_build(pictures, "evaluation.encode_queries=3", "evaluation.projection_seconds=0.5")
     folders = [Path(summary["path"]) / "report" for summary in (first, second)]
     assert {path.name for path in folders[0].iterdir()} - {path.name for path in folders[1].iterdir()} == {"run.trec", "qrels.trec"}
     told = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
@@ -276,11 +276,11 @@ def test_metrics_json_follows_its_schema_and_compares_with_the_live_snapshot(bui
     assert set(pq.read_table(folders[1] / "per_label.parquet")["label"].to_pylist()) <= set("012456789")
 
 
-def test_the_latest_build_can_be_asked_of_prefect_by_key(build: Build, pictures: Path, tmp_path: Path) -> None:
+def test_the_latest_build_can_be_asked_of_prefect_by_key(quick_build: Build, pictures: Path, tmp_path: Path) -> None:
     """A table of measures, the summary and a link, under names made of the index's; a later build takes their place."""
-    build(pictures, "name=asked")
+    quick_build(pictures, "name=asked")
     shutil.rmtree(pictures / "3")
-    summary = build(pictures, "name=asked")
+    summary = quick_build(pictures, "name=asked")
     table, text, link = (Artifact.get(key) for key in ("build-index-asked-figures", "build-index-asked", "build-index-asked-report"))
     assert table
     assert text
@@ -292,12 +292,12 @@ def test_the_latest_build_can_be_asked_of_prefect_by_key(build: Build, pictures:
     assert Path(summary["report"]).as_uri() in str(link.data)
 
 
-def test_history_outlives_snapshots(build: Build, pictures: Path, tmp_path: Path) -> None:
+def test_history_outlives_snapshots(quick_build: Build, pictures: Path, tmp_path: Path) -> None:
     """Three builds with room for one: the catalog and `indexmill history` still tell of all three."""
     built = []
     for label in ("9", "8", "7"):
         shutil.rmtree(pictures / label)
-        built.append(build(pictures, "publish.keep=1"))
+        built.append(quick_build(pictures, "publish.keep=1"))
     history = read_history(str(tmp_path / "root"), "demo-images")
     assert [one.snapshot_id for one in history] == [summary["snapshot_id"] for summary in built]
     assert [one.metrics["map"] for one in history] == [summary["metrics"]["map"] for summary in built]
@@ -308,55 +308,55 @@ def test_history_outlives_snapshots(build: Build, pictures: Path, tmp_path: Path
     assert sorted(rows) == [(summary["snapshot_id"], summary["metrics"]["map"], True) for summary in built]
 
 
-def test_retention_keeps_the_asked_number_of_snapshots(build: Build, pictures: Path, tmp_path: Path) -> None:
+def test_retention_keeps_the_asked_number_of_snapshots(quick_build: Build, pictures: Path, tmp_path: Path) -> None:
     """keep: 1 leaves the newest alone, and every file that is left verifies."""
     for label in ("9", "8", "7"):
         shutil.rmtree(pictures / label)
-        build(pictures, "publish.keep=1")
+        quick_build(pictures, "publish.keep=1")
     snapshots = Snapshots(Root(tmp_path / "root"), "demo-images")
     assert len(snapshots.ids()) == 1
     snapshots.verify(snapshots.manifest())
 
 
-def test_a_database_only_index_leaves_the_queries_out(build: Build, pictures: Path, tmp_path: Path) -> None:
+def test_a_database_only_index_leaves_the_queries_out(quick_build: Build, pictures: Path, tmp_path: Path) -> None:
     """publish.serve: database."""
-    summary = build(pictures, "publish.serve=database")
+    summary = quick_build(pictures, "publish.serve=database")
     assert {shard.side for shard in manifest(tmp_path / "root").shards} == {"database"}
     assert sum(indexed(tmp_path / "root").values()) == summary["database"]
 
 
-def test_rejected_pictures_are_kept_with_their_reason_and_do_not_end_the_build(build: Build, pictures: Path, tmp_path: Path) -> None:
+def test_rejected_pictures_are_kept_with_their_reason_and_do_not_end_the_build(quick_build: Build, pictures: Path, tmp_path: Path) -> None:
     """A page called .png and an empty file among 120 good ones."""
     (pictures / "0" / "page.png").write_text("<html></html>")
     (pictures / "1" / "empty.png").write_bytes(b"")
-    summary = build(pictures)
+    summary = quick_build(pictures)
     assert (summary["items"], summary["rejected"], summary["database"] + summary["query"]) == (122, 2, 120)
     rejects = pq.read_table(Path(summary["path"]) / "rejects.parquet").to_pylist()
     assert {(row["key"], row["reason"]) for row in rejects} == {("0/page.png", "not_an_image"), ("1/empty.png", "empty")}
     assert "not_an_image" in Path(summary["report"]).read_text()
 
 
-def test_too_many_rejects_stop_the_build_with_their_counts(build: Build, pictures: Path) -> None:
+def test_too_many_rejects_stop_the_build_with_their_counts(quick_build: Build, pictures: Path) -> None:
     """Past validate.max_reject_fraction something is wrong with the source."""
     for path in sorted(pictures.rglob("*.png"))[:30]:
         path.write_bytes(b"rubbish")
     with pytest.raises(InputError, match=r"30 of 120 \(25.0%\): not_an_image 30"):
-        build(pictures)
+        quick_build(pictures)
 
 
-def test_unlabelled_pictures_are_indexed_and_measured_without_relevance(build: Build, pictures: Path) -> None:
+def test_unlabelled_pictures_are_indexed_and_measured_without_relevance(quick_build: Build, pictures: Path) -> None:
     """Agreement with exact search needs no labels."""
-    summary = build(pictures, "dataset.labels=none")
+    summary = quick_build(pictures, "dataset.labels=none")
     kinds = {f"ann_{kind}_at_{k}" for kind in ("recall", "distance_recall") for k in (1, 5, 10)}
     assert set(summary["metrics"]) == kinds | {"ann_distance_ratio_at_10", "ann_share_below_half_at_10"}
     assert "no labels" in Path(summary["report"]).read_text()
 
 
-def test_markup_in_names_does_no_harm_in_the_report(build: Build, pictures: Path) -> None:
+def test_markup_in_names_does_no_harm_in_the_report(quick_build: Build, pictures: Path) -> None:
     """A folder's name is data: it is shown, never run."""
     (pictures / "3").rename(pictures / "<script>alert(1)<")
     (pictures / "4").rename(pictures / '$\\frac$ & "quoted"')
-    report = Path(build(pictures)["report"]).read_text()
+    report = Path(quick_build(pictures)["report"]).read_text()
     assert "<script>alert" not in report
     assert "&lt;script&gt;alert(1)&lt;" in report
     assert "http://" not in report.replace("http://www.w3.org/", "").replace("http://purl.org/", "").replace(

@@ -41,10 +41,10 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     server.server_close()
 
 
-def test_a_refusal_is_told_once_the_listener_answers(build: Build, pictures: Path, heard: list[dict[str, Any]]) -> None:
+def test_a_refusal_is_told_once_the_listener_answers(quick_build: Build, pictures: Path, heard: list[dict[str, Any]]) -> None:
     """The first try meets a 503; the second brings pipeline, rule and next step."""
     with pytest.raises(Refused):
-        build(pictures, "publish.gate.minimum_items=1000")
+        quick_build(pictures, "publish.gate.minimum_items=1000")
     (told,) = heard
     assert (told["flow"], told["pipeline"], told["refused"]) == ("build-index", "demo-images", True)
     assert "must be at least 1,000" in told["got"]
@@ -52,7 +52,7 @@ def test_a_refusal_is_told_once_the_listener_answers(build: Build, pictures: Pat
 
 
 def test_only_the_kind_of_a_foreign_error_is_told(
-    build: Build, pictures: Path, heard: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    quick_build: Build, pictures: Path, heard: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its text may hold anything, a password in a URL say."""
 
@@ -61,18 +61,18 @@ def test_only_the_kind_of_a_foreign_error_is_told(
 
     monkeypatch.setattr("flows.build_index.check_factory", broken)
     with pytest.raises(ValueError, match="secret"):
-        build(pictures)
+        quick_build(pictures)
     (told,) = heard
     assert told["what"] == "ValueError"
     assert "secret" not in json.dumps(told)
 
 
 def test_a_good_build_and_a_missing_listener_say_nothing(
-    build: Build, pictures: Path, heard: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    quick_build: Build, pictures: Path, heard: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A published build is no trouble; and a webhook that nobody answers does not hide the error that it was to tell."""
-    build(pictures)
+    quick_build(pictures)
     assert heard == []
     monkeypatch.setenv("INDEXMILL_WEBHOOK", "http://127.0.0.1:9/nobody")
     with pytest.raises(InputError, match="image folder is not there"):
-        build(pictures / "nowhere")
+        quick_build(pictures / "nowhere")

@@ -23,13 +23,13 @@ def told(root: Path, *arguments: str, code: int = 0) -> Any:
     return json.loads(run.stdout) if code == 0 else run.stderr
 
 
-def test_three_nights_and_back(build: Build, pictures: Path, tmp_path: Path) -> None:
+def test_three_nights_and_back(quick_build: Build, pictures: Path, tmp_path: Path) -> None:
     """Two classes go, one a night. Back to the first night: it is live while nothing changes, and the next change is compared with it."""
     root, ids = tmp_path / "root", []
     for label in (None, "9", "8"):
         if label:
             shutil.rmtree(pictures / label)
-        ids.append(build(pictures)["snapshot_id"])
+        ids.append(quick_build(pictures)["snapshot_id"])
     rows = told(root, "snapshots", "demo-images")
     assert [row["snapshot_id"] for row in rows] == ids
     assert [(row["live"], row["items"]) for row in rows] == [(False, 120), (False, 108), (True, 96)]
@@ -40,10 +40,10 @@ def test_three_nights_and_back(build: Build, pictures: Path, tmp_path: Path) -> 
     assert told(root, "rollback", "demo-images") == {"name": "demo-images", "before": ids[1], "live": ids[0]}
     assert "there is no snapshot to go back to" in told(root, "rollback", "demo-images", code=2)
     assert told(root, "show", "demo-images")["items"] == 120
-    assert not build(pictures)["published"]  # the owner went back, and nothing is new
+    assert not quick_build(pictures)["published"]  # the owner went back, and nothing is new
     assert Snapshots(Root(root), "demo-images").current() == ids[0]
     shutil.rmtree(pictures / "7")
-    fourth = build(pictures)
+    fourth = quick_build(pictures)
     assert fourth["published"]
     assert told(root, "show", "demo-images")["parent"] == ids[0]
     assert told(root, "verify", "demo-images")["whole"]

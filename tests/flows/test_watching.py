@@ -56,11 +56,11 @@ def deployed(server: str, tmp_path: Path) -> Iterator[None]:
 
 
 def test_a_build_is_started_when_its_source_has_changed_and_only_then(
-    build: Build, pictures: Path, deployed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quick_build: Build, pictures: Path, deployed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the last build saw it: nothing. A picture more: one run. A source that is gone is told and holds up nobody."""
     root = tmp_path / "root"
-    build(pictures)
+    quick_build(pictures)
     config = load_config("demo-images", [f"dataset.path={pictures}"])
     gone = load_config("demo-images", [f"dataset.path={pictures / 'nowhere'}"])
     monkeypatch.setattr("flows.watch_sources.load_config", lambda name, settings: gone if name == "gone" else config)
@@ -71,7 +71,7 @@ def test_a_build_is_started_when_its_source_has_changed_and_only_then(
     assert watch_sources(["demo-images"], str(root)) == {"demo-images": "started"}
     assert len(runs_of("demo-images")) == before + 1
     assert watch_sources(None, str(root)) == {"demo-images": "started"}  # until a build has seen it
-    build(pictures)
+    quick_build(pictures)
     assert watch_sources(None, str(root)) == {"demo-images": "unchanged"}
 
 
