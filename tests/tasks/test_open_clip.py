@@ -243,5 +243,5 @@ def test_an_index_of_images_answers_a_text(build: Build, pictures: Path, folder:
     vectors = encode_items(model, [read_image(path.read_bytes(), UNLIMITED) for path in paths]).vectors
     scores = vectors @ encode_items(model.texts, ["a photo of a seven"]).vectors[0]
     assert [result["score"] for result in answer["results"]] == pytest.approx(sorted(scores, reverse=True)[:5], abs=1e-4)
-    with pytest.raises(InputError, match="text and image"):
+    with pytest.raises(InputError, match="asked with one query"):
         search_index(root, "demo-images", text="a seven", image=paths[0], k=5)
