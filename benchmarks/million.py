@@ -53,7 +53,7 @@ def grown(real: np.ndarray, count: int) -> Iterator[np.ndarray]:
     for first in range(0, count, PART):
         rows = random.integers(0, len(real), min(PART, count - first))
         pair = [order[start[near[rows]] + random.integers(0, size[near[rows]])] for _ in range(2)]
-        moved = real[rows] + (real[pair[0]] - real[pair[1]]) / 2
+        moved = real[rows] + (real[pair[0]] - real[pair[1]]) / 2 + random.normal(0, 1e-3, (len(rows), real.shape[1]))  # no two alike
         yield (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
 
 
