@@ -72,7 +72,7 @@ def build(config: PipelineConfig, stages: Stages, *, rehash: bool = False, force
     """All stages in their order. Each takes records and its own part of the config, and hands a record on."""
     root, run = stages.root, stages.run
     with EncoderProcess() as process:
-        dataset, validated, sides, identity = prepare(config, stages, process, rehash=rehash)
+        dataset, validated, sides, identity = prepare(config, stages, process, rehash=rehash, building=True)
         check_sizes(config, sides)
         check_fit(plan_build(config, root, identity, validated, sides))
         embeddings = run(encode, process, sides, config.encoder, identity, config.validate_.max_reject_fraction)
@@ -93,14 +93,18 @@ def build(config: PipelineConfig, stages: Stages, *, rehash: bool = False, force
 
 
 def prepare(
-    config: PipelineConfig, stages: Stages, process: EncoderProcess, *, rehash: bool = False
+    config: PipelineConfig, stages: Stages, process: EncoderProcess, *, rehash: bool = False, building: bool = False
 ) -> tuple[Dataset, ValidatedDataset, SplitDataset, Identity]:
-    """The stages before the slow ones, and the encoder's identity in float32: asked first, so that a wrong model costs no reading."""
+    """The stages before the slow ones, and the encoder's identity in float32: asked first, so that a wrong model costs no reading.
+
+    building: the watch is told that a build saw this revision of the source, however it ends. A plan or a study tells it nothing.
+    """
     root, run = stages.root, stages.run
     check_factory(config.index)
     identity = check_encoder(config.encoder, root, process)
     dataset = run(ingest, config.name, config.dataset, revision(config.dataset, root), rehash, doubt=unread)
-    root.scratch.write_text(root.watched(config.name), dataset.revision + "\n")
+    if building:
+        root.scratch.write_text(root.watched(config.name), dataset.revision + "\n")
     validated = run(validate, dataset, config.validate_, doubt=undecided)
     return dataset, validated, run(split, validated, config.split), identity
 

@@ -122,20 +122,10 @@ def test_json_is_one_object_alone_on_standard_output(server: str, digits: Path, 
     assert run.stderr.splitlines()[0][2] == ":"
 
 
-@pytest.fixture(scope="module")
-def once(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of a finished build, to be copied."""
-    from flows.build_index import build_index
-
-    root = tmp_path_factory.mktemp("once") / "root"
-    build_index("demo-images", str(root), [f"dataset.path={digits}", "encoder.precision=float32", *QUICK])
-    return root
-
-
 @pytest.fixture
-def built(once: Path, tmp_path: Path) -> Path:
+def built(encoded_digits: Path, tmp_path: Path) -> Path:
     """A finished build of the test's own."""
-    return Path(shutil.copytree(once, tmp_path / "root"))
+    return Path(shutil.copytree(encoded_digits, tmp_path / "root"))
 
 
 def test_a_refused_build_ends_with_code_3_and_a_reason_overrules(built: Path, digits: Path) -> None:

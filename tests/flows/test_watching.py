@@ -14,9 +14,10 @@ from prefect.client.schemas.objects import FlowRun
 
 from configs.loading import load_config
 from flows.notifying import notify_landed
+from flows.plan_index import plan_index
 from flows.watch_sources import watch_sources
 from storage.errors import InputError
-from tests.conftest import Build
+from tests.conftest import QUICK, Build
 from tests.flows.test_deployments import prefect
 
 
@@ -68,6 +69,7 @@ def test_a_build_is_started_when_its_source_has_changed_and_only_then(
     assert watch_sources(["gone", "demo-images"], str(root)) == {"gone": "the image folder is not there", "demo-images": "unchanged"}
     assert len(runs_of("demo-images")) == before
     (pictures / "0" / "new.png").write_bytes(next(pictures.rglob("*.png")).read_bytes())
+    plan_index("demo-images", str(root), [f"dataset.path={pictures}", "encoder.precision=float32", *QUICK])  # to plan is not to build
     assert watch_sources(["demo-images"], str(root)) == {"demo-images": "started"}
     assert len(runs_of("demo-images")) == before + 1
     assert watch_sources(None, str(root)) == {"demo-images": "started"}  # until a build has seen it
