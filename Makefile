@@ -6,6 +6,9 @@ PORT ?= 4200
 PREFECT := PREFECT_HOME=$(abspath $(ROOT))/prefect PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
 CLIENT := $(PREFECT) PREFECT_API_URL=http://127.0.0.1:$(PORT)/api INDEXMILL_ROOT=$(abspath $(ROOT)) INDEXMILL_HOME=$(CURDIR)
 INSTALLED := .venv/installed
+ifdef DATABASE # handed on in the environment: it holds a password, and make shows what it runs
+export PREFECT_SERVER_DATABASE_CONNECTION_URL := $(DATABASE)
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo server worker deploy up test check soak bench clean
@@ -22,19 +25,21 @@ demo: $(INSTALLED)  ## Build two indexes from real data with real models (about 
 
 ## To run it every night
 
-server: $(INSTALLED)  ## A Prefect server on 127.0.0.1, in SQLite under the root; DATABASE=postgresql+asyncpg://… takes PostgreSQL.
+server: $(INSTALLED)  ## A Prefect server on 127.0.0.1, in SQLite under the root; with DATABASE=postgresql+asyncpg://… in the environment, in PostgreSQL.
 	mkdir -p $(ROOT)/prefect
-	$(PREFECT) $(if $(DATABASE),PREFECT_SERVER_DATABASE_CONNECTION_URL=$(DATABASE)) $(BIN)/prefect server start --host 127.0.0.1 --port $(PORT)
+	$(PREFECT) $(BIN)/prefect server start --host 127.0.0.1 --port $(PORT)
 
 worker: $(INSTALLED)  ## A worker that runs what is scheduled, one process a build.
 	$(CLIENT) $(BIN)/prefect worker start --pool indexmill --type process
 
-deploy: $(INSTALLED)  ## Tell the server of all deployments in prefect.yaml, and of the pool that they run in.
-	$(CLIENT) $(BIN)/prefect work-pool create indexmill --type process --overwrite
+deploy: $(INSTALLED)  ## Tell the server of all deployments in prefect.yaml, their pool, the limit `gpu`, and what ends runs that died.
+	$(CLIENT) $(BIN)/python -m flows.provisioning
 	$(CLIENT) $(BIN)/prefect --no-prompt deploy --all
 
 up: $(INSTALLED)  ## Server, deployments and worker together, for a laptop; Ctrl-C ends them.
-	trap 'kill 0' EXIT INT TERM; $(MAKE) server & until curl -sf http://127.0.0.1:$(PORT)/api/health >/dev/null; do sleep 1; done; $(MAKE) deploy && $(MAKE) worker
+	trap 'kill 0' EXIT INT TERM; $(MAKE) server & server=$$!; \
+	until $(CLIENT) $(BIN)/prefect server status --wait --timeout 5 2>/dev/null; do kill -0 $$server || exit 1; done; \
+	$(MAKE) deploy && $(MAKE) worker
 
 ## To change it
 

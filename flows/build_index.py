@@ -12,7 +12,7 @@ from flows.environment import default_root
 from flows.hooks import tell
 from flows.planning import check_fit, plan_build
 from flows.preflight import check_encoder, check_factory, check_sizes, held_set
-from flows.stages import Stages, refreshed
+from flows.stages import Stage, Stages, refreshed
 from flows.summary import Summary, summarise
 from storage.errors import DamagedFile
 from storage.lease import lease
@@ -42,15 +42,17 @@ def build_index(
     settings: list[str] | None = None,
     rehash: bool = False,
     force: str | None = None,
-    refresh: str | None = None,
+    refresh: Stage | None = None,
 ) -> dict[str, Any]:
-    """Build the index of a pipeline and publish it if it is good.
+    """Build the index of a pipeline and publish it if it is good. Returns the summary that `indexmill build --json` prints.
 
-    config: a name under configs/ or the path of a YAML file; root: where everything lies (INDEXMILL_ROOT, else ./indexmill-data);
-    settings: `dotted.key=value` changes; rehash: read every file again, whatever its size and modification time say.
-    refresh: a stage that is done again, with those that follow it, whatever is remembered.
-    force: the reason for publishing the build even if the gate refuses it; the manifest keeps it.
-    Returns the summary that `indexmill build --json` prints.
+    Args:
+        config: A name under configs/, or the path of a YAML file.
+        root: Where everything lies; INDEXMILL_ROOT by default, else ./indexmill-data.
+        settings: Changes to the config, each `dotted.key=value`.
+        rehash: Read every file again, whatever its size and modification time say.
+        force: The reason for publishing the build even if the gate refuses it; the manifest keeps it.
+        refresh: A stage that is done again, with those that follow it, whatever is remembered.
     """
     pipeline = load_config(config, settings or [])
     again = refreshed(refresh) | (frozenset({"ingest"}) if rehash else frozenset())

@@ -11,6 +11,7 @@ from tasks.encoders.jobs import Model
 from tasks.encoders.process import EncoderProcess
 from tasks.indexes.factory import check_factory, least_items
 from tasks.progress import track
+from tasks.turns import device_turn
 
 
 def check_encoder(config: EncoderConfig, root: Root, process: EncoderProcess) -> Identity:
@@ -20,8 +21,10 @@ def check_encoder(config: EncoderConfig, root: Root, process: EncoderProcess) ->
     """
     identity = identify(config)
     if not root.encoder(identity.fingerprint).is_dir():
-        with track("loading the model", 1) as advance:
+        with device_turn() as shared, track("loading the model", 1) as advance:
             process.load(Model(config, "float32", MODALITIES[config.kind][0]))
+            if shared:
+                process.stop()  # nothing stays on a device between turns
             advance(1)
     return identity
 

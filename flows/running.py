@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from configs.loading import load_config
 from flows.display import display, stderr_console
 from flows.environment import prepare_environment
 from storage.root import Root
 from tasks.progress import track, watched_by
+
+if TYPE_CHECKING:
+    from flows.stages import Stage
 
 
 def run_build(
@@ -27,7 +30,7 @@ def run_build(
     with _ready(config, root, settings, verbose=verbose) as place:
         from flows.build_index import build_index
 
-        return build_index(config, place, settings, rehash, force, refresh)
+        return build_index(config, place, settings, rehash, force, cast("Stage | None", refresh))  # another name is refused there
 
 
 def run_plan(config: str, root: str, settings: list[str], *, verbose: bool = False) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from prefect import Task
 from prefect.client.schemas.objects import State
@@ -17,7 +17,8 @@ from storage.root import Root
 R = TypeVar("R", bound=Record)
 
 
-ORDER = ("ingest", "validate", "split", "encode", "train", "shard", "tune", "evaluate", "publish")
+Stage = Literal["ingest", "validate", "split", "encode", "train", "shard", "tune", "evaluate", "publish"]
+ORDER: tuple[str, ...] = get_args(Stage)
 
 
 def refreshed(stage: str | None) -> frozenset[str]:

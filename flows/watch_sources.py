@@ -16,9 +16,12 @@ from tasks.ingest import revision
 def watch_sources(configs: list[str] | None = None, root: str | None = None) -> dict[str, str]:
     """Start the deployment `build-index/NAME` of every pipeline whose source is not what its last build saw.
 
-    configs: names; by default those of the pipelines that come along that have been built under the root. A source that cannot be looked at
-    holds nobody else up. A build that is still running keeps the new one from starting; the next look tries again. Returns what was found
-    of each: `started`, `unchanged`, or the trouble.
+    A source that cannot be looked at holds nobody else up. A build that is still running keeps the new one from starting; the next look
+    tries again. Returns what was found of each: `started`, `unchanged`, or the trouble.
+
+    Args:
+        configs: Names; by default those of the pipelines that come along that have been built under the root.
+        root: Where everything lies; INDEXMILL_ROOT by default, else ./indexmill-data.
     """
     place = Root(root or default_root())
     try:

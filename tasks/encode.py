@@ -25,6 +25,7 @@ from tasks.encoders.process import EncoderProcess
 from tasks.encoders.settling import settle
 from tasks.policy import REMEMBERED, RETRIED, StageCache
 from tasks.progress import Advance, track
+from tasks.turns import device_turn
 
 
 @task(name="encode", cache_policy=StageCache(stage_version=2, left_out=("process",)), **REMEMBERED)
@@ -38,10 +39,11 @@ def encode(
     """
     if split.modality not in MODALITIES[config.kind]:
         raise _wrong_kind(config, split)
-    try:
-        return _both_sides(root, Side(root, process, split, config, identity, max_reject_fraction))
-    finally:
-        process.stop()
+    with device_turn():
+        try:
+            return _both_sides(root, Side(root, process, split, config, identity, max_reject_fraction))
+        finally:
+            process.stop()
 
 
 def _both_sides(root: Root, side: Side) -> EmbeddingSet:

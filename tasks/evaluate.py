@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from tasks.measures.projection import study_space
 from tasks.measures.speed import bytes_a_vector, search_speed
 from tasks.policy import REMEMBERED, StageCache
 from tasks.progress import track
+from tasks.turns import device_turn
 
 
 @task(name="evaluate", cache_policy=StageCache(stage_version=4, libraries=("faiss-cpu", "numpy", "scikit-learn")), **REMEMBERED)
@@ -62,7 +64,9 @@ def evaluate(
     counts = {"queries": len(given.ids), "queries_judged": int(judged.judged.sum()), "queries_full_depth": exact.queries,
               "database": held.database, "depth": given.found.shape[1], "dim": held.dim, "labels": len(judge.labels.names),
               "index_bytes": sum(shard.index.size for shard in shards.shards)}  # fmt: skip
-    timings = search_speed(searcher, given.vectors) | encode_times(root, asked, encoder, base, config.encode_queries)
+    timings = search_speed(searcher, given.vectors)
+    with device_turn() if config.encode_queries else nullcontext():
+        timings |= encode_times(root, asked, encoder, base, config.encode_queries)
     timings["bytes_a_vector"] = bytes_a_vector([shard.index.size for shard in shards.shards], held.database)
     identity = [embeddings.digest, tuned.digest, index.model_dump(mode="json"), config.model_dump(mode="json"), leaks, metrics, told]
     digest = json_digest(identity)

@@ -11,8 +11,16 @@ from pathlib import Path
 @cache
 def device_name() -> str:
     """The GPUs that NVIDIA's driver knows, else the processor: what a remembered precision, batch size or rate holds for."""
-    gpus = [_field("Model", path) for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
-    return ", ".join(gpus) or _field("model name", Path("/proc/cpuinfo")) or platform.processor() or platform.machine()
+    return ", ".join(_gpus()) or _field("model name", Path("/proc/cpuinfo")) or platform.processor() or platform.machine()
+
+
+def has_gpu() -> bool:
+    """Whether NVIDIA's driver knows a GPU."""
+    return bool(_gpus())
+
+
+def _gpus() -> list[str]:
+    return [_field("Model", path) for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
 
 
 def _field(name: str, path: Path) -> str:
