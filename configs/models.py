@@ -166,9 +166,10 @@ class IndexConfig(Section):
 
 class EvaluationConfig(Section):
     """asks: what the queries are, images or their captions; by default what the index holds. k: the cut-offs. depth: results a query that
-    average precision looks at. max_queries: a seeded sample of so many queries. relevant_from: items are relevant when a scored pair of at
-    least this joins them to the query, and not by label. encode_queries: queries whose encoding is timed. projection_seconds: about what
-    t-SNE may take, which says how many points it draws; 0 draws none. trec: also write the run and its qrels in trec_eval's form.
+    average precision looks at, where items can be judged. max_queries: a seeded sample of so many queries. relevant_from: items are
+    relevant when a scored pair of at least this joins them to the query, and not by label. encode_queries: queries whose encoding is timed,
+    once for an encoder on a device. projection_seconds: about what t-SNE may take, which says how many points it draws; 0 draws none. trec:
+    also write the run and its qrels in trec_eval's form.
     """
 
     asks: Literal["image", "text"] | None = None

@@ -26,7 +26,7 @@ class Experience(Frozen):
     """precision: what `auto` chose here, and the check that it rests on (None where nothing is faster than float32).
 
     batch_sizes: the fastest, by precision. rates: items a second of the whole stage, by precision. peak_bytes: the most memory that the
-    encoding process has taken.
+    encoding process has taken. query_times: what one query took to encode, as metrics.json has it.
     """
 
     device: str
@@ -35,6 +35,7 @@ class Experience(Frozen):
     batch_sizes: dict[str, int] = Field(default_factory=dict)
     rates: dict[str, float] = Field(default_factory=dict)
     peak_bytes: int = 0
+    query_times: dict[str, float] = Field(default_factory=dict)
 
 
 def recall_experience(root: Root, model: str, modality: Modality, device: str) -> Experience:

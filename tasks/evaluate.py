@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +47,13 @@ def evaluate(
     """
     held, asked = embeddings.of(index.holds), embeddings.of(config.asks or index.holds)
     searcher = open_searcher(shards.shards, root.file, index.metric, tuned.setting)
-    ks = cuts(config.k, held.database)
+    ks, judge = cuts(config.k, held.database), Judge(root, embeddings, held)
+    most = max(ks, default=1)
+    depth = min(config.depth, held.database) if config.trec or judge.can_judge(pairs, config.relevant_from) else most
     with vectors(root, asked, side="query", leaking=leaks == "keep", sample=(config.max_queries, index.seed)) as blocks:
-        given = answers(searcher, *joined(blocks, asked.dim), max(ks, default=1), min(config.depth, held.database))
-    truth = ground_truth(root, root.index(name) / "evaluations", held, asked, given, max(ks, default=1), searcher.metric)
+        given = answers(searcher, *joined(blocks, asked.dim), most, depth)
+    truth = ground_truth(root, root.index(name) / "evaluations", held, asked, given, most, searcher.metric)
     agreed = agreement(given, truth, ks, searcher.metric)
-    judge = Judge(root, embeddings, held)
     judged = judge.judged(given, config.k, pairs, config.relevant_from)
     metrics, bounds = means(judged, agreed)
     exact = full_depth(root, judge, given, judged, index)
@@ -65,8 +65,7 @@ def evaluate(
               "database": held.database, "depth": given.found.shape[1], "dim": held.dim, "labels": len(judge.labels.names),
               "index_bytes": sum(shard.index.size for shard in shards.shards)}  # fmt: skip
     timings = search_speed(searcher, given.vectors)
-    with device_turn() if config.encode_queries else nullcontext():
-        timings |= encode_times(root, asked, encoder, base, config.encode_queries)
+    timings |= encode_times(root, asked, encoder, base, config.encode_queries, device_turn())
     timings["bytes_a_vector"] = bytes_a_vector([shard.index.size for shard in shards.shards], held.database)
     identity = [embeddings.digest, tuned.digest, index.model_dump(mode="json"), config.model_dump(mode="json"), leaks, metrics, told]
     digest = json_digest(identity)

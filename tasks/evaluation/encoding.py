@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 from configs.models import EncoderConfig
 from storage import tables
+from storage.experience import recall_experience, remember_experience
 from storage.records import EmbeddingSet
 from storage.root import Root
+from tasks.encoders.device import device_name
 from tasks.encoders.jobs import Model, TimeQueries
 from tasks.encoders.process import EncoderProcess
 from tasks.progress import track
 
 
-def encode_times(root: Root, asked: EmbeddingSet, config: EncoderConfig, base: str | None, count: int) -> dict[str, float]:
-    """Milliseconds to encode one of `count` held-out queries, in a process of its own; nothing without queries.
+def encode_times(
+    root: Root, asked: EmbeddingSet, config: EncoderConfig, base: str | None, count: int, turn: AbstractContextManager[object]
+) -> dict[str, float]:
+    """Milliseconds to encode one of `count` held-out queries; nothing without queries.
 
-    base: the folder of images; None for texts.
+    Measured once for an encoder on a device, in a process of its own, and remembered: to load a model takes longer than all else that a
+    night of few changes has to do. base: the folder of images; None for texts. turn: held while the model is loaded.
     """
-    if not count or not asked.query:
+    wanted = min(count, asked.query)
+    if not wanted:
         return {}
+    known = recall_experience(root, asked.fingerprint, asked.modality, device_name())
+    if known.query_times.get("encode_queries", 0) < wanted:
+        with turn:
+            known = known.model_copy(update={"query_times": _measured(root, asked, config, base, count)})
+        remember_experience(root, asked.fingerprint, asked.modality, known)
+    return known.query_times
+
+
+def _measured(root: Root, asked: EmbeddingSet, config: EncoderConfig, base: str | None, count: int) -> dict[str, float]:
     with root.scratch.staging() as staging, track("timing the encoder", 1) as advance, EncoderProcess() as process:
         sample = staging / "queries.parquet"
         source = f"FROM {tables.parquet(root.file(asked.items))} WHERE side = 'query' ORDER BY item_id LIMIT {count}"

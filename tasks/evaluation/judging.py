@@ -45,6 +45,10 @@ class Judge:
         self.labels = Labels(root, embeddings, held)
         self.groups = Groups(root.file(embeddings.items), spill=root.tmp)
 
+    def can_judge(self, pairs: FileRef | None, least: float | None) -> bool:
+        """Whether there is anything to judge by; where there is not, nobody needs deep rankings."""
+        return bool(self.labels.names) or (pairs is not None and least is not None)
+
     def judged(self, given: Answers, ks: tuple[int, ...], pairs: FileRef | None, least: float | None) -> Judged:
         """By scored pairs where there are some and `least` says which count, else by label."""
         return self.by_label(given, ks) if pairs is None or least is None else self.by_pairs(given, ks, pairs, least)

@@ -276,6 +276,31 @@ def test_metrics_json_follows_its_schema_and_compares_with_the_live_snapshot(qui
     assert set(pq.read_table(folders[1] / "per_label.parquet")["label"].to_pylist()) <= set("012456789")
 
 
+def test_encoding_a_query_is_timed_once_for_an_encoder_on_a_device(quick_build: Build, pictures: Path) -> None:
+    """The next night tells the same figures to the last digit, without loading a model; more queries than were timed are timed anew."""
+
+    def times(*settings: str) -> dict[str, float]:
+        summary = quick_build(pictures, "evaluation.projection_seconds=0", *settings, refresh="evaluate")
+        return {name: value for name, value in summary["timings"].items() if name.startswith("encode_query")}
+
+    first = times("evaluation.encode_queries=3")
+    assert first["encode_query_p50_ms"] > 0
+    assert times("evaluation.encode_queries=2") == first
+    assert times("evaluation.encode_queries=4") != first
+
+
+def test_texts_that_nothing_judges_are_not_searched_deeply(quick_build: Build, digits: Path) -> None:
+    """Without labels a ranking ends at the largest cut-off; with them, or where a run is asked for, at evaluation.depth."""
+
+    def depth(*settings: str) -> float:
+        report = Path(quick_build(digits, "evaluation.depth=40", *settings)["path"]) / "report" / "metrics.json"
+        return float(json.loads(report.read_text())["counts"]["depth"])
+
+    assert depth() == 40
+    assert depth("dataset.labels=none") == 10
+    assert depth("dataset.labels=none", "evaluation.trec=true") == 40
+
+
 def test_the_latest_build_can_be_asked_of_prefect_by_key(quick_build: Build, pictures: Path, tmp_path: Path) -> None:
     """A table of measures, the summary and a link, under names made of the index's; a later build takes their place."""
     quick_build(pictures, "name=asked")
