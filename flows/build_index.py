@@ -104,7 +104,10 @@ def prepare(
     root, run = stages.root, stages.run
     check_factory(config.index)
     identity = check_encoder(config.encoder, root, process)
-    dataset = run(ingest, config.name, config.dataset, revision(config.dataset, root), rehash, doubt=unread)
+    found = revision(config.dataset, root)
+    if building and root.seen(config.name) not in (None, found):
+        process.prepare(config.encoder)  # something has changed, so there will be something to encode
+    dataset = run(ingest, config.name, config.dataset, found, rehash, doubt=unread)
     if building:
         root.scratch.write_text(root.watched(config.name), dataset.revision + "\n")
     validated = run(validate, dataset, config.validate_, doubt=undecided)

@@ -36,8 +36,7 @@ def _looked_at(root: Root, name: str) -> str:
         now = revision(load_config(name, []).dataset, root)
     except IndexmillError as problem:
         return problem.what
-    seen = root.watched(name)
-    if seen.exists() and seen.read_text(encoding="utf-8").strip() == now:
+    if root.seen(name) == now:
         return "unchanged"
     run_deployment(f"build-index/{name}", timeout=0, as_subflow=False)
     return "started"

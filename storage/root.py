@@ -125,6 +125,11 @@ class Root:
     def watched(self, name: str) -> Path:
         return self.path / "datasets" / name / "memory" / "revision.txt"
 
+    def seen(self, name: str) -> str | None:
+        """The revision of the source that the last build of a pipeline saw; None before the first."""
+        path = self.watched(name)
+        return path.read_text(encoding="utf-8").strip() if path.exists() else None
+
     def openings(self, policy: str) -> Path:
         return self.path / "openings" / policy
 

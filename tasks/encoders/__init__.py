@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from configs.models import EfficientNetLiteEncoder, EncoderConfig, OpenClipEncoder, Precision, SentenceTransformersEncoder, TimmEncoder
 from tasks.encoders.encoding import Encoded, Encoder
 from tasks.encoders.identity import MODALITIES, Identity, identify
 
-__all__ = ["MODALITIES", "Encoded", "Encoder", "Identity", "identify", "load_encoder"]
+__all__ = ["MODALITIES", "Encoded", "Encoder", "Identity", "encoder_class", "identify", "load_encoder"]
 
 
 def load_encoder(config: EncoderConfig, precision: Precision = "float32") -> Encoder:
@@ -14,20 +17,25 @@ def load_encoder(config: EncoderConfig, precision: Precision = "float32") -> Enc
 
     Slow (it imports torch); `identify` tells its fingerprint without loading it.
     """
+    return encoder_class(config)(config, precision)
+
+
+def encoder_class(config: EncoderConfig) -> Callable[[Any, Precision], Encoder]:
+    """What makes an encoder of this kind: to ask for it imports its library, which takes seconds."""
     match config:
         case SentenceTransformersEncoder():
             from tasks.encoders.sentence_transformers import SentenceTransformersModel
 
-            return SentenceTransformersModel(config, precision)
+            return SentenceTransformersModel
         case EfficientNetLiteEncoder():
             from tasks.encoders.efficientnet_lite import EfficientNetLiteModel
 
-            return EfficientNetLiteModel(config, precision)
+            return EfficientNetLiteModel
         case OpenClipEncoder():
             from tasks.encoders.open_clip import OpenClipModel
 
-            return OpenClipModel(config, precision)
+            return OpenClipModel
         case TimmEncoder():
             from tasks.encoders.timm import TimmModel
 
-            return TimmModel(config, precision)
+            return TimmModel

@@ -55,6 +55,13 @@ class LoadModel:
 
 
 @dataclass(frozen=True)
+class Import:
+    """Import the library of an encoder, so that the next job need not wait for it. It is the one job without an answer."""
+
+    config: EncoderConfig
+
+
+@dataclass(frozen=True)
 class TimeQueries:
     """Encode the rows of the table `sample` one by one, as queries come."""
 

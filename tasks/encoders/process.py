@@ -12,12 +12,14 @@ from multiprocessing.connection import Pipe
 from types import TracebackType
 from typing import cast
 
+from configs.models import EncoderConfig
 from storage.errors import IndexmillError
 from tasks.encoders.jobs import (
     Answer,
     Compared,
     ComparePrecision,
     EncodeShard,
+    Import,
     Job,
     LoadModel,
     Model,
@@ -52,6 +54,13 @@ class EncoderProcess:
 
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
+
+    def prepare(self, config: EncoderConfig) -> None:
+        """Start the process and let it import what the encoder needs, while the caller goes on with other things."""
+        if not self._running:
+            self._start()
+            with suppress(ConnectionError):  # the next job finds it lost
+                self._connection.send(Import(config))
 
     def encode(self, job: EncodeShard, advance: Advance) -> ShardEncoded:
         """Encode one shard. Raises WorkerLost when the process ends, and what went wrong in it when it says so."""

@@ -23,13 +23,14 @@ from storage import tables
 from storage.embedding_parts import EmbeddingWriter, open_part
 from storage.embeddings import REJECTED
 from storage.errors import IndexmillError
-from tasks.encoders import Encoder, load_encoder
+from tasks.encoders import Encoder, encoder_class, load_encoder
 from tasks.encoders.batching import fastest_batch
 from tasks.encoders.jobs import (
     Answer,
     Compared,
     ComparePrecision,
     EncodeShard,
+    Import,
     Job,
     Loaded,
     LoadModel,
@@ -53,7 +54,11 @@ def main() -> None:
     models = Models()
     try:
         while True:
-            connection.send(_answer(connection.recv(), models, connection.send))
+            job: Job | Import = connection.recv()
+            if isinstance(job, Import):
+                encoder_class(job.config)
+            else:
+                connection.send(_answer(job, models, connection.send))
     except (EOFError, ConnectionError):
         return
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 RESAMPLES = 2000
 DRAWS_AT_ONCE = 1 << 20  # draws in memory together: 8 MB, and twice as much for their counts; one resample where the queries are more
@@ -43,6 +42,8 @@ def resample_counts(queries: int, resamples: int, seed: int) -> Iterator[np.ndar
 
 
 def _bca(means: np.ndarray, mean: np.ndarray, spread: np.ndarray, tail: float) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.special import ndtr, ndtri  # here: a night without changes needs none of SciPy
+
     below = ((means < mean).mean(axis=0) + (means <= mean).mean(axis=0)) / 2
     edge = 1 / (2 * len(means))  # a share of 0 or 1 has no quantile
     bias = ndtri(np.clip(below, edge, 1 - edge))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.stats import rankdata
 
 
 def cosines(blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -34,6 +33,8 @@ def pearson(left: np.ndarray, right: np.ndarray) -> float | None:
 
 def spearman(left: np.ndarray, right: np.ndarray) -> float | None:
     """Spearman's rho = Pearson's r of the ranks; equal values share the average of their ranks. None as for `pearson`."""
+    from scipy.stats import rankdata  # here: importing it takes a second, and only this needs it
+
     return pearson(rankdata(left), rankdata(right))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import wilcoxon
 
 from tasks.measures.confidence import RESAMPLES, intervals, resample_counts
 
@@ -40,6 +39,8 @@ def compare(then: np.ndarray, now: np.ndarray, *, resamples: int = RESAMPLES, se
     as far from 0 as the one seen; (that count + 1) / (resamples + 1). p_wilcoxon: SciPy's signed-rank test with Pratt's treatment
     of zeros, so that queries without a change count against a difference. Both are 1 where no query changed.
     """
+    from scipy.stats import wilcoxon  # here: importing it takes a second, and only this needs it
+
     change = np.asarray(now, np.float64) - np.asarray(then, np.float64)
     if not len(change):
         return Comparison(0, *[float("nan")] * 7)

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tasks.reports import comparing, formats, plots, queries, space, speed
+from tasks.reports import comparing, formats, queries, space, speed
 from tasks.reports.contents import Contents
 from tasks.reports.cutoffs import at_cutoffs, both_ways
 from tasks.reports.glossary import meaning, over
@@ -49,20 +49,19 @@ def _render(contents: Contents, budget: int) -> str:
 
 def _drawn(contents: Contents) -> dict[str, Any]:
     """Plots, and the space in two and in three dimensions."""
+    from tasks.reports import plots  # here: matplotlib takes most of a second, and a night without changes draws nothing
+
     figures, sketches = contents.figures, contents.sketches
     sample = sketches.get("space") or {}
     of = space.legend(sample.get("labels", []))
     curve, sweep = sketches.get("precision_recall") or {"recall": []}, sketches.get("sweep") or []
+    cut = any(f"{name}_{k}" in figures.metrics for name, *_ in plots.LINES for k in figures.k)
     return {
-        "cutoffs": Markup(plots.by_cutoff(figures.metrics, figures.k)) if _cut(contents) else "",  # noqa: S704  # numbers alone
+        "cutoffs": Markup(plots.by_cutoff(figures.metrics, figures.k)) if cut else "",  # noqa: S704  # numbers alone
         "curve": Markup(plots.precision_recall(curve["recall"], curve["precision"])) if curve["recall"] else "",  # noqa: S704
         "swept": Markup(plots.recall_against_speed(sweep)) if len(sweep) > 1 else "",  # noqa: S704
         "sample": sample, "legend": of, "clouds": space.flat(sample, of), "turning": space.turning(sample, of),
     }  # fmt: skip
-
-
-def _cut(contents: Contents) -> bool:
-    return any(f"{name}_{k}" in contents.figures.metrics for name, *_ in plots.LINES for k in contents.figures.k)
 
 
 @cache

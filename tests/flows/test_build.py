@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from prefect.artifacts import Artifact
 
+from configs.models import EncoderConfig
 from flows.history import bars, read_history
 from flows.summary import Summary
 from storage.errors import InputError, Refused
@@ -23,6 +24,7 @@ from storage.manifests import Manifest
 from storage.metrics_file import MetricsFile
 from storage.root import Root
 from storage.snapshots import Snapshots
+from tasks.encoders.process import EncoderProcess
 from tests.conftest import QUICK, Build
 
 STAGES = ["ingest", "validate", "split", "encode", "train", "shard", "tune", "evaluate", "publish"]
@@ -287,6 +289,26 @@ def test_encoding_a_query_is_timed_once_for_an_encoder_on_a_device(quick_build: 
     assert first["encode_query_p50_ms"] > 0
     assert times("evaluation.encode_queries=2") == first
     assert times("evaluation.encode_queries=4") != first
+
+
+def test_the_encoder_is_made_ready_when_the_source_has_changed_and_only_then(
+    quick_build: Build, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first build does not know, an unchanged night needs none, a picture less might."""
+    asked: list[str] = []
+    prepare = EncoderProcess.prepare
+
+    def told(self: EncoderProcess, config: EncoderConfig) -> None:
+        asked.append(config.kind)
+        prepare(self, config)
+
+    monkeypatch.setattr(EncoderProcess, "prepare", told)
+    quick_build(pictures)
+    quick_build(pictures)
+    assert asked == []
+    next(pictures.rglob("*.png")).unlink()
+    quick_build(pictures)
+    assert asked == ["efficientnet-lite"]
 
 
 def test_texts_that_nothing_judges_are_not_searched_deeply(quick_build: Build, digits: Path) -> None:

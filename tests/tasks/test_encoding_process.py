@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,24 @@ def test_a_process_that_is_lost_otherwise_is_a_passing_fault(root: Root, split: 
     with EncoderProcess() as process:
         with pytest.raises(WorkerLost, match="SIGTERM"):
             process.encode(asked, stop)
+        assert process.encode(asked, lambda items: None).vectors == COUNT
+
+
+def test_a_prepared_process_has_its_library_before_it_is_asked(root: Root, split: SplitDataset, config: OpenClipEncoder) -> None:
+    """It imports torch while nobody waits, is the process that then encodes, and one that is lost before that is a passing fault."""
+    asked = job(root, split, config)
+    with EncoderProcess() as process:
+        process.prepare(config)
+        (prepared,) = encoding()
+        end = time.monotonic() + 120
+        while not any("libtorch" in mapped.path for mapped in prepared.memory_maps()):
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        assert process.encode(asked, lambda items: None).vectors == COUNT
+        assert encoding() == [prepared]
+    with EncoderProcess() as process:
+        process.prepare(config)
+        encoding()[0].kill()
         assert process.encode(asked, lambda items: None).vectors == COUNT
 
 
