@@ -13,20 +13,18 @@ from prefect.client.schemas.objects import State
 from storage.errors import InputError
 from storage.records import Record
 from storage.root import Root
+from tasks.policy import STAGES
 
 R = TypeVar("R", bound=Record)
-
-
-ORDER = ("ingest", "validate", "split", "encode", "train", "shard", "tune", "evaluate", "publish")
 
 
 def refreshed(stage: str | None) -> frozenset[str]:
     """A stage and those that follow it; none for None. Raises InputError for a name that is no stage."""
     if stage is None:
         return frozenset()
-    if stage not in ORDER:
-        raise InputError("there is no such stage", where="--refresh", expected=", ".join(ORDER), got=stage)
-    return frozenset(ORDER[ORDER.index(stage) :])
+    if stage not in STAGES:
+        raise InputError("there is no such stage", where="--refresh", expected=", ".join(STAGES), got=stage)
+    return frozenset(STAGES[STAGES.index(stage) :])
 
 
 @dataclass(frozen=True)
