@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 from prefect import Task
 from prefect.client.schemas.objects import State
 
+from flows.remembered import RecordFiles
 from storage.errors import InputError
 from storage.records import Record
 from storage.root import Root
@@ -50,11 +51,10 @@ class Stages:
     def run(self, stage: Task[..., R], *inputs: Any, doubt: Callable[[R], str] = lambda record: "") -> R:
         """The stage's record for these inputs. A remembered one counts only while its files are there and `doubt` says nothing of it."""
         start = time.perf_counter()
-        stage = stage.with_options(result_storage=self._storage(), refresh_cache=stage.name in self.refresh)
-        state = cast(State[R], stage(self.root, *inputs, return_state=True))
+        state = cast(State[R], self._kept(stage, again=stage.name in self.refresh)(self.root, *inputs, return_state=True))
         record, cached = state.result(), state.name == "Cached"
         if cached and (self.root.unbelievable(cast(Record, record), thorough=self.thorough) or doubt(record)):
-            state = cast(State[R], stage.with_options(refresh_cache=True)(self.root, *inputs, return_state=True))
+            state = cast(State[R], self._kept(stage, again=True)(self.root, *inputs, return_state=True))
             record, cached = state.result(), False
         self.runs[stage.name] = StageRun(round(time.perf_counter() - start, 3), cached)
         return record
@@ -63,6 +63,9 @@ class Stages:
         """What each stage took so far."""
         return {name: run.seconds for name, run in self.runs.items()}
 
-    def _storage(self) -> Any:
+    def _kept(self, stage: Task[..., R], *, again: bool) -> Task[..., R]:
+        """The stage with its records under the root; again: done whatever is remembered."""
         self.root.cache.mkdir(exist_ok=True)
-        return self.root.cache
+        stage = stage.with_options(refresh_cache=again)
+        stage.result_storage = RecordFiles(basepath=str(self.root.cache))  # as an option it would have to be saved on the server
+        return stage
