@@ -21,9 +21,11 @@ SnapshotArgument = Annotated[str | None, typer.Argument(help="The snapshot; the 
 
 @contextmanager
 def _opened(root: str) -> Iterator[Root]:
+    from storage.permissions import keep_private
     from storage.root import Root
 
     with told(verbose=False):
+        keep_private()
         place = Root(root, create=False)
         try:
             yield place
