@@ -88,12 +88,17 @@ def pin(
     snapshot: SnapshotArgument = None,
     off: Annotated[bool, typer.Option("--off", help="Let it go again.")] = False,
     root: RootOption = DEFAULT_ROOT,
+    as_json: JsonOption = False,
 ) -> None:
     """Keep a snapshot for as long as it is pinned."""
     from flows.snapshots import pinned
 
     with _opened(root) as place:
-        print(f"{name}: {pinned(place, name, snapshot, keep=not off)} is {'no longer ' if off else ''}pinned")
+        found = pinned(place, name, snapshot, keep=not off)
+        if as_json:
+            print(json.dumps({"name": name, "snapshot_id": found, "pinned": not off}))
+        else:
+            print(f"{name}: {found} is {'no longer ' if off else ''}pinned")
 
 
 @snapshot_commands.command()
