@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOT ?= indexmill-data
 PORT ?= 4200
-PREFECT := PREFECT_HOME=$(abspath $(ROOT))/prefect PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
+# What the server and the worker make under the root is the user's alone, as what builds make.
+PREFECT := umask $${INDEXMILL_UMASK:-077}; PREFECT_HOME=$(abspath $(ROOT))/prefect PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
 CLIENT := $(PREFECT) PREFECT_API_URL=http://127.0.0.1:$(PORT)/api INDEXMILL_ROOT=$(abspath $(ROOT)) INDEXMILL_HOME=$(CURDIR)
 INSTALLED := .venv/installed
 ifdef DATABASE # handed on in the environment: it holds a password, and make shows what it runs
@@ -26,7 +27,7 @@ demo: $(INSTALLED)  ## Build two indexes from real data with real models (about 
 ## To run it every night
 
 server: $(INSTALLED)  ## A Prefect server on 127.0.0.1, in SQLite under the root; with DATABASE=postgresql+asyncpg://… in the environment, in PostgreSQL.
-	mkdir -p $(ROOT)/prefect
+	umask $${INDEXMILL_UMASK:-077}; mkdir -p $(ROOT)/prefect
 	$(PREFECT) $(BIN)/prefect server start --host 127.0.0.1 --port $(PORT)
 
 worker: $(INSTALLED)  ## A worker that runs what is scheduled, one process a build.

@@ -77,6 +77,9 @@ class Columns(AnyDataset):
         return self
 
 
+SplitName = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$")]  # what the hub's library allows
+
+
 class HuggingFaceDataset(Columns):
     """A data set on the Hugging Face Hub, pinned to the commit that `revision` (a branch, tag or commit) stands for.
 
@@ -86,7 +89,7 @@ class HuggingFaceDataset(Columns):
     source: Literal["huggingface"]
     id: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")
     config: str | None = None
-    split: str | tuple[str, ...] = "train"
+    split: SplitName | tuple[SplitName, ...] = "train"
     revision: str = "main"
     streaming_above_bytes: int = Field(default=2_000_000_000, ge=0)
 

@@ -51,7 +51,7 @@ def load_config(name_or_path: str, settings: Iterable[str] = ()) -> PipelineConf
         keys, (_, _, value) = _apply(values, setting), setting.partition("=")
         above = {keys[:size]: "" for size in range(1, len(keys))}
         below = [keys, *(where for where, _ in _lines(yaml.compose(value, Loader=yaml.SafeLoader), keys))]
-        lines = above | lines | dict.fromkeys(below, f"--set {setting}")
+        lines = above | lines | dict.fromkeys(below, f"--set {setting.partition('=')[0]}")
     try:
         return PipelineConfig.model_validate(values)
     except ValidationError as problem:
@@ -119,7 +119,7 @@ def _input_error(problem: ErrorDetails, path: Path, lines: Mapping[tuple[str, ..
             f"unknown key {written[-1]}",
             where=where,
             expected="one of: " + ", ".join(valid),
-            got=f"{written[-1]}: {got}",
+            got=written[-1],  # and not its value: an unknown key may have been meant for a password
             next_step=f"did you mean {near[0]}?" if near else "remove it",
         )
     if problem["type"] == "missing":

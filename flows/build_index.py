@@ -8,7 +8,7 @@ from prefect import flow
 
 from configs.loading import load_config
 from configs.models import PipelineConfig, StudyConfig
-from flows.environment import default_root
+from flows.environment import open_root
 from flows.hooks import tell
 from flows.planning import check_fit, plan_build
 from flows.preflight import check_encoder, check_factory, check_sizes, held_set
@@ -56,7 +56,7 @@ def build_index(
     """
     pipeline = load_config(config, settings or [])
     again = refreshed(refresh) | (frozenset({"ingest"}) if rehash else frozenset())
-    place = Root(root or default_root())
+    place = open_root(root)
     try:
         with place.shared(), lease(place.index(pipeline.name) / "lease", holder=f"build-index of {pipeline.name}"):
             place.sweep()

@@ -165,9 +165,11 @@ def catalog(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> Non
     """Rebuild the DuckDB catalog from the manifests and list the builds in it."""
     from flows.tables import print_builds
     from storage.catalog import builds, rebuild
+    from storage.permissions import keep_private
     from storage.root import Root
 
     with told(verbose=False):
+        keep_private()
         place = Root(root, create=False)
         try:
             rebuild(place)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from rich.console import Console
 
 from flows.display import display, stderr_console
+from flows.environment import open_root
 from flows.running import run_build
 from flows.tables import print_summary
-from storage.root import Root
 from tasks.progress import watched_by
 from tasks.sources.digits import write_digits
 
 
 def run_demo(root: str, *, verbose: bool = False) -> None:
     """Build demo-text and demo-images below `root`, and print where everything is."""
-    place = Root(root)
+    place = open_root(root)
     try:
         with display(stderr_console()) as watcher, watched_by(watcher):
             digits = write_digits(place)

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from storage.root import Root
 
 ROOT_VARIABLE = "INDEXMILL_ROOT"
 DEFAULT_ROOT = "./indexmill-data"
@@ -16,6 +20,15 @@ DEFAULT_ROOT = "./indexmill-data"
 def default_root() -> str:
     """The root that is used when none is named."""
     return os.environ.get(ROOT_VARIABLE, DEFAULT_ROOT)
+
+
+def open_root(root: str | None) -> Root:
+    """The root of a flow. What the process and its children make from now on is their user's alone (`storage.permissions`)."""
+    from storage.permissions import keep_private
+    from storage.root import Root
+
+    keep_private()
+    return Root(root or default_root())
 
 
 def prepare_environment(root: Path, *, verbose: bool = False) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.flows import Flow
+from prefect.logging.loggers import flow_run_logger
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from storage.errors import IndexmillError, Refused
@@ -20,11 +21,18 @@ def tell(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Hook for a flow run that failed, crashed or was cancelled. Without the variable nothing is sent.
 
     The body is JSON: `flow`, `run`, `pipeline`, `state`, `refused`, `what`, `got`, `next`. Of an error that is not Indexmill's own only the
-    kind is told, since its text may hold anything. What cannot be delivered in three tries is left to Prefect's log.
+    kind is told, since its text may hold anything. What cannot be delivered in three tries is left to Prefect's log, without the address:
+    who has that may send there.
     """
     url = os.environ.get(WEBHOOK_VARIABLE)
-    if url:
+    if not url:
+        return
+    try:
         _post(url, message(flow.name, flow_run, state))
+    except (httpx.HTTPError, httpx.InvalidURL) as problem:
+        status = f", status {problem.response.status_code}" if isinstance(problem, httpx.HTTPStatusError) else ""
+        untold = f"the webhook in {WEBHOOK_VARIABLE} could not be told: {type(problem).__name__}{status}"
+        flow_run_logger(flow_run, flow).warning(untold)
 
 
 def message(flow: str, run: FlowRun, state: State[Any]) -> dict[str, Any]:

@@ -8,11 +8,10 @@ from prefect import flow
 
 from configs.loading import load_config
 from flows.build_index import prepare
-from flows.environment import default_root
+from flows.environment import open_root
 from flows.planning import plan_build
 from flows.stages import Stages
 from storage.lease import lease
-from storage.root import Root
 from tasks.encoders.process import EncoderProcess
 
 
@@ -20,7 +19,7 @@ from tasks.encoders.process import EncoderProcess
 def plan_index(config: str, root: str | None = None, settings: list[str] | None = None) -> dict[str, Any]:
     """What `build_index` would do with the same parameters. The items are listed, checked and split, which the build then remembers."""
     pipeline = load_config(config, settings or [])
-    place = Root(root or default_root())
+    place = open_root(root)
     try:
         with lease(place.index(pipeline.name) / "lease", holder=f"plan-index of {pipeline.name}"):
             with EncoderProcess() as process:

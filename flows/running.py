@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from configs.loading import load_config
 from flows.display import display, stderr_console
-from flows.environment import prepare_environment
-from storage.root import Root
+from flows.environment import open_root, prepare_environment
 from tasks.progress import track, watched_by
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def run_study(config: str, root: str, settings: list[str], out: str | None, *, v
 def _ready(config: str, root: str, settings: list[str], *, verbose: bool) -> Iterator[str]:
     """Check config and root before Prefect is started, then start it; yields the root's absolute path."""
     load_config(config, settings)
-    place = Root(root)
+    place = open_root(root)
     prepare_environment(place.path, verbose=verbose)
     from flows.server import embedded_server  # Prefect reads its settings when it is imported: after prepare_environment
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import get_current_settings
 
@@ -34,6 +36,9 @@ def embedded_server() -> Iterator[Callable[[], None]]:
         try:
             yield lambda: starting.result()
         finally:
+            # What is still to be sent goes while somebody listens; afterwards Prefect would try for a minute.
+            for sender in (APILogWorker, EventsWorker):
+                sender.drain_all(timeout=10)
             server.stop()
             watchdog.communicate()
 

@@ -21,9 +21,11 @@ SnapshotArgument = Annotated[str | None, typer.Argument(help="The snapshot; the 
 
 @contextmanager
 def _opened(root: str) -> Iterator[Root]:
+    from storage.permissions import keep_private
     from storage.root import Root
 
     with told(verbose=False):
+        keep_private()
         place = Root(root, create=False)
         try:
             yield place
@@ -86,12 +88,17 @@ def pin(
     snapshot: SnapshotArgument = None,
     off: Annotated[bool, typer.Option("--off", help="Let it go again.")] = False,
     root: RootOption = DEFAULT_ROOT,
+    as_json: JsonOption = False,
 ) -> None:
     """Keep a snapshot for as long as it is pinned."""
     from flows.snapshots import pinned
 
     with _opened(root) as place:
-        print(f"{name}: {pinned(place, name, snapshot, keep=not off)} is {'no longer ' if off else ''}pinned")
+        found = pinned(place, name, snapshot, keep=not off)
+        if as_json:
+            print(json.dumps({"name": name, "snapshot_id": found, "pinned": not off}))
+        else:
+            print(f"{name}: {found} is {'no longer ' if off else ''}pinned")
 
 
 @snapshot_commands.command()

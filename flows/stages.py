@@ -5,29 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, cast
 
 from prefect import Task
 from prefect.client.schemas.objects import State
 
+from flows.remembered import RecordFiles
 from storage.errors import InputError
 from storage.records import Record
 from storage.root import Root
+from tasks.policy import STAGES
 
 R = TypeVar("R", bound=Record)
 
 
-Stage = Literal["ingest", "validate", "split", "encode", "train", "shard", "tune", "evaluate", "publish"]
-ORDER: tuple[str, ...] = get_args(Stage)
+Stage = Literal["ingest", "validate", "split", "encode", "train", "shard", "tune", "evaluate", "publish"]  # STAGES, for the form
 
 
 def refreshed(stage: str | None) -> frozenset[str]:
     """A stage and those that follow it; none for None. Raises InputError for a name that is no stage."""
     if stage is None:
         return frozenset()
-    if stage not in ORDER:
-        raise InputError("there is no such stage", where="--refresh", expected=", ".join(ORDER), got=stage)
-    return frozenset(ORDER[ORDER.index(stage) :])
+    if stage not in STAGES:
+        raise InputError("there is no such stage", where="--refresh", expected=", ".join(STAGES), got=stage)
+    return frozenset(STAGES[STAGES.index(stage) :])
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,10 @@ class Stages:
     def run(self, stage: Task[..., R], *inputs: Any, doubt: Callable[[R], str] = lambda record: "") -> R:
         """The stage's record for these inputs. A remembered one counts only while its files are there and `doubt` says nothing of it."""
         start = time.perf_counter()
-        stage = stage.with_options(result_storage=self._storage(), refresh_cache=stage.name in self.refresh)
-        state = cast(State[R], stage(self.root, *inputs, return_state=True))
+        state = cast(State[R], self._kept(stage, again=stage.name in self.refresh)(self.root, *inputs, return_state=True))
         record, cached = state.result(), state.name == "Cached"
         if cached and (self.root.unbelievable(cast(Record, record), thorough=self.thorough) or doubt(record)):
-            state = cast(State[R], stage.with_options(refresh_cache=True)(self.root, *inputs, return_state=True))
+            state = cast(State[R], self._kept(stage, again=True)(self.root, *inputs, return_state=True))
             record, cached = state.result(), False
         self.runs[stage.name] = StageRun(round(time.perf_counter() - start, 3), cached)
         return record
@@ -66,6 +66,9 @@ class Stages:
         """What each stage took so far."""
         return {name: run.seconds for name, run in self.runs.items()}
 
-    def _storage(self) -> Any:
+    def _kept(self, stage: Task[..., R], *, again: bool) -> Task[..., R]:
+        """The stage with its records under the root; again: done whatever is remembered."""
         self.root.cache.mkdir(exist_ok=True)
-        return self.root.cache
+        stage = stage.with_options(refresh_cache=again)
+        stage.result_storage = RecordFiles(basepath=str(self.root.cache))  # as an option it would have to be saved on the server
+        return stage

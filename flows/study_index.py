@@ -13,7 +13,7 @@ from prefect import flow
 from configs.loading import load_config
 from configs.models import EncoderConfig, PipelineConfig
 from flows.build_index import prepare
-from flows.environment import default_root
+from flows.environment import open_root
 from flows.planning import check_fit, plan_build
 from flows.preflight import check_factory, check_sizes, held_set
 from flows.stages import Stages
@@ -41,7 +41,7 @@ def study_index(config: str, root: str | None = None, settings: list[str] | None
     Returns what `indexmill study --json` prints.
     """
     pipeline = load_config(config, settings or [])
-    place = Root(root or default_root())
+    place = open_root(root)
     try:
         rows: list[Row] = []
         for name, one in _by_encoder(pipeline).items():

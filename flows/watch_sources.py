@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.deployments import run_deployment
 
 from configs.loading import load_config, names
-from flows.environment import default_root
+from flows.environment import open_root
 from storage.errors import IndexmillError
 from storage.root import Root
 from tasks.ingest import revision
@@ -23,7 +23,7 @@ def watch_sources(configs: list[str] | None = None, root: str | None = None) -> 
         configs: Names; by default those of the pipelines that come along that have been built under the root.
         root: Where everything lies; INDEXMILL_ROOT by default, else ./indexmill-data.
     """
-    place = Root(root or default_root())
+    place = open_root(root)
     try:
         watched = configs if configs is not None else [name for name in names() if place.watched(name).exists()]
         return {name: _looked_at(place, name) for name in watched}

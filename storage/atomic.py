@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from storage.permissions import mask
+
 
 class Scratch:
     """This process's own folder for temporaries under one root. Closed by `close`, or by the kernel when the process dies."""
 
     def __init__(self, parent: Path) -> None:
-        parent.mkdir(parents=True, exist_ok=True)
+        parent.mkdir(mode=0o777 & ~mask(), parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
         self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -83,6 +85,8 @@ def _held(lock: Path) -> bool:
         handle = os.open(lock, os.O_RDWR)
     except FileNotFoundError:
         return False
+    except PermissionError:  # another user's, who will sweep it
+        return True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

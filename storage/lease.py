@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from storage.errors import BuildInProgress
+from storage.permissions import mask
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def lease(path: Path, *, holder: str, wait: bool = False, shared: bool = False) 
     shared: hold it beside others who share it; who does not, waits for all of them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666 & ~mask())
     try:
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))

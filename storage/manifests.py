@@ -1,4 +1,12 @@
-"""The manifest: all that a snapshot is made of."""
+"""The manifest: all that a snapshot is made of.
+
+Its promise to those who read it. The form has a number, `schema_version`; docs/manifest.schema.json describes this one.
+
+- Within a number no field goes away or changes its meaning. Fields may be added, with a default: a manifest without them is read, and a
+  reader that does not know them passes over them.
+- Anything else raises the number. Who meets a higher one than it knows refuses it by its number, and says what to do.
+- All numbers from OLDEST to NEWEST are read. A sample of each is kept among the tests.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +15,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from storage.index_records import Shard, TunedIndex
+from storage.names import Inside
 from storage.records import FileRef, Frozen, Modality
+
+OLDEST, NEWEST = 1, 1
 
 
 class Manifest(Frozen):
@@ -32,7 +43,7 @@ class Manifest(Frozen):
     modality: Modality
     base: str | None
     holds: Modality
-    stores: dict[str, str]
+    stores: dict[str, Inside]
     fingerprint: str
     encoder: dict[str, Any]
     truncated: int
@@ -51,7 +62,7 @@ class Manifest(Frozen):
     search: TunedIndex
     shards: tuple[Shard, ...]
     files: tuple[FileRef, ...]
-    pool: tuple[str, ...]
+    pool: tuple[Inside, ...]
     verdict: Literal["published", "refused"]
     objections: tuple[str, ...]
     forced: str | None

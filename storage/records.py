@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from storage.names import Inside
+
 Modality = Literal["text", "image"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Rerank = Literal["none", "sq8", "fp16", "exact"]
@@ -26,7 +28,7 @@ class Frozen(BaseModel):
 class FileRef(Frozen):
     """One file: its path relative to the root, its size in bytes, its SHA-256 (None where only the size is vouched for)."""
 
-    path: str
+    path: Inside
     size: int
     sha256: str | None
 

@@ -34,13 +34,16 @@ from storage.atomic import Scratch, sweep
 from storage.digests import file_digest
 from storage.errors import DamagedFile, InputError, RootUnusable
 from storage.lease import lease
+from storage.names import plain
+from storage.permissions import mask
 from storage.records import FileRef, Frozen, Record
 
 NAME = "[a-z0-9][a-z0-9-]{0,62}"  # what becomes a folder
 
 
 class Root:
-    """Paths and files under one root directory. Opening it creates the directory (0700), if it may, and shows that it can be written."""
+    """Paths and files under one root directory. Opening it creates the directory, its owner's alone (`storage.permissions`),
+    and shows that it can be written."""
 
     def __init__(self, path: str | Path, *, create: bool = True) -> None:
         self.path = Path(path).expanduser().resolve()
@@ -50,7 +53,7 @@ class Root:
                 "there is no root here", where=str(self.path), got="no such directory", next_step="name it with --root or INDEXMILL_ROOT"
             )
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o777 & ~mask(), parents=True, exist_ok=True)
             if not os.access(self.path, os.W_OK | os.X_OK):
                 raise PermissionError("no write permission")
         except OSError as problem:
@@ -110,20 +113,20 @@ class Root:
         return self.path / "catalog.duckdb"
 
     def source(self, name: str, revision: str) -> Path:
-        return self.path / "sources" / name / revision
+        return self._below("sources", name, revision)
 
     @property
     def huggingface(self) -> Path:
-        return self.path / "sources" / "_huggingface"
+        return self._below("sources", "_huggingface")
 
     def dataset(self, name: str, stage: str, digest: str) -> Path:
-        return self.path / "datasets" / name / stage / digest[:16]
+        return self._below("datasets", name, stage, digest[:16])
 
     def memory(self, name: str, what: str) -> Path:
-        return self.path / "datasets" / name / "memory" / f"{what}.parquet"
+        return self._below("datasets", name, "memory", f"{what}.parquet")
 
     def watched(self, name: str) -> Path:
-        return self.path / "datasets" / name / "memory" / "revision.txt"
+        return self._below("datasets", name, "memory", "revision.txt")
 
     def seen(self, name: str) -> str | None:
         """The revision of the source that the last build of a pipeline saw; None before the first."""
@@ -131,22 +134,29 @@ class Root:
         return path.read_text(encoding="utf-8").strip() if path.exists() else None
 
     def openings(self, policy: str) -> Path:
-        return self.path / "openings" / policy
+        return self._below("openings", policy)
 
     def embeddings(self, fingerprint: str) -> Path:
-        return self.path / "embeddings" / fingerprint
+        return self._below("embeddings", fingerprint)
 
     def encoder(self, model: str) -> Path:
-        return self.path / "encoders" / model
+        return self._below("encoders", model)
 
     def experience(self, model: str, device: str) -> Path:
-        return self.encoder(model) / f"{device[:16]}.json"
+        return self._below("encoders", model, f"{device[:16]}.json")
 
     def index(self, name: str) -> Path:
         if not re.fullmatch(NAME, name):
             raise InputError("this cannot be an index's name", where=repr(name), expected="a-z, 0-9 and dashes, at most 63 characters",
                              next_step="indexmill catalog lists the indexes")  # fmt: skip
         return (self._indexes or self.path / "indexes") / name
+
+    def _below(self, *names: str) -> Path:
+        """The path of these names, one below the other. Raises InputError for one that is none, so that nobody is led out of the root."""
+        for name in names:
+            if not plain(name):
+                raise InputError("this cannot be the name of a file or folder", where=str(self.path), got=repr(name))
+        return self.path.joinpath(*names)
 
     def building_in(self, folder: Path) -> Root:
         """This root with its indexes in `folder`, a staging folder: what is built there goes with it, and no pipeline sees it."""
@@ -155,13 +165,13 @@ class Root:
         return other
 
     def study(self, name: str) -> Path:
-        return self.path / "studies" / name
+        return self._below("studies", name)
 
     def trained(self, name: str, digest: str, suffix: str) -> Path:
-        return self.index(name) / "trained" / f"{digest[:32]}.{suffix}"
+        return self.index(name) / "trained" / self._below(f"{digest[:32]}.{suffix}").name
 
     def shard(self, name: str, key: str, suffix: str) -> Path:
-        return self.index(name) / "shards" / f"{key[:32]}.{suffix}"
+        return self.index(name) / "shards" / self._below(f"{key[:32]}.{suffix}").name
 
     # files and records
 

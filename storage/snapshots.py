@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from storage.atomic import link
 from storage.digests import json_digest
 from storage.errors import DamagedFile, InputError
-from storage.manifests import Manifest
+from storage.manifests import NEWEST, OLDEST, Manifest
+from storage.names import plain
 from storage.records import FileRef
 from storage.root import Root, verified
 
@@ -25,12 +26,14 @@ class Snapshots:
         self.pointer = root.index(name) / "current"
 
     def path(self, snapshot_id: str) -> Path:
-        """A snapshot's folder."""
+        """A snapshot's folder. Raises InputError for what cannot be the name of one."""
+        if not plain(snapshot_id):
+            raise self._unknown(snapshot_id)
         return self.folder / snapshot_id
 
     def ids(self) -> list[str]:
         """Whole snapshots, oldest first: those whose manifest is there, since it is written last."""
-        return sorted(path.parent.name for path in self.folder.glob("*/manifest.json"))
+        return sorted(path.parent.name for path in self.folder.glob("[0-9]*-*/manifest.json"))
 
     def current(self) -> str | None:
         """The live snapshot's id; None before the first is published, or when the pointer points at nothing whole."""
@@ -44,38 +47,35 @@ class Snapshots:
         """The manifest of a snapshot, of the live one by default."""
         snapshot_id = snapshot_id or self.current()
         if snapshot_id is None or snapshot_id not in self.ids():
-            known = ", ".join(self.ids()) or "none"
-            raise InputError(
-                f"index {self.name} has no snapshot {snapshot_id}" if snapshot_id else f"index {self.name} has not been published",
-                where=str(self.folder),
-                got=f"snapshots there: {known}",
-                next_step=f"indexmill build {self.name}",
-            )
+            raise self._unknown(snapshot_id)
         return self._read(snapshot_id)
+
+    def _unknown(self, snapshot_id: str | None) -> InputError:
+        return InputError(
+            f"index {self.name} has no snapshot {snapshot_id}" if snapshot_id else f"index {self.name} has not been published",
+            where=str(self.folder),
+            got="snapshots there: " + (", ".join(self.ids()) or "none"),
+            next_step=f"indexmill build {self.name}",
+        )
 
     def _read(self, snapshot_id: str) -> Manifest:
         path = self.path(snapshot_id) / "manifest.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            version, sealed = values["schema_version"], values.get("seal")
-            whole = sealed == seal(values) and values["snapshot_id"] == snapshot_id
+            version = values["schema_version"]
+            if not isinstance(version, int):
+                raise TypeError(f"schema_version {version!r}")
+            if not OLDEST <= version <= NEWEST:
+                raise _of_another_version(path, version)
+            whole = values["seal"] == seal(values) and values["snapshot_id"] == snapshot_id
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as problem:
             raise _damaged(path, f"{type(problem).__name__}: {problem}") from None
-        if version == 1 and sealed and not whole:
-            raise _damaged(path, f"a seal or an id that does not fit: snapshot {values['snapshot_id']}, seal {sealed}")
+        if not whole:
+            raise _damaged(path, f"a seal or an id that does not fit: snapshot {values['snapshot_id']}, seal {values['seal']}")
         try:
-            if not sealed:
-                raise ValueError("no seal")
-            return Manifest.model_validate(values)
-        except ValueError as problem:
-            differences = f"{problem.error_count()} differences" if isinstance(problem, ValidationError) else str(problem)
-            raise InputError(
-                "this manifest cannot be read by this version of Indexmill",
-                where=str(path),
-                expected="schema_version 1",
-                got=f"schema_version {version}; {differences}",
-                next_step="use the version of Indexmill that wrote it, or build into a new root",
-            ) from None
+            return Manifest.model_validate(values, extra="ignore")  # what a later Indexmill has added within the version
+        except ValidationError as problem:
+            raise _unreadable(path, version, problem) from None
 
     def live(self) -> Manifest | None:
         """The manifest of the live snapshot; None before the first is published."""
@@ -113,6 +113,28 @@ class Snapshots:
 def seal(values: dict[str, Any]) -> str:
     """SHA-256 of a manifest's values but the seal itself: it tells damage to the manifest, as digests in it tell damage to files."""
     return json_digest({name: value for name, value in values.items() if name != "seal"})
+
+
+def _of_another_version(path: Path, version: int) -> InputError:
+    newer = version > NEWEST
+    return InputError(
+        f"this snapshot was written by {'a newer' if newer else 'an older'} Indexmill than this one can read",
+        where=str(path),
+        expected=f"schema_version {NEWEST}" if OLDEST == NEWEST else f"schema_version {OLDEST} to {NEWEST}",
+        got=f"schema_version {version}",
+        next_step="install the newer Indexmill here, or build into another root" if newer else "build the index anew with this one",
+    )
+
+
+def _unreadable(path: Path, version: int, problem: ValidationError) -> InputError:
+    first = problem.errors()[0]
+    return InputError(
+        "this manifest cannot be read, though it is as it was written",
+        where=f"{path}, {'.'.join(map(str, first['loc']))}",
+        expected=first["msg"],
+        got=f"schema_version {version}; {str(first['input'])[:100]}",
+        next_step="use the version of Indexmill that wrote it, or remove the snapshot's folder",
+    )
 
 
 def _damaged(path: Path, got: str) -> DamagedFile:

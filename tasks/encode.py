@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from configs.models import EncoderConfig
 from storage.digests import json_digest
@@ -23,12 +22,12 @@ from tasks.encoders.jobs import Compared, ComparePrecision, EncodeShard, Model, 
 from tasks.encoders.outcome import settle_items
 from tasks.encoders.process import EncoderProcess
 from tasks.encoders.settling import settle
-from tasks.policy import REMEMBERED, RETRIED, StageCache
+from tasks.policy import options
 from tasks.progress import Advance, track
 from tasks.turns import device_turn
 
 
-@task(name="encode", cache_policy=StageCache(stage_version=2, left_out=("process",)), **REMEMBERED)
+@task(**options("encode"))
 def encode(
     root: Root, process: EncoderProcess, split: SplitDataset, config: EncoderConfig, identity: Identity, max_reject_fraction: float
 ) -> EmbeddingSet:
@@ -59,7 +58,7 @@ def _both_sides(root: Root, side: Side) -> EmbeddingSet:
     return found.model_copy(update=both)
 
 
-@task(name="encode-shard", cache_policy=NO_CACHE, **RETRIED)
+@task(**options("encode-shard"))
 def encode_shard(process: EncoderProcess, job: EncodeShard, advance: Advance) -> ShardEncoded:
     """One planned shard as files that nobody sees before they are whole; done again when the encoding process is lost."""
     return process.encode(job, advance)

@@ -31,12 +31,12 @@ from tasks.evaluation.writing import write_per_label, write_per_query, write_set
 from tasks.indexes.opening import open_searcher
 from tasks.measures.projection import study_space
 from tasks.measures.speed import bytes_a_vector, search_speed
-from tasks.policy import REMEMBERED, StageCache
+from tasks.policy import options
 from tasks.progress import track
 from tasks.turns import device_turn
 
 
-@task(name="evaluate", cache_policy=StageCache(stage_version=4, libraries=("faiss-cpu", "numpy", "scikit-learn")), **REMEMBERED)
+@task(**options("evaluate"))
 def evaluate(
     root: Root, name: str, embeddings: EmbeddingSet, trained: TrainedIndex, shards: IndexShards, tuned: TunedIndex,
     index: IndexConfig, encoder: EncoderConfig, config: EvaluationConfig, leaks: str, base: str | None, pairs: FileRef | None,

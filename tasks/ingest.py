@@ -19,7 +19,7 @@ from storage.errors import InputError
 from storage.records import Dataset, FileRef
 from storage.root import Root
 from tasks.checks.items import normalised
-from tasks.policy import REMEMBERED, RETRIED, StageCache
+from tasks.policy import options
 from tasks.progress import track
 from tasks.sources import Item, Source, open_source
 from tasks.sources.listing import Pair
@@ -41,7 +41,7 @@ def revision(config: DatasetConfig, root: Root) -> str:
     return open_source(config, root).revision()
 
 
-@task(name="ingest", cache_policy=StageCache(stage_version=3, left_out=("rehash",)), **RETRIED, **REMEMBERED)
+@task(**options("ingest"))
 def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: bool = False) -> Dataset:
     """The items of the source as a table sorted by item id, so that the order of listing means nothing.
 

@@ -19,7 +19,7 @@ from storage.snapshots import Snapshots
 from tasks.artifacts import leave_artifacts
 from tasks.indexes.infos import index_infos
 from tasks.indexes.pool import pooled_paths, snapshot_names
-from tasks.policy import REMEMBERED, StageCache
+from tasks.policy import options
 from tasks.publishing.build import Build, Served
 from tasks.publishing.manifest import composed
 from tasks.publishing.reporting import report
@@ -27,7 +27,7 @@ from tasks.publishing.serving import served as serve
 from tasks.publishing.verdict import verdict as ask
 
 
-@task(name="publish", cache_policy=StageCache(stage_version=4, left_out=("seconds",)), **REMEMBERED)
+@task(**options("publish"))
 def publish(
     root: Root, config: PipelineConfig, validated: ValidatedDataset, split: SplitDataset, embeddings: EmbeddingSet,
     trained: TrainedIndex, shards: IndexShards, tuned: TunedIndex, evaluation: Evaluation, force: str | None, seconds: dict[str, float],

@@ -12,11 +12,11 @@ from storage.root import Root
 from storage.snapshots import Snapshots
 from tasks.indexes.pool import earlier
 from tasks.indexes.shards import fill_shards
-from tasks.policy import REMEMBERED, StageCache
+from tasks.policy import options
 from tasks.progress import track
 
 
-@task(name="shard", cache_policy=StageCache(stage_version=2, libraries=("faiss-cpu",)), **REMEMBERED)
+@task(**options("shard"))
 def shard(root: Root, name: str, embeddings: EmbeddingSet, trained: TrainedIndex, config: IndexConfig) -> IndexShards:
     """The shards of the live snapshot, brought up to date: untouched ones as they are, touched ones written anew under another name."""
     previous = earlier(root, name, Snapshots(root, name).live(), "database", config.shards)

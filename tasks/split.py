@@ -15,7 +15,7 @@ from storage.digests import json_digest, unit_interval
 from storage.records import Side, SplitDataset, ValidatedDataset
 from storage.root import Root
 from tasks.checks.leaks import find_leaks
-from tasks.policy import REMEMBERED, StageCache
+from tasks.policy import options
 
 SIDED = pa.schema(
     {"item_id": pa.int64(), "key": pa.string(), "label": pa.string(), "text": pa.string(), "path": pa.string()}
@@ -50,7 +50,7 @@ def side_of(group: str, given: str | None, config: SplitConfig) -> Side:
             return "query" if unit_interval(config.seed, group) < config.query_fraction else "database"
 
 
-@task(name="split", cache_policy=StageCache(stage_version=2, libraries=("faiss-cpu",)), **REMEMBERED)
+@task(**options("split"))
 def split(root: Root, dataset: ValidatedDataset, config: SplitConfig) -> SplitDataset:
     """The items with their side and whether they leak, the leaking pairs, and how many of each label stand on either side."""
     with root.scratch.staging() as staging:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from configs.models import PipelineConfig
 from storage.records import EmbeddingSet
 from storage.root import Root
+from tasks.policy import options
 from tasks.studies.comparing import compare
 from tasks.studies.rows import Extraction, Row
 
 
-@task(name="study", cache_policy=NO_CACHE, persist_result=False)
+@task(**options("study"))
 def study(root: Root, encoder: str, config: PipelineConfig, embeddings: EmbeddingSet, extraction: Extraction) -> list[Row]:
     """The rows of the encoder that is called `encoder`. Nothing of the pipeline's index is read or written."""
     return compare(root, encoder, config, embeddings, extraction)

@@ -10,11 +10,11 @@ from storage.records import EmbeddingSet
 from storage.root import Root
 from storage.snapshots import Snapshots
 from tasks.indexes.reuse import last_training, trained_for
-from tasks.policy import REMEMBERED, StageCache
+from tasks.policy import options
 from tasks.progress import track
 
 
-@task(name="train", cache_policy=StageCache(stage_version=2, libraries=("faiss-cpu",)), **REMEMBERED)
+@task(**options("train"))
 def train(root: Root, name: str, embeddings: EmbeddingSet, config: IndexConfig) -> TrainedIndex:
     """The trained index as a file of its own, from which every shard starts. `reason` says why it is the last one or a new one."""
     last = last_training(root, name, Snapshots(root, name).live())

@@ -17,13 +17,13 @@ from tasks.indexes.searcher import Searcher
 from tasks.indexes.tuning import Tuned
 from tasks.indexes.tuning import tune as tune_searcher
 from tasks.measures.neighbours import exact_search
-from tasks.policy import REMEMBERED, StageCache
+from tasks.policy import options
 from tasks.progress import track
 
 DEPTH = 10
 
 
-@task(name="tune", cache_policy=StageCache(stage_version=1, libraries=("faiss-cpu",)), **REMEMBERED)
+@task(**options("tune"))
 def tune(
     root: Root, embeddings: EmbeddingSet, asked: EmbeddingSet, trained: TrainedIndex, shards: IndexShards, config: IndexConfig
 ) -> TunedIndex:

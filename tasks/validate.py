@@ -20,7 +20,7 @@ from storage.root import Root
 from tasks.checks import rejects
 from tasks.checks.items import items_schema, row_rejects, text_group
 from tasks.checks.opening import PASSING, open_images
-from tasks.policy import REMEMBERED, StageCache
+from tasks.policy import options
 from tasks.progress import track
 
 ITEMS = pa.schema(
@@ -31,7 +31,7 @@ ITEMS = pa.schema(
 Row = dict[str, Any]
 
 
-@task(name="validate", cache_policy=StageCache(stage_version=3, libraries=("pillow", "ImageHash")), **REMEMBERED)
+@task(**options("validate"))
 def validate(root: Root, dataset: Dataset, config: ValidateConfig) -> ValidatedDataset:
     """The rows that pass, each with its content group, and those that do not, each with its reason."""
     with root.scratch.staging() as staging:

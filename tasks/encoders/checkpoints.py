@@ -6,12 +6,12 @@ Local ones are found without importing the library, which takes seconds; only th
 from __future__ import annotations
 
 import difflib
-import pickle
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 
 from configs.models import OpenClipEncoder, TimmEncoder
 from storage.errors import InputError
@@ -25,7 +25,7 @@ OPEN_CLIP_FILES = (
 )  # fmt: skip
 TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 # What the libraries raise for a file that is no checkpoint, or another architecture's.
-UNLOADABLE = (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError)
+UNLOADABLE = (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, UnpicklingError)
 
 
 @dataclass(frozen=True)

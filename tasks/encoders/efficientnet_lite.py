@@ -10,6 +10,7 @@ from PIL import Image
 
 from configs.models import EfficientNetLiteEncoder, Precision
 from storage.errors import InputError
+from tasks.encoders.checkpoints import UNLOADABLE
 from tasks.encoders.forward import settled
 from tasks.encoders.fusing import fused
 from tasks.encoders.images import ImageEncoder
@@ -55,7 +56,7 @@ def _load(config: EfficientNetLiteEncoder) -> EfficientNet:
     path, model = locate(config.model), EfficientNet.from_name("efficientnet-lite0")
     try:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
-    except (RuntimeError, OSError, EOFError, ValueError) as problem:
+    except UNLOADABLE as problem:
         raise InputError(
             "the checkpoint is not EfficientNet-Lite0's", where=f"encoder.model = {config.model}", got=str(problem)[:300]
         ) from None

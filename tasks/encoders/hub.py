@@ -16,11 +16,11 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationE
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
-from storage.atomic import commit
+from storage import atomic
 from storage.digests import file_digest
 from storage.errors import DamagedFile, InputError
 from storage.records import Frozen
-from tasks.sources.downloads import Patience, patiently, read_record, status
+from tasks.sources.downloads import Patience, check_names, commit_of, patiently, read_record, status
 
 FAULTS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError)
 PATIENCE = Patience(tries=3, wait_s=0.5, longest_wait_s=20.0, timeout_s=20.0)
@@ -63,11 +63,13 @@ def _fetched(name: str, purpose: str, choose: Choose, key: str) -> tuple[Path, t
         if all((folder / file).is_file() for file in kept.files):
             return folder, kept.files
     info = _ask(lambda: HfApi().model_info(name, timeout=PATIENCE.timeout_s, files_metadata=True), name, key)
+    commit = commit_of(info.sha, f"{key} = {name}")
     files = _chosen(name, info, choose, key)
+    check_names(files, f"{key} = {name}")
     for file in files:
         _fetch(name, info, file, key)
-    _write_record(record, Fetched(commit=str(info.sha), files=tuple(files)))
-    return place / "snapshots" / str(info.sha), tuple(files)
+    _write_record(record, Fetched(commit=commit, files=tuple(files)))
+    return place / "snapshots" / commit, tuple(files)
 
 
 def _chosen(name: str, info: ModelInfo, choose: Choose, key: str) -> list[str]:
@@ -122,4 +124,4 @@ def _write_record(record: Path, fetched: Fetched) -> None:
     with tempfile.TemporaryDirectory(dir=record.parent) as folder:
         temporary = Path(folder) / record.name
         temporary.write_text(fetched.model_dump_json(), encoding="utf-8")
-        commit(temporary, record)
+        atomic.commit(temporary, record)

@@ -6,9 +6,10 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from storage.errors import DamagedFile, InputError
+from storage.names import inside
 
 
 def unpack(archive: Path, folder: Path, *, where: str) -> tuple[int, int]:
@@ -22,12 +23,12 @@ def unpack(archive: Path, folder: Path, *, where: str) -> tuple[int, int]:
             with zipfile.ZipFile(archive) as packed:
                 for member in packed.infolist():
                     mode = stat.S_IFMT(member.external_attr >> 16)
-                    _refuse_unless(_inside(member.filename) and mode in {0, stat.S_IFREG, stat.S_IFDIR}, member.filename, where)
+                    _refuse_unless(inside(member.filename) and mode in {0, stat.S_IFREG, stat.S_IFDIR}, member.filename, where)
                 packed.extractall(folder)  # noqa: S202 (every member was looked at)
         else:
             with tarfile.open(archive) as bundle:
                 for entry in bundle:
-                    _refuse_unless(_inside(entry.name) and (entry.isfile() or entry.isdir()), entry.name, where)
+                    _refuse_unless(inside(entry.name) and (entry.isfile() or entry.isdir()), entry.name, where)
                 bundle.extractall(folder, filter="data")
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as problem:
         archive.unlink()
@@ -48,11 +49,6 @@ def damaged(where: str, expected: str, got: str) -> DamagedFile:
         got=got,
         next_step="run the build again: the archive is fetched anew; if it stays so, tell the data set's owner",
     )
-
-
-def _inside(name: str) -> bool:
-    path = PurePosixPath(name.replace("\\", "/"))
-    return not path.is_absolute() and ".." not in path.parts
 
 
 def _refuse_unless(harmless: bool, name: str, where: str) -> None:

@@ -16,7 +16,8 @@ from typing import TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from storage.digests import json_digest
-from storage.errors import IndexmillError, SourceUnreachable
+from storage.errors import IndexmillError, InputError, SourceUnreachable
+from storage.names import inside
 from storage.records import Frozen
 from storage.root import Root
 
@@ -109,6 +110,25 @@ def passes(error: BaseException, faults: tuple[type[Exception], ...]) -> bool:
 def status(error: BaseException) -> int | None:
     """The HTTP status that an error of requests or httpx stands for."""
     return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def commit_of(told: str | None, where: str) -> str:
+    """The commit that a hub names, which becomes a folder's name. Raises InputError for what is none."""
+    if not re.fullmatch("[0-9a-f]{40}", str(told)):
+        raise _misleading(where, "a commit, 40 digits", str(told))
+    return str(told)
+
+
+def check_names(files: Iterable[str], where: str) -> None:
+    """Raise InputError where a hub names a file that would lie outside of its repository."""
+    if outside := [name for name in files if not inside(name)]:
+        raise _misleading(where, "files with paths inside of the repository", outside[0])
+
+
+def _misleading(where: str, expected: str, got: str) -> InputError:
+    return InputError(
+        "what the hub says could lead out of the folder for it", where=where, expected=expected, got=got, next_step="tell its authors"
+    )
 
 
 def nearest(name: str, there: Iterable[str]) -> str:

@@ -25,7 +25,7 @@ from huggingface_hub.utils._http import default_client_factory
 
 from storage.digests import file_digest
 from storage.errors import DamagedFile, InputError
-from tasks.sources.downloads import Patience, passes, patiently, status
+from tasks.sources.downloads import Patience, check_names, commit_of, passes, patiently, status
 
 FAULTS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError)
 
@@ -43,7 +43,7 @@ class Hub:
 
     def commit(self, revision: str) -> str:
         """The full commit that a branch, tag or commit stands for; one small request."""
-        return str(self.ask(lambda: self._info(revision)).sha)
+        return commit_of(self.ask(lambda: self._info(revision)).sha, self._name)
 
     def builder(self, commit: str, config: str | None, *, streaming_above: int) -> DatasetBuilder:
         """What reads the rows of a commit: from files fetched now, or over the network where they are larger than `streaming_above`."""
@@ -97,6 +97,7 @@ class Hub:
 
     def _snapshot(self, info: DatasetInfo) -> Path:
         """The commit's files in the cache, each one whole: what a killed fetch had finished is kept."""
+        check_names((file.rfilename for file in info.siblings or []), self._name)
         try:
             folder = Path(
                 snapshot_download(

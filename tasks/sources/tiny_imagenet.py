@@ -10,6 +10,7 @@ from pathlib import Path
 from configs.datasets import TinyImagenetDataset
 from storage.digests import rows_digest
 from storage.errors import InputError
+from storage.names import plain
 from storage.records import Modality
 from tasks.sources.images import FoundFile, image_item, is_image, walk
 from tasks.sources.listing import Item, Pair
@@ -72,7 +73,13 @@ class TinyImagenetSource:
 
     @cached_property
     def _wnids(self) -> list[str]:
-        return sorted(set((self._folder / "wnids.txt").read_text("utf-8").split()))
+        found = sorted(set((self._folder / "wnids.txt").read_text("utf-8").split()))
+        if wrong := [wnid for wnid in found if not plain(wnid)]:
+            raise InputError(
+                "this cannot be the id of a class", where=str(self._folder / "wnids.txt"), expected="a WordNet id, n02012849", got=wrong[0],
+                next_step="unpack the archive anew",
+            )  # fmt: skip
+        return found
 
     @cached_property
     def _labels(self) -> dict[str, str]:

@@ -20,6 +20,7 @@ import pytest
 from flows.provisioning import ZOMBIES
 from storage.root import Root
 from storage.snapshots import Snapshots
+from tasks.policy import STAGES
 from tests.conftest import QUICK
 from tests.flows.postgres import free_port, postgres, program
 from tests.test_docs import DEPLOYMENTS
@@ -114,7 +115,7 @@ def test_the_server_has_every_deployment_with_its_schedule_and_the_form_of_its_p
     assert (clip["global_concurrency_limit"]["limit"], clip["concurrency_options"]["collision_strategy"]) == (1, "CANCEL_NEW")
     form = clip["parameter_openapi_schema"]["properties"]
     assert {name: bool(field["description"]) for name, field in form.items()} == dict.fromkeys(form, True)
-    assert "tune" in form["refresh"]["anyOf"][0]["enum"]
+    assert form["refresh"]["anyOf"][0]["enum"] == list(STAGES)
     assert httpx.get(f"{up.url}/v2/concurrency_limits/gpu", timeout=30).json()["limit"] == 1
     assert ZOMBIES in [one["name"] for one in httpx.post(f"{up.url}/automations/filter", json={}, timeout=30).json()]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.snapshot_commands import snapshot_commands
 from storage.root import Root
 from storage.snapshots import Snapshots
 from tests.conftest import Build
@@ -56,11 +58,11 @@ def test_what_is_collected_is_missed_by_nobody(build: Build, pictures: Path, tmp
     """Vectors of a class go with the last snapshot that has it, unless that is pinned; the next build has nothing to encode."""
     root = tmp_path / "root"
     first = build(pictures, "publish.keep=1")["snapshot_id"]
-    CliRunner().invoke(app, ["pin", "demo-images", "--root", str(root)])
+    assert told(root, "pin", "demo-images") == {"name": "demo-images", "snapshot_id": first, "pinned": True}
     shutil.rmtree(pictures / "9")
     build(pictures, "publish.keep=1")
     assert told(root, "gc", "--days", "0") == []
-    CliRunner().invoke(app, ["pin", "demo-images", first, "--off", "--root", str(root)])
+    assert told(root, "pin", "demo-images", first, "--off") == {"name": "demo-images", "snapshot_id": first, "pinned": False}
     planned = told(root, "gc", "--days", "0", "--dry-run")
     collected = told(root, "gc", "--days", "0")
     assert planned == collected
@@ -72,6 +74,13 @@ def test_what_is_collected_is_missed_by_nobody(build: Build, pictures: Path, tmp
     assert again["published"]
     Snapshots(Root(root), "demo-images").verify(Snapshots(Root(root), "demo-images").manifest())
     assert told(root, "gc", "--days", "0") == []
+
+
+def test_every_command_about_snapshots_speaks_json() -> None:
+    """So that a program need not read what is meant for people."""
+    callbacks = [command.callback for command in snapshot_commands.registered_commands if command.callback]
+    assert len(callbacks) >= 7
+    assert [callback.__name__ for callback in callbacks if "as_json" not in signature(callback).parameters] == []
 
 
 @pytest.mark.parametrize("command", [["show"], ["verify"], ["rollback"], ["snapshots"], ["pin"]])

@@ -1,17 +1,38 @@
-"""What a stage's record is remembered by."""
+"""What a stage's record is remembered by, and that the table which says so is the one that people read."""
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prefect import Task
 from prefect.states import Failed
 
 from configs.models import SplitConfig
-from storage.errors import InputError
+from storage.errors import InputError, SourceUnreachable
 from storage.records import Record
 from storage.root import Root
-from tasks.policy import StageCache, passes, stage_key
+from tasks.encode import encode, encode_shard
+from tasks.encoders.process import WorkerLost
+from tasks.evaluate import evaluate
+from tasks.ingest import ingest
+from tasks.policy import STAGES, TABLE, Policy, passes, stage_key
+from tasks.publish import publish
+from tasks.shard import shard
+from tasks.sources.downloads import Patience
+from tasks.split import split
+from tasks.study import study
+from tasks.train import train
+from tasks.tune import tune
+from tasks.validate import validate
+
+TASKS: dict[str, Task[..., Any]] = {
+    task.name: task for task in (ingest, validate, split, encode, encode_shard, train, shard, tune, evaluate, publish, study)
+}
+ARCHITECTURE = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text(encoding="utf-8")
 
 
 def test_the_key_depends_on_digests_config_version_and_libraries_and_not_on_the_place(tmp_path: Path) -> None:
@@ -21,17 +42,56 @@ def test_the_key_depends_on_digests_config_version_and_libraries_and_not_on_the_
         name: str = "split", version: int = 1, libraries: tuple[str, ...] = (), digest: str = "d", seed: int = 0, place: str = "a"
     ) -> str:
         inputs = {"root": Root(tmp_path / place), "dataset": Record(digest=digest, files=()), "config": SplitConfig(seed=seed)}
-        return stage_key(name, StageCache(stage_version=version, libraries=libraries), inputs)
+        return stage_key(name, Policy(("dataset", "config"), version, libraries=libraries), inputs)
 
     assert key() == key(place="b")
     assert len({key(), key("other"), key(version=2), key(libraries=("numpy",)), key(digest="e"), key(seed=1)}) == 6
 
 
 @pytest.mark.parametrize(
-    ("problem", "again"), [(ConnectionError(), True), (TimeoutError(), True), (InputError("no"), False), (ValueError("no"), False)]
-)
+    ("problem", "again"),
+    [
+        (ConnectionError(), True), (BrokenPipeError(), True), (TimeoutError(), True), (SourceUnreachable("away"), True),
+        (WorkerLost(-15), True), (InputError("no"), False), (ValueError("no"), False), (OSError(28, "disk full"), False),
+    ],
+)  # fmt: skip
 def test_only_faults_that_pass_are_tried_again(problem: Exception, again: bool) -> None:
     """The network may come back; a wrong config will be as wrong the next time."""
-    import asyncio
-
     assert asyncio.run(passes(None, None, Failed(data=problem))) is again  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_input_of_a_task_is_in_its_row(name: str) -> None:
+    """An input that somebody adds is either part of what the stage is remembered by, or said not to be."""
+    policy, inputs = TABLE[name], set(inspect.signature(TASKS[name].fn).parameters) - {"root"}
+    assert inputs == {*policy.remembered_by, *policy.aside}
+    assert not set(policy.remembered_by) & set(policy.aside)
+
+
+def test_the_stages_stand_in_the_table_in_the_order_in_which_they_run() -> None:
+    """`--refresh` rests on that order; ARCHITECTURE.md has it in its third line."""
+    assert " → ".join(STAGES) in ARCHITECTURE
+    assert list(TASKS) == list(TABLE)
+
+
+def test_the_document_shows_the_table() -> None:
+    """Row by row; and what it says below the table of waits and tries within a stage is what the code has."""
+    shown = ARCHITECTURE[ARCHITECTURE.index("## Caching") : ARCHITECTURE.index("Remembered by: inputs")]
+    rows = [row(name, policy) for name, policy in TABLE.items()]
+    assert [line for line in shown.splitlines() if line.startswith("| ")][1:] == rows, "\n".join(rows)
+    assert "tried 4 times by itself\n(3 for the hub that has a model), after 1, 2, 4 s" in ARCHITECTURE
+    assert (Patience().tries, Patience().wait_s) == (4, 1)
+
+
+def row(name: str, policy: Policy) -> str:
+    """A line of the document's table."""
+    again = policy.retry
+    waits = ", ".join(f"{again.seconds * 2**count:g}" for count in range(again.times)) if again else ""
+    cells = [
+        name,
+        ", ".join(policy.remembered_by) or "(not remembered)",
+        ", ".join(policy.libraries),
+        f"{again.times} times, after {waits} s" if again else "never",
+        policy.left,
+    ]
+    return "| " + " | ".join(cells) + " |"

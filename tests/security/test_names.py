@@ -1,0 +1,241 @@
+"""Names and keys from configs, tables, archives, hubs, manifests and the command line stay below the folder that is meant for them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from typer.testing import CliRunner
+
+from configs.loading import load_config
+from flows.cli import app
+from serve import open_index
+from storage import catalog
+from storage.errors import IndexmillError, InputError
+from storage.names import inside, plain
+from storage.records import FileRef
+from storage.root import Root
+from storage.snapshots import Snapshots, seal
+from tasks.sources.archives import unpack
+from tasks.sources.downloads import check_names, commit_of
+from tasks.sources.table import _inside
+from tests.storage.test_snapshots import publish
+from tests.tasks.stages import Listed, image_items, paint, rows, validated
+
+# Two dots as they are, full-width, one-dot leaders; slashes of all kinds; marks that turn the direction of writing; NUL.
+TRICKS = [
+    "..",
+    ".",
+    "\uff0e\uff0e",
+    "\u2025",
+    "/",
+    "\\",
+    "\uff0f",
+    "\u2215",
+    "\u202e",
+    "\u200f",
+    "\0",
+    "~",
+    "a",
+    "b.png",
+    "C:",
+    "%2e%2e",
+    "é",
+]
+names = st.lists(st.sampled_from(TRICKS), max_size=7).map("".join) | st.text(max_size=20)
+
+
+@given(names)
+@example("../x")
+@example("a/../../x")
+@example("..\\x")
+@example("\uff0e\uff0e/x")
+@settings(max_examples=300, deadline=None)
+def test_a_name_that_passes_stays_below_its_folder(name: str) -> None:
+    """Whatever the system makes of the path; and a plain name is one entry of the folder, as it is written."""
+    folder = "/some/folder"
+    if inside(name):
+        for written in (name, name.replace("\\", "/")):
+            assert os.path.normpath(f"{folder}/{written}").startswith(folder)
+    if plain(name):
+        assert os.path.normpath(f"{folder}/{name}") == f"{folder}/{name}"
+    assert not (name.startswith(("/", "../", "..\\")) and inside(name))
+
+
+def test_what_only_looks_like_a_way_out_is_a_name_like_any_other() -> None:
+    """No system reads full-width dots or slashes as a path; nothing is normalised before it becomes a path."""
+    assert plain("\uff0e\uff0e\uff0fetc\uff0fpasswd")
+    assert plain("\u202egnp.exe")
+    assert not inside("a/../..")
+    assert not plain("a/b")
+
+
+@given(names, names)
+@settings(max_examples=200, deadline=None)
+def test_no_part_of_a_path_leads_out_of_the_root(one: str, other: str) -> None:
+    """Each is refused, or what comes of it lies below the root, in the folder for such things."""
+    root = Root("/tmp", create=False)
+    made = {
+        "sources": lambda: root.source(one, other), "datasets": lambda: root.dataset(one, "split", other),
+        "studies": lambda: root.study(one),
+        "embeddings": lambda: root.embeddings(one), "openings": lambda: root.openings(one), "encoders": lambda: root.experience(one, other),
+        "indexes": lambda: root.trained("name", one, "faiss"),
+    }  # fmt: skip
+    for folder, make in made.items():
+        try:
+            path = make()
+        except InputError:
+            continue
+        assert os.path.normpath(path).startswith(f"/tmp/{folder}/")
+
+
+@given(st.lists(names.filter(bool), min_size=1, max_size=4), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_an_archive_writes_below_its_folder_or_not_at_all(members: list[str], zipped: bool) -> None:
+    """Zip and tar with members of any name: nothing appears beside the folder, and a way out is refused before anything is unpacked."""
+    with TemporaryDirectory() as place:
+        archive, folder = Path(place) / "archive", Path(place) / "in" / "folder"
+        folder.parent.mkdir()
+        archive.write_bytes(packed(members, zipped=zipped))
+        try:
+            unpack(archive, folder, where="here")
+        except (IndexmillError, OSError) as problem:
+            if isinstance(problem, InputError):
+                assert not list(folder.iterdir())
+        assert [path.name for path in folder.parent.iterdir()] == ["folder"]
+        assert {path.name for path in Path(place).iterdir()} <= {"archive", "in"}
+
+
+def packed(members: list[str], *, zipped: bool) -> bytes:
+    buffer = io.BytesIO()
+    encoded = [name.encode("utf-8", "replace").decode() for name in members]
+    if zipped:
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name in dict.fromkeys(name for name in encoded if not name.startswith("\0")):  # nothing would be left of it
+                archive.writestr(zipfile.ZipInfo(name), b"x")
+    else:
+        with tarfile.open(fileobj=buffer, mode="w") as bundle:
+            for name in encoded:
+                bundle.addfile(tarfile.TarInfo(name), io.BytesIO(b""))
+    return buffer.getvalue()
+
+
+@given(names)
+@settings(max_examples=200, deadline=None)
+def test_a_cell_of_a_table_names_a_file_below_the_tables_folder_or_none(cell: str) -> None:
+    """Given from the folder that the table lies in."""
+    path = _inside(Path("/data"), Path("tables"), cell)
+    assert path is None or (os.path.normpath(f"/data/{path}") == f"/data/{path}" and not path.startswith(".."))
+
+
+@given(names)
+@settings(max_examples=50, deadline=None)
+def test_a_pipelines_name_is_of_plain_letters(name: str) -> None:
+    """Or the config is refused; an index's name on the command line too."""
+    with pytest.raises(InputError):
+        load_config("demo-text", [f"name={json.dumps(name + '/')}"])
+    with pytest.raises(InputError):
+        Root("/tmp", create=False).index(name + "\uff0e")
+
+
+def test_a_key_is_a_text_and_never_a_path(root: Root, tmp_path: Path) -> None:
+    """Items whose keys look like ways out are items like others, and nothing is written by their names."""
+    keys = ["../../evil", "/etc/passwd", "\uff0e\uff0e/evil", "\u202egnp.evil"]
+    items = [item.__class__(**{**item.__dict__, "key": key}) for item, key in zip(painted(tmp_path, len(keys)), keys, strict=True)]
+    found = validated(root, Listed(items, base=tmp_path / "base"))
+    assert {row["key"] for row in rows(root, found.table)} == set(keys)
+    assert not [path for path in tmp_path.rglob("*") if "evil" in path.name or "passwd" in path.name]
+
+
+def painted(place: Path, count: int) -> list[object]:
+    for number in range(count):
+        paint(place / "base" / "l" / f"{number}.bmp", number)
+    return list(image_items(place / "base"))
+
+
+def test_a_link_out_of_an_image_folder_gives_nothing_away(root: Root, tmp_path: Path) -> None:
+    """A link to a file that is no image is a reject, and no byte of that file comes under the root."""
+    secret = tmp_path / "secret.txt"
+    secret.write_text("the secret of the house " * 20)
+    painted(tmp_path, 3)
+    (tmp_path / "base" / "l" / "link.png").symlink_to(secret)
+    found = validated(root, Listed(image_items(tmp_path / "base"), base=tmp_path / "base"))
+    assert [(row["key"], row["reason"]) for row in rows(root, found.rejects)] == [("l/link.png", "not_an_image")]
+    tables = [path for path in root.path.rglob("*.parquet") if "secret of the house" in str(pq.read_table(path).to_pylist())]
+    assert tables == []
+    assert not [path for path in root.path.rglob("*") if path.is_file() and b"secret of the house" in path.read_bytes()]
+
+
+@pytest.mark.parametrize("told", [None, "main", "../../x", "0" * 39, "0" * 40 + "\n", "\uff0e" * 40])
+def test_a_hub_names_commits_and_files_of_its_own(told: str | None) -> None:
+    """Both become paths here: what could lead out is refused, by whichever of the two clients it is asked."""
+    with pytest.raises(InputError, match="could lead out"):
+        commit_of(told, "x")
+    with pytest.raises(InputError, match="could lead out"):
+        check_names(["model.json", "../../../.ssh/authorized_keys"], "x")
+    check_names(["model.json", "a/b.bin"], "x")
+    assert commit_of("0a" * 20, "x") == "0a" * 20
+
+
+EVIL = ["../../../../../etc/passwd", "/etc/passwd", "a/../../b", "..\\b", "a\0b"]
+
+
+@pytest.mark.parametrize("path", EVIL)
+def test_no_record_names_a_file_outside_of_its_folder(path: str) -> None:
+    """A reference of a file is checked whoever made it."""
+    with pytest.raises(ValidationError):
+        FileRef(path=path, size=0, sha256=None)
+
+
+@pytest.mark.parametrize("key", ["files", "pool", "stores"])
+def test_a_manifest_that_leads_out_is_refused_by_every_reader(key: str, root: Root) -> None:
+    """Sealed as it should be, and with a path to a file that is there: it is not opened, and the message says which part is wrong."""
+    snapshots = Snapshots(root, "name")
+    snapshot_id = publish(root, "a" * 64)
+    path = snapshots.path(snapshot_id) / "manifest.json"
+    values = json.loads(path.read_text())
+    leading = {"files": [{"path": EVIL[0], "size": 1, "sha256": None}], "pool": [EVIL[0]], "stores": {"f": EVIL[0]}}
+    values[key] = leading[key]
+    path.write_text(json.dumps({**values, "seal": seal(values)}))
+    readers = (snapshots.manifest, snapshots.live, lambda: open_index(root.path, "name"), lambda: catalog.rebuild(root))
+    for reader in readers:
+        with pytest.raises(InputError, match=f"cannot be read(.|\n)*{key}"):
+            reader()
+    for command in (["show", "name"], ["verify", "name"], ["snapshots", "name"], ["rollback", "name"], ["search", "name", "text"]):
+        run = CliRunner().invoke(app, [*command, "--root", str(root.path)])
+        assert run.exit_code == 2, command
+        assert key in run.stderr
+
+
+@pytest.mark.parametrize(
+    "snapshot_id", ["../00001-aaaaaaaaaa", "/etc", "a\0b", "\uff0e\uff0e", "\u202e00001", "00001-aaaaaaaaaa/.", ".", "~"]
+)
+def test_a_snapshot_on_the_command_line_is_one_that_is_listed(snapshot_id: str, root: Root) -> None:
+    """Anything else is none, whatever lies there."""
+    publish(root, "a" * 64)
+    for command in ("show", "verify", "rollback", "pin", "diff"):
+        run = CliRunner().invoke(app, [command, "name", snapshot_id, "--root", str(root.path)])
+        assert run.exit_code == 2, (command, run.output)
+        assert "has no snapshot" in run.stderr
+    with pytest.raises(InputError, match="has no snapshot"):
+        open_index(root.path, "name", snapshot_id)
+
+
+def test_a_folder_of_another_name_is_no_snapshot(root: Root) -> None:
+    """Somebody's copy beside the snapshots is neither listed nor counted on."""
+    snapshots = Snapshots(root, "name")
+    first = publish(root, "a" * 64)
+    (snapshots.folder / "copy").mkdir()
+    (snapshots.folder / "copy" / "manifest.json").write_text("{}")
+    assert snapshots.ids() == [first]
+    assert publish(root, "b" * 64) == "00002-bbbbbbbbbb"
