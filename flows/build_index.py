@@ -13,6 +13,7 @@ from flows.hooks import tell
 from flows.planning import check_fit, plan_build
 from flows.preflight import check_encoder, check_factory, check_sizes, held_set
 from flows.stages import Stages, refreshed
+from flows.stopping import stoppable
 from flows.summary import Summary, summarise
 from storage.errors import DamagedFile
 from storage.lease import lease
@@ -36,6 +37,7 @@ from tasks.validate import undecided, validate
     name="build-index", flow_run_name="{config}", validate_parameters=False,
     on_failure=[tell], on_crashed=[tell], on_cancellation=[tell],
 )  # fmt: skip
+@stoppable
 def build_index(
     config: str,
     root: str | None = None,

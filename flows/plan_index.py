@@ -11,12 +11,14 @@ from flows.build_index import prepare
 from flows.environment import default_root
 from flows.planning import plan_build
 from flows.stages import Stages
+from flows.stopping import stoppable
 from storage.lease import lease
 from storage.root import Root
 from tasks.encoders.process import EncoderProcess
 
 
 @flow(name="plan-index", flow_run_name="{config}", validate_parameters=False)
+@stoppable
 def plan_index(config: str, root: str | None = None, settings: list[str] | None = None) -> dict[str, Any]:
     """What `build_index` would do with the same parameters. The items are listed, checked and split, which the build then remembers."""
     pipeline = load_config(config, settings or [])

@@ -17,6 +17,7 @@ from flows.environment import default_root
 from flows.planning import check_fit, plan_build
 from flows.preflight import check_factory, check_sizes, held_set
 from flows.stages import Stages
+from flows.stopping import stoppable
 from storage.atomic import Scratch
 from storage.experience import recall_experience
 from storage.lease import lease
@@ -34,6 +35,7 @@ from tasks.study import study
 
 
 @flow(name="study-index", flow_run_name="{config}", validate_parameters=False)
+@stoppable
 def study_index(config: str, root: str | None = None, settings: list[str] | None = None, out: str | None = None) -> dict[str, Any]:
     """Compare the encoders and indexes of the config's section `study`. Vectors go through the pipeline's own stages, into its own store.
 

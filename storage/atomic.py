@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from storage.stopping import heed
+
 
 class Scratch:
     """This process's own folder for temporaries under one root. Closed by `close`, or by the kernel when the process dies."""
@@ -52,11 +54,15 @@ class Scratch:
 
 
 def commit(temporary: Path, target: Path) -> None:
-    """Make a finished temporary file durable under its final name: the one way anything comes into being under the root."""
+    """Make a finished temporary file durable under its final name: the one way anything comes into being under the root.
+
+    Here the work ends when it was asked to: raises Stopped, with the file in its place.
+    """
     _sync(temporary)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary.replace(target)
     _sync(target.parent)
+    heed(f"after {target}")
 
 
 def link(source: Path, target: Path, scratch: Scratch) -> None:
