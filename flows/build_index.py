@@ -15,6 +15,7 @@ from flows.preflight import check_encoder, check_factory, check_sizes, held_set
 from flows.stages import Stages, refreshed
 from flows.stopping import stoppable
 from flows.summary import Summary, summarise
+from storage.disk import writing_below
 from storage.errors import DamagedFile
 from storage.lease import lease
 from storage.records import Dataset, SplitDataset, ValidatedDataset
@@ -58,7 +59,11 @@ def build_index(
     again = refreshed(refresh) | (frozenset({"ingest"}) if rehash else frozenset())
     place = Root(root or default_root())
     try:
-        with place.shared(), lease(place.index(pipeline.name) / "lease", holder=f"build-index of {pipeline.name}"):
+        with (
+            writing_below(place.path),
+            place.shared(),
+            lease(place.index(pipeline.name) / "lease", holder=f"build-index of {pipeline.name}"),
+        ):
             place.sweep()
             try:
                 stages = Stages(place, thorough=not _live_is_sound(place, pipeline.name), refresh=again)

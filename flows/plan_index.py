@@ -12,6 +12,7 @@ from flows.environment import default_root
 from flows.planning import plan_build
 from flows.stages import Stages
 from flows.stopping import stoppable
+from storage.disk import writing_below
 from storage.lease import lease
 from storage.root import Root
 from tasks.encoders.process import EncoderProcess
@@ -24,7 +25,7 @@ def plan_index(config: str, root: str | None = None, settings: list[str] | None 
     pipeline = load_config(config, settings or [])
     place = Root(root or default_root())
     try:
-        with lease(place.index(pipeline.name) / "lease", holder=f"plan-index of {pipeline.name}"):
+        with writing_below(place.path), lease(place.index(pipeline.name) / "lease", holder=f"plan-index of {pipeline.name}"):
             with EncoderProcess() as process:
                 _, validated, sides, identity = prepare(pipeline, Stages(place), process)
             return plan_build(pipeline, place, identity, validated, sides).to_json()

@@ -21,12 +21,14 @@ SnapshotArgument = Annotated[str | None, typer.Argument(help="The snapshot; the 
 
 @contextmanager
 def _opened(root: str) -> Iterator[Root]:
+    from storage.disk import writing_below
     from storage.root import Root
 
     with told(verbose=False):
         place = Root(root, create=False)
         try:
-            yield place
+            with writing_below(place.path):
+                yield place
         finally:
             place.close()
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 from prefect import Task
 from prefect.client.schemas.objects import State
 
+from storage.disk import writing_below
 from storage.errors import InputError
 from storage.records import Record
 from storage.root import Root
@@ -53,11 +54,12 @@ class Stages:
         """The stage's record for these inputs. A remembered one counts only while its files are there and `doubt` says nothing of it."""
         start = time.perf_counter()
         stage = stage.with_options(result_storage=self._storage(), refresh_cache=stage.name in self.refresh)
-        state = cast(State[R], stage(self.root, *inputs, return_state=True))
-        record, cached = state.result(), state.name == "Cached"
-        if cached and (self.root.unbelievable(cast(Record, record), thorough=self.thorough) or doubt(record)):
-            state = cast(State[R], stage.with_options(refresh_cache=True)(self.root, *inputs, return_state=True))
-            record, cached = state.result(), False
+        with writing_below(self.root.path, f"in the stage {stage.name}"):
+            state = cast(State[R], stage(self.root, *inputs, return_state=True))
+            record, cached = state.result(), state.name == "Cached"
+            if cached and (self.root.unbelievable(cast(Record, record), thorough=self.thorough) or doubt(record)):
+                state = cast(State[R], stage.with_options(refresh_cache=True)(self.root, *inputs, return_state=True))
+                record, cached = state.result(), False
         self.runs[stage.name] = StageRun(round(time.perf_counter() - start, 3), cached)
         return record
 

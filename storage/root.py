@@ -25,6 +25,8 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -40,7 +42,11 @@ NAME = "[a-z0-9][a-z0-9-]{0,62}"  # what becomes a folder
 
 
 class Root:
-    """Paths and files under one root directory. Opening it creates the directory (0700), if it may, and shows that it can be written."""
+    """Paths and files under one root directory. Opening it creates the directory (0700) and shows that it can be written.
+
+    With `create=False` it must be there, and one that cannot be written can still be read: temporaries and the catalog, which are derived,
+    then lie in the system's folder for temporaries.
+    """
 
     def __init__(self, path: str | Path, *, create: bool = True) -> None:
         self.path = Path(path).expanduser().resolve()
@@ -51,7 +57,8 @@ class Root:
             )
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not os.access(self.path, os.W_OK | os.X_OK):
+            self._writable = os.access(self.path, os.W_OK | os.X_OK)
+            if create and not self._writable:
                 raise PermissionError("no write permission")
         except OSError as problem:
             raise RootUnusable(
@@ -99,7 +106,7 @@ class Root:
 
     @property
     def tmp(self) -> Path:
-        return self.path / "tmp"
+        return self.path / "tmp" if self._writable else _own_folder()
 
     @property
     def cache(self) -> Path:
@@ -107,7 +114,7 @@ class Root:
 
     @property
     def catalog(self) -> Path:
-        return self.path / "catalog.duckdb"
+        return (self.path if self._writable else self.tmp) / "catalog.duckdb"
 
     def source(self, name: str, revision: str) -> Path:
         return self.path / "sources" / name / revision
@@ -182,6 +189,19 @@ class Root:
     def verified(self, ref: FileRef) -> Path:
         """The path of a file whose size and SHA-256 are as its reference says, else DamagedFile."""
         return verified(self.file(ref), ref)
+
+
+def _own_folder() -> Path:
+    """This user's folder among the system's temporaries; RootUnusable where somebody else has taken its name."""
+    folder = Path(tempfile.gettempdir()) / f"indexmill-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o22 or not stat.S_ISDIR(found.st_mode):
+        raise RootUnusable(
+            "the folder for temporaries is not this user's own", where=str(folder), expected="a directory that only this user can write",
+            got=f"mode {found.st_mode & 0o777:o}, owner {found.st_uid}", next_step="remove it, or set TMPDIR",
+        )  # fmt: skip
+    return folder
 
 
 def problem_of(path: Path, ref: FileRef, *, digest: bool) -> str:
