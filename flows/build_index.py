@@ -66,8 +66,9 @@ def build_index(
         ):
             place.sweep()
             try:
-                stages = Stages(place, thorough=not _live_is_sound(place, pipeline.name), refresh=again)
-                return build(pipeline, stages, rehash=rehash, force=force).to_json()
+                with writing_below(place.path):
+                    stages = Stages(place, thorough=not _live_is_sound(place, pipeline.name), refresh=again)
+                    return build(pipeline, stages, rehash=rehash, force=force).to_json()
             except DamagedFile:
                 # A file changed behind its record. Once more, and this time every digest is checked before a record is believed.
                 return build(pipeline, Stages(place, thorough=True, refresh=again), rehash=rehash, force=force).to_json()

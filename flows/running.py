@@ -10,9 +10,12 @@ from typing import Any
 from configs.loading import load_config
 from flows.display import display, stderr_console
 from flows.environment import prepare_environment
+from storage.disk import check_room
 from storage.root import Root
 from storage.stopping import stopped
 from tasks.progress import track, watched_by
+
+LEAST_ROOM = 32_000_000  # bytes: Prefect's own database takes 5 MB, and its server would be waited for in vain
 
 
 def run_build(
@@ -53,6 +56,7 @@ def _ready(config: str, root: str, settings: list[str], *, verbose: bool) -> Ite
     """Check config and root before Prefect is started, then start it; yields the root's absolute path."""
     load_config(config, settings)
     place = Root(root)
+    check_room(place.path, LEAST_ROOM)
     prepare_environment(place.path, verbose=verbose)
     from flows.server import embedded_server  # Prefect reads its settings when it is imported: after prepare_environment
 

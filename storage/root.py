@@ -168,7 +168,7 @@ class Root:
     # files and records
 
     def ref(self, path: Path, *, digest: bool = True) -> FileRef:
-        """The reference of a finished file. Without `digest` only its size is vouched for (files that Parquet's own checksums guard)."""
+        """The reference of a finished file. Without `digest` its size is vouched for, and by its pages' checksums what is in it."""
         return FileRef(
             path=path.relative_to(self.path).as_posix(),
             size=path.stat().st_size,
@@ -205,7 +205,7 @@ def _own_folder() -> Path:
 
 
 def problem_of(path: Path, ref: FileRef, *, digest: bool) -> str:
-    """What is wrong with a file's size (and SHA-256, where the reference has one); empty when nothing is."""
+    """What is wrong with a file's size (and SHA-256, or where the reference has none the checksums in it); empty when nothing is."""
     try:
         size = path.stat().st_size
     except OSError:
@@ -214,6 +214,10 @@ def problem_of(path: Path, ref: FileRef, *, digest: bool) -> str:
         return f"{path} has {size} bytes, not {ref.size}"
     if digest and ref.sha256 is not None and (got := file_digest(path)) != ref.sha256:
         return f"{path} has SHA-256 {got}, not {ref.sha256}"
+    if digest and ref.sha256 is None and path.suffix == ".parquet":
+        from storage.tables import unreadable  # slow to import, and most commands read no table
+
+        return unreadable(path, thorough=True)
     return ""
 
 

@@ -1,6 +1,6 @@
 """A disk that is full, in the midst of a build or before, and a root on a disk that cannot be written.
 
-Each runs in a mount namespace of its own. Two points in the usual run; every commit of a build that encodes with INDEXMILL_SOAK set (`make soak`).
+Each runs in a mount namespace of its own. Two points in the usual run, every commit of a build that encodes in `make soak`.
 """
 
 from __future__ import annotations
