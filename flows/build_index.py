@@ -13,7 +13,9 @@ from flows.hooks import tell
 from flows.planning import check_fit, plan_build
 from flows.preflight import check_encoder, check_factory, check_sizes, held_set
 from flows.stages import Stage, Stages, refreshed
+from flows.stopping import stoppable
 from flows.summary import Summary, summarise
+from storage.disk import writing_below
 from storage.errors import DamagedFile
 from storage.lease import lease
 from storage.records import Dataset, SplitDataset, ValidatedDataset
@@ -36,6 +38,7 @@ from tasks.validate import undecided, validate
     name="build-index", flow_run_name="{config}", validate_parameters=False,
     on_failure=[tell], on_crashed=[tell], on_cancellation=[tell],
 )  # fmt: skip
+@stoppable
 def build_index(
     config: str,
     root: str | None = None,
@@ -58,11 +61,16 @@ def build_index(
     again = refreshed(refresh) | (frozenset({"ingest"}) if rehash else frozenset())
     place = open_root(root)
     try:
-        with place.shared(), lease(place.index(pipeline.name) / "lease", holder=f"build-index of {pipeline.name}"):
+        with (
+            writing_below(place.path),
+            place.shared(),
+            lease(place.index(pipeline.name) / "lease", holder=f"build-index of {pipeline.name}"),
+        ):
             place.sweep()
             try:
-                stages = Stages(place, thorough=not _live_is_sound(place, pipeline.name), refresh=again)
-                return build(pipeline, stages, rehash=rehash, force=force).to_json()
+                with writing_below(place.path):
+                    stages = Stages(place, thorough=not _live_is_sound(place, pipeline.name), refresh=again)
+                    return build(pipeline, stages, rehash=rehash, force=force).to_json()
             except DamagedFile:
                 # A file changed behind its record. Once more, and this time every digest is checked before a record is believed.
                 return build(pipeline, Stages(place, thorough=True, refresh=again), rehash=rehash, force=force).to_json()

@@ -165,6 +165,7 @@ def catalog(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> Non
     """Rebuild the DuckDB catalog from the manifests and list the builds in it."""
     from flows.tables import print_builds
     from storage.catalog import builds, rebuild
+    from storage.disk import writing_below
     from storage.permissions import keep_private
     from storage.root import Root
 
@@ -172,7 +173,8 @@ def catalog(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> Non
         keep_private()
         place = Root(root, create=False)
         try:
-            rebuild(place)
+            with writing_below(place.path):
+                rebuild(place)
             rows = builds(place)
         finally:
             place.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ import typer
 
 from flows.environment import ROOT_VARIABLE
 from storage.errors import IndexmillError
+from storage.stopping import Stopped, stopped
 
 RootOption = Annotated[str, typer.Option("--root", help="Where everything lies.", envvar=ROOT_VARIABLE)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config, as dotted.key=value.")]
@@ -22,7 +24,7 @@ NameArgument = Annotated[str, typer.Argument(help="The index.")]
 class told:
     """Turn what ends a command into a message on standard error and an exit code; with --verbose, after the traceback.
 
-    Indexmill's own errors have their codes; 130 is Ctrl-C; 1 is a fault that nobody foresaw.
+    Indexmill's own errors have their codes; 130 is Ctrl-C and 143 SIGTERM; 1 is a fault that nobody foresaw.
     """
 
     def __init__(self, verbose: bool) -> None:
@@ -44,8 +46,8 @@ class told:
 
 
 def _told(problem: BaseException) -> tuple[str, int]:
-    if isinstance(problem, IndexmillError):
-        return f"error: {problem}", problem.exit_code
     if isinstance(problem, KeyboardInterrupt):
-        return "stopped; what was finished is kept, and the same command goes on from there", 130
+        problem = stopped(signal.SIGINT)
+    if isinstance(problem, IndexmillError):
+        return str(problem) if isinstance(problem, Stopped) else f"error: {problem}", problem.exit_code
     return f"error: {type(problem).__name__}: {problem}\n  next:     this should not happen: run it again with --verbose and report it", 1

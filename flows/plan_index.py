@@ -11,17 +11,20 @@ from flows.build_index import prepare
 from flows.environment import open_root
 from flows.planning import plan_build
 from flows.stages import Stages
+from flows.stopping import stoppable
+from storage.disk import writing_below
 from storage.lease import lease
 from tasks.encoders.process import EncoderProcess
 
 
 @flow(name="plan-index", flow_run_name="{config}", validate_parameters=False)
+@stoppable
 def plan_index(config: str, root: str | None = None, settings: list[str] | None = None) -> dict[str, Any]:
     """What `build_index` would do with the same parameters. The items are listed, checked and split, which the build then remembers."""
     pipeline = load_config(config, settings or [])
     place = open_root(root)
     try:
-        with lease(place.index(pipeline.name) / "lease", holder=f"plan-index of {pipeline.name}"):
+        with writing_below(place.path), lease(place.index(pipeline.name) / "lease", holder=f"plan-index of {pipeline.name}"):
             with EncoderProcess() as process:
                 _, validated, sides, identity = prepare(pipeline, Stages(place), process)
             return plan_build(pipeline, place, identity, validated, sides).to_json()

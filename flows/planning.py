@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from pydantic import ByteSize
 
 from configs.models import PipelineConfig
 from storage import tables
@@ -190,4 +191,8 @@ def _peak(config: PipelineConfig, split: SplitDataset, dim: int, encoder_bytes: 
 
 def _obstacles(size: int, free: int, peak: int, available: int) -> list[str]:
     needs = (("on the disk", size, free), ("of memory", peak, available))
-    return [f"{need / 1e9:.1f} GB {what} are needed, {there / 1e9:.1f} GB are there" for what, need, there in needs if need > there]
+    return [f"{_size(need)} {what} are needed, {_size(there)} are there" for what, need, there in needs if need > there]
+
+
+def _size(number: int) -> str:
+    return ByteSize(number).human_readable(decimal=True, separator=" ")

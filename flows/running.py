@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -9,10 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 from configs.loading import load_config
 from flows.display import display, stderr_console
 from flows.environment import open_root, prepare_environment
+from storage.disk import check_room
+from storage.stopping import stopped
 from tasks.progress import track, watched_by
 
 if TYPE_CHECKING:
     from flows.stages import Stage
+
+LEAST_ROOM = 32_000_000  # bytes: Prefect's own database takes 5 MB, and its server would be waited for in vain
 
 
 def run_build(
@@ -53,13 +58,28 @@ def _ready(config: str, root: str, settings: list[str], *, verbose: bool) -> Ite
     """Check config and root before Prefect is started, then start it; yields the root's absolute path."""
     load_config(config, settings)
     place = open_root(root)
+    check_room(place.path, LEAST_ROOM)
     prepare_environment(place.path, verbose=verbose)
     from flows.server import embedded_server  # Prefect reads its settings when it is imported: after prepare_environment
 
-    with display(stderr_console()) as watcher, watched_by(watcher), embedded_server() as ready:
+    with _terminable(), display(stderr_console()) as watcher, watched_by(watcher), embedded_server() as ready:
         with track("starting Prefect", 1) as advance:
             from flows import build_index  # noqa: F401 (slow to import: here it is shown, and overlaps the server's start)
 
             ready()
             advance(1)
         yield str(place.path)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM unwind what is under way, as Ctrl-C does, so that the server goes in good order. A flow that runs has its own rule."""
+    before = signal.signal(signal.SIGTERM, _ended)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _ended(number: int, frame: object) -> None:  # noqa: ARG001 (a handler's signature)
+    raise stopped(signal.Signals(number))

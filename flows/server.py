@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,21 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import get_current_settings
+
+
+class _Server(SubprocessASGIServer):
+    """Prefect's, in a process group of its own.
+
+    Ctrl-C, or a signal to all of a group, must not take the server from a build that has yet to say how it ended.
+    """
+
+    def _run_uvicorn_command(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "error"]
+        own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+        settings = get_current_settings().to_environment_variables(exclude_unset=True)
+        return subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(self.port)], env=os.environ | own | settings, process_group=0
+        )
 
 
 @contextmanager
@@ -24,7 +41,7 @@ def embedded_server() -> Iterator[Callable[[], None]]:
     if get_current_settings().api.url:
         yield lambda: None
         return
-    server = SubprocessASGIServer()
+    server = _Server()
     with ThreadPoolExecutor(1, thread_name_prefix="prefect-server") as starter:
         starting = starter.submit(server.start)
         while server.server_process is None and not starting.done():

@@ -21,6 +21,7 @@ SnapshotArgument = Annotated[str | None, typer.Argument(help="The snapshot; the 
 
 @contextmanager
 def _opened(root: str) -> Iterator[Root]:
+    from storage.disk import writing_below
     from storage.permissions import keep_private
     from storage.root import Root
 
@@ -28,7 +29,8 @@ def _opened(root: str) -> Iterator[Root]:
         keep_private()
         place = Root(root, create=False)
         try:
-            yield place
+            with writing_below(place.path):
+                yield place
         finally:
             place.close()
 

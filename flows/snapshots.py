@@ -23,7 +23,7 @@ def listed(root: Root, name: str) -> list[dict[str, Any]]:
     """A row a snapshot, oldest first."""
     snapshots = Snapshots(root, name)
     live, kept = snapshots.current(), pins(snapshots)
-    manifests = [snapshots.manifest(one) for one in snapshots.ids()] or [snapshots.manifest()]  # which says that there is none
+    manifests = list(snapshots.manifests()) or [snapshots.manifest()]  # which says that there is none
     return [
         {"snapshot_id": one.snapshot_id, "created_at": one.created_at, "verdict": one.verdict, "forced": one.forced,
          "live": one.snapshot_id == live, "pinned": one.snapshot_id in kept, "items": one.items, "rejected": one.rejected,

@@ -11,6 +11,7 @@ from prefect import Task
 from prefect.client.schemas.objects import State
 
 from flows.remembered import RecordFiles
+from storage.disk import writing_below
 from storage.errors import InputError
 from storage.records import Record
 from storage.root import Root
@@ -54,11 +55,12 @@ class Stages:
     def run(self, stage: Task[..., R], *inputs: Any, doubt: Callable[[R], str] = lambda record: "") -> R:
         """The stage's record for these inputs. A remembered one counts only while its files are there and `doubt` says nothing of it."""
         start = time.perf_counter()
-        state = cast(State[R], self._kept(stage, again=stage.name in self.refresh)(self.root, *inputs, return_state=True))
-        record, cached = state.result(), state.name == "Cached"
-        if cached and (self.root.unbelievable(cast(Record, record), thorough=self.thorough) or doubt(record)):
-            state = cast(State[R], self._kept(stage, again=True)(self.root, *inputs, return_state=True))
-            record, cached = state.result(), False
+        with writing_below(self.root.path, f"in the stage {stage.name}"):
+            state = cast(State[R], self._kept(stage, again=stage.name in self.refresh)(self.root, *inputs, return_state=True))
+            record, cached = state.result(), state.name == "Cached"
+            if cached and (self.root.unbelievable(cast(Record, record), thorough=self.thorough) or doubt(record)):
+                state = cast(State[R], self._kept(stage, again=True)(self.root, *inputs, return_state=True))
+                record, cached = state.result(), False
         self.runs[stage.name] = StageRun(round(time.perf_counter() - start, 3), cached)
         return record
 

@@ -17,7 +17,9 @@ from flows.environment import open_root
 from flows.planning import check_fit, plan_build
 from flows.preflight import check_factory, check_sizes, held_set
 from flows.stages import Stages
+from flows.stopping import stoppable
 from storage.atomic import Scratch
+from storage.disk import writing_below
 from storage.experience import recall_experience
 from storage.lease import lease
 from storage.records import EmbeddingSet
@@ -34,6 +36,7 @@ from tasks.study import study
 
 
 @flow(name="study-index", flow_run_name="{config}", validate_parameters=False)
+@stoppable
 def study_index(config: str, root: str | None = None, settings: list[str] | None = None, out: str | None = None) -> dict[str, Any]:
     """Compare the encoders and indexes of the config's section `study`. Vectors go through the pipeline's own stages, into its own store.
 
@@ -43,12 +46,13 @@ def study_index(config: str, root: str | None = None, settings: list[str] | None
     pipeline = load_config(config, settings or [])
     place = open_root(root)
     try:
-        rows: list[Row] = []
-        for name, one in _by_encoder(pipeline).items():
-            with lease(place.index(pipeline.name) / "lease", holder=f"study-index of {pipeline.name}"):
-                embeddings, extraction = extract(one, place)
-            rows += study(place, name, one, embeddings, extraction)
-        return _written(pipeline, place, Path(out) if out else None, rows)
+        with writing_below(place.path):
+            rows: list[Row] = []
+            for name, one in _by_encoder(pipeline).items():
+                with lease(place.index(pipeline.name) / "lease", holder=f"study-index of {pipeline.name}"):
+                    embeddings, extraction = extract(one, place)
+                rows += study(place, name, one, embeddings, extraction)
+            return _written(pipeline, place, Path(out) if out else None, rows)
     finally:
         place.close()
 

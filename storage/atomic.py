@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from storage.permissions import mask
+from storage.stopping import heed
 
 
 class Scratch:
@@ -54,11 +55,15 @@ class Scratch:
 
 
 def commit(temporary: Path, target: Path) -> None:
-    """Make a finished temporary file durable under its final name: the one way anything comes into being under the root."""
+    """Make a finished temporary file durable under its final name: the one way anything comes into being under the root.
+
+    Here the work ends when it was asked to: raises Stopped, with the file in its place.
+    """
     _sync(temporary)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary.replace(target)
     _sync(target.parent)
+    heed(f"after {target}")
 
 
 def link(source: Path, target: Path, scratch: Scratch) -> None:

@@ -31,7 +31,7 @@ def rebuild(root: Root) -> int:
         (manifest, manifest.snapshot_id == snapshots.current())
         for folder in sorted((root.path / "indexes").glob("*"))
         for snapshots in [Snapshots(root, folder.name)]
-        for manifest in map(snapshots.manifest, snapshots.ids())
+        for manifest in snapshots.manifests()
     ]
     with root.replacing(root.catalog) as temporary:
         connection = duckdb.connect(str(temporary))

@@ -39,5 +39,5 @@ def open_part(path: Path, dim: int, stored: Stored = "float32") -> Iterator[Embe
     """Open a part for vectors of `dim` numbers."""
     columns = {"item_id": pa.int64(), "content_digest": pa.string(), "truncated": pa.bool_()}
     schema = pa.schema(columns | {"embedding": pa.list_(pa.from_numpy_dtype(stored), dim)})
-    with pq.ParquetWriter(path, schema, compression="zstd") as file:
+    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as file:
         yield EmbeddingWriter(file, schema)

@@ -34,7 +34,7 @@ class EmbeddingStore(Parts):
     @property
     def dim(self) -> int:
         """Length of the vectors, read from a part's schema; there must be a part."""
-        return int(pq.read_schema(self.paths()[0]).field("embedding").type.list_size)
+        return int(pq.read_schema(self.whole()[0]).field("embedding").type.list_size)
 
     def count_missing(self, items: Path) -> int:
         """How many distinct contents of the items table have neither a vector nor a reason why not."""
@@ -57,7 +57,7 @@ class EmbeddingStore(Parts):
 
     def refs(self, items: Path) -> tuple[FileRef, ...]:
         """The parts that hold at least one content of the items table."""
-        if not (parts := self.paths()):
+        if not (parts := self.whole()):
             return ()
         used = tables.rows(
             f"SELECT DISTINCT e.filename FROM {tables.parquet(*parts, options='filename=true')} e "
@@ -68,7 +68,7 @@ class EmbeddingStore(Parts):
 
     def count_truncated(self, items: Path) -> int:
         """How many items of the table the model saw only the beginning of."""
-        if not (parts := self.paths()):
+        if not (parts := self.whole()):
             return 0
         sql = (
             f"SELECT count(*) FROM {tables.parquet(items)} SEMI JOIN (FROM {tables.parquet(*parts)} WHERE truncated) USING (content_digest)"
@@ -85,7 +85,7 @@ class EmbeddingStore(Parts):
             f"FROM {tables.parquet(items)} GROUP BY content_digest"
         )
         known = f"SELECT content_digest FROM {self.rejected_sql()}"
-        if parts := self.paths():
+        if parts := self.whole():
             known += f" UNION ALL SELECT content_digest FROM {tables.parquet(*parts)}"
         return f"SELECT * FROM ({wanted}) ANTI JOIN ({known}) USING (content_digest)"
 

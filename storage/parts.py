@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from storage import tables
 from storage.lease import lease
@@ -23,6 +22,10 @@ class Parts:
     def paths(self) -> list[Path]:
         """The committed parts, in the order of their numbers."""
         return sorted(self.folder.glob(f"{self.kind}-*.parquet"))
+
+    def whole(self) -> list[Path]:
+        """Those of them whose footer can be read: what the others held counts as missing."""
+        return [path for path in self.paths() if not tables.unreadable(path)]
 
     def lease(self) -> AbstractContextManager[None]:
         """Hold the folder for writing; waits, so that two pipelines never do the same work twice."""
@@ -43,17 +46,13 @@ class Parts:
 
     def sql(self, schema: pa.Schema) -> str:
         """All rows as a table for SQL; `schema`, of strings, says its columns while there is no part."""
-        if paths := self.paths():
+        if paths := self.whole():
             return f"(SELECT * FROM {tables.parquet(*paths)})"
         return "(SELECT " + ", ".join(f"NULL::VARCHAR AS {name}" for name in schema.names) + " LIMIT 0)"
 
     def drop_damaged(self) -> list[Path]:
-        """Remove parts whose Parquet footer cannot be read; what they held counts as missing. Returns the parts removed."""
-        damaged = []
-        for part in self.paths():
-            try:
-                pq.read_metadata(part)
-            except (OSError, pa.ArrowException):
-                part.unlink()
-                damaged.append(part)
+        """Remove parts of which a page cannot be read or has another checksum. Call with the lease. Returns the parts removed."""
+        damaged = [part for part in self.paths() if tables.unreadable(part, thorough=True)]
+        for part in damaged:
+            part.unlink()
         return damaged

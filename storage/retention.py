@@ -22,19 +22,43 @@ POOLS = ("trained", "shards", "evaluations")
 
 
 @contextmanager
-def reading(snapshots: Snapshots, snapshot_id: str) -> Iterator[Manifest]:
-    """Hold a snapshot open: it is not removed before the block ends. Yields its manifest. Raises InputError when it is gone."""
-    path = snapshots.path(snapshot_id) / "manifest.json"
+def reading(snapshots: Snapshots, snapshot_id: str | None = None) -> Iterator[Manifest]:
+    """Hold a snapshot open, the live one by default: it is not removed before the block ends. Yields its manifest.
+
+    Raises InputError when it is not there. A live one that is replaced and removed while it is being opened is no error: its successor is
+    opened.
+    """
+    handle, manifest = _held(snapshots, snapshot_id)
     try:
-        handle = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        snapshots.manifest(snapshot_id)  # says which there are
-        raise
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH)
-        yield snapshots.manifest(snapshot_id)  # after the lock: what was removed before it is not there any more
+        yield manifest
     finally:
         os.close(handle)
+
+
+def _held(snapshots: Snapshots, snapshot_id: str | None) -> tuple[int, Manifest]:
+    while True:
+        pointed = snapshots.pointed()
+        try:
+            return _hold(snapshots, snapshot_id or pointed or "")
+        except FileNotFoundError:
+            if snapshot_id or pointed == snapshots.pointed():
+                snapshots.manifest(snapshot_id)  # says what is there
+                raise
+
+
+def _hold(snapshots: Snapshots, snapshot_id: str) -> tuple[int, Manifest]:
+    handle = os.open(snapshots.path(snapshot_id) / "manifest.json", os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        return handle, snapshots.manifest(snapshot_id)
+    except InputError:
+        os.close(handle)
+        if not (snapshots.path(snapshot_id) / "manifest.json").exists():  # removed before the lock
+            raise FileNotFoundError(snapshot_id) from None
+        raise
+    except BaseException:
+        os.close(handle)
+        raise
 
 
 def pins(snapshots: Snapshots) -> set[str]:

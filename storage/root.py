@@ -25,6 +25,8 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -42,8 +44,12 @@ NAME = "[a-z0-9][a-z0-9-]{0,62}"  # what becomes a folder
 
 
 class Root:
-    """Paths and files under one root directory. Opening it creates the directory, its owner's alone (`storage.permissions`),
-    and shows that it can be written."""
+    """Paths and files under one root directory. Opening it creates the directory, its owner's alone (`storage.permissions`), and shows
+    that it can be written.
+
+    With `create=False` it must be there, and one that cannot be written can still be read: temporaries and the catalog, which are derived,
+    then lie in the system's folder for temporaries.
+    """
 
     def __init__(self, path: str | Path, *, create: bool = True) -> None:
         self.path = Path(path).expanduser().resolve()
@@ -54,7 +60,8 @@ class Root:
             )
         try:
             self.path.mkdir(mode=0o777 & ~mask(), parents=True, exist_ok=True)
-            if not os.access(self.path, os.W_OK | os.X_OK):
+            self._writable = os.access(self.path, os.W_OK | os.X_OK)
+            if create and not self._writable:
                 raise PermissionError("no write permission")
         except OSError as problem:
             raise RootUnusable(
@@ -102,7 +109,7 @@ class Root:
 
     @property
     def tmp(self) -> Path:
-        return self.path / "tmp"
+        return self.path / "tmp" if self._writable else _own_folder()
 
     @property
     def cache(self) -> Path:
@@ -110,7 +117,7 @@ class Root:
 
     @property
     def catalog(self) -> Path:
-        return self.path / "catalog.duckdb"
+        return (self.path if self._writable else self.tmp) / "catalog.duckdb"
 
     def source(self, name: str, revision: str) -> Path:
         return self._below("sources", name, revision)
@@ -176,7 +183,7 @@ class Root:
     # files and records
 
     def ref(self, path: Path, *, digest: bool = True) -> FileRef:
-        """The reference of a finished file. Without `digest` only its size is vouched for (files that Parquet's own checksums guard)."""
+        """The reference of a finished file. Without `digest` its size is vouched for, and by its pages' checksums what is in it."""
         return FileRef(
             path=path.relative_to(self.path).as_posix(),
             size=path.stat().st_size,
@@ -199,8 +206,21 @@ class Root:
         return verified(self.file(ref), ref)
 
 
+def _own_folder() -> Path:
+    """This user's folder among the system's temporaries; RootUnusable where somebody else has taken its name."""
+    folder = Path(tempfile.gettempdir()) / f"indexmill-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o22 or not stat.S_ISDIR(found.st_mode):
+        raise RootUnusable(
+            "the folder for temporaries is not this user's own", where=str(folder), expected="a directory that only this user can write",
+            got=f"mode {found.st_mode & 0o777:o}, owner {found.st_uid}", next_step="remove it, or set TMPDIR",
+        )  # fmt: skip
+    return folder
+
+
 def problem_of(path: Path, ref: FileRef, *, digest: bool) -> str:
-    """What is wrong with a file's size (and SHA-256, where the reference has one); empty when nothing is."""
+    """What is wrong with a file's size (and SHA-256, or where the reference has none the checksums in it); empty when nothing is."""
     try:
         size = path.stat().st_size
     except OSError:
@@ -209,6 +229,10 @@ def problem_of(path: Path, ref: FileRef, *, digest: bool) -> str:
         return f"{path} has {size} bytes, not {ref.size}"
     if digest and ref.sha256 is not None and (got := file_digest(path)) != ref.sha256:
         return f"{path} has SHA-256 {got}, not {ref.sha256}"
+    if digest and ref.sha256 is None and path.suffix == ".parquet":
+        from storage.tables import unreadable  # slow to import, and most commands read no table
+
+        return unreadable(path, thorough=True)
     return ""
 
 

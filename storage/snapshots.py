@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +37,23 @@ class Snapshots:
         """Whole snapshots, oldest first: those whose manifest is there, since it is written last."""
         return sorted(path.parent.name for path in self.folder.glob("[0-9]*-*/manifest.json"))
 
-    def current(self) -> str | None:
-        """The live snapshot's id; None before the first is published, or when the pointer points at nothing whole."""
+    def pointed(self) -> str | None:
+        """What the pointer says, be it there or not; None before the first is published."""
         try:
-            snapshot_id = self.pointer.read_text(encoding="utf-8").strip()
+            return self.pointer.read_bytes().decode(errors="replace").strip()
         except FileNotFoundError:
             return None
+
+    def current(self) -> str | None:
+        """The live snapshot's id; None before the first is published, or when the pointer points at nothing whole."""
+        snapshot_id = self.pointed()
         return snapshot_id if snapshot_id in self.ids() else None
+
+    def manifests(self) -> Iterator[Manifest]:
+        """The manifests of all snapshots, oldest first, but of those that retention removes meanwhile."""
+        for snapshot_id in self.ids():
+            with suppress(FileNotFoundError):
+                yield self._read(snapshot_id)
 
     def manifest(self, snapshot_id: str | None = None) -> Manifest:
         """The manifest of a snapshot, of the live one by default."""

@@ -45,7 +45,7 @@ def rows(sql: str, values: Mapping[str, Any] | None = None, *, spill: Path) -> l
 def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
     """Write batches as one Parquet file (zstd); the number of rows."""
     count = 0
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
         for batch in batches:
             writer.write_batch(batch.cast(schema) if batch.schema != schema else batch)
             count += batch.num_rows
@@ -67,7 +67,7 @@ class Writer:
 @contextmanager
 def open_writer(path: Path, schema: pa.Schema) -> Iterator[Writer]:
     """Open a Parquet file (zstd) to be written bit by bit."""
-    with pq.ParquetWriter(path, schema, compression="zstd") as file:
+    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as file:
         yield Writer(file, schema)
 
 
@@ -75,6 +75,17 @@ def read_batches(path: Path, columns: list[str] | None = None, batch_rows: int =
     """The rows of a Parquet file in their order, `batch_rows` at a time."""
     with pq.ParquetFile(path) as file:
         yield from file.iter_batches(batch_size=batch_rows, columns=columns)
+
+
+def unreadable(path: Path, *, thorough: bool = False) -> str:
+    """Why a Parquet file is not there or cannot be read, empty when it can: by its footer; thorough: by every page and its checksum."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for _ in file.iter_batches(batch_size=BATCH_ROWS) if thorough else ():
+                pass
+    except (OSError, pa.ArrowException) as problem:
+        return f"{path}: {problem}"
+    return ""
 
 
 def digest(path: Path, columns: list[str] | None = None) -> str:

@@ -122,7 +122,7 @@ def _chosen_sql(listing: Path, config: DatasetConfig, inventory: Path | None) ->
     chosen = f"SELECT * FROM {tables.parquet(listing)}"
     if config.limit:
         chosen += f" ORDER BY md5('{config.sample_seed}/' || key), key LIMIT {config.limit}"
-    if inventory is None or not inventory.exists():
+    if inventory is None or tables.unreadable(inventory, thorough=True):
         return f"SELECT *, NULL::VARCHAR AS content_digest FROM ({chosen}) ORDER BY item_id"
     known = f"LEFT JOIN {tables.parquet(inventory)} i USING (path, size, mtime_ns)"
     columns = ", ".join(f"l.{column}" for column in LISTING.names)

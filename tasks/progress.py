@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Protocol
+
+from storage.stopping import PATIENCE, heed
 
 Advance = Callable[[int], None]
 
@@ -33,10 +35,19 @@ def watched_by(watcher: Watcher) -> Iterator[None]:
 
 @contextmanager
 def track(what: str, total: int) -> Iterator[Advance]:
-    """Announce `total` units of work; yields the function to call as they finish."""
+    """Announce `total` units of work; yields the function to call as they finish.
+
+    That function raises Stopped when the work was asked to end and has not come to a commit for a while.
+    """
     watcher = _watcher.get()
-    if watcher is None:
-        yield lambda finished: None
-    else:
-        with watcher.watch(what, total) as advance:
-            yield advance
+    with watcher.watch(what, total) if watcher else nullcontext(_unseen) as shown:
+
+        def advance(finished: int) -> None:
+            shown(finished)
+            heed(f"in the midst of: {what}", patience=PATIENCE)
+
+        yield advance
+
+
+def _unseen(finished: int) -> None:
+    """Progress that nobody watches."""

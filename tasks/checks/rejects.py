@@ -25,7 +25,7 @@ def write_rejects(root: Root, sql: str, memory: Path, target: Path) -> dict[str,
     now = datetime.now(UTC).isoformat(timespec="seconds")
     before = (
         f"{tables.parquet(memory)}"
-        if memory.exists()
+        if not tables.unreadable(memory, thorough=True)
         else "(SELECT '' AS key, '' AS reason, '' AS content_digest, '' AS seen_since LIMIT 0)"
     )
     dated = (

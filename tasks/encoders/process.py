@@ -14,6 +14,7 @@ from typing import cast
 
 from configs.models import EncoderConfig
 from storage.errors import IndexmillError
+from storage.stopping import heed
 from tasks.encoders.jobs import (
     Answer,
     Compared,
@@ -114,6 +115,7 @@ class EncoderProcess:
                 self._batch_size = answer.batch_size
                 advance(answer.items)
         except (EOFError, ConnectionError):
+            heed("while encoding")  # the signal may have reached both
             raise WorkerLost(self._ended()) from None
         if isinstance(answer, Exception):
             raise answer

@@ -34,7 +34,7 @@ class PublishedIndex:
     def __init__(self, root: Root, name: str, snapshot_id: str | None = None) -> None:
         self._root, snapshots = root, Snapshots(root, name)
         # Held until this object is gone: what is read is not removed by retention.
-        self._reading = reading(snapshots, snapshots.manifest(snapshot_id).snapshot_id)
+        self._reading = reading(snapshots, snapshot_id)
         self.manifest = self._reading.__enter__()
         self._folder = snapshots.path(self.manifest.snapshot_id)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 
 from storage import catalog
@@ -70,3 +71,15 @@ def agrees(path: Path) -> Manifest:
     assert (row["snapshot_id"], row["items"], row["rejected"]) == (live.snapshot_id, live.items, live.rejected)
     root.close()
     return live
+
+
+def processes_of(root: Path) -> list[str]:
+    """Processes whose environment names this root: the embedded server's."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("PREFECT_HOME", "").startswith(str(root)):
+                found.append(" ".join(process.cmdline()))
+        except psutil.Error:
+            continue
+    return found

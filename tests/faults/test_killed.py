@@ -10,21 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from storage.root import Root
 from storage.snapshots import Snapshots
 from tests.conftest import Build
-from tests.faults.killing import HERE, SETTINGS, arguments, items, killed
-
-
-@pytest.fixture(scope="module")
-def undisturbed(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a build gives that nobody disturbs."""
-    from flows.build_index import build_index
-
-    return build_index("demo-images", str(tmp_path_factory.mktemp("undisturbed")), [f"dataset.path={digits}", *SETTINGS])
+from tests.faults.killing import HERE, SETTINGS, arguments, items, killed, processes_of
 
 
 @pytest.mark.parametrize(
@@ -77,15 +68,3 @@ def test_a_killed_build_leaves_no_server_behind_and_nothing_in_the_home_director
     assert json.loads(run.stdout.splitlines()[-1])["encoded"] == 70
     assert processes_of(root) == []
     assert list(home.rglob("*")) == []
-
-
-def processes_of(root: Path) -> list[str]:
-    """Processes whose environment names this root: the embedded server's."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("PREFECT_HOME", "").startswith(str(root)):
-                found.append(" ".join(process.cmdline()))
-        except psutil.Error:
-            continue
-    return found

@@ -9,15 +9,15 @@ from storage.root import Root
 from storage.snapshots import Snapshots
 
 
-def publish_again(path: Path, name: str, *, keep: int = 3, live: bool = True, **changes: object) -> str:
-    """Assemble the live snapshot's files as a new snapshot, point `current` at it as publish does, remove old ones; its id.
+def publish_again(path: Path, name: str, *, keep: int = 3, live: bool = True, like: str | None = None, **changes: object) -> str:
+    """Assemble a snapshot's files, the live one's by default, as a new one, point `current` at it as publish does, remove old ones; its id.
 
-    live: False leaves the pointer alone. changes: to the manifest.
+    live: False leaves the pointer alone. like: the snapshot. changes: to the manifest.
     """
     root = Root(path, create=False)
     try:
         snapshots = Snapshots(root, name)
-        model = snapshots.manifest()
+        model = snapshots.manifest(like)
         number = max(int(held.split("-")[0]) for held in snapshots.ids()) + 1
         folder = snapshots.path(model.snapshot_id).relative_to(root.path).as_posix()
         manifest = model.model_copy(update={"snapshot_id": f"{number:05d}-{model.snapshot_id[6:]}", "parent": model.snapshot_id, **changes})

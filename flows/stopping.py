@@ -1,0 +1,83 @@
+"""Signals that end a flow in good order: SIGTERM and Ctrl-C ask, and the run is marked Cancelled."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.states import Cancelled
+
+from storage import stopping
+from storage.stopping import Stopped
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def stoppable(body: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a flow's function, below @flow: a signal stops it at the next commit.
+
+    The run's state is then Cancelled, and who called the flow gets Stopped.
+    """
+
+    @wraps(body)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            with _signals():
+                return body(*args, **kwargs)
+        except Stopped as problem:
+            state: State[Any] = Cancelled(message=str(problem), data=problem)
+            _tell(state)
+            return cast(R, state)  # Prefect takes a state that a flow returns for the run's, and raises what is in it
+
+    return run
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Heed SIGTERM and SIGINT in place of Prefect, which would end the run as Crashed at once. Only the main thread can.
+
+    Prefect installs its handler when the run starts, so this is for within the flow. A signal that the process was started to ignore
+    (a shell's background job) stays ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stopping.forget()
+    heeded = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _ask) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        stopping.forget()
+
+
+def _ask(number: int, frame: object) -> None:  # noqa: ARG001 (a handler's signature)
+    """The first signal asks; a second one ends the work where it is, which loses what is under way and nothing that was finished."""
+    name = signal.Signals(number).name
+    if stopping.asked():
+        raise stopping.stopped(signal.Signals(number), "at once, since a second signal came")
+    stopping.ask(number)
+    os.write(2, f"{name}: stopping at the next file that is finished; once more to stop at once\n".encode())
+
+
+def _tell(state: State[Any]) -> None:
+    """Call the flow's hooks for a cancelled run, unless a worker cancels it: that calls them itself."""
+    context = FlowRunContext.get()
+    if context is None or context.flow is None or context.flow_run is None:
+        return
+    with get_client(sync_client=True) as client:
+        known = client.read_flow_run(context.flow_run.id).state
+    if known is None or not known.is_cancelling():
+        for hook in context.flow.on_cancellation_hooks:
+            hook(context.flow, context.flow_run, state)

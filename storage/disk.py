@@ -1,0 +1,92 @@
+"""Faults of a disk, told in our words: full, read-only, or a file on it gone or damaged.
+
+Libraries report these each in their own way, some of them as text alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from storage.errors import DamagedFile, IndexmillError, RootUnusable
+
+FULL = {number: os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)}
+CLOSED = {number: os.strerror(number) for number in (errno.EROFS, errno.EACCES, errno.EPERM)}
+
+
+@contextmanager
+def writing_below(root: Path, during: str = "") -> Iterator[None]:
+    """Raise RootUnusable where a full or closed disk ends the block, and DamagedFile where a file below `root` does, gone or damaged.
+
+    during: what was being done. Errors that Indexmill raises on purpose pass as they are.
+    """
+    try:
+        yield
+    except IndexmillError:
+        raise
+    except Exception as problem:
+        if fault := disk_fault(problem, root, during) or damage(problem, root, during):
+            raise fault from problem
+        raise
+
+
+def damage(problem: BaseException, root: Path, during: str = "") -> DamagedFile | None:
+    """The error to raise instead of one that a damaged file was the cause of; None for any other."""
+    import duckdb  # slow to import, and most commands read no table
+    import pyarrow as pa
+
+    if isinstance(problem, OSError) and problem.errno is not None:
+        found = problem.errno == errno.ENOENT and str(problem.filename).startswith(str(root))
+    else:
+        found = isinstance(problem, duckdb.IOException | duckdb.InvalidInputException | pa.ArrowException) or type(problem) in (
+            OSError,
+            duckdb.Error,
+        )
+    if not found:
+        return None
+    return DamagedFile(
+        "a file below the root is gone or cannot be read", where=f"{root}, {during}" if during else str(root),
+        got=str(problem).splitlines()[0], next_step="run the build again: it makes anew what is damaged or gone",
+    )  # fmt: skip
+
+
+def check_room(root: Path, least: int) -> None:
+    """Raise RootUnusable when fewer than `least` bytes are free below `root`."""
+    if shutil.disk_usage(root).free < least:
+        raise _full(root, str(root), f"{least / 1e6:,.0f} MB to begin with", "")
+
+
+def disk_fault(problem: BaseException, root: Path, during: str = "") -> RootUnusable | None:
+    """The error to raise instead of one that a disk was the cause of; None for any other."""
+    where = f"{root}, {during}" if during else str(root)
+    if said := _said(problem, FULL):
+        return _full(root, where, "room for what is written", f"{said}; ")
+    if not os.access(root, os.W_OK) and (said := _said(problem, CLOSED)):
+        return RootUnusable(
+            "the root cannot be written", where=where, expected="a directory that this user can write", got=said,
+            next_step="make it writable; reading it needs no more than it has",
+        )  # fmt: skip
+    return None
+
+
+def _full(root: Path, where: str, expected: str, said: str) -> RootUnusable:
+    usage = shutil.disk_usage(root)
+    return RootUnusable(
+        "the disk is full", where=where, expected=expected, got=f"{said}{usage.free / 1e6:,.1f} of {usage.total / 1e6:,.1f} MB are free",
+        next_step="free some, then the same command goes on from there: what was finished is kept",
+    )  # fmt: skip
+
+
+def _said(problem: BaseException | None, faults: dict[int, str]) -> str:
+    """Which of the faults is behind an error, by its number or, of libraries that only tell it in words, by those."""
+    while problem is not None:
+        if isinstance(problem, OSError) and problem.errno in faults:
+            return faults[problem.errno]
+        if named := [text for text in faults.values() if text in str(problem)]:
+            return named[0]
+        problem = problem.__cause__
+    return ""

@@ -1,0 +1,112 @@
+"""A disk that is full, in the midst of a build or before, and a root on a disk that cannot be written.
+
+Each runs in a mount namespace of its own. Two points in the usual run, every commit of a build that encodes in `make soak`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from storage.disk import disk_fault
+from storage.errors import RootUnusable
+from tests.conftest import Build
+from tests.faults.killing import HERE, SETTINGS
+from tests.faults.test_many_nights import noise
+
+# Who is not root may mount in a user namespace. Nothing is skipped: where the kernel allows neither, the tests fail.
+OWN_MOUNTS = ["unshare", "--mount"] if os.getuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+
+
+def apart(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that may mount what nobody else sees, and give what it said."""
+    environment = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
+    done = subprocess.run([*OWN_MOUNTS, *command], env=environment, cwd=HERE.parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def test_a_full_disk_is_told_and_costs_only_the_room(digits: Path, pictures: Path, encoded_digits: Path, tmp_path: Path) -> None:
+    """Full before a build begins, and while it fills shards: the error says that the disk is full, the live snapshot is
+    whole, and with room again the next build ends as one that was never disturbed."""
+    shutil.rmtree(pictures / "9")
+    if long := "INDEXMILL_SOAK" in os.environ:
+        noise(pictures / "3" / "new.png", random.Random(1))
+    (mount := tmp_path / "disk").mkdir()
+    points = [] if long else [0, "/shards/"]
+    task = {"mount": str(mount), "encoded": str(encoded_digits), "before": str(digits), "after": str(pictures), "settings": SETTINGS}
+    done = apart(sys.executable, str(HERE / "full_disk.py"), json.dumps(task | {"points": points}))
+    outcomes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(outcomes) > 30 if long else len(outcomes) == 2
+    for outcome in outcomes:
+        assert (outcome["live"], outcome["same"], outcome["left"]) == (True, True, []), outcome
+        if "this build would not fit" not in outcome["error"]:
+            assert outcome["kind"] in ("RootUnusable", ""), outcome  # after its last write a build does not need any
+            assert "the disk is full" in outcome["error"] or outcome["error"] == "", outcome
+    told = outcomes[0]["error"]
+    assert "in the stage ingest" in told or "where:    /" in told
+    assert "No space left on device; 0.0 of 268.4 MB are free\n  next:     free some, then the same command goes on" in told
+    assert {outcome["kind"] for outcome in outcomes[:2]} == {"RootUnusable"}
+
+
+READS = (
+    ["catalog"], ["snapshots", "demo-images"], ["show", "demo-images"], ["verify", "demo-images"], ["history", "demo-images"],
+    ["diff", "demo-images", "SNAPSHOT"], ["search", "demo-images", "--image", "PICTURE", "-k", "1"],
+)  # fmt: skip
+WRITES = (["build", "demo-images"], ["pin", "demo-images"], ["rollback", "demo-images"], ["gc"])
+
+
+def test_a_read_only_root_can_be_read_and_refuses_what_writes(quick_build: Build, digits: Path, tmp_path: Path) -> None:
+    """All commands that only read answer, and so does Python; build refuses before it starts Prefect. The home directory stays empty."""
+    summary, mount, home = quick_build(digits), tmp_path / "mount", tmp_path / "home"
+    mount.mkdir()
+    home.mkdir()
+    picture = next(digits.rglob("*.png"))
+    script = f"""
+import json, os, sys, tempfile
+os.environ["HOME"] = {str(home)!r}
+os.environ["TMPDIR"] = {str(home)!r}
+from flows.environment import prepare_environment
+from typer.testing import CliRunner
+from flows.cli import app
+said = []
+for command in json.loads(sys.argv[1]):
+    run = CliRunner().invoke(app, [*command, "--root", {str(mount)!r}])
+    said.append([run.exit_code, run.output, run.stderr])
+from serve import open_index
+assert open_index({str(mount)!r}, "demo-images").search(images=[{str(picture)!r}], k=1).results[0][0].rank == 1
+print(json.dumps(said))
+"""
+    names = {"SNAPSHOT": summary["snapshot_id"], "PICTURE": str(picture)}
+    commands = [[names.get(word, word) for word in command] for command in (*READS, *WRITES)]
+    mounts = f'mount --bind {tmp_path / "root"} {mount} && mount -o remount,bind,ro {mount} && exec "$@"'
+    done = apart("sh", "-c", mounts, "sh", sys.executable, "-c", script, json.dumps(commands))
+    said = json.loads(done.stdout.splitlines()[-1])
+    for (code, output, error), command in zip(said, commands, strict=True):
+        if command in commands[: len(READS)]:
+            assert code == 0, (command, error)
+            assert summary["snapshot_id"] in output or command[0] == "diff", command
+        else:
+            assert code == 2, (command, output)
+            assert "the root cannot be written\n" in error, command
+            assert f"where:    {mount}" in error, command
+    assert [path for path in home.rglob("*") if not path.is_relative_to(home / f"indexmill-{os.getuid()}")] == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_known_by_its_number_and_by_its_words(number: int, tmp_path: Path) -> None:
+    """Some libraries pass the number on, some only its text, and some raise an error of their own because of it."""
+    behind = ValueError("broken")
+    behind.__cause__ = OSError(number, os.strerror(number))
+    for problem in (OSError(number, "any"), RuntimeError(f"IO Error: {os.strerror(number)} (async)"), behind):
+        assert isinstance(disk_fault(problem, tmp_path), RootUnusable)
+    for other in (OSError(errno.EIO, os.strerror(errno.EIO)), ValueError("broken"), PermissionError(errno.EACCES, "Permission denied")):
+        assert disk_fault(other, tmp_path) is None  # the root itself can be written
