@@ -6,6 +6,7 @@ from configs.models import EncoderConfig
 from storage import tables
 from storage.records import EmbeddingSet
 from storage.root import Root
+from tasks.encoders.export_once import export_once
 from tasks.encoders.jobs import Model, TimeQueries
 from tasks.encoders.process import EncoderProcess
 from tasks.progress import track
@@ -14,7 +15,7 @@ from tasks.progress import track
 def encode_times(root: Root, asked: EmbeddingSet, config: EncoderConfig, base: str | None, count: int) -> dict[str, float]:
     """Milliseconds to encode one of `count` held-out queries, in a process of its own; nothing without queries.
 
-    base: the folder of images; None for texts.
+    base: the folder of images; None for texts. While the model is there, it is also exported, if it never was (`export_once`).
     """
     if not count or not asked.query:
         return {}
@@ -25,4 +26,5 @@ def encode_times(root: Root, asked: EmbeddingSet, config: EncoderConfig, base: s
         model = Model(config, asked.encoder["precision"], asked.modality)
         found = process.time_queries(TimeQueries(model, str(sample), base if asked.modality == "image" else None))
         advance(1)
+        export_once(root, process, config, asked)
     return found
