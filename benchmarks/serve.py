@@ -24,7 +24,7 @@ import httpx
 import numpy as np
 import psutil
 
-from benchmarks.serve_load import Load, load, raw, text
+from benchmarks.serve_load import load, raw, text
 from benchmarks.serve_root import NAME, clustered, make_root
 from serve import OpenIndex, open_index
 from tests.serve.publishing import publish_again
@@ -91,28 +91,28 @@ def measure(root: Path, count: int, seconds: float) -> None:
     """Print a line for each kind of query and number of clients."""
     index = open_index(root, NAME)
     print(f"{count} vectors, recall@10 {recall(index, count):.3f}, load average {os.getloadavg()[0]:.1f} before")
-    alone = {batch: in_process(index, batch, seconds) for batch in BATCHES}
     queries = clustered(2048, seed=7)
-    with served(root) as (port, _):
+    with served(root) as (port, process):
         for batch in BATCHES:
-            print(f"in process, batches of {batch}: {alone[batch]:,.0f} queries/s")
             requests = [raw(NAME, queries[start : start + batch]) for start in range(0, 1024, batch)]
             for clients in CLIENTS:
-                seen = load(port, clients, seconds, requests)
-                ratio = seen.rate * batch / alone[batch]
-                print(
-                    f"  raw x {batch:3}, {clients:2} clients: {told(seen)}; {seen.rate * batch:8,.0f} queries/s ({ratio:.2f})", flush=True
-                )
+                alone = in_process(index, batch, seconds)
+                rate = told(f"raw x {batch:3}, {clients:2} clients", port, process, clients, seconds, requests) * batch
+                print(f"{'':24}{rate:8,.0f} queries/s, {rate / alone:.2f} of {alone:,.0f} in process just before", flush=True)
         requests = [text(NAME, f"what is said of topic {number}") for number in range(200)]
         for clients in CLIENTS:
-            print(f"  text,      {clients:2} clients: {told(load(port, clients, seconds, requests))}", flush=True)
-    again = {batch: in_process(index, batch, seconds) for batch in BATCHES}
-    print("in process, once more: " + ", ".join(f"{again[batch]:,.0f}" for batch in BATCHES) + f"; load average {os.getloadavg()[0]:.1f}")
+            told(f"text,      {clients:2} clients", port, process, clients, seconds, requests)
+    print(f"load average {os.getloadavg()[0]:.1f}")
 
 
-def told(seen: Load) -> str:
-    """A load in a few words."""
-    return f"{seen.rate:7,.0f} requests/s, p50 {seen.p50:6.1f} ms, p99 {seen.p99:6.1f} ms, {seen.failed} failed"
+def told(what: str, port: int, process: psutil.Process, clients: int, seconds: float, requests: list[bytes]) -> float:
+    """Load the service and print what was seen, CPU time of the service and of the clients with it; requests a second."""
+    before = sum(process.cpu_times()[:2])
+    seen = load(port, clients, seconds, requests)
+    cpu = (sum(process.cpu_times()[:2]) - before) / seen.requests * 1000
+    print(f"  {what}: {seen.rate:7,.0f} requests/s, p50 {seen.p50:6.1f} ms, p99 {seen.p99:6.1f} ms, {seen.failed} failed; "
+          f"CPU {cpu:.2f} ms a request, {seen.cpu:.2f} ms of the clients'", flush=True)  # fmt: skip
+    return seen.rate
 
 
 def soak(root: Path, minutes: float) -> None:

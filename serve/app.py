@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -16,6 +17,7 @@ from serve.guarding import Guard
 from serve.limits import Limits
 from serve.live import LiveIndex
 from serve.metrics import Metrics
+from serve.quick import Quick
 from serve.routes import routes
 from serve.service import Service
 from storage.root import Root
@@ -44,6 +46,7 @@ def create_app(
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
         service.close()
+        gc.unfreeze()  # what LiveIndex froze
 
     app = FastAPI(
         title="Indexmill", version=version("indexmill"), description="Nearest neighbours in published snapshots.",
@@ -53,4 +56,4 @@ def create_app(
     app.include_router(routes(service))
     app.include_router(site.pages())
     app.state.service = service
-    return Guard(app, limits, metrics, token, hosts)
+    return Guard(Quick(app, service), limits, metrics, token, hosts)

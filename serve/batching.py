@@ -1,4 +1,4 @@
-"""Micro-batches: what is asked while one call runs is done together in the next."""
+"""Micro-batches: what is asked while calls run is done together in the next."""
 
 from __future__ import annotations
 
@@ -6,65 +6,103 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 Q = TypeVar("Q")
 A = TypeVar("A")
 
 
-class Batcher(Generic[Q, A]):
-    """Does questions of many requests in one call at a time, on a thread of its own.
+class Waiting(NamedTuple):
+    """A question, how much it counts, and where its answer goes."""
 
-    Nothing waits for a batch to fill: the first question goes off at once, and those that come meanwhile are the next batch. So one
-    client waits for nobody, and many share what a call costs. work: the answers to questions, in their order; a question that it raises
-    for is asked again alone, so that one request's fault is no other's. weight: how much a question counts; `most` is what a batch may.
+    question: Any
+    weight: int
+    answer: asyncio.Future[Any]
+
+
+class Batcher(Generic[Q, A]):
+    """Does questions of many requests in few calls, each on one of `threads` threads of its own.
+
+    Nothing waits for a batch to fill: the first question goes off at once, and those that come meanwhile are the next batch. So one client
+    waits for nobody, and many share what a call costs. Of what waits a call takes its share, so that all threads have work.
+
+    work: the answers to questions, in their order; a question that it raises for is asked again alone, so that one request's fault is no
+    other's. weight: how much a question counts; a batch holds `least` if so much waits, and never more than `most`. prepare: what each
+    thread does when it starts.
     """
 
     def __init__(
-        self, work: Callable[[Sequence[Q]], Sequence[A]], *, most: int, weight: Callable[[Q], int], told: Callable[[int], None]
-    ) -> None:
-        self._work, self._most, self._weight, self._told = work, most, weight, told
-        self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
-        self._thread = ThreadPoolExecutor(1)
-        self._running: asyncio.Task[None] | None = None
+        self, work: Callable[[Sequence[Q]], Sequence[A]], *, most: int, least: int = 1, weight: Callable[[Q], int],
+        told: Callable[[int], None], threads: int = 1, prepare: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
+        self._work, self._most, self._least, self._weight, self._told = work, most, least, weight, told
+        self._waiting: deque[Waiting] = deque()
+        self._weighs, self._doing = 0, 0  # all that waits, all that threads do now
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, initializer=prepare)
+        self.free = threads
 
-    async def ask(self, question: Q) -> A:
-        """The answer, when its batch is done. A caller that gives up before is left out of it."""
-        answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
-        self._waiting.append((question, answer))
-        if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._run())
-        return await answer
+    async def ask(self, *questions: Q) -> list[A]:
+        """The answers, when all are done. A caller that gives up before is left out of its batches."""
+        loop = asyncio.get_running_loop()
+        asked = [Waiting(question, self._weight(question), loop.create_future()) for question in questions]
+        self._waiting.extend(asked)
+        self._weighs += sum(one.weight for one in asked)
+        self._start(loop)
+        try:
+            return [await one.answer for one in asked]
+        finally:
+            for one in asked:
+                one.answer.cancel()
 
     def close(self) -> None:
-        """End the thread after what it is doing."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """End the threads after what they are doing."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while batch := self._next():
-            results = await loop.run_in_executor(self._thread, self._done, [question for question, _ in batch])
-            for (_, answer), result in zip(batch, results, strict=True):
-                if answer.done():
-                    continue
-                if isinstance(result, Exception):
-                    answer.set_exception(result)
-                else:
-                    answer.set_result(result)
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give every free thread a batch, as long as something waits."""
+        while self._worth() and (batch := self._next()):
+            self.free -= 1
+            self._doing += sum(one.weight for one in batch)
+            self._pool.submit(self._run, loop, batch)
 
-    def _next(self) -> list[tuple[Q, asyncio.Future[A]]]:
-        """The oldest questions that are still waited for, at least one, at most what a batch may hold."""
-        batch: list[tuple[Q, asyncio.Future[A]]] = []
-        held = 0
+    def _worth(self) -> bool:
+        """Whether a thread is free and should begin now: one is not woken for little that another will soon do along."""
+        alone = self.free == self._threads
+        return self.free > 0 and (alone or self._weighs >= self._least or self._doing >= self._least)
+
+    def _run(self, loop: asyncio.AbstractEventLoop, batch: list[Waiting]) -> None:
+        """On a thread: do the batch, and hand its answers back to the loop."""
+        results = self._done([one.question for one in batch])
+        loop.call_soon_threadsafe(self._finish, loop, batch, results)
+
+    def _finish(self, loop: asyncio.AbstractEventLoop, batch: list[Waiting], results: Sequence[A | Exception]) -> None:
+        self.free += 1
+        self._doing -= sum(one.weight for one in batch)
+        self._start(loop)
+        for one, result in zip(batch, results, strict=True):
+            if one.answer.done():
+                continue
+            if isinstance(result, Exception):
+                one.answer.set_exception(result)
+            else:
+                one.answer.set_result(result)
+
+    def _next(self) -> list[Waiting]:
+        """The oldest questions that are still waited for, at least one: a thread's share of all that is to do."""
+        batch: list[Waiting] = []
+        held, share = 0, min(max((self._weighs + self._doing) // self._threads, self._least), self._most)
         while self._waiting:
-            question, answer = self._waiting[0]
-            if not answer.done():
-                held += self._weight(question)
-                if batch and held > self._most:
+            one = self._waiting[0]
+            if not one.answer.done():
+                if batch and held + one.weight > share:
                     break
-                batch.append((question, answer))
+                held += one.weight
+                batch.append(one)
+            self._weighs -= one.weight
             self._waiting.popleft()
-        self._told(len(batch)) if batch else None
+        if batch:
+            self._told(len(batch))
         return batch
 
     def _done(self, questions: Sequence[Q]) -> Sequence[A | Exception]:

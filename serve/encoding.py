@@ -13,6 +13,7 @@ from configs.models import EncoderConfig
 from storage.records import Modality
 from tasks.encoders import Encoder, identify, load_encoder
 from tasks.encoders.encoding import EncodesTextsToo, encode_batches
+from tasks.encoders.exported import open_export
 from tasks.indexes.published import PublishedIndex
 
 
@@ -51,8 +52,9 @@ class QueryEncoder:
 
 
 def _load(index: PublishedIndex) -> Encoder:
+    """Without torch, where an export of the encoder of texts is at hand; it computes in float32, whatever the index's precision."""
     manifest = index.manifest
     config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(manifest.config["encoder"])
-    precision = manifest.encoder["precision"]
-    index.accept(identify(config).of(manifest.holds, precision, config.store).fingerprint)
-    return load_encoder(config, precision)
+    precision, identity = manifest.encoder["precision"], identify(config)
+    index.accept(identity.of(manifest.holds, precision, config.store).fingerprint)
+    return open_export(index.root, identity.fingerprint) or load_encoder(config, precision)

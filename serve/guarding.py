@@ -6,7 +6,6 @@ import hmac
 import time
 from dataclasses import dataclass, field
 
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.limits import Limits
@@ -49,7 +48,7 @@ class Guard:
             await send(message)
 
         try:
-            self._admit(Request(scope))
+            self._admit(scope["path"], {name: value.decode("latin-1") for name, value in scope["headers"]})
             await self.app(scope, self._counted(receive, seen), answer)
         except Problem as problem:
             await problem.response()(scope, receive, answer)
@@ -57,21 +56,21 @@ class Guard:
             self.held -= seen["bytes"]
             self._tell(scope, seen["status"], time.perf_counter() - start)
 
-    def _admit(self, request: Request) -> None:
-        host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
+    def _admit(self, path: str, headers: dict[bytes, str]) -> None:
+        given = headers.get(b"host", "")
+        host = given.rpartition(":")[0] or given
         if self.hosts and host.strip("[]").lower() not in self.hosts:
             raise Problem(421, "this service answers for this machine alone, under the names localhost and 127.0.0.1")
-        path = request.url.path
-        if self.token and path not in OPEN and not path.startswith(PAGE) and not self._known(request):
+        if self.token and path not in OPEN and not path.startswith(PAGE) and not self._known(headers.get(b"authorization", "")):
             raise Problem(401, "a bearer token is needed", headers={"WWW-Authenticate": 'Bearer realm="indexmill"'})
-        length = request.headers.get("content-length", "0")
+        length = headers.get(b"content-length", "0")
         if not (length.isascii() and length.isdigit()):
             raise Problem(400, "the length of the body is no number")
         if int(length[:20]) > self.limits.body_bytes:
             raise self._too_long()
 
-    def _known(self, request: Request) -> bool:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    def _known(self, authorization: str) -> bool:
+        scheme, _, given = authorization.partition(" ")
         return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), (self.token or "").encode())
 
     def _counted(self, receive: Receive, seen: dict[str, int]) -> Receive:

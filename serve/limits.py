@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Limits:
     """Most bytes of a body and of all bodies at once, pixels of an image, results and queries of a request, letters of a text, seconds
-    of a request, requests at once; and queries that share one call of the encoder or of FAISS.
+    of a request, requests at once; queries that share one call of the encoder or of FAISS; and threads that search.
     """
 
     body_bytes: int = 32 << 20
@@ -22,3 +23,4 @@ class Limits:
     concurrency: int = 256
     encoded_at_once: int = 64
     searched_at_once: int = 1024
+    searchers: int = field(default_factory=lambda: min(len(os.sched_getaffinity(0)), 8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 
 from serve.encoding import QueryEncoder
@@ -65,6 +66,11 @@ class LiveIndex:
         finally:
             self._root.close()
         index.warm()
+        if self.index is None:
+            # What libraries have made of objects by now stays: Python's collector would look through all of it again, half a second in
+            # which nothing is answered.
+            gc.collect()
+            gc.freeze()
         return index
 
     def _encoder_of(self, snapshot_id: str | None) -> QueryEncoder | None:

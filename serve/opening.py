@@ -79,7 +79,9 @@ class OpenIndex:
         start = time.perf_counter()
         queries = self._vectors(texts, images, vectors, items)
         encoded = time.perf_counter()
-        found = self.find(queries, k, self.chosen(label, where), rerank=rerank)
+        within = self.chosen(label, where)
+        with self._searching:  # one after another, each with all of FAISS's threads
+            found = self.find(queries, k, within, rerank=rerank)
         searched = time.perf_counter()
         results = self.described(*found)
         spent = {"encode_ms": (encoded - start) * 1000, "search_ms": (searched - encoded) * 1000}
@@ -118,14 +120,16 @@ class OpenIndex:
         return self.items.matching({name: [given] if isinstance(given, str) else given for name, given in asked.items()}) if asked else None
 
     def find(self, queries: np.ndarray, k: int, within: np.ndarray | None = None, *, rerank: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and ids (n, k) of the best items for vectors as `read_vectors` gives them; id -1 where there are fewer."""
+        """Scores and ids (n, k) of the best items for vectors as `read_vectors` gives them; id -1 where there are fewer.
+
+        Several threads may do this at once, and should then use one thread of FAISS each (`one_thread_here`).
+        """
         if k < 1:
             raise BadQuery("k is too small", expected="1 or more", got=str(k))
         k = min(k, self.searcher.items if within is None else len(within))
         if not k or not len(queries):
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        with self._searching:  # how widely FAISS looks is set in the index itself
-            return search_narrowed(self.searcher, queries, k, within=within, rerank=rerank)
+        return search_narrowed(self.searcher, queries, k, within=within, rerank=rerank)
 
     def described(self, scores: np.ndarray, ids: np.ndarray) -> list[list[Result]]:
         """The results of what `find` found."""

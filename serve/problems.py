@@ -37,6 +37,9 @@ class Problem(Exception):
         )
 
 
+KNOWN = (Problem, RequestValidationError, ValidationError, HTTPException, IndexmillError, TimeoutError)
+
+
 def problem_of(error: Exception) -> Problem:
     """The problem that an exception is for whoever asked."""
     match error:
@@ -63,7 +66,7 @@ def install(app: FastAPI) -> None:
     async def answer(_: Request, error: Exception) -> Response:
         return problem_of(error).response()
 
-    for kind in (Problem, RequestValidationError, ValidationError, HTTPException, IndexmillError, TimeoutError, Exception):
+    for kind in (*KNOWN, Exception):
         app.add_exception_handler(kind, answer)
 
 

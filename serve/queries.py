@@ -13,7 +13,7 @@ from storage.errors import InputError
 from storage.manifests import Manifest
 from storage.records import Modality
 from tasks.checks.images import Limits, UnreadableImage, read_image
-from tasks.checks.items import normalised
+from tasks.checks.texts import normalised
 from tasks.encoders import MODALITIES
 
 Picture = bytes | str | Path | Image.Image

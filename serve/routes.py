@@ -40,12 +40,7 @@ def _about_indexes(router: APIRouter, service: Service) -> None:
     )
     async def search(name: documents.Name, request: Request) -> Response:
         """The nearest items to texts, images, vectors or items of the index."""
-        async with service.admitted():
-            index = service.index(name)
-            asked = await read_request(request, index.manifest.dim, service.limits)
-            if request.headers.get("accept", "").startswith(RAW):
-                return raw(await service.answer(index, asked, raw=True))
-            return json(await service.answer(index, asked))
+        return await answered(service, name, request)
 
     @router.get("/v1/indexes")
     def indexes() -> Response:
@@ -107,6 +102,16 @@ def _about_the_service(router: APIRouter, service: Service) -> None:
     def metrics() -> Response:
         """Figures for Prometheus."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def answered(service: Service, name: str, request: Request) -> Response:
+    """A search, as soon as there is a place for it: in bytes where that is accepted, else in JSON."""
+    async with service.admitted():
+        index = service.index(name)
+        asked = await read_request(request, index.manifest.dim, service.limits)
+        if request.headers.get("accept", "").startswith(RAW):
+            return raw(await service.answer(index, asked, raw=True))
+        return json(await service.answer(index, asked))
 
 
 def raw(answer: dict[str, Any]) -> Response:

@@ -21,7 +21,10 @@ from serve.problems import Problem
 from serve.queries import read_vectors
 from serve.requests import Options, SearchRequest
 from storage.records import Modality
+from tasks.indexes.searcher import one_thread_here
 
+SHARED = 32  # queries for which a second thread is woken
+ALONE = 8  # queries at least, of a part of one request
 PREPARED_AT_ONCE = 2  # images: each may take megabytes while it is decoded
 
 
@@ -55,8 +58,9 @@ class Service:
             encoded, most=limits.encoded_at_once, weight=lambda asked: len(asked.prepared), told=metrics.batches.labels("encode").observe
         )
         self._searching: Batcher[Searching, Any] = Batcher(
-            searched, most=limits.searched_at_once, weight=lambda asked: len(asked.queries), told=metrics.batches.labels("search").observe
-        )
+            searched, most=limits.searched_at_once, least=SHARED, weight=lambda asked: len(asked.queries),
+            told=metrics.batches.labels("search").observe, threads=limits.searchers, prepare=one_thread_here,
+        )  # fmt: skip
 
     def index(self, name: str) -> OpenIndex:
         """The snapshot that answers for a name. Raises Problem: 404 for a name that is not served, 503 while it has no snapshot."""
@@ -89,7 +93,7 @@ class Service:
         start = time.perf_counter()
         queries = await self._queries(index, asked)
         between = time.perf_counter()
-        results = await self._searching.ask(Searching(index, queries, asked, raw))
+        results = await self._search(index, queries, asked, raw)
         end = time.perf_counter()
         self.metrics.queries.labels(manifest.name).inc(len(queries))
         return {
@@ -102,14 +106,24 @@ class Service:
         self._encoding.close()
         self._searching.close()
 
+    async def _search(self, index: OpenIndex, queries: np.ndarray, asked: Options, raw: bool) -> Any:
+        """The results; where threads are free and the queries many, each thread does a part of them."""
+        count = max(1, min(self._searching.free, len(queries) // ALONE))
+        parts = await self._searching.ask(*(Searching(index, part, asked, raw) for part in np.array_split(queries, count)))
+        if count == 1:
+            return parts[0]
+        if raw:
+            return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return [row for part in parts for row in part]
+
     async def _queries(self, index: OpenIndex, asked: SearchRequest) -> np.ndarray:
         """float32 (n, dim)."""
         if asked.texts is not None:
-            return await self._encoding.ask(Encoding(index, "text", [index.text(text) for text in asked.texts]))
+            return (await self._encoding.ask(Encoding(index, "text", [index.text(text) for text in asked.texts])))[0]
         if asked.images is not None:
             async with self._preparing:
                 pictures = await asyncio.to_thread(lambda: [index.picture(image, self.limits.pixels) for image in asked.images or ()])
-            return await self._encoding.ask(Encoding(index, "image", pictures))
+            return (await self._encoding.ask(Encoding(index, "image", pictures)))[0]
         if asked.items is not None:
             return await asyncio.to_thread(index.vectors_of, asked.items)
         return read_vectors(index.manifest, asked.vectors)

@@ -12,6 +12,7 @@
 <root>/openings/<policy>/part-*.parquet           what came of opening each image, by content
 <root>/embeddings/<fingerprint>/part-*.parquet    the content-addressed embedding store
 <root>/encoders/<model>/<device>.json             what a device has shown with an encoder: precision, batch size, rate
+<root>/encoders/<model>/texts/                    an encoder of texts as ONNX graph and tokenizer; export.json last
 <root>/indexes/<name>/trained|shards/             FAISS files by key, with their rows and records, shared between snapshots
 <root>/indexes/<name>/evaluations/<digest>/       tables and sketches of an evaluation; <snapshot>/ in it: its report
 <root>/indexes/<name>/evaluations/truth-*.npz     exact neighbours of the queries, by what they were asked of
@@ -151,6 +152,9 @@ class Root:
 
     def experience(self, model: str, device: str) -> Path:
         return self._below("encoders", model, f"{device[:16]}.json")
+
+    def exported(self, model: str) -> Path:
+        return self.encoder(model) / "texts"
 
     def index(self, name: str) -> Path:
         if not re.fullmatch(NAME, name):

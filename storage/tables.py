@@ -9,14 +9,16 @@ import glob
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.digests import rows_digest
+
+if TYPE_CHECKING:
+    import polars as pl
 
 BATCH_ROWS = 8192
 MEMORY_LIMIT = "1GB"
@@ -95,6 +97,8 @@ def digest(path: Path, columns: list[str] | None = None) -> str:
 
 def frames(batches: Iterable[pa.RecordBatch]) -> Iterator[pl.DataFrame]:
     """The same batches as polars frames."""
+    import polars as pl  # here: asking an index needs none of it, and should be quick
+
     for batch in batches:
         yield pl.DataFrame(pl.from_arrow(batch))
 

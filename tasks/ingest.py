@@ -18,7 +18,7 @@ from storage.digests import content_digest, item_id, json_digest
 from storage.errors import InputError
 from storage.records import Dataset, FileRef
 from storage.root import Root
-from tasks.checks.items import normalised
+from tasks.checks.texts import normalised
 from tasks.policy import options
 from tasks.progress import track
 from tasks.sources import Item, Source, open_source

@@ -18,8 +18,9 @@ from storage.errors import InputError
 from storage.records import Dataset, ValidatedDataset
 from storage.root import Root
 from tasks.checks import rejects
-from tasks.checks.items import items_schema, row_rejects, text_group
+from tasks.checks.items import items_schema, row_rejects
 from tasks.checks.opening import PASSING, open_images
+from tasks.checks.texts import text_group
 from tasks.policy import options
 from tasks.progress import track
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from typing import Any
 
 import pandera.polars as pa
@@ -53,13 +51,3 @@ def _reason(failure: dict[str, Any]) -> tuple[str, str]:
     if column == "path":
         return "missing_path", "its file is not there, lies outside the data set, or has a name that is not UTF-8"
     return f"missing_{column}", f"the item has no {column}"
-
-
-def text_group(text: str) -> str:
-    """The text with case, punctuation, accents' spelling and spacing evened out: texts that only differ there are one group."""
-    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
-
-
-def normalised(text: str) -> str:
-    """The text that is digested and encoded: Unicode NFC, runs of white space as one space, none at the ends."""
-    return " ".join(unicodedata.normalize("NFC", text).split())

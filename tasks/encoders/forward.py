@@ -29,11 +29,14 @@ def moved(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def finished(features: torch.Tensor, *, normalize: bool) -> np.ndarray:
+    """`finished_tensor` as an array."""
+    return np.asarray(finished_tensor(features, normalize=normalize).cpu().numpy())
+
+
+def finished_tensor(features: torch.Tensor, *, normalize: bool) -> torch.Tensor:
     """float32 (n, dim), of unit length if asked: the length is taken in float32, whatever the model's precision."""
     features = features.float()
-    if normalize:
-        features = torch.nn.functional.normalize(features, dim=1)
-    return np.asarray(features.cpu().numpy())
+    return torch.nn.functional.normalize(features, dim=1) if normalize else features
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[np.ndarray]:

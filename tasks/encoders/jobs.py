@@ -70,6 +70,16 @@ class TimeQueries:
     base: str | None
 
 
+@dataclass(frozen=True)
+class ExportTexts:
+    """Write an encoder of texts as the files `graph` and `tokenizer`, and compare both over the rows of the table `sample`."""
+
+    model: Model
+    sample: str
+    graph: str
+    tokenizer: str
+
+
 class Progress(NamedTuple):
     """So many more items are done, at this batch size."""
 
@@ -109,5 +119,14 @@ class Timed(NamedTuple):
     figures: dict[str, float]
 
 
-Job = EncodeShard | ComparePrecision | LoadModel | TimeQueries
-Answer = ShardEncoded | Compared | Loaded | Timed
+class Exported(NamedTuple):
+    """least_cosine: of the vectors that graph and model give a text, over `compared` texts of all lengths that there are."""
+
+    dim: int
+    prompt: str
+    compared: int
+    least_cosine: float
+
+
+Job = EncodeShard | ComparePrecision | LoadModel | TimeQueries | ExportTexts
+Answer = ShardEncoded | Compared | Loaded | Timed | Exported

@@ -53,6 +53,15 @@ def holds(agreed: Agreement) -> bool:
     return agreed.mean_cosine >= LEAST_COSINE and agreed.overlap_at_10 >= LEAST_OVERLAP
 
 
+def least_cosine(exact: np.ndarray, other: np.ndarray) -> float:
+    """The least of 1 - ‖a - b‖² / 2‖a‖² over the vectors a of `exact` and b of `other`, float32 (n, dim), n at least 1.
+
+    For vectors of length 1 that is their cosine; of others it falls with the difference of their lengths too. Not finite numbers give 0.
+    """
+    apart = np.square(exact - other).sum(axis=1) / np.maximum(2 * np.square(exact).sum(axis=1), np.finfo(np.float32).tiny)
+    return float(np.nan_to_num(1 - apart, nan=0.0, posinf=0.0, neginf=0.0).min())
+
+
 def _overlap(exact: np.ndarray, fast: np.ndarray, count: int) -> float:
     """The mean share of the `count` nearest in `fast` whose value in `exact` reaches the row's `count`-th greatest."""
     least = np.partition(exact, -count, axis=1)[:, -count, None]

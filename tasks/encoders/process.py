@@ -20,6 +20,8 @@ from tasks.encoders.jobs import (
     Compared,
     ComparePrecision,
     EncodeShard,
+    Exported,
+    ExportTexts,
     Import,
     Job,
     LoadModel,
@@ -78,6 +80,10 @@ class EncoderProcess:
     def time_queries(self, job: TimeQueries) -> dict[str, float]:
         """How long one query takes to encode."""
         return cast(Timed, self._ask(job, _unseen)).figures
+
+    def export(self, job: ExportTexts) -> Exported:
+        """Write a model for those who ask without torch. Raises what went wrong in it, and WorkerLost when the process ends."""
+        return cast(Exported, self._ask(job, _unseen))
 
     def _patiently(self, job: EncodeShard | ComparePrecision, advance: Advance) -> Answer:
         """The kernel kills what takes too much memory: then with half the batch once more, down to one item."""

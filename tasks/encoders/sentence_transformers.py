@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules.transformer import Transformer
 
 from configs.models import Precision, SentenceTransformersEncoder
+from storage.errors import InputError
 from storage.records import Modality
 from tasks.encoders.encoding import Encoded
 from tasks.encoders.forward import by_length, device, finished, moved, settled
@@ -43,6 +45,22 @@ class SentenceTransformersModel:
         self.dim = int(self._model.get_embedding_dimension() or 0)
         self.batch_size = DEFAULT_BATCH if config.batch_size == "auto" else config.batch_size
         self.window = max(WINDOW, self.batch_size)
+
+    def export(self, graph: Path, tokenizer: Path) -> str:
+        """Write the model as an ONNX graph and a tokenizer; the prompt that goes before every text. Raises InputError for one that has no
+        such form: without a transformer, without a tokenizer of the fast kind, or in another precision than float32.
+        """
+        from tasks.encoders.exporting import write_graph, write_tokenizer  # here: only for those who have ONNX
+
+        if not self._transformer or not self._model.tokenizer.is_fast or self._model.dtype != torch.float32:
+            raise InputError("this model cannot be written as a graph", expected="a transformer in float32 with a fast tokenizer")
+        self._model.to("cpu")
+        try:
+            write_graph(self._model, self.dim, graph, normalize=self._normalize)
+        finally:
+            self._model.to(device())
+        write_tokenizer(self._model, tokenizer)
+        return self._prompt or ""
 
     def prepare(self, item: str) -> str:
         """The text itself: `encode` cuts it into tokens."""

@@ -25,11 +25,15 @@ from storage.embeddings import REJECTED
 from storage.errors import IndexmillError
 from tasks.encoders import Encoder, encoder_class, load_encoder
 from tasks.encoders.batching import fastest_batch
+from tasks.encoders.encoding import encode_items
+from tasks.encoders.exported import ExportedTexts
 from tasks.encoders.jobs import (
     Answer,
     Compared,
     ComparePrecision,
     EncodeShard,
+    Exported,
+    ExportTexts,
     Import,
     Job,
     Loaded,
@@ -40,7 +44,7 @@ from tasks.encoders.jobs import (
     Timed,
     TimeQueries,
 )
-from tasks.encoders.precision import agreement, best_precision, holds
+from tasks.encoders.precision import agreement, best_precision, holds, least_cosine
 from tasks.encoders.rows import Block, Row, encode_rows, prepared_windows
 from tasks.measures.timing import encode_speed
 
@@ -104,6 +108,8 @@ def _answer(job: Job, models: Models, send: Callable[[Progress], None]) -> Answe
                 return Loaded(models(job.model).dim)
             case TimeQueries():
                 return Timed(_timed(job, models(job.model)))
+            case ExportTexts():
+                return _export(job, models(job.model))
     except (EOFError, BrokenPipeError):
         raise
     except IndexmillError as problem:
@@ -184,6 +190,16 @@ def _timed(job: TimeQueries, encoder: Encoder) -> dict[str, float]:
         return np.concatenate([block.encoded.vectors for block in encode_rows(encoder, iter(queries), job.base, _unseen)])
 
     return encode_speed(encode, rows, singles=len(rows))
+
+
+def _export(job: ExportTexts, encoder: Encoder) -> Exported:
+    """Each text alone, as queries come, and all together, so that some are padded."""
+    prompt = encoder.export(Path(job.graph), Path(job.tokenizer))  # type: ignore[attr-defined]
+    exported = ExportedTexts(Path(job.graph), Path(job.tokenizer), prompt, encoder.dim)
+    texts = [row["text"] for batch in tables.read_batches(Path(job.sample)) for row in batch.to_pylist()]
+    expected = encode_items(encoder, texts).vectors
+    least = min(least_cosine(expected, exported.encode(texts, size).vectors) for size in (1, len(texts)))
+    return Exported(encoder.dim, prompt, len(texts), least)
 
 
 def _unseen(items: int) -> None:

@@ -10,6 +10,7 @@ from storage.experience import recall_experience, remember_experience
 from storage.records import EmbeddingSet
 from storage.root import Root
 from tasks.encoders.device import device_name
+from tasks.encoders.export_once import export_once
 from tasks.encoders.jobs import Model, TimeQueries
 from tasks.encoders.process import EncoderProcess
 from tasks.progress import track
@@ -22,6 +23,7 @@ def encode_times(
 
     Measured once for an encoder on a device, in a process of its own, and remembered: to load a model takes longer than all else that a
     night of few changes has to do. base: the folder of images; None for texts. turn: held while the model is loaded.
+    It is also exported then, if it never was (`export_once`).
     """
     wanted = min(count, asked.query)
     if not wanted:
@@ -42,4 +44,5 @@ def _measured(root: Root, asked: EmbeddingSet, config: EncoderConfig, base: str 
         model = Model(config, asked.encoder["precision"], asked.modality)
         found = process.time_queries(TimeQueries(model, str(sample), base if asked.modality == "image" else None))
         advance(1)
+        export_once(root, process, config, asked)
     return found

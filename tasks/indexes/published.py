@@ -32,7 +32,7 @@ class PublishedIndex:
     """The live snapshot of an index, or the one that is named. Files are checked by digest as they are opened."""
 
     def __init__(self, root: Root, name: str, snapshot_id: str | None = None) -> None:
-        self._root, snapshots = root, Snapshots(root, name)
+        self.root, snapshots = root, Snapshots(root, name)
         # Held until this object is gone: what is read is not removed by retention.
         self._reading = reading(snapshots, snapshot_id)
         self.manifest = self._reading.__enter__()
@@ -72,7 +72,7 @@ class PublishedIndex:
         """Item id -> its row (COLUMNS), for those ids that the snapshot holds."""
         wanted = ", ".join(str(item) for item in {*ids} if item >= 0) or "NULL"
         sql = f"SELECT {', '.join(COLUMNS)} FROM {tables.parquet(self._folder / 'items.parquet')} WHERE item_id IN ({wanted})"
-        return {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in tables.rows(sql, spill=self._root.tmp)}
+        return {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in tables.rows(sql, spill=self.root.tmp)}
 
     def _place(self, ref: Any) -> Path:
         return self._folder / str(ref.path)

@@ -15,6 +15,7 @@ from tasks.indexes.rerank import Store, by_row, refined
 # Below this many queries times vectors FAISS compares pair by pair, above it multiplies matrices. Its own value makes batches of up to a
 # few hundred queries several times slower than they need be; for a single query pair by pair is right.
 BLAS_THRESHOLD = 20
+SWIG: Any = faiss  # its classes of parameters have types that know nothing of their keywords
 NO_BLAS = faiss.cvar.distance_compute_blas_threshold
 WIDEST_EF_SEARCH = 4096
 CANDIDATES = 50  # re-ranked a query, unless asked for more
@@ -33,11 +34,21 @@ def one_thread() -> Iterator[None]:
         faiss.omp_set_num_threads(threads)
 
 
+def one_thread_here() -> None:
+    """Let FAISS use one thread from now on where this thread calls it: for threads that search beside each other.
+
+    Threads of OpenMP wait for each other at every step of a search, and wait by spinning. Where other work takes a core, that is most of
+    what they do, and it takes the core from that work.
+    """
+    faiss.omp_set_num_threads(1)
+
+
 class Searcher:
     """Loaded shards, searched together. Vectors are float32 of `dim` numbers; for the cosine metric they have length 1.
 
     stores: the vectors of each shard, from which the best `candidates` of each shard are scored again; the shards then belong to the
-    searcher, which renumbers them. spill: every item lies twice in its shard, so a candidate may come twice.
+    searcher, which renumbers them. spill: every item lies twice in its shard, so a candidate may come twice. Several threads may search
+    at once; only the last bits of a score can depend on it.
     """
 
     def __init__(
@@ -83,7 +94,7 @@ class Searcher:
     def widen(self, *, nprobe: int | None = None, ef_search: int | None = None, candidates: int | None = None) -> None:
         """Set how much a search looks at; what is left out has its default (see `widen_search`; CANDIDATES)."""
         self.candidates = candidates or CANDIDATES
-        self._places = [0] * len(self.shards)
+        self._refining: dict[int, Any] = {}
         for shard in self.shards:
             widen_search(shard, nprobe, ef_search)
 
@@ -114,19 +125,23 @@ class Searcher:
         """A shard and its vectors as one FAISS index, where candidates are ranked again."""
         return self._refined[number]
 
+    def refining(self, places: int) -> Any:
+        """FAISS's parameters for ranking candidates again, as many as are looked at for so many places; made once, never changed."""
+        if (made := self._refining.get(places)) is None:
+            # FAISS takes the candidates as a multiple of the places and rounds down.
+            made = self._refining[places] = SWIG.IndexRefineSearchParameters(k_factor=max(self.candidates + 0.5, places) / places)
+        return made
+
     def _search(self, number: int, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Scores and item ids from one shard; of copies enough that k items are among them."""
         places = k * self.copies
         if not self.stores:
             return self.shards[number].search(queries, places)
         index = self._refined[number]
-        # FAISS takes the candidates as a multiple of the places and rounds down. (To set it costs more than to compare.)
-        if self._places[number] != places:
-            index.k_factor, self._places[number] = max(self.candidates + 0.5, places) / places, places
         scores = np.empty((len(queries), places), np.float32)
         rows = np.empty((len(queries), places), np.int64)
         # Past FAISS's Python wrapper, which costs a single query several microseconds.
-        index.search_c(len(queries), faiss.swig_ptr(queries), places, faiss.swig_ptr(scores), faiss.swig_ptr(rows))
+        index.search_c(len(queries), faiss.swig_ptr(queries), places, faiss.swig_ptr(scores), faiss.swig_ptr(rows), self.refining(places))
         return scores, self.stores[number].by_row[rows]
 
 

@@ -15,7 +15,7 @@ from configs.datasets import StsDataset
 from storage.digests import content_digest, rows_digest
 from storage.errors import InputError
 from storage.records import Modality
-from tasks.checks.items import normalised
+from tasks.checks.texts import normalised
 from tasks.sources.listing import Item, Pair
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import faiss
@@ -10,7 +11,7 @@ import pytest
 
 from tasks.indexes.narrowing import search_narrowed, vectors_of
 from tasks.indexes.rerank import store
-from tasks.indexes.searcher import Searcher
+from tasks.indexes.searcher import Searcher, one_thread_here
 from tasks.indexes.spill import filled, train_spilled
 
 N, DIM, K = 1500, 32, 10
@@ -72,6 +73,17 @@ def test_an_item_gives_its_own_vector_and_an_unknown_one_an_error(family: str, d
     for unknown in (0, -1, int(ids[5]) + 1, 2**63 - 1):
         with pytest.raises(KeyError, match=str(unknown)):
             vectors_of(opened, [int(ids[0]), unknown])
+
+
+def test_threads_that_search_at_once_do_not_disturb_each_other(data: tuple[np.ndarray, ...]) -> None:
+    """Each k looks at a number of candidates of its own: four threads with k from 1 to 60 get what each k gets alone."""
+    ids, vectors, queries = data
+    opened = searcher("spilled", ids, vectors)
+    alone = {k: opened.search(queries, k)[1] for k in range(1, 61)}
+    again = searcher("spilled", ids, vectors)
+    with ThreadPoolExecutor(4, initializer=one_thread_here) as pool:
+        found = list(pool.map(lambda k: (k, again.search(queries, k)[1]), [*range(1, 61), *range(60, 0, -1)]))
+    assert all(np.array_equal(items, alone[k]) for k, items in found)
 
 
 def test_without_re_ranking_the_scores_are_those_of_the_codes(data: tuple[np.ndarray, ...]) -> None:

@@ -15,7 +15,7 @@ from tests.serve.conftest import SENTENCES, Running, keys, search, sound
 
 def test_searches_past_the_limit_are_sent_away_at_once_and_the_others_answered(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """With two at once, of many together some get 429 with Retry-After and the rest their answer; afterwards all is well."""
-    service = running.app.app.state.service
+    service = running.app.app.service
     monkeypatch.setattr(service, "limits", replace(service.limits, concurrency=2))
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda n: search(running.client, texts=[f"number {n} " * 200]), range(48)))
@@ -36,7 +36,7 @@ def test_a_body_past_the_limit_is_refused_whether_it_says_its_length_or_not(runn
 
 def test_a_request_that_takes_too_long_is_given_up(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """504 with Retry-After, and the next one is answered."""
-    service = running.app.app.state.service
+    service = running.app.app.service
     monkeypatch.setattr(service, "limits", replace(service.limits, seconds=0.001))
     assert sound(search(running.client, texts=["a long text " * 500] * 8), 504)
     monkeypatch.undo()

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from configs.models import SentenceTransformersEncoder
 from flows.cli import app
+from serve import open_index
+from storage.exports import Export, remember_export
+from storage.root import Root
+from tasks.encoders import identify
+from tasks.encoders.sentence_transformers import SentenceTransformersModel
+
+ASKING = """
+import sys
+from flows.search import search_index
+found = search_index(sys.argv[1], "sentences", text="a boat at sea", image=None, k=4)
+slow = {"torch", "transformers", "sentence_transformers", "pandas", "polars", "sklearn", "scipy", "matplotlib", "fastapi"} & {*sys.modules}
+print([(item["item_id"], round(item["score"], 4)) for item in found["results"]], sorted(slow))
+"""
 
 
 def test_search_filters_by_label_names_a_snapshot_and_writes_a_sheet(published: Path, digits: Path, tmp_path: Path) -> None:
@@ -30,3 +47,19 @@ def test_search_filters_by_label_names_a_snapshot_and_writes_a_sheet(published: 
     run = CliRunner().invoke(app, [*asked, "--show", str(tmp_path / "no" / "sheet.html")])
     assert run.exit_code == 2
     assert "cannot be written" in run.stderr
+
+
+def test_a_text_is_looked_for_without_torch_where_the_encoder_was_exported(root_copy: Path) -> None:
+    """A process of its own finds what torch found, and imports none of the slow libraries; before the export it needs them."""
+    index = open_index(root_copy, "sentences")
+    config = SentenceTransformersEncoder.model_validate(index.manifest.config["encoder"])
+    expected = [(result.item_id, round(result.score, 4)) for result in index.search(texts=["a boat at sea"], k=4).results[0]]
+    place, model = Root(root_copy), identify(config).fingerprint
+    graph, tokenizer = (place.exported(model) / name for name in ("graph.onnx", "tokenizer.json"))
+    graph.parent.mkdir(parents=True)
+    prompt = SentenceTransformersModel(config, "float32").export(graph, tokenizer)
+    files = {"graph": place.ref(graph), "tokenizer": place.ref(tokenizer)}
+    remember_export(place, model, Export(dim=384, prompt=prompt, compared=1, least_cosine=1, holds=True, **files))
+    place.close()
+    run = subprocess.run([sys.executable, "-c", ASKING, str(root_copy)], capture_output=True, text=True, timeout=120, env=os.environ)
+    assert run.stdout.strip() == f"{expected} []", run.stderr

@@ -60,6 +60,42 @@ def test_answers_in_bytes_are_those_in_json(client: httpx.Client) -> None:
         assert answer.headers["indexmill-snapshot"] == told["snapshot_id"]
 
 
+def test_a_request_of_many_vectors_is_answered_in_their_order_whoever_does_which(client: httpx.Client, published: Path) -> None:
+    """Threads that are free each take a part: 200 vectors, in bytes and with every field, get the answers of open_index."""
+    index = open_index(published, "demo-images")
+    vectors = np.random.default_rng(4).standard_normal((200, 1280)).astype("<f4")
+    expected = [[result.item_id for result in row] for row in index.search(vectors=vectors, k=4).results]
+    headers = {"Content-Type": "application/octet-stream"}
+    place = "/v1/indexes/demo-images/search?k=4"
+    answer = client.post(place, content=vectors.tobytes(), headers=headers | {"Accept": "application/octet-stream"})
+    assert np.frombuffer(answer.content[: 8 * 800], "<i8").reshape(200, 4).tolist() == expected
+    told = client.post(place, content=vectors.tobytes(), headers=headers).json()["results"]
+    assert [[int(item["id"]) for item in row] for row in told] == expected
+
+
+def test_vectors_in_bytes_go_a_way_of_their_own_that_refuses_and_counts_alike(client: httpx.Client) -> None:
+    """The same problems as by the other way, which a parameter of the content type leads to; the metrics know one route."""
+
+    def counted(status: int) -> float:
+        line = f'indexmill_requests_total{{route="/v1/indexes/{{name}}/search",status="{status}"}}'
+        return float(next((row.split()[-1] for row in client.get("/metrics").text.splitlines() if row.startswith(line)), 0))
+
+    good = np.eye(1, 384, dtype="<f4").tobytes()
+    for path, body in (("", good[1:]), ("", b""), ("?k=0", good), ("?k=x", good), ("?nope=1", good), ("?k=5&fingerprint=f", good),
+                       ("", np.full(384, np.nan, "<f4").tobytes()), ("", bytes(4 * 384))):  # fmt: skip
+        before = {status: counted(status) for status in (409, 422)}
+        answers = [
+            client.post(f"/v1/indexes/sentences/search{path}", content=body, headers={"Content-Type": kind})
+            for kind in ("application/octet-stream", "application/octet-stream; of=floats")
+        ]
+        status = answers[0].status_code
+        assert sound(answers[0], status) == sound(answers[1], status)
+        assert counted(status) == before[status] + 2
+    for name in ("nope", "..", "sentences/x"):
+        wrong = client.post(f"/v1/indexes/{name}/search", content=good, headers={"Content-Type": "application/octet-stream"})
+        sound(wrong, 404)
+
+
 def test_an_image_may_come_as_form_body_or_base64(client: httpx.Client, digits: Path) -> None:
     """All three find the picture itself first; a form and base64 may bring several."""
     paths = sorted(digits.rglob("*.png"))[10:12]

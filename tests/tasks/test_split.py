@@ -11,7 +11,7 @@ from stages import Listed, divided, paint, pictures, rows
 
 from configs.models import SplitConfig
 from storage.root import Root
-from tasks.checks.items import normalised, text_group
+from tasks.checks.texts import normalised, text_group
 from tasks.sources import Item
 from tasks.split import side_of
 
