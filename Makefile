@@ -12,7 +12,7 @@ export PREFECT_SERVER_DATABASE_CONNECTION_URL := $(DATABASE)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo server worker deploy up test check soak bench clean
+.PHONY: help install demo server worker deploy up test check audit soak bench clean
 
 help:  ## Show this.
 	@awk 'BEGIN {FS = ":.*## "} /^## / {printf "\n%s\n", substr($$0, 4)} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ check: $(INSTALLED)  ## Style, types, and who may import whom.
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 	$(BIN)/pip check
+
+audit:  ## Look for known faults in the pinned dependencies, by pip-audit; asks pypi.org, so it is no part of check.
+	test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet pip-audit; }
+	.venv/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 soak: $(INSTALLED)  ## Faults at length: killed at every commit, thirty nights (about an hour).
 	INDEXMILL_SOAK=1 $(BIN)/python -m pytest tests/faults

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +18,20 @@ from prefect.client.schemas.objects import FlowRun
 from configs.loading import load_config
 from flows.notifying import notify_landed
 from flows.plan_index import plan_index
+from flows.provisioning import provide
 from flows.watch_sources import watch_sources
 from storage.errors import InputError
 from tests.conftest import QUICK, Build
-from tests.flows.test_deployments import prefect
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def prefect(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
+    """The command `prefect` as a user has it, against the tests' server."""
+    environment = {**os.environ, "INDEXMILL_ROOT": str(root), "INDEXMILL_HOME": str(REPOSITORY), "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(
+        [sys.executable, "-m", "prefect", *arguments], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300
+    )
 
 
 def runs_of(name: str) -> list[FlowRun]:
@@ -46,12 +59,9 @@ def forget_runs() -> None:
 @pytest.fixture
 def deployed(server: str, tmp_path: Path) -> Iterator[None]:
     """demo-images on the server, with nobody to work on it."""
-    for arguments in (
-        ("work-pool", "create", "indexmill", "--type", "process", "--overwrite"),
-        ("--no-prompt", "deploy", "--name", "demo-images"),
-    ):
-        done = prefect(*arguments, root=tmp_path / "root")
-        assert done.returncode == 0, done.stdout + done.stderr
+    provide()
+    done = prefect("--no-prompt", "deploy", "--name", "demo-images", root=tmp_path / "root")
+    assert done.returncode == 0, done.stdout + done.stderr
     yield
     forget_runs()
 
