@@ -15,11 +15,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from configs.loading import load_config
 from flows.cli import app
 from serve import open_index
+from serve.app import create_app
 from storage import catalog
 from storage.errors import IndexmillError, InputError
 from storage.names import inside, plain
@@ -239,3 +241,19 @@ def test_a_folder_of_another_name_is_no_snapshot(root: Root) -> None:
     (snapshots.folder / "copy" / "manifest.json").write_text("{}")
     assert snapshots.ids() == [first]
     assert publish(root, "b" * 64) == "00002-bbbbbbbbbb"
+
+
+ASKED = [
+    "/page/..%2f..%2f..%2fetc%2fpasswd", "/page/../../etc/passwd", "/page/%2fetc%2fpasswd", "/page/page.css%00", "/v1/indexes/..%2fname",
+    "/v1/indexes/..%2f..%2fetc%2fpasswd/report", "/v1/indexes/name/items/..%2f..%2fmanifest", "/v1/indexes/name/items/%2e%2e/thumbnail",
+    "/v1/indexes/name/items/%EF%BC%91", "/v1/indexes/name/items/99999999999999999999", "/v1/indexes/na%00me", "//etc/passwd",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ASKED)
+def test_a_path_over_http_leads_to_no_file(path: str, root: Root) -> None:
+    """An index is one that is served, an item a number: whatever else is refused before a file is looked for."""
+    with TestClient(create_app(root.path, ["name"]), base_url="http://127.0.0.1") as client:
+        answer = client.get(path)
+    assert answer.status_code in (404, 422), answer.text
+    assert "root:" not in answer.text
