@@ -20,7 +20,7 @@ REMEMBERED = 8  # filters whose items are remembered: at most 8 bytes for each i
 
 
 class ItemTable:
-    """A snapshot's items, memory-mapped. In memory are their ids alone, 8 bytes an item.
+    """A snapshot's items, memory-mapped. In memory are their ids alone, 8 bytes an item. (Arrow's own way to NumPy imports pandas.)
 
     Parquet has to be decoded from the beginning of a row group. So the table is copied once, a batch at a time, into an Arrow file, which
     is mapped and then has no name any more: it goes with the process.
@@ -34,7 +34,7 @@ class ItemTable:
                 _copy(batches, file)
             reader = pa.ipc.open_file(pa.memory_map(str(file)))
             self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-        self._ids = np.concatenate([batch.column("item_id").to_numpy() for batch in self._batches] or [np.empty(0, np.int64)])
+        self._ids = np.concatenate([np.from_dlpack(batch.column("item_id")) for batch in self._batches] or [np.empty(0, np.int64)])
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
         self._remembered: dict[tuple[tuple[str, tuple[str, ...]], ...], np.ndarray] = {}
 
@@ -69,7 +69,8 @@ class ItemTable:
         keep = np.ones(len(self), bool)
         for column, values in where:
             wanted = pa.array(values, pa.string())
-            keep &= np.concatenate([pc.is_in(batch.column(column), wanted).to_numpy(zero_copy_only=False) for batch in self._batches])
+            found = (pc.is_in(batch.column(column), wanted).cast(pa.uint8()) for batch in self._batches)
+            keep &= np.concatenate([np.from_dlpack(part) for part in found]).astype(bool)
         return self._ids[keep]
 
     def _row(self, place: int) -> dict[str, Any]:

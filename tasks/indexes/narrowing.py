@@ -12,6 +12,7 @@ from tasks.indexes.searcher import WIDEST_EF_SEARCH, Searcher, best, distinct
 
 SWIG: Any = faiss  # its classes of parameters have types that know nothing of their keywords
 HASHTABLE = SWIG.DirectMap.Hashtable
+FEW = 5000  # items of a shard that are compared with a query one by one: a millisecond or two
 
 
 def search_narrowed(
@@ -19,8 +20,9 @@ def search_narrowed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `Searcher.search`, among the items of `within` only (int64 ids, ascending), or by the index's own scores without re-ranking.
 
-    Among some items, every inverted list is looked at: the items may lie far from the query, and all k are wanted. A graph (HNSW) is
-    searched as widely as it can be, and may still give fewer.
+    Among some items, all k that there are come back. A FEW are compared one by one with their vectors, where these are at hand. Of more,
+    every inverted list is looked at, since the items may lie far from the query; a graph (HNSW) is searched as widely as it can be, and
+    where its paths do not lead to k of them, these queries are compared one by one too. Nothing is copied but the ids.
     """
     if within is None and (rerank or not searcher.stores):
         return searcher.search(queries, k)
@@ -68,16 +70,66 @@ def _shard(
     """Scores and item ids (n, places) of one shard."""
     index: Any = searcher.shards[number]
     if not searcher.stores:
-        scores, ids = index.search(queries, places, params=_only(index, within))
-        return scores, ids
+        return _plain(index, queries, places, within)
     store = searcher.stores[number]
-    base = None if within is None else _only(index, np.flatnonzero(np.isin(store.ids, within, assume_unique=True)))
-    if not rerank:
-        scores, rows = index.search(queries, places, params=base)
-    else:
+    rows = None if within is None else _rows_of(store.ids, within)
+    exact: Any = store.index if rerank else _vectors(index)
+    if rows is not None and len(rows) <= FEW and exact is not None:
+        scores, found = _one_by_one(exact, queries, places, rows)
+    elif rerank:
         wide = max(searcher.candidates + 0.5, places) / places
-        scores, rows = searcher.refined(number).search(queries, places, params=_refining(wide, base))
-    return scores, store.by_row[rows]
+        base = None if rows is None else _only(index, rows)
+        scores, found = searcher.refined(number).search(queries, places, params=_refining(wide, base))
+        _complete(exact, queries, scores, found, rows)
+    else:
+        scores, found = index.search(queries, places, params=None if rows is None else _only(index, rows))
+        _complete(exact, queries, scores, found, rows)
+    return scores, store.by_row[found]
+
+
+def _plain(index: Any, queries: np.ndarray, places: int, within: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """As `_shard`, of an index that gives item ids; a graph's own vectors are at hand."""
+    exact = _vectors(index.index) if within is not None and isinstance(index, faiss.IndexIDMap) else None
+    if exact is None or within is None:
+        scores, ids = index.search(queries, places, params=None if within is None else _only(index, within))
+        return scores, ids
+    held = faiss.rev_swig_ptr(index.id_map.data(), index.ntotal)
+    rows = np.flatnonzero(np.isin(held, within))
+    if len(rows) <= FEW:
+        scores, found = _one_by_one(exact, queries, places, rows)
+    else:
+        inside = faiss.downcast_index(index.index)
+        scores, found = inside.search(queries, places, params=_only(inside, rows))
+        _complete(exact, queries, scores, found, rows)
+    return scores, np.where(found < 0, -1, held[found])
+
+
+def _rows_of(ids: np.ndarray, within: np.ndarray) -> np.ndarray:
+    """The rows, ascending, that hold an id of `within`; both int64 and ascending."""
+    rows = np.minimum(np.searchsorted(ids, within), max(len(ids) - 1, 0))
+    return rows[ids[rows] == within] if len(ids) else rows[:0]
+
+
+def _vectors(index: Any) -> Any:
+    """The index over the vectors between which a graph leads; None for other families, in which nothing is lost on the way."""
+    inside = faiss.downcast_index(index)
+    return faiss.downcast_index(inside.storage) if isinstance(inside, faiss.IndexHNSW) else None
+
+
+def _one_by_one(vectors: Any, queries: np.ndarray, places: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and rows (n, places) of a search that compares each query with each of these rows of an index over plain vectors."""
+    rows = np.ascontiguousarray(rows, np.int64)
+    scores, found = vectors.search(queries, places, params=SWIG.SearchParameters(sel=SWIG.IDSelectorArray(rows)))
+    return scores, found
+
+
+def _complete(exact: Any, queries: np.ndarray, scores: np.ndarray, found: np.ndarray, rows: np.ndarray | None) -> None:
+    """Where a query has fewer results than there are places and rows, put what comparing one by one gives in their place."""
+    if rows is None or exact is None:
+        return
+    lacking = np.flatnonzero((found >= 0).sum(axis=1) < min(found.shape[1], len(rows)))
+    if len(lacking):
+        scores[lacking], found[lacking] = _one_by_one(exact, queries[lacking], found.shape[1], rows)
 
 
 def _refining(wide: float, base: Any) -> Any:

@@ -9,6 +9,7 @@ import faiss
 import numpy as np
 import pytest
 
+from tasks.indexes import narrowing
 from tasks.indexes.narrowing import search_narrowed, vectors_of
 from tasks.indexes.rerank import store
 from tasks.indexes.searcher import Searcher, one_thread_here
@@ -50,15 +51,23 @@ def made(factory: str, ids: np.ndarray, vectors: np.ndarray) -> Any:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("share", [0.004, 0.3])
-def test_among_some_items_the_best_of_them_are_found(family: str, share: float, data: tuple[np.ndarray, ...]) -> None:
-    """As exact search over just these items, though otherwise two lists are looked at; k of them, or all there are."""
+@pytest.mark.parametrize("few", [0, 5000])
+def test_among_some_items_the_best_of_them_are_found(
+    family: str, share: float, few: int, data: tuple[np.ndarray, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As exact search over just these items, though otherwise two lists are looked at; k of them, or all there are.
+
+    few: whether they are compared one by one, which is exact in every family that has the vectors.
+    """
+    monkeypatch.setattr(narrowing, "FEW", few)
     ids, vectors, queries = data
     chosen = np.random.default_rng(7).random(N) < share
     k = min(K, int(chosen.sum()))
     scores, found = search_narrowed(searcher(family, ids, vectors), queries, k, within=ids[chosen])
     expected = ids[chosen][np.argsort(-(queries @ vectors[chosen].T), axis=1)[:, :k]]
     agreement = np.mean([len({*row} & {*right}) / k for row, right in zip(found.tolist(), expected.tolist(), strict=True)])
-    assert agreement >= LEAST.get(family, 1)
+    compared = few > 0 and (family == "HNSW16" or family == "spilled")
+    assert agreement >= (1 if compared else LEAST.get(family, 1))
     assert set(found.ravel().tolist()) <= set(ids[chosen].tolist())
     assert (np.diff(scores, axis=1) <= 0).all()
 
@@ -84,6 +93,30 @@ def test_threads_that_search_at_once_do_not_disturb_each_other(data: tuple[np.nd
     with ThreadPoolExecutor(4, initializer=one_thread_here) as pool:
         found = list(pool.map(lambda k: (k, again.search(queries, k)[1]), [*range(1, 61), *range(60, 0, -1)]))
     assert all(np.array_equal(items, alone[k]) for k, items in found)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("few", [0, 5000])
+def test_a_graph_whose_paths_do_not_lead_to_the_items_still_gives_all_of_them(
+    again: bool, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """6,000 items stand between queries and the 30 of a label, more than the graph is searched for: it alone finds none, and all come."""
+    monkeypatch.setattr(narrowing, "FEW", few)
+    random = np.random.default_rng(11)
+    near, far = random.standard_normal((6000, 8)), random.standard_normal((30, 8)) + 60
+    vectors, queries = np.concatenate([near, far]).astype(np.float32), random.standard_normal((5, 8)).astype(np.float32)
+    ids = np.arange(1, len(vectors) + 1) * 7
+    index: Any = faiss.IndexIDMap2(faiss.IndexHNSWFlat(8, 8))
+    index.add_with_ids(vectors, ids)
+    within = ids[6000:]
+    alone = index.search(queries, 10, params=narrowing._only(index, within))[1]
+    assert (alone < 0).any()
+    opened = Searcher([index], "l2", stores=[store(ids, vectors, "l2")] if again else [])
+    scores, found = search_narrowed(opened, queries, 40, within=within)
+    distances = np.square(queries[:, None] - vectors[6000:]).sum(axis=2)
+    assert found[:, :30].tolist() == within[np.argsort(distances, axis=1)].tolist()
+    assert np.allclose(scores[:, :30], np.sort(distances, axis=1), rtol=1e-4)
+    assert (found[:, 30:] == -1).all()
 
 
 def test_without_re_ranking_the_scores_are_those_of_the_codes(data: tuple[np.ndarray, ...]) -> None:
