@@ -45,7 +45,7 @@ up: $(INSTALLED)  ## Server, deployments and worker together, for a laptop; Ctrl
 ## To change it
 
 test: $(INSTALLED)  ## Run the tests, two files at a time.
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20
 
 check: $(INSTALLED)  ## Style, types, and who may import whom.
 	$(BIN)/ruff check .
