@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from prefect import Task
 from prefect.states import Failed
 
 from configs.models import SplitConfig
+from flows.stages import Stage
 from storage.errors import InputError, SourceUnreachable
 from storage.records import Record
 from storage.root import Root
@@ -71,6 +72,7 @@ def test_every_input_of_a_task_is_in_its_row(name: str) -> None:
 def test_the_stages_stand_in_the_table_in_the_order_in_which_they_run() -> None:
     """`--refresh` rests on that order; ARCHITECTURE.md has it in its third line."""
     assert " → ".join(STAGES) in ARCHITECTURE
+    assert get_args(Stage) == STAGES
     assert list(TASKS) == list(TABLE)
 
 
