@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -164,7 +165,7 @@ def check(config: str, settings: SetOption = None, as_json: JsonOption = False) 
 def catalog(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
     """Rebuild the DuckDB catalog from the manifests and list the builds in it."""
     from flows.tables import print_builds
-    from storage.catalog import builds, rebuild
+    from storage.catalog import builds, damage, rebuild
     from storage.disk import writing_below
     from storage.permissions import keep_private
     from storage.root import Root
@@ -174,6 +175,8 @@ def catalog(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> Non
         place = Root(root, create=False)
         try:
             with writing_below(place.path):
+                if problem := damage(place):
+                    print(f"the catalog was damaged and is made anew from the manifests: {problem}", file=sys.stderr)
                 rebuild(place)
             rows = builds(place)
         finally:

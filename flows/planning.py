@@ -157,7 +157,7 @@ def _side(root: Root, config: PipelineConfig, identity: Identity, modality: Moda
     missing, rate = store.count_missing(items), known.rates.get(precision)
     seconds = 0.0 if not missing else round(missing / rate, 1) if rate else None
     side = SidePlan(modality, precision, missing, distinct - missing, rate, seconds)
-    return side, store.dim if store.paths() else UNKNOWN_DIM, known.peak_bytes or ENCODER_BYTES
+    return side, store.dim if store.whole() else UNKNOWN_DIM, known.peak_bytes or ENCODER_BYTES
 
 
 def _training(root: Root, config: PipelineConfig, touched: int, unchanged: int) -> str:

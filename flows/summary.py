@@ -11,6 +11,7 @@ from storage import catalog
 from storage.index_records import TrainedIndex, TunedIndex
 from storage.records import Dataset, EmbeddingSet, Evaluation, Snapshot, ValidatedDataset
 from storage.snapshots import Snapshots
+from tasks.progress import track
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,10 @@ def summarise(
 ) -> Summary:  # fmt: skip
     """The summary of a finished build. `published`: whether its snapshot is the live one now."""
     root = stages.root
-    if not root.catalog.exists():
-        catalog.rebuild(root)
+    if not root.catalog.exists() or catalog.damage(root):
+        with track("making the catalog anew, which was gone or damaged", 1) as advance:
+            catalog.rebuild(root)
+            advance(1)
     folder = root.path / snapshot.folder
     encoded = 0 if stages.runs["encode"].cached else embeddings.encoded
     return Summary(

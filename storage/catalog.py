@@ -48,6 +48,17 @@ def rebuild(root: Root) -> int:
     return len(manifests)
 
 
+def damage(root: Root) -> str:
+    """Why the catalog cannot be read; empty when it can, or is not there. Nothing is lost with it: `rebuild` makes it anew."""
+    if not root.catalog.exists():
+        return ""
+    try:
+        builds(root)
+    except duckdb.Error as problem:
+        return str(problem).splitlines()[0]
+    return ""
+
+
 def _insert(connection: duckdb.DuckDBPyConnection, manifest: Manifest, live: bool) -> None:
     name = (manifest.name, manifest.snapshot_id)
     counts = (manifest.items, manifest.database, manifest.query, manifest.rejected)

@@ -52,7 +52,8 @@ def collect(root: Root, *, days: float = 1, dry_run: bool = False) -> list[Garba
     for folder in sorted((root.path / "embeddings").glob("*")):
         tables_of_store = [path for snapshots in indexes for path in _tables(snapshots, folder.name, going)]
         found += _vectors(root, folder, tables_of_store, before, dry_run=dry_run)
-    found += _folders(root, before, dry_run=dry_run)
+    live = {digest[:16] for snapshots in indexes if (manifest := snapshots.live()) for digest in manifest.datasets.values()}
+    found += _folders(root, before, live, dry_run=dry_run)
     return [*found, *_remembered(root, {one.where for one in found}, dry_run=dry_run)]
 
 
@@ -112,13 +113,14 @@ def _rewrite(root: Root, part: Path, used: list[str]) -> None:
         tables.write_parquet(temporary, pq.read_schema(part), batches)
 
 
-def _folders(root: Root, before: float, *, dry_run: bool) -> Iterator[Garbage]:
+def _folders(root: Root, before: float, live: set[str], *, dry_run: bool) -> Iterator[Garbage]:
+    """Older folders of the stages, but those named in `live`: which are newer is told by the clock, and clocks are set."""
     for stage in sorted((root.path / "datasets").glob("*/*")):
         if stage.name == "memory":
             continue
         folders = sorted(stage.iterdir(), key=lambda folder: folder.stat().st_mtime)
         for folder in folders[:-STAGE_FOLDERS_KEPT]:
-            if folder.stat().st_mtime < before:
+            if folder.stat().st_mtime < before and folder.name not in live:
                 yield Garbage("dataset", _where(root, folder), None, _size(folder))
                 if not dry_run:
                     shutil.rmtree(folder)

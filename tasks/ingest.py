@@ -29,6 +29,7 @@ LISTING = pa.schema(
     | {"given_split": pa.string(), "size": pa.int64(), "mtime_ns": pa.int64()}
 )
 ITEMS = LISTING.append(pa.field("content_digest", pa.string()))
+INVENTORY = pa.schema([ITEMS.field(name) for name in ("path", "size", "mtime_ns", "content_digest")])
 PAIRS = pa.schema({"file": pa.string(), "split": pa.string(), "score": pa.float64(), "item_a": pa.int64(), "item_b": pa.int64()})
 # What an item is; when and where its bytes were written is no part of it.
 IDENTITY = ["item_id", "key", "label", "text", "path", "given_split", "content_digest"]
@@ -158,8 +159,8 @@ def _remember(root: Root, table: Path, inventory: Path, started: int) -> None:
         f"SELECT DISTINCT path, size, mtime_ns, content_digest FROM {tables.parquet(table)} "
         f"WHERE content_digest IS NOT NULL AND mtime_ns < {started - SETTLED_NS}"
     )
-    with root.replacing(inventory) as temporary:
-        tables.copy(sql, temporary, spill=root.tmp)
+    with root.replacing(inventory) as temporary, tables.query(sql, spill=root.tmp) as batches:
+        tables.write_parquet(temporary, INVENTORY, batches)
 
 
 def _refuse_collisions(listing: Path, root: Root) -> None:

@@ -13,6 +13,7 @@ from storage.root import Root
 SCHEMA = pa.schema(
     {"item_id": pa.int64(), "key": pa.string(), "reason": pa.string(), "message": pa.string(), "content_digest": pa.string()}
 )
+SEEN = pa.schema({name: pa.string() for name in ("key", "reason", "content_digest", "seen_since")})  # what is remembered of them
 # What a reject is; the day on which it was first seen is no part of it.
 IDENTITY = SCHEMA.names
 
@@ -33,6 +34,7 @@ def write_rejects(root: Root, sql: str, memory: Path, target: Path) -> dict[str,
         "ON m.key = r.key AND m.reason = r.reason AND m.content_digest IS NOT DISTINCT FROM r.content_digest ORDER BY r.item_id"
     )
     tables.copy(dated, target, spill=root.tmp)
-    with root.replacing(memory) as temporary:
-        tables.copy(f"SELECT DISTINCT key, reason, content_digest, seen_since FROM {tables.parquet(target)}", temporary, spill=root.tmp)
+    seen = f"SELECT DISTINCT {', '.join(SEEN.names)} FROM {tables.parquet(target)}"
+    with root.replacing(memory) as temporary, tables.query(seen, spill=root.tmp) as batches:
+        tables.write_parquet(temporary, SEEN, batches)
     return dict(tables.rows(f"SELECT reason, count(*) FROM {tables.parquet(target)} GROUP BY 1 ORDER BY 1", spill=root.tmp))

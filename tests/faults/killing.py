@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 
-from storage import catalog
+from storage import atomic, catalog
 from storage.embeddings import EmbeddingStore
 from storage.manifests import Manifest
 from storage.root import Root
@@ -39,6 +42,23 @@ def killed(when: str, which: str, root: Path, pictures: Path, env: dict[str, str
     """Run a build that kills itself; make sure that it did."""
     done = run(when, which, root, pictures, env)
     assert done.returncode == -9, done.stderr.decode()[-2000:]
+
+
+@contextmanager
+def at_commit(text: str, happens: Callable[[], object]) -> Iterator[list[Any]]:
+    """Within the block, after the first commit of a file whose path holds `text`, this happens, once. Yields what came of it."""
+    commit, begun, came = atomic.commit, threading.Lock(), list[Any]()
+
+    def observed(temporary: Path, target: Path) -> None:
+        commit(temporary, target)
+        if text in str(target) and begun.acquire(blocking=False):  # shards are committed in threads
+            came.append(happens())
+
+    atomic.commit = observed
+    try:
+        yield came
+    finally:
+        atomic.commit = commit
 
 
 def items(summary: dict[str, Any]) -> list[dict[str, Any]]:
