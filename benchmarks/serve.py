@@ -35,15 +35,21 @@ EVERY = 20
 
 
 @contextmanager
-def served(root: Path) -> Iterator[tuple[int, psutil.Process]]:
+def served(root: Path, name: str = NAME) -> Iterator[tuple[int, psutil.Process]]:
     """`indexmill serve` as a process of its own: its port, and the process."""
+    with running([sys.executable, "-m", "flows.cli", "serve", name, "--root", str(root), "--port"], "/readyz") as both:
+        yield both
+
+
+@contextmanager
+def running(command: list[str], ready: str, **environment: str) -> Iterator[tuple[int, psutil.Process]]:
+    """A service as a process of its own, once its path `ready` gives 200. command: all but the port, which comes last."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
-    command = [sys.executable, "-m", "flows.cli", "serve", NAME, "--root", str(root), "--port", str(port)]
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    process = subprocess.Popen([*command, str(port)], env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment)
     try:
         end = time.monotonic() + 180
-        while not _ready(port):
+        while not _ready(port, ready):
             assert time.monotonic() < end and process.poll() is None
             time.sleep(0.2)
         yield port, psutil.Process(process.pid)
@@ -52,9 +58,9 @@ def served(root: Path) -> Iterator[tuple[int, psutil.Process]]:
         process.wait(60)
 
 
-def _ready(port: int) -> bool:
+def _ready(port: int, path: str) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+        return httpx.get(f"http://127.0.0.1:{port}{path}").status_code == 200
     except httpx.TransportError:
         return False
 

@@ -53,7 +53,8 @@ class Batcher(Generic[Q, A]):
             return [await one.answer for one in asked]
         finally:
             for one in asked:
-                one.answer.cancel()
+                if not one.answer.cancel() and not one.answer.cancelled():
+                    one.answer.exception()  # looked at, so that asyncio does not complain of those after the first
 
     def close(self) -> None:
         """End the threads after what they are doing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from storage.records import FileRef, Frozen
-from storage.root import Root
+from storage.root import Root, problem_of
 
 
 class Export(Frozen):
@@ -24,6 +24,11 @@ class Export(Frozen):
     graph: FileRef | None = None
     tokenizer: FileRef | None = None
 
+    @property
+    def files(self) -> tuple[FileRef, ...]:
+        """Graph and tokenizer, where they were kept."""
+        return tuple(ref for ref in (self.graph, self.tokenizer) if ref)
+
 
 def recall_export(root: Root, model: str) -> Export | None:
     """What was made of a model (its fingerprint); None when nothing was, or when it cannot be read."""
@@ -31,6 +36,11 @@ def recall_export(root: Root, model: str) -> Export | None:
         return Export.model_validate_json((root.exported(model) / "export.json").read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         return None
+
+
+def damaged(root: Root, export: Export) -> bool:
+    """Whether a file of it is gone or has another SHA-256."""
+    return any(problem_of(root.file(ref), ref, digest=True) for ref in export.files)
 
 
 def remember_export(root: Root, model: str, export: Export) -> None:

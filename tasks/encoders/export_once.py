@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from configs.models import EncoderConfig, SentenceTransformersEncoder
 from storage import tables
 from storage.atomic import commit
 from storage.errors import IndexmillError
-from storage.exports import Export, recall_export, remember_export
+from storage.exports import Export, damaged, recall_export, remember_export
 from storage.records import EmbeddingSet
 from storage.root import Root
 from tasks.encoders.exported import runs_here
@@ -24,7 +25,7 @@ FAILED = Exported(dim=0, prompt="", compared=0, least_cosine=0.0)
 
 
 def export_once(root: Root, process: EncoderProcess, config: EncoderConfig, asked: EmbeddingSet) -> None:
-    """Write the encoder as an ONNX graph under the root, unless that was tried before or the libraries for it are not installed.
+    """Write the encoder as an ONNX graph under the root, unless that was done before or the libraries for it are not installed.
 
     A sample of the data set's texts, of all lengths, is encoded both ways; where one text's vectors are not within LEAST_COSINE, or the
     model has no such form, no files are kept, and text queries go on being encoded as the items were. No build fails for it.
@@ -32,8 +33,10 @@ def export_once(root: Root, process: EncoderProcess, config: EncoderConfig, aske
     if not isinstance(config, SentenceTransformersEncoder) or asked.modality != "text" or not (runs_here() and find_spec("onnx")):
         return
     model = identify(config).fingerprint
-    if recall_export(root, model) is not None:
+    known = recall_export(root, model)
+    if known is not None and not damaged(root, known):
         return
+    shutil.rmtree(root.exported(model), ignore_errors=True)
     with root.scratch.staging() as staging, track("exporting the encoder", 1) as advance:
         sample = _sample(root, asked, staging / "sample.parquet")
         graph, tokenizer = staging / "graph.onnx", staging / "tokenizer.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from storage.errors import DamagedFile
-from storage.exports import recall_export
+from storage.exports import damaged, recall_export
 from storage.records import Modality
 from storage.root import Root
 from tasks.encoders.encoding import Encoded
 
 BATCH = 64
+log = logging.getLogger("indexmill.encoders")
 NEEDED = ("onnxruntime", "tokenizers")
 
 
@@ -64,11 +65,15 @@ class ExportedTexts:
 def open_export(root: Root, model: str) -> ExportedTexts | None:
     """What was made of the model (its fingerprint in float32) under this root; None where that is nothing, unsound, or cannot run here."""
     export = recall_export(root, model)
-    if export is None or not export.holds or export.graph is None or export.tokenizer is None or not runs_here():
+    if export is None or not export.holds or len(export.files) != 2 or damaged(root, export) or not runs_here():
         return None
+    graph, tokenizer = (root.file(ref) for ref in export.files)
     try:
-        return ExportedTexts(root.verified(export.graph), root.verified(export.tokenizer), export.prompt, export.dim)
-    except DamagedFile:
+        return ExportedTexts(graph, tokenizer, export.prompt, export.dim)
+    except (
+        Exception
+    ) as problem:  # an onnxruntime that does not know the graph's form has errors of its own; the encoder itself answers then
+        log.warning("the exported encoder cannot be opened: %s", problem)
         return None
 
 
