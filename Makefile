@@ -58,7 +58,7 @@ audit:  ## Look for known faults in the pinned dependencies, by pip-audit; asks 
 	test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet pip-audit; }
 	.venv/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
-soak: $(INSTALLED)  ## Faults at length: killed at every commit, thirty nights (about an hour).
+soak: $(INSTALLED)  ## Faults at length: every commit, full disks, damaged files, thirty nights (over an hour).
 	INDEXMILL_SOAK=1 $(BIN)/python -m pytest tests/faults
 
 bench: $(INSTALLED)  ## Measure; figures go to standard output.

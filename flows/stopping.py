@@ -63,10 +63,10 @@ def _signals() -> Iterator[None]:
 
 
 def _ask(number: int, frame: object) -> None:  # noqa: ARG001 (a handler's signature)
-    """The first signal asks; a second one ends the work where it is, which loses what is under way and nothing that was finished."""
+    """The first signal asks; a second one, or one that comes while the work waits for others, ends it where it is."""
     name = signal.Signals(number).name
-    if stopping.asked():
-        raise stopping.stopped(signal.Signals(number), "at once, since a second signal came")
+    if stopping.at_once():
+        raise stopping.stopped(signal.Signals(number), "at once")
     stopping.ask(number)
     os.write(2, f"{name}: stopping at the next file that is finished; once more to stop at once\n".encode())
 

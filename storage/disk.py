@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +73,19 @@ def disk_fault(problem: BaseException, root: Path, during: str = "") -> RootUnus
             next_step="make it writable; reading it needs no more than it has",
         )  # fmt: skip
     return None
+
+
+def own_temporaries() -> Path:
+    """This user's folder among the system's temporaries; RootUnusable where somebody else has taken its name."""
+    folder = Path(tempfile.gettempdir()) / f"indexmill-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o22 or not stat.S_ISDIR(found.st_mode):
+        raise RootUnusable(
+            "the folder for temporaries is not this user's own", where=str(folder), expected="a directory that only this user can write",
+            got=f"mode {found.st_mode & 0o777:o}, owner {found.st_uid}", next_step="remove it, or set TMPDIR",
+        )  # fmt: skip
+    return folder
 
 
 def _full(root: Path, where: str, expected: str, said: str) -> RootUnusable:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from storage.errors import BuildInProgress
 from storage.permissions import mask
+from storage.stopping import waiting
 
 
 @contextmanager
@@ -22,7 +23,8 @@ def lease(path: Path, *, holder: str, wait: bool = False, shared: bool = False) 
     handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666 & ~mask())
     try:
         try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            with waiting(f"the lease {path}"):
+                fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise BuildInProgress(
                 "a build is running",

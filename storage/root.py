@@ -26,8 +26,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -35,6 +33,7 @@ from pathlib import Path
 
 from storage.atomic import Scratch, sweep
 from storage.digests import file_digest
+from storage.disk import own_temporaries
 from storage.errors import DamagedFile, InputError, RootUnusable
 from storage.lease import lease
 from storage.names import plain
@@ -110,7 +109,7 @@ class Root:
 
     @property
     def tmp(self) -> Path:
-        return self.path / "tmp" if self._writable else _own_folder()
+        return self.path / "tmp" if self._writable else own_temporaries()
 
     @property
     def cache(self) -> Path:
@@ -208,19 +207,6 @@ class Root:
     def verified(self, ref: FileRef) -> Path:
         """The path of a file whose size and SHA-256 are as its reference says, else DamagedFile."""
         return verified(self.file(ref), ref)
-
-
-def _own_folder() -> Path:
-    """This user's folder among the system's temporaries; RootUnusable where somebody else has taken its name."""
-    folder = Path(tempfile.gettempdir()) / f"indexmill-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if found.st_uid != os.getuid() or found.st_mode & 0o22 or not stat.S_ISDIR(found.st_mode):
-        raise RootUnusable(
-            "the folder for temporaries is not this user's own", where=str(folder), expected="a directory that only this user can write",
-            got=f"mode {found.st_mode & 0o777:o}, owner {found.st_uid}", next_step="remove it, or set TMPDIR",
-        )  # fmt: skip
-    return folder
 
 
 def problem_of(path: Path, ref: FileRef, *, digest: bool) -> str:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from storage.errors import IndexmillError
 
 PATIENCE = 20.0  # seconds; Prefect's worker kills a cancelled run 30 seconds after it has asked
 
 _asked: tuple[signal.Signals, float] | None = None
+_waiting = 0
 
 
 class Stopped(IndexmillError):
@@ -28,9 +31,21 @@ def ask(number: int) -> None:
     _asked = _asked or (signal.Signals(number), time.monotonic())
 
 
-def asked() -> bool:
-    """Whether the work was asked to end."""
-    return _asked is not None
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Within the block nothing is under way, and it may last: who asks then need not wait for a commit (`at_once`)."""
+    global _waiting
+    heed(f"before {what}")
+    _waiting += 1
+    try:
+        yield
+    finally:
+        _waiting -= 1
+
+
+def at_once() -> bool:
+    """Whether a signal that comes now ends the work where it is: the second one, and one that comes while nothing is under way."""
+    return _asked is not None or _waiting > 0
 
 
 def forget() -> None:

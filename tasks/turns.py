@@ -11,6 +11,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.settings import get_current_settings
 
 from storage.errors import InputError
+from storage.stopping import waiting
 from tasks.encoders.device import has_gpu
 from tasks.progress import track
 
@@ -31,7 +32,7 @@ def device_turn() -> Iterator[bool]:
         yield False
         return
     with ExitStack() as held:
-        with track(f"waiting for {name}", 1) as advance:
+        with track(f"waiting for {name}", 1) as advance, waiting(f"a turn at {name}"):
             try:
                 held.enter_context(concurrency(name, occupy=1, strict=True, lease_duration=SECONDS_HELD))
             except ConcurrencySlotAcquisitionError as problem:

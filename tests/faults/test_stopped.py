@@ -140,6 +140,18 @@ def test_a_run_that_is_cancelled_in_prefect_is_cancelled_and_keeps_what_it_finis
     assert list(tmp_path.glob("root/embeddings/*/part-*"))
 
 
+def test_a_build_that_waits_for_others_is_stopped_at_once(server: str, digits: Path, tmp_path: Path) -> None:
+    """A collector has the root alone, for long: the first signal ends the build that waits for it."""
+    from flows.build_index import build_index
+
+    with Root(tmp_path / "root").alone("indexmill gc"):
+        signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(signal.SIGTERM))
+        signal.setitimer(signal.ITIMER_REAL, 1.5)
+        with pytest.raises(Stopped, match="SIGTERM") as stopped:
+            build_index("demo-images", str(tmp_path / "root"), [f"dataset.path={digits}", *SETTINGS])
+    assert stopped.value.where == "at once"
+
+
 @pytest.fixture
 def asked() -> Iterator[None]:
     """Somebody has asked this process to stop."""

@@ -67,6 +67,6 @@ def test_a_build_without_room_stops_before_it_encodes(
 ) -> None:
     """The machine says that one megabyte of memory is left."""
     monkeypatch.setattr("flows.planning.available_memory", lambda: 10**6)
-    with pytest.raises(InputError, match=r"of memory are needed, 0\.0 GB are there"):
+    with pytest.raises(InputError, match=r"of memory are needed, 1\.0 MB are there"):
         build(pictures)
     assert not (tmp_path / "root" / "embeddings").exists()
