@@ -23,4 +23,4 @@ class Limits:
     concurrency: int = 256
     encoded_at_once: int = 64
     searched_at_once: int = 1024
-    searchers: int = field(default_factory=lambda: min(len(os.sched_getaffinity(0)), 8))
+    searchers: int = field(default_factory=lambda: min(os.cpu_count() or 1, 8))
