@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from storage.digests import json_digest
 from storage.records import Frozen, Modality, Precision
@@ -43,7 +43,7 @@ def recall_experience(root: Root, model: str, modality: Modality, device: str) -
     try:
         text = root.experience(model, json_digest([modality, device])).read_text(encoding="utf-8")
         return Experience.model_validate_json(text)
-    except (OSError, ValidationError):
+    except (OSError, ValueError):
         return Experience(device=device)
 
 

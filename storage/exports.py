@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
 from storage.records import FileRef, Frozen
 from storage.root import Root, problem_of
 
@@ -34,7 +32,7 @@ def recall_export(root: Root, model: str) -> Export | None:
     """What was made of a model (its fingerprint); None when nothing was, or when it cannot be read."""
     try:
         return Export.model_validate_json((root.exported(model) / "export.json").read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
+    except (OSError, ValueError):
         return None
 
 

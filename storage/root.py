@@ -138,7 +138,7 @@ class Root:
     def seen(self, name: str) -> str | None:
         """The revision of the source that the last build of a pipeline saw; None before the first."""
         path = self.watched(name)
-        return path.read_text(encoding="utf-8").strip() if path.exists() else None
+        return path.read_bytes().decode(errors="replace").strip() if path.exists() else None
 
     def openings(self, policy: str) -> Path:
         return self._below("openings", policy)

@@ -53,7 +53,7 @@ def replaced(path: Path, content: bytes) -> None:
 READ = (
     "embeddings/*/part-*", "openings/*/part-*", "datasets/*/memory/*", "datasets/*/ingested/*/items.parquet",
     "datasets/*/validated/*/items.parquet", "datasets/*/split/*/items.parquet", "indexes/*/shards/*.faiss", "indexes/*/trained/*",
-    "indexes/*/evaluations/*/*", "cache/*", "catalog.duckdb",
+    "indexes/*/evaluations/*/*", "encoders/*/*.json", "cache/*", "catalog.duckdb",
 )  # fmt: skip
 Harms = list[tuple[Harm, str]]
 MIXED: list[Harms] = [[((overwritten, cut)[number % 2], read) for number, read in enumerate(READ)]]
