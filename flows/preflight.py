@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from configs.models import EncoderConfig, PipelineConfig
+from configs.encoders import EncoderConfig
+from configs.models import PipelineConfig
 from storage.errors import InputError
 from storage.records import EmbeddingSet, SplitDataset
 from storage.root import Root

@@ -10,8 +10,9 @@ from typing import Any
 
 from prefect import flow
 
+from configs.encoders import EncoderConfig
 from configs.loading import load_config
-from configs.models import EncoderConfig, PipelineConfig
+from configs.models import PipelineConfig
 from flows.build_index import prepare
 from flows.environment import open_root
 from flows.planning import check_fit, plan_build

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from configs.models import EncoderConfig
+from configs.encoders import EncoderConfig
 from storage.records import Modality
 from tasks.encoders import Encoder, identify, load_encoder
 from tasks.encoders.encoding import EncodesTextsToo, encode_batches

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prefect import task
 
-from configs.models import EncoderConfig
+from configs.encoders import EncoderConfig
 from storage.digests import json_digest
 from storage.embeddings import EmbeddingStore
 from storage.errors import InputError

@@ -8,7 +8,8 @@ from typing import Any
 
 from prefect import task
 
-from configs.models import EncoderConfig, EvaluationConfig, IndexConfig
+from configs.encoders import EncoderConfig
+from configs.models import EvaluationConfig, IndexConfig
 from storage.atomic import commit
 from storage.digests import json_digest
 from storage.embeddings import joined, vectors

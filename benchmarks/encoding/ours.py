@@ -16,7 +16,7 @@ class Indexmill:
     def __init__(self, settings: dict[str, Any], items: list[str], *, images: bool) -> None:
         from pydantic import TypeAdapter
 
-        from configs.models import EncoderConfig
+        from configs.encoders import EncoderConfig
         from tasks.encoders.jobs import Model
         from tasks.encoders.precision import best_precision
         from tasks.encoders.worker import choose_batch, load_side
@@ -45,7 +45,7 @@ def encode_stage(root_path: str, split_json: str, settings: dict[str, Any]) -> i
     """The encode stage's work without Prefect, in this process and the one that encodes: vectors that it made."""
     from pydantic import TypeAdapter
 
-    from configs.models import EncoderConfig
+    from configs.encoders import EncoderConfig
     from storage.embeddings import EmbeddingStore
     from storage.experience import Experience
     from storage.records import SplitDataset

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from configs.models import EfficientNetLiteEncoder, EncoderConfig, OpenClipEncoder, Precision, SentenceTransformersEncoder, TimmEncoder
+from configs.encoders import EfficientNetLiteEncoder, EncoderConfig, OpenClipEncoder, Precision, SentenceTransformersEncoder, TimmEncoder
 from tasks.encoders.encoding import Encoded, Encoder
 from tasks.encoders.identity import MODALITIES, Identity, identify
 

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 
-from configs.models import OpenClipEncoder, TimmEncoder
+from configs.encoders import OpenClipEncoder, TimmEncoder
 from storage.errors import InputError
 from tasks.encoders.locating import CONFIGURATION, WEIGHTS, locate
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from configs.models import EncoderConfig
+from configs.encoders import EncoderConfig
 from storage import tables
 from storage.embeddings import REJECTED, EmbeddingStore
 from storage.experience import Experience

@@ -8,7 +8,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from efficientnet_lite_pytorch.utils import Conv2dStaticSamePadding
 from PIL import Image
 
-from configs.models import EfficientNetLiteEncoder, Precision
+from configs.encoders import EfficientNetLiteEncoder, Precision
 from storage.errors import InputError
 from tasks.encoders.checkpoints import UNLOADABLE
 from tasks.encoders.forward import settled

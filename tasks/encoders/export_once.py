@@ -6,7 +6,7 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
-from configs.models import EncoderConfig, SentenceTransformersEncoder
+from configs.encoders import EncoderConfig, SentenceTransformersEncoder
 from storage import tables
 from storage.atomic import commit
 from storage.errors import IndexmillError

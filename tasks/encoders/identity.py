@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from configs.models import EncoderConfig, OpenClipEncoder, Precision, SentenceTransformersEncoder, TimmEncoder
+from configs.encoders import EncoderConfig, OpenClipEncoder, Precision, SentenceTransformersEncoder, TimmEncoder
 from storage.digests import file_digest, json_digest
 from storage.errors import InputError
 from storage.records import Frozen, Modality

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from configs.models import AnyEncoder, Precision
+from configs.encoders import AnyEncoder, Precision
 from storage.records import Modality
 from tasks.encoders.encoding import Encoded
 from tasks.encoders.forward import DTYPES, device, finished, moved

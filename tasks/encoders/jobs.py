@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from configs.models import EncoderConfig
+from configs.encoders import EncoderConfig
 from storage.embedding_parts import Stored
 from storage.records import Modality, Precision
 

@@ -8,7 +8,7 @@ import open_clip
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
 
-from configs.models import OpenClipEncoder, Precision
+from configs.encoders import OpenClipEncoder, Precision
 from tasks.encoders.checkpoints import UNLOADABLE, Checkpoint, find_open_clip, wrong_checkpoint
 from tasks.encoders.forward import settled
 from tasks.encoders.fusing import fused

@@ -10,7 +10,7 @@ import numpy as np
 import open_clip
 import torch
 
-from configs.models import OpenClipEncoder
+from configs.encoders import OpenClipEncoder
 from storage.errors import InputError
 from storage.records import Modality
 from tasks.encoders.encoding import Encoded

@@ -12,7 +12,7 @@ from multiprocessing.connection import Pipe
 from types import TracebackType
 from typing import cast
 
-from configs.models import EncoderConfig
+from configs.encoders import EncoderConfig
 from storage.errors import IndexmillError
 from storage.stopping import heed
 from tasks.encoders.jobs import (

@@ -11,7 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules.transformer import Transformer
 
-from configs.models import Precision, SentenceTransformersEncoder
+from configs.encoders import Precision, SentenceTransformersEncoder
 from storage.errors import InputError
 from storage.records import Modality
 from tasks.encoders.encoding import Encoded

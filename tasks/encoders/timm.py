@@ -13,7 +13,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
 from timm.models import load_state_dict
 
-from configs.models import Precision, TimmEncoder
+from configs.encoders import Precision, TimmEncoder
 from tasks.encoders.checkpoints import UNLOADABLE, Checkpoint, find_timm, wrong_checkpoint
 from tasks.encoders.forward import DTYPES, device, settled
 from tasks.encoders.fusing import fused

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from configs.models import EncoderConfig
+from configs.encoders import EncoderConfig
 from storage import tables
 from storage.experience import recall_experience, remember_experience
 from storage.records import EmbeddingSet

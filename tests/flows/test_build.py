@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from prefect.artifacts import Artifact
 
-from configs.models import EncoderConfig
+from configs.encoders import EncoderConfig
 from flows.history import bars, read_history
 from flows.summary import Summary
 from storage.errors import InputError, Refused

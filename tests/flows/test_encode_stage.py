@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from configs.models import OpenClipEncoder
+from configs.encoders import OpenClipEncoder
 from flows.search import search_index
 from storage.digests import content_digest
 from storage.embeddings import EmbeddingStore

@@ -16,7 +16,7 @@ import pytest
 from prefect._internal.result_records import ResultRecord
 from prefect.serializers import JSONSerializer
 
-from configs.models import EfficientNetLiteEncoder, SentenceTransformersEncoder
+from configs.encoders import EfficientNetLiteEncoder, SentenceTransformersEncoder
 from flows.remembered import holds_record
 from flows.stages import Stages
 from storage.errors import InputError

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from configs.models import SentenceTransformersEncoder
+from configs.encoders import SentenceTransformersEncoder
 from flows.cli import app
 from serve import open_index
 from storage.exports import Export, remember_export

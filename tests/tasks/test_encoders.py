@@ -16,8 +16,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 
+from configs.encoders import SentenceTransformersEncoder
 from configs.loading import load_config
-from configs.models import SentenceTransformersEncoder
 from storage.errors import DamagedFile, InputError, SourceUnreachable
 from tasks.encoders import identify, load_encoder
 from tasks.encoders.encoding import Encoded, encode_batches, encode_items

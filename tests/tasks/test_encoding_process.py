@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from stages import Listed, divided
 
-from configs.models import OpenClipEncoder
+from configs.encoders import OpenClipEncoder
 from storage.embeddings import EmbeddingStore
 from storage.errors import InputError
 from storage.records import SplitDataset

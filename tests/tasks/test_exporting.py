@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from stages import Listed, divided
 
-from configs.models import SentenceTransformersEncoder
+from configs.encoders import SentenceTransformersEncoder
 from storage.errors import InputError
 from storage.exports import recall_export
 from storage.records import EmbeddingSet

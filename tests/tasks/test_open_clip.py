@@ -16,7 +16,7 @@ import torch
 from huggingface_hub import close_session
 from pydantic import ValidationError
 
-from configs.models import OpenClipEncoder
+from configs.encoders import OpenClipEncoder
 from flows.search import search_index
 from storage.errors import InputError, SourceUnreachable
 from tasks.encoders import Identity, identify, load_encoder

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from configs.encoders import Precision
 from configs.loading import load_config
-from configs.models import Precision
 from tasks.encoders import Encoder, load_encoder
 from tasks.encoders.encoding import encode_items
 

@@ -16,7 +16,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from configs.models import TimmEncoder
+from configs.encoders import TimmEncoder
 from storage.errors import InputError, SourceUnreachable
 from tasks.encoders import Identity, identify, load_encoder
 from tasks.encoders.encoding import encode_items
