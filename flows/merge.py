@@ -10,6 +10,8 @@ from pydantic import ByteSize, TypeAdapter
 
 from configs.models import IndexConfig
 from storage.atomic import commit
+from storage.manifests import Manifest
+from storage.retention import reading
 from storage.root import Root
 from storage.snapshots import Snapshots
 from tasks.indexes.factory import ivf_of
@@ -24,10 +26,13 @@ def merge_index(root: str, name: str, output: Path, memory: str) -> dict[str, An
     place = Root(root, create=False)
     try:
         snapshots = Snapshots(place, name)
-        manifest = snapshots.manifest()
+        with reading(snapshots) as manifest:
+            return _merged(manifest, snapshots.path(manifest.snapshot_id), output.resolve(), limit)
     finally:
         place.close()
-    folder, output = snapshots.path(manifest.snapshot_id), output.resolve()
+
+
+def _merged(manifest: Manifest, folder: Path, output: Path, limit: int) -> dict[str, Any]:
     shards = [(folder / shard.index.path, shard.index) for shard in manifest.shards]
     lists = output.with_name(f"{output.stem}-{manifest.snapshot_id}.ivfdata")
     vectors, on_disk = merge_shards(shards, output, memory=limit, lists=lists)
@@ -43,5 +48,5 @@ def merge_index(root: str, name: str, output: Path, memory: str) -> dict[str, An
     temporary.write_text(json.dumps(infos, indent=2) + "\n", encoding="utf-8")
     commit(temporary, beside)
     paths = [str(file) for file in files]
-    return {"name": name, "snapshot_id": manifest.snapshot_id, "files": paths, "infos": str(beside), "vectors": vectors,
+    return {"name": manifest.name, "snapshot_id": manifest.snapshot_id, "files": paths, "infos": str(beside), "vectors": vectors,
             "bytes": infos["size in bytes"]}  # fmt: skip

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -16,10 +18,12 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.merge import merge_index
 from storage.embeddings import EmbeddingStore
 from storage.errors import InputError
 from storage.root import Root
-from storage.snapshots import seal
+from storage.snapshots import Snapshots, seal
+from tasks.indexes.merging import merge_shards
 from tasks.indexes.published import PublishedIndex
 from tests.conftest import QUICK
 
@@ -222,6 +226,24 @@ def test_a_published_index_answers_vectors_of_its_own_encoder_alone(built: Path)
     for asked, wrong in ((queries, {"fingerprint": "0" * 32}), (queries[:, :-1], {}), (queries, {"metric": "l2"})):
         with pytest.raises(InputError, match=r"mean nothing|do not fit"):
             index.search(asked, 3, **{"fingerprint": index.manifest.fingerprint, **wrong})
+
+
+def test_a_snapshot_that_is_merged_is_held(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retention, which removes only what it can lock for itself, cannot lock it until the file is written."""
+    manifest = Snapshots(Root(built), "demo-images").path(str(Snapshots(Root(built), "demo-images").current())) / "manifest.json"
+    tried: list[bool] = []
+
+    def merged(*arguments: Any, **options: Any) -> Any:
+        with manifest.open() as handle, pytest.raises(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        tried.append(True)
+        return merge_shards(*arguments, **options)
+
+    monkeypatch.setattr("flows.merge.merge_shards", merged)
+    assert merge_index(str(built), "demo-images", tmp_path / "merged.faiss", "1GB")["vectors"] == 120
+    assert tried == [True]
+    with manifest.open() as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_merge_writes_one_file_that_faiss_reads(built: Path, tmp_path: Path) -> None:
