@@ -52,9 +52,11 @@ def test_sigterm_to_all_of_a_build_stops_it_in_good_order(digits: Path, tmp_path
 
 
 @pytest.fixture
-def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
-    """The commits of a build in this process."""
-    return Commits(monkeypatch)
+def commits(monkeypatch: pytest.MonkeyPatch) -> Iterator[Commits]:
+    """The commits of a build in this process, which heeds Ctrl-C even where the tests were started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield Commits(monkeypatch)
+    signal.signal(signal.SIGINT, before)
 
 
 class Commits:
@@ -113,7 +115,10 @@ def cancelled(server: str, digits: Path, tmp_path: Path) -> Iterator[str]:
             parameters={"config": "demo-images", **parameters}, work_pool_name="stopped",
         )  # fmt: skip
         run = client.create_flow_run_from_deployment(deployment)
-        worker = subprocess.Popen([sys.executable, "-m", "prefect", "worker", "start", "--pool", "stopped"], env=environment, cwd=tmp_path)
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "stopped"], env=environment, cwd=tmp_path,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests were started in the background
+        )  # fmt: skip
         try:
             until(lambda: list(root.glob("embeddings/*/part-*")))
             client.set_flow_run_state(run.id, Cancelling())

@@ -42,7 +42,9 @@ class Up:
         command = ["make", "up", f"INSTALLED={installed}", f"BIN={BIN}", f"ROOT={self.root}", f"PORT={port}"]
         environment = OURS | ({"DATABASE": database} if database else {})
         with self.log.open("wb") as log:
-            self.make = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log, process_group=0)
+            self.make = subprocess.Popen(
+                command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log, process_group=0, preexec_fn=_heed_ctrl_c
+            )
 
     def wait_for_worker(self) -> None:
         end = time.monotonic() + 240
@@ -69,6 +71,11 @@ class Up:
         for process in still:
             process.kill()
         assert not still, still
+
+
+def _heed_ctrl_c() -> None:
+    """As in a terminal: what is started in the background ignores it, and hands that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(
