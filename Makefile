@@ -68,6 +68,7 @@ bench: $(INSTALLED)  ## Measure; figures go to standard output.
 	test -z "$$INDEXMILL_REAL_DATA" || $(BIN)/python benchmarks/encode.py --memory
 	$(BIN)/python -m benchmarks.evaluate --queries 2000 --database 20000 --peer-queries 500
 	$(BIN)/python -m benchmarks.runbook --items 20000
+	$(BIN)/python -m benchmarks.nightly --items 5000 --repeats 1
 	$(BIN)/python -m benchmarks.index_memory --sizes 50000 200000
 	$(BIN)/python -m benchmarks.serve
 
