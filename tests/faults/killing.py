@@ -26,21 +26,23 @@ HERE = Path(__file__).parent
 SETTINGS = [*QUICK, "encoder.precision=float32", "encoder.shard_rows=50", "index.shards=2"]
 
 
-def arguments(root: Path, pictures: Path) -> list[str]:
+def arguments(root: Path, pictures: Path, *settings: str) -> list[str]:
     """The command's own."""
-    changes = [f"dataset.path={pictures}", *SETTINGS]
+    changes = [f"dataset.path={pictures}", *SETTINGS, *settings]
     return ["build", "demo-images", "--root", str(root), "--json", *(part for change in changes for part in ("--set", change))]
 
 
-def run(when: str, which: str, root: Path, pictures: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
+def run(
+    when: str, which: str, root: Path, pictures: Path, *settings: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
     """`killed_build.py` in a process of its own."""
-    command = [sys.executable, str(HERE / "killed_build.py"), when, which, *arguments(root, pictures)]
+    command = [sys.executable, str(HERE / "killed_build.py"), when, which, *arguments(root, pictures, *settings)]
     return subprocess.run(command, env=env, cwd=HERE.parents[1], capture_output=True, timeout=300)
 
 
-def killed(when: str, which: str, root: Path, pictures: Path, env: dict[str, str] | None = None) -> None:
+def killed(when: str, which: str, root: Path, pictures: Path, *settings: str, env: dict[str, str] | None = None) -> None:
     """Run a build that kills itself; make sure that it did."""
-    done = run(when, which, root, pictures, env)
+    done = run(when, which, root, pictures, *settings, env=env)
     assert done.returncode == -9, done.stderr.decode()[-2000:]
 
 
