@@ -90,7 +90,8 @@ def test_what_is_damaged_between_builds_is_made_anew(nights: tuple[Path, Path, d
         root = Path(shutil.copytree(first, tmp_path / str(number)))
         assert harmed(root, harms), harms
         summary = build(pictures, *SETTINGS, root=root)
-        assert (items(summary), summary["metrics"]) == (items(undisturbed), undisturbed["metrics"]), harms
+        assert items(summary) == items(undisturbed), harms
+        assert summary["metrics"] == pytest.approx(undisturbed["metrics"], abs=1e-6), harms  # shards may be cut elsewhere
         agrees(root)
         shutil.rmtree(root)
 
