@@ -121,7 +121,7 @@ def test_the_fingerprint_depends_on_what_the_model_computes_and_not_on_where_it_
 def test_a_local_checkpoint_is_identified_without_loading_torch(checkpoint: str) -> None:
     """For both libraries: seconds that a night without new items does not pay."""
     program = (
-        "import sys; from configs.models import OpenClipEncoder, TimmEncoder; from tasks.encoders import identify\n"
+        "import sys; from configs.encoders import OpenClipEncoder, TimmEncoder; from tasks.encoders import identify\n"
         f"identify(TimmEncoder(kind='timm', model={SMALL!r}, pretrained={checkpoint!r}))\n"
         f"identify(OpenClipEncoder(kind='open-clip', model='ViT-B-32', pretrained={checkpoint!r}))\n"
         "sys.exit('torch' in sys.modules)"
