@@ -48,6 +48,7 @@ def damage(problem: BaseException, root: Path, during: str = "") -> DamagedFile 
             OSError,
             duckdb.Error,
         )
+        found = found or (type(problem) is RuntimeError and f"read error in {root}" in str(problem))  # FAISS's
     if not found:
         return None
     return DamagedFile(
