@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from flows.environment import DEFAULT_ROOT, prepare_environment
-from flows.options import ForceOption, JsonOption, NameArgument, RootOption, SetOption, VerboseOption, told
+from flows.options import ForceOption, JsonOption, NameArgument, RootOption, SetOption, VerboseOption, opened, told
 from flows.snapshot_commands import snapshot_commands
 
 app = typer.Typer(
@@ -166,21 +166,12 @@ def catalog(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> Non
     """Rebuild the DuckDB catalog from the manifests and list the builds in it."""
     from flows.tables import print_builds
     from storage.catalog import builds, damage, rebuild
-    from storage.disk import writing_below
-    from storage.permissions import keep_private
-    from storage.root import Root
 
-    with told(verbose=False):
-        keep_private()
-        place = Root(root, create=False)
-        try:
-            with writing_below(place.path):
-                if problem := damage(place):
-                    print(f"the catalog was damaged and is made anew from the manifests: {problem}", file=sys.stderr)
-                rebuild(place)
-            rows = builds(place)
-        finally:
-            place.close()
+    with opened(root) as place:
+        if problem := damage(place):
+            print(f"the catalog was damaged and is made anew from the manifests: {problem}", file=sys.stderr)
+        rebuild(place)
+        rows = builds(place)
         print(json.dumps(rows)) if as_json else print_builds(rows, place.catalog)
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
-from typing import Annotated, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.environment import ROOT_VARIABLE
 from storage.errors import IndexmillError
 from storage.stopping import Stopped, stopped
+
+if TYPE_CHECKING:
+    from storage.root import Root
 
 RootOption = Annotated[str, typer.Option("--root", help="Where everything lies.", envvar=ROOT_VARIABLE)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config, as dotted.key=value.")]
@@ -51,3 +56,20 @@ def _told(problem: BaseException) -> tuple[str, int]:
     if isinstance(problem, IndexmillError):
         return str(problem) if isinstance(problem, Stopped) else f"error: {problem}", problem.exit_code
     return f"error: {type(problem).__name__}: {problem}\n  next:     this should not happen: run it again with --verbose and report it", 1
+
+
+@contextmanager
+def opened(root: str) -> Iterator[Root]:
+    """A root that is there, for a command that runs no flow; what goes wrong in the block is told."""
+    from storage.disk import writing_below
+    from storage.permissions import keep_private
+    from storage.root import Root
+
+    with told(verbose=False):
+        keep_private()
+        place = Root(root, create=False)
+        try:
+            with writing_below(place.path):
+                yield place
+        finally:
+            place.close()

@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from flows.environment import DEFAULT_ROOT
-from flows.options import JsonOption, NameArgument, RootOption, told
-
-if TYPE_CHECKING:
-    from storage.root import Root
+from flows.options import JsonOption, NameArgument, RootOption, opened
 
 snapshot_commands = typer.Typer()
 SnapshotArgument = Annotated[str | None, typer.Argument(help="The snapshot; the live one by default.")]
-
-
-@contextmanager
-def _opened(root: str) -> Iterator[Root]:
-    from storage.disk import writing_below
-    from storage.permissions import keep_private
-    from storage.root import Root
-
-    with told(verbose=False):
-        keep_private()
-        place = Root(root, create=False)
-        try:
-            with writing_below(place.path):
-                yield place
-        finally:
-            place.close()
 
 
 @snapshot_commands.command()
@@ -40,7 +19,7 @@ def snapshots(name: NameArgument, root: RootOption = DEFAULT_ROOT, as_json: Json
     """List the snapshots of an index."""
     from flows.snapshots import listed, print_snapshots
 
-    with _opened(root) as place:
+    with opened(root) as place:
         rows = listed(place, name)
         print(json.dumps(rows)) if as_json else print_snapshots(name, rows)
 
@@ -50,7 +29,7 @@ def show(name: NameArgument, snapshot: SnapshotArgument = None, root: RootOption
     """Show what a snapshot is made of."""
     from flows.snapshots import print_snapshot, shown
 
-    with _opened(root) as place:
+    with opened(root) as place:
         manifest = shown(place, name, snapshot)
         print(manifest.model_dump_json()) if as_json else print_snapshot(manifest)
 
@@ -66,7 +45,7 @@ def diff(
     """Compare two snapshots: items, figures by paired tests, neighbours."""
     from flows.snapshots import difference, print_difference
 
-    with _opened(root) as place:
+    with opened(root) as place:
         found = difference(place, name, then, now)
         print(found.model_dump_json()) if as_json else print_difference(found)
 
@@ -76,7 +55,7 @@ def rollback(name: NameArgument, snapshot: SnapshotArgument = None, root: RootOp
     """Make an earlier snapshot the live one: the one before by default. Its files are checked first."""
     from flows.snapshots import rolled_back
 
-    with _opened(root) as place:
+    with opened(root) as place:
         before, now = rolled_back(place, name, snapshot)
         if as_json:
             print(json.dumps({"name": name, "before": before, "live": now}))
@@ -95,7 +74,7 @@ def pin(
     """Keep a snapshot for as long as it is pinned."""
     from flows.snapshots import pinned
 
-    with _opened(root) as place:
+    with opened(root) as place:
         found = pinned(place, name, snapshot, keep=not off)
         if as_json:
             print(json.dumps({"name": name, "snapshot_id": found, "pinned": not off}))
@@ -108,7 +87,7 @@ def verify(name: NameArgument, snapshot: SnapshotArgument = None, root: RootOpti
     """Check every file of a snapshot by its digest."""
     from flows.snapshots import verified
 
-    with _opened(root) as place:
+    with opened(root) as place:
         manifest = verified(place, name, snapshot)
         if as_json:
             print(json.dumps({"name": name, "snapshot_id": manifest.snapshot_id, "files": len(manifest.files), "whole": True}))
@@ -129,6 +108,6 @@ def gc(
     from flows.snapshots import print_garbage
     from storage.collecting import collect
 
-    with _opened(root) as place, place.alone("indexmill gc"):
+    with opened(root) as place, place.alone("indexmill gc"):
         found = collect(place, days=days, dry_run=dry_run)
         print(json.dumps([asdict(one) for one in found])) if as_json else print_garbage(found, dry_run=dry_run)

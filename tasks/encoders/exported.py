@@ -70,9 +70,8 @@ def open_export(root: Root, model: str) -> ExportedTexts | None:
     graph, tokenizer = (root.file(ref) for ref in export.files)
     try:
         return ExportedTexts(graph, tokenizer, export.prompt, export.dim)
-    except (
-        Exception
-    ) as problem:  # an onnxruntime that does not know the graph's form has errors of its own; the encoder itself answers then
+    except Exception as problem:
+        # An onnxruntime that does not know the graph's form has errors of its own; the encoder itself answers then.
         log.warning("the exported encoder cannot be opened: %s", problem)
         return None
 

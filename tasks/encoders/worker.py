@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def main() -> None:
         while True:
             job: Job | Import = connection.recv()
             if isinstance(job, Import):
-                encoder_class(job.config)
+                with suppress(ImportError):  # the next job, which has an answer, says so
+                    encoder_class(job.config)
             else:
                 connection.send(_answer(job, models, connection.send))
     except (EOFError, ConnectionError):

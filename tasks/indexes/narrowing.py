@@ -8,9 +8,8 @@ import faiss
 import numpy as np
 
 from tasks.indexes.factory import ivf_of
-from tasks.indexes.searcher import WIDEST_EF_SEARCH, Searcher, best, distinct
+from tasks.indexes.searcher import SWIG, WIDEST_EF_SEARCH, Searcher, best, distinct
 
-SWIG: Any = faiss  # its classes of parameters have types that know nothing of their keywords
 HASHTABLE = SWIG.DirectMap.Hashtable
 FEW = 5000  # items of a shard that are compared with a query one by one: a millisecond or two
 
@@ -77,12 +76,10 @@ def _shard(
     if rows is not None and len(rows) <= FEW and exact is not None:
         scores, found = _one_by_one(exact, queries, places, rows)
     elif rerank:
-        wide = max(searcher.candidates + 0.5, places) / places
-        base = None if rows is None else _only(index, rows)
-        scores, found = searcher.refined(number).search(queries, places, params=_refining(wide, base))
+        scores, found = searcher.refined(number).search(queries, places, params=searcher.refining(places, _only(index, rows)))
         _complete(exact, queries, scores, found, rows)
     else:
-        scores, found = index.search(queries, places, params=None if rows is None else _only(index, rows))
+        scores, found = index.search(queries, places, params=_only(index, rows))
         _complete(exact, queries, scores, found, rows)
     return scores, store.by_row[found]
 
@@ -91,7 +88,7 @@ def _plain(index: Any, queries: np.ndarray, places: int, within: np.ndarray | No
     """As `_shard`, of an index that gives item ids; a graph's own vectors are at hand."""
     exact = _vectors(index.index) if within is not None and isinstance(index, faiss.IndexIDMap) else None
     if exact is None or within is None:
-        scores, ids = index.search(queries, places, params=None if within is None else _only(index, within))
+        scores, ids = index.search(queries, places, params=_only(index, within))
         return scores, ids
     held = faiss.rev_swig_ptr(index.id_map.data(), index.ntotal)
     rows = np.flatnonzero(np.isin(held, within))
@@ -130,10 +127,6 @@ def _complete(exact: Any, queries: np.ndarray, scores: np.ndarray, found: np.nda
     lacking = np.flatnonzero((found >= 0).sum(axis=1) < min(found.shape[1], len(rows)))
     if len(lacking):
         scores[lacking], found[lacking] = _one_by_one(exact, queries[lacking], found.shape[1], rows)
-
-
-def _refining(wide: float, base: Any) -> Any:
-    return SWIG.IndexRefineSearchParameters(k_factor=wide, base_index_params=base)
 
 
 def _only(index: Any, ids: np.ndarray | None) -> Any:

@@ -125,11 +125,17 @@ class Searcher:
         """A shard and its vectors as one FAISS index, where candidates are ranked again."""
         return self._refined[number]
 
-    def refining(self, places: int) -> Any:
-        """FAISS's parameters for ranking candidates again, as many as are looked at for so many places; made once, never changed."""
-        if (made := self._refining.get(places)) is None:
-            # FAISS takes the candidates as a multiple of the places and rounds down.
-            made = self._refining[places] = SWIG.IndexRefineSearchParameters(k_factor=max(self.candidates + 0.5, places) / places)
+    def refining(self, places: int, within: Any = None) -> Any:
+        """FAISS's parameters for ranking candidates again, as many as are looked at for so many places.
+
+        within: parameters that narrow the search; those without are made once and never changed.
+        """
+        if within is None and places in self._refining:
+            return self._refining[places]
+        # FAISS takes the candidates as a multiple of the places and rounds down.
+        made = SWIG.IndexRefineSearchParameters(k_factor=max(self.candidates + 0.5, places) / places, base_index_params=within)
+        if within is None:
+            self._refining[places] = made
         return made
 
     def _search(self, number: int, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
