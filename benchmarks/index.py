@@ -67,7 +67,7 @@ def made(n: int, dim: int, arguments: argparse.Namespace, folder: Path) -> list[
     """Ours and every peer that is installed."""
     from benchmarks import index_faiss as ours
     from benchmarks import index_peers as peers
-    from tasks.indexes.choice import candidates
+    from indexmill.tasks.indexes.choice import candidates
 
     threads = arguments.threads
     wanted: list[Callable[[], Any]] = [lambda one=one: one(threads) for one in (peers.Hnswlib, peers.Usearch, peers.Scann)]

@@ -11,11 +11,11 @@ import faiss
 import numpy as np
 
 from benchmarks.index_peers import WIDTHS
-from tasks.indexes.choice import Candidate
-from tasks.indexes.rerank import store
-from tasks.indexes.searcher import Searcher
-from tasks.indexes.spill import filled, train_spilled
-from tasks.measures.neighbours import exact_search
+from indexmill.tasks.indexes.choice import Candidate
+from indexmill.tasks.indexes.rerank import store
+from indexmill.tasks.indexes.searcher import Searcher
+from indexmill.tasks.indexes.spill import filled, train_spilled
+from indexmill.tasks.measures.neighbours import exact_search
 
 
 class Ours:

@@ -15,8 +15,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from tasks.indexes.tuning import lower_bound, tune
-from tasks.measures.neighbours import exact_search, overlap_at
+from indexmill.tasks.indexes.tuning import lower_bound, tune
+from indexmill.tasks.measures.neighbours import exact_search, overlap_at
 
 K = 10
 BATCHES = (1, 16, 256)

@@ -17,9 +17,9 @@ import time
 
 import numpy as np
 
-from configs.models import IndexConfig
-from storage.records import EmbeddingSet
-from storage.root import Root
+from indexmill.configs.models import IndexConfig
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
 from tests.indexes.nights import Database, centres, clustered
 
 PART = 50_000
@@ -37,8 +37,8 @@ def store(root: Root, size: int, dim: int) -> EmbeddingSet:
 
 def built(root: Root, embeddings: EmbeddingSet, config: IndexConfig) -> dict[str, float]:
     """Build in this process: peak resident bytes before and after, seconds."""
-    from tasks.indexes.reuse import trained_for
-    from tasks.indexes.shards import fill_shards
+    from indexmill.tasks.indexes.reuse import trained_for
+    from indexmill.tasks.indexes.shards import fill_shards
 
     before, start = _peak(), time.perf_counter()
     trained = trained_for(root, "memory", embeddings, config, None)

@@ -55,12 +55,12 @@ def night(folder: str, place: str, *, listed_anew: bool) -> dict[str, Any]:
 
     listed_anew: go through the stages, whatever Prefect would remember of them; else only find out that nothing has changed.
     """
-    from configs.datasets import FolderDataset
-    from configs.models import SplitConfig, ValidateConfig
-    from storage.root import Root
-    from tasks.ingest import ingest, revision
-    from tasks.split import split
-    from tasks.validate import validate
+    from indexmill.configs.datasets import FolderDataset
+    from indexmill.configs.models import SplitConfig, ValidateConfig
+    from indexmill.storage.root import Root
+    from indexmill.tasks.ingest import ingest, revision
+    from indexmill.tasks.split import split
+    from indexmill.tasks.validate import validate
 
     read = _counted_reads()
     root, config, seconds = Root(place), FolderDataset(source="folder", path=folder), {}
@@ -96,7 +96,7 @@ def _counted_reads() -> dict[str, int]:
 
 def _opened(root: Any) -> int:
     """How many contents were ever opened as images: rows of the openings."""
-    from storage import tables
+    from indexmill.storage import tables
 
     parts = sorted(root.path.glob("openings/*/part-*.parquet"))
     return int(tables.rows(f"SELECT count(*) FROM {tables.parquet(*parts)}", spill=root.tmp)[0][0]) if parts else 0

@@ -23,17 +23,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.sentences import DIM, embeddings
-from configs.models import IndexConfig
-from storage import tables
-from storage.embeddings import joined, vectors
-from storage.index_records import IndexShards
-from storage.records import EmbeddingSet
-from storage.root import Root
-from tasks.indexes.opening import open_searcher
-from tasks.indexes.reuse import trained_for
-from tasks.indexes.shards import fill_shards
-from tasks.measures.speed import search_speed
-from tasks.tune import tune
+from indexmill.configs.models import IndexConfig
+from indexmill.storage import tables
+from indexmill.storage.embeddings import joined, vectors
+from indexmill.storage.index_records import IndexShards
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.tasks.indexes.opening import open_searcher
+from indexmill.tasks.indexes.reuse import trained_for
+from indexmill.tasks.indexes.shards import fill_shards
+from indexmill.tasks.measures.speed import search_speed
+from indexmill.tasks.tune import tune
 from tests.indexes.nights import Database
 
 ONE_QUERY_IN = 500

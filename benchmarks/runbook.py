@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import tempfile
 
-from configs.models import IndexConfig
-from storage.root import Root
+from indexmill.configs.models import IndexConfig
+from indexmill.storage.root import Root
 from tests.indexes.runbook import play
 
 

@@ -26,7 +26,7 @@ import psutil
 
 from benchmarks.serve_load import load, raw, text
 from benchmarks.serve_root import NAME, clustered, make_root
-from serve import OpenIndex, open_index
+from indexmill.serve import OpenIndex, open_index
 from tests.serve.publishing import publish_again
 
 CLIENTS = (1, 8, 64)
@@ -37,7 +37,7 @@ EVERY = 20
 @contextmanager
 def served(root: Path, name: str = NAME) -> Iterator[tuple[int, psutil.Process]]:
     """`indexmill serve` as a process of its own: its port, and the process."""
-    with running([sys.executable, "-m", "flows.cli", "serve", name, "--root", str(root), "--port"], "/readyz") as both:
+    with running([sys.executable, "-m", "indexmill.flows.cli", "serve", name, "--root", str(root), "--port"], "/readyz") as both:
         yield both
 
 

@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 from benchmarks.serve import CLIENTS, running, served, told
 from benchmarks.serve_load import text
-from serve import open_index
-from tasks.encoders.locating import locate
+from indexmill.serve import open_index
+from indexmill.tasks.encoders.locating import locate
 
 INDEXING = """
 import json, sys

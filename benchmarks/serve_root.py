@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.index_records import SearchSetting, Shard
-from storage.records import FileRef
-from storage.root import Root
-from storage.snapshots import Snapshots
-from tasks.indexes.files import save
-from tasks.indexes.spill import filled, train_spilled
+from indexmill.storage.index_records import SearchSetting, Shard
+from indexmill.storage.records import FileRef
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
+from indexmill.tasks.indexes.files import save
+from indexmill.tasks.indexes.spill import filled, train_spilled
 
 NAME, DIM, CLUSTERS = "bench", 384, 2000
 CONFIG = """name: bench
@@ -44,7 +44,7 @@ def make_root(folder: Path, count: int, family: str) -> Path:
     (folder / "items.jsonl").write_text("\n".join(lines))
     (folder / "bench.yaml").write_text(CONFIG.format(path=folder / "items.jsonl"))
     root = folder / "root"
-    subprocess.run([sys.executable, "-m", "flows.cli", "build", str(folder / "bench.yaml"), "--root", str(root)], check=True)
+    subprocess.run([sys.executable, "-m", "indexmill.flows.cli", "build", str(folder / "bench.yaml"), "--root", str(root)], check=True)
     _enlarge(root, count, family)
     return root
 

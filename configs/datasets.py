@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from configs.section import Section
+from indexmill.configs.section import Section
 
 
 class AnyDataset(Section):

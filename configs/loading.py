@@ -13,8 +13,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from configs.models import PipelineConfig
-from storage.errors import InputError
+from indexmill.configs.models import PipelineConfig
+from indexmill.storage.errors import InputError
 
 FOLDER = Path(__file__).parent
 

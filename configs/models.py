@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import ByteSize, Field, field_validator, model_validator
 
-from configs.datasets import DatasetConfig
-from configs.encoders import EncoderConfig
-from configs.section import Section
+from indexmill.configs.datasets import DatasetConfig
+from indexmill.configs.encoders import EncoderConfig
+from indexmill.configs.section import Section
 
 Rerank = Literal["none", "sq8", "fp16", "exact"]
 

@@ -6,32 +6,32 @@ from typing import Any
 
 from prefect import flow
 
-from configs.loading import load_config
-from configs.models import PipelineConfig, StudyConfig
-from flows.environment import open_root
-from flows.hooks import tell
-from flows.planning import check_fit, plan_build
-from flows.preflight import check_encoder, check_factory, check_sizes, held_set
-from flows.stages import Stage, Stages, refreshed
-from flows.stopping import stoppable
-from flows.summary import Summary, summarise
-from storage.disk import writing_below
-from storage.errors import DamagedFile
-from storage.lease import lease
-from storage.records import Dataset, SplitDataset, ValidatedDataset
-from storage.root import Root
-from storage.snapshots import Snapshots
-from tasks.encode import encode
-from tasks.encoders import Identity
-from tasks.encoders.process import EncoderProcess
-from tasks.evaluate import evaluate
-from tasks.ingest import ingest, revision, unread
-from tasks.publish import publish
-from tasks.shard import shard
-from tasks.split import split
-from tasks.train import train
-from tasks.tune import tune
-from tasks.validate import undecided, validate
+from indexmill.configs.loading import load_config
+from indexmill.configs.models import PipelineConfig, StudyConfig
+from indexmill.flows.environment import open_root
+from indexmill.flows.hooks import tell
+from indexmill.flows.planning import check_fit, plan_build
+from indexmill.flows.preflight import check_encoder, check_factory, check_sizes, held_set
+from indexmill.flows.stages import Stage, Stages, refreshed
+from indexmill.flows.stopping import stoppable
+from indexmill.flows.summary import Summary, summarise
+from indexmill.storage.disk import writing_below
+from indexmill.storage.errors import DamagedFile
+from indexmill.storage.lease import lease
+from indexmill.storage.records import Dataset, SplitDataset, ValidatedDataset
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
+from indexmill.tasks.encode import encode
+from indexmill.tasks.encoders import Identity
+from indexmill.tasks.encoders.process import EncoderProcess
+from indexmill.tasks.evaluate import evaluate
+from indexmill.tasks.ingest import ingest, revision, unread
+from indexmill.tasks.publish import publish
+from indexmill.tasks.shard import shard
+from indexmill.tasks.split import split
+from indexmill.tasks.train import train
+from indexmill.tasks.tune import tune
+from indexmill.tasks.validate import undecided, validate
 
 
 @flow(

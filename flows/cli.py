@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from flows.environment import DEFAULT_ROOT, prepare_environment
-from flows.options import ForceOption, JsonOption, NameArgument, RootOption, SetOption, VerboseOption, opened, told
-from flows.snapshot_commands import snapshot_commands
+from indexmill.flows.environment import DEFAULT_ROOT, prepare_environment
+from indexmill.flows.options import ForceOption, JsonOption, NameArgument, RootOption, SetOption, VerboseOption, opened, told
+from indexmill.flows.snapshot_commands import snapshot_commands
 
 app = typer.Typer(
     help="Rebuild embedding indexes every night, and publish them only when they are good.",
@@ -33,8 +33,8 @@ def build(
     verbose: VerboseOption = False,
 ) -> None:
     """Build the index of one pipeline and publish it."""
-    from flows.running import run_build
-    from flows.tables import print_summary
+    from indexmill.flows.running import run_build
+    from indexmill.flows.tables import print_summary
 
     with told(verbose):
         summary = run_build(config, root, settings or [], rehash=rehash, force=force, refresh=refresh, verbose=verbose)
@@ -50,8 +50,8 @@ def plan(
     verbose: VerboseOption = False,
 ) -> None:
     """Say what a build would do: items to encode, seconds, bytes, memory. Encodes and publishes nothing."""
-    from flows.running import run_plan
-    from flows.tables import print_plan
+    from indexmill.flows.running import run_plan
+    from indexmill.flows.tables import print_plan
 
     with told(verbose):
         found = run_plan(config, root, settings or [], verbose=verbose)
@@ -70,8 +70,8 @@ def study(
     verbose: VerboseOption = False,
 ) -> None:
     """Compare encoders and indexes on a pipeline's data: recall, relevance, speed, memory. Publishes nothing."""
-    from flows.running import run_study
-    from flows.study_table import print_study
+    from indexmill.flows.running import run_study
+    from indexmill.flows.study_table import print_study
 
     with told(verbose):
         found = run_study(config, root, settings or [], str(out.resolve()) if out else None, verbose=verbose)
@@ -94,8 +94,8 @@ def search(
     """Ask a snapshot of an index, the live one by default."""
     with told(verbose):
         prepare_environment(Path(root).resolve(), verbose=verbose)
-        from flows.search import search_index
-        from flows.tables import print_results
+        from indexmill.flows.search import search_index
+        from indexmill.flows.tables import print_results
 
         answer = search_index(root, name, text=query, image=image, k=k, label=label, snapshot=snapshot, show=show)
         print(json.dumps(answer)) if as_json else print_results(answer)
@@ -112,7 +112,7 @@ def serve(
     """Answer searches over HTTP, with a page at /; new snapshots are taken up as they are published."""
     with told(verbose):
         prepare_environment(Path(root).resolve(), verbose=verbose)
-        from serve.server import run_server
+        from indexmill.serve.server import run_server
 
         run_server(root, names, host, port)
 
@@ -127,8 +127,8 @@ def merge(
     verbose: VerboseOption = False,
 ) -> None:
     """Write the live snapshot of an index as one FAISS file, for those who have FAISS and nothing else."""
-    from flows.merge import merge_index
-    from flows.tables import print_merged
+    from indexmill.flows.merge import merge_index
+    from indexmill.flows.tables import print_merged
 
     with told(verbose):
         answer = merge_index(root, name, output or Path(f"{name}.faiss"), memory)
@@ -138,8 +138,8 @@ def merge(
 @app.command()
 def pipelines(as_json: JsonOption = False) -> None:
     """List the pipelines that come with Indexmill."""
-    from configs.loading import load_config, names
-    from flows.tables import print_pipelines
+    from indexmill.configs.loading import load_config, names
+    from indexmill.flows.tables import print_pipelines
 
     with told(verbose=False):
         configs = [load_config(name) for name in names()]
@@ -154,7 +154,7 @@ def check(config: str, settings: SetOption = None, as_json: JsonOption = False) 
     """Read a config and show it with every default filled in."""
     import yaml
 
-    from configs.loading import load_config
+    from indexmill.configs.loading import load_config
 
     with told(verbose=False):
         values = load_config(config, settings or []).model_dump(mode="json", by_alias=True)
@@ -164,8 +164,8 @@ def check(config: str, settings: SetOption = None, as_json: JsonOption = False) 
 @app.command()
 def catalog(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
     """Rebuild the DuckDB catalog from the manifests and list the builds in it."""
-    from flows.tables import print_builds
-    from storage.catalog import builds, damage, rebuild
+    from indexmill.flows.tables import print_builds
+    from indexmill.storage.catalog import builds, damage, rebuild
 
     with opened(root) as place:
         if problem := damage(place):
@@ -183,7 +183,7 @@ def history(
     as_json: JsonOption = False,
 ) -> None:
     """Show how the figures of an index went from build to build, also of snapshots that are gone."""
-    from flows.history import print_history, read_history
+    from indexmill.flows.history import print_history, read_history
 
     with told(verbose=False):
         builds = read_history(root, name)
@@ -196,7 +196,7 @@ def notify(
     verbose: VerboseOption = False,
 ) -> None:
     """Tell Prefect that items have landed, so that the deployment build-index/NAME starts."""
-    from flows.notifying import notify_landed
+    from indexmill.flows.notifying import notify_landed
 
     with told(verbose):
         print(notify_landed(name))
@@ -205,7 +205,7 @@ def notify(
 @app.command()
 def demo(root: RootOption = DEFAULT_ROOT, verbose: VerboseOption = False) -> None:
     """Build the two demo pipelines on real data with real models, and say what to try next."""
-    from flows.demo import run_demo
+    from indexmill.flows.demo import run_demo
 
     with told(verbose):
         run_demo(root, verbose=verbose)

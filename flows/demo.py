@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from flows.display import display, stderr_console
-from flows.environment import open_root
-from flows.running import run_build
-from flows.tables import print_summary
-from tasks.progress import watched_by
-from tasks.sources.digits import write_digits
+from indexmill.flows.display import display, stderr_console
+from indexmill.flows.environment import open_root
+from indexmill.flows.running import run_build
+from indexmill.flows.tables import print_summary
+from indexmill.tasks.progress import watched_by
+from indexmill.tasks.sources.digits import write_digits
 
 
 def run_demo(root: str, *, verbose: bool = False) -> None:

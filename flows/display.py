@@ -11,7 +11,7 @@ from datetime import datetime
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from tasks.progress import Advance, Watcher
+from indexmill.tasks.progress import Advance, Watcher
 
 EVERY_SECONDS = 10.0
 

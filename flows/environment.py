@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from storage.root import Root
+    from indexmill.storage.root import Root
 
 ROOT_VARIABLE = "INDEXMILL_ROOT"
 DEFAULT_ROOT = "./indexmill-data"
@@ -23,9 +23,9 @@ def default_root() -> str:
 
 
 def open_root(root: str | None) -> Root:
-    """The root of a flow. What the process and its children make from now on is their user's alone (`storage.permissions`)."""
-    from storage.permissions import keep_private
-    from storage.root import Root
+    """The root of a flow. What the process and its children make from now on is their user's alone (`indexmill.storage.permissions`)."""
+    from indexmill.storage.permissions import keep_private
+    from indexmill.storage.root import Root
 
     keep_private()
     return Root(root or default_root())

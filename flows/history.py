@@ -6,10 +6,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from storage.errors import InputError
-from storage.history import remembered
-from storage.metrics_file import MetricsFile
-from storage.root import Root
+from indexmill.storage.errors import InputError
+from indexmill.storage.history import remembered
+from indexmill.storage.metrics_file import MetricsFile
+from indexmill.storage.root import Root
 
 USUAL = ("map", "ndcg_at_10", "precision_at_10", "ann_recall_at_10")
 BARS = "▁▂▃▄▅▆▇█"

@@ -11,7 +11,7 @@ from prefect.flows import Flow
 from prefect.logging.loggers import flow_run_logger
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from storage.errors import IndexmillError, Refused
+from indexmill.storage.errors import IndexmillError, Refused
 
 WEBHOOK_VARIABLE = "INDEXMILL_WEBHOOK"
 SECONDS = 10

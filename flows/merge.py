@@ -8,16 +8,16 @@ from typing import Any
 
 from pydantic import ByteSize, TypeAdapter
 
-from configs.models import IndexConfig
-from storage.atomic import commit
-from storage.manifests import Manifest
-from storage.retention import reading
-from storage.root import Root
-from storage.snapshots import Snapshots
-from tasks.indexes.factory import ivf_of
-from tasks.indexes.files import read_index
-from tasks.indexes.infos import index_infos
-from tasks.indexes.merging import merge_shards
+from indexmill.configs.models import IndexConfig
+from indexmill.storage.atomic import commit
+from indexmill.storage.manifests import Manifest
+from indexmill.storage.retention import reading
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
+from indexmill.tasks.indexes.factory import ivf_of
+from indexmill.tasks.indexes.files import read_index
+from indexmill.tasks.indexes.infos import index_infos
+from indexmill.tasks.indexes.merging import merge_shards
 
 
 def merge_index(root: str, name: str, output: Path, memory: str) -> dict[str, Any]:

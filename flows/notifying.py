@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from storage.errors import InputError
+from indexmill.storage.errors import InputError
 
 LANDED = "indexmill.items-landed"
 
@@ -18,7 +18,7 @@ def notify_landed(name: str) -> str:
     from prefect.events.worker import EventsWorker
     from prefect.settings import get_current_settings
 
-    from configs.loading import load_config
+    from indexmill.configs.loading import load_config
 
     config = load_config(name, [])
     url = get_current_settings().api.url

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.environment import ROOT_VARIABLE
-from storage.errors import IndexmillError
-from storage.stopping import Stopped, stopped
+from indexmill.flows.environment import ROOT_VARIABLE
+from indexmill.storage.errors import IndexmillError
+from indexmill.storage.stopping import Stopped, stopped
 
 if TYPE_CHECKING:
-    from storage.root import Root
+    from indexmill.storage.root import Root
 
 RootOption = Annotated[str, typer.Option("--root", help="Where everything lies.", envvar=ROOT_VARIABLE)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config, as dotted.key=value.")]
@@ -61,9 +61,9 @@ def _told(problem: BaseException) -> tuple[str, int]:
 @contextmanager
 def opened(root: str) -> Iterator[Root]:
     """A root that is there, for a command that runs no flow; what goes wrong in the block is told."""
-    from storage.disk import writing_below
-    from storage.permissions import keep_private
-    from storage.root import Root
+    from indexmill.storage.disk import writing_below
+    from indexmill.storage.permissions import keep_private
+    from indexmill.storage.root import Root
 
     with told(verbose=False):
         keep_private()

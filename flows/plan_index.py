@@ -6,15 +6,15 @@ from typing import Any
 
 from prefect import flow
 
-from configs.loading import load_config
-from flows.build_index import prepare
-from flows.environment import open_root
-from flows.planning import plan_build
-from flows.stages import Stages
-from flows.stopping import stoppable
-from storage.disk import writing_below
-from storage.lease import lease
-from tasks.encoders.process import EncoderProcess
+from indexmill.configs.loading import load_config
+from indexmill.flows.build_index import prepare
+from indexmill.flows.environment import open_root
+from indexmill.flows.planning import plan_build
+from indexmill.flows.stages import Stages
+from indexmill.flows.stopping import stoppable
+from indexmill.storage.disk import writing_below
+from indexmill.storage.lease import lease
+from indexmill.tasks.encoders.process import EncoderProcess
 
 
 @flow(name="plan-index", flow_run_name="{config}", validate_parameters=False)

@@ -12,20 +12,20 @@ from typing import Any
 import psutil
 from pydantic import ByteSize
 
-from configs.models import PipelineConfig
-from storage import tables
-from storage.embeddings import EmbeddingStore
-from storage.errors import InputError
-from storage.experience import recall_experience
-from storage.records import Modality, SplitDataset, ValidatedDataset
-from storage.root import Root
-from storage.snapshots import Snapshots
-from tasks.encoders import MODALITIES, Identity
-from tasks.encoders.captions import write_captions
-from tasks.encoders.device import device_name
-from tasks.indexes.factory import least_items
-from tasks.indexes.reuse import last_training
-from tasks.indexes.shards import AT_ONCE
+from indexmill.configs.models import PipelineConfig
+from indexmill.storage import tables
+from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.storage.errors import InputError
+from indexmill.storage.experience import recall_experience
+from indexmill.storage.records import Modality, SplitDataset, ValidatedDataset
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
+from indexmill.tasks.encoders import MODALITIES, Identity
+from indexmill.tasks.encoders.captions import write_captions
+from indexmill.tasks.encoders.device import device_name
+from indexmill.tasks.indexes.factory import least_items
+from indexmill.tasks.indexes.reuse import last_training
+from indexmill.tasks.indexes.shards import AT_ONCE
 
 BUILD_BYTES = 1 << 30  # the build's own process: Prefect, DuckDB within its limit, blocks of rows
 ENCODER_BYTES = 2 << 30  # the encoding process, before one has been seen at work

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from configs.encoders import EncoderConfig
-from configs.models import PipelineConfig
-from storage.errors import InputError
-from storage.records import EmbeddingSet, SplitDataset
-from storage.root import Root
-from tasks.encoders import MODALITIES, Identity, identify
-from tasks.encoders.jobs import Model
-from tasks.encoders.process import EncoderProcess
-from tasks.indexes.factory import check_factory, least_items
-from tasks.progress import track
-from tasks.turns import device_turn
+from indexmill.configs.encoders import EncoderConfig
+from indexmill.configs.models import PipelineConfig
+from indexmill.storage.errors import InputError
+from indexmill.storage.records import EmbeddingSet, SplitDataset
+from indexmill.storage.root import Root
+from indexmill.tasks.encoders import MODALITIES, Identity, identify
+from indexmill.tasks.encoders.jobs import Model
+from indexmill.tasks.encoders.process import EncoderProcess
+from indexmill.tasks.indexes.factory import check_factory, least_items
+from indexmill.tasks.progress import track
+from indexmill.tasks.turns import device_turn
 
 
 def check_encoder(config: EncoderConfig, root: Root, process: EncoderProcess) -> Identity:

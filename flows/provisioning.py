@@ -16,7 +16,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from tasks.turns import GPU
+from indexmill.tasks.turns import GPU
 
 POOL = "indexmill"
 ZOMBIES = "indexmill: end runs that died"

@@ -8,8 +8,8 @@ from typing import Any
 from prefect.filesystems import LocalFileSystem
 from prefect.serializers import JSONSerializer
 
-from storage.index_records import IndexShards, TrainedIndex, TunedIndex
-from storage.records import Dataset, EmbeddingSet, Evaluation, Record, Snapshot, SplitDataset, ValidatedDataset
+from indexmill.storage.index_records import IndexShards, TrainedIndex, TunedIndex
+from indexmill.storage.records import Dataset, EmbeddingSet, Evaluation, Record, Snapshot, SplitDataset, ValidatedDataset
 
 KINDS = (Record, Dataset, ValidatedDataset, SplitDataset, EmbeddingSet, TrainedIndex, IndexShards, TunedIndex, Evaluation, Snapshot)
 NAMES = frozenset(f"{kind.__module__}.{kind.__qualname__}" for kind in KINDS)

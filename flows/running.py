@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-from configs.loading import load_config
-from flows.display import display, stderr_console
-from flows.environment import open_root, prepare_environment
-from storage.disk import check_room
-from storage.stopping import stopped
-from tasks.progress import track, watched_by
+from indexmill.configs.loading import load_config
+from indexmill.flows.display import display, stderr_console
+from indexmill.flows.environment import open_root, prepare_environment
+from indexmill.storage.disk import check_room
+from indexmill.storage.stopping import stopped
+from indexmill.tasks.progress import track, watched_by
 
 if TYPE_CHECKING:
-    from flows.stages import Stage
+    from indexmill.flows.stages import Stage
 
 LEAST_ROOM = 32_000_000  # bytes: Prefect's own database takes 5 MB, and its server would be waited for in vain
 
@@ -32,7 +32,7 @@ def run_build(
 ) -> dict[str, Any]:
     """Run the flow `build-index` in this process and return its summary."""
     with _ready(config, root, settings, verbose=verbose) as place:
-        from flows.build_index import build_index
+        from indexmill.flows.build_index import build_index
 
         return build_index(config, place, settings, rehash, force, cast("Stage | None", refresh))  # another name is refused there
 
@@ -40,7 +40,7 @@ def run_build(
 def run_plan(config: str, root: str, settings: list[str], *, verbose: bool = False) -> dict[str, Any]:
     """Run the flow `plan-index` in this process and return its plan."""
     with _ready(config, root, settings, verbose=verbose) as place:
-        from flows.plan_index import plan_index
+        from indexmill.flows.plan_index import plan_index
 
         return plan_index(config, place, settings)
 
@@ -48,7 +48,7 @@ def run_plan(config: str, root: str, settings: list[str], *, verbose: bool = Fal
 def run_study(config: str, root: str, settings: list[str], out: str | None, *, verbose: bool = False) -> dict[str, Any]:
     """Run the flow `study-index` in this process and return its summary."""
     with _ready(config, root, settings, verbose=verbose) as place:
-        from flows.study_index import study_index
+        from indexmill.flows.study_index import study_index
 
         return study_index(config, place, settings, out)
 
@@ -60,11 +60,11 @@ def _ready(config: str, root: str, settings: list[str], *, verbose: bool) -> Ite
     place = open_root(root)
     check_room(place.path, LEAST_ROOM)
     prepare_environment(place.path, verbose=verbose)
-    from flows.server import embedded_server  # Prefect reads its settings when it is imported: after prepare_environment
+    from indexmill.flows.server import embedded_server  # Prefect reads its settings when it is imported: after prepare_environment
 
     with _terminable(), display(stderr_console()) as watcher, watched_by(watcher), embedded_server() as ready:
         with track("starting Prefect", 1) as advance:
-            from flows import build_index  # noqa: F401 (slow to import: here it is shown, and overlaps the server's start)
+            from indexmill.flows import build_index  # noqa: F401 (slow to import: here it is shown, and overlaps the server's start)
 
             ready()
             advance(1)

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from serve import Answer, OpenIndex, open_index
-from serve.queries import check_modality, taken
-from storage.atomic import Scratch
-from storage.errors import InputError
+from indexmill.serve import Answer, OpenIndex, open_index
+from indexmill.serve.queries import check_modality, taken
+from indexmill.storage.atomic import Scratch
+from indexmill.storage.errors import InputError
 
 
 def search_index(
@@ -54,7 +54,7 @@ def _check(index: OpenIndex, text: str | None, image: Path | None) -> None:
 
 
 def _write_sheet(target: Path, index: OpenIndex, answer: Answer, asked: str) -> None:
-    from serve.sheet import contact_sheet  # here: only those who want one wait for its template
+    from indexmill.serve.sheet import contact_sheet  # here: only those who want one wait for its template
 
     folder = target.absolute().parent
     if not folder.is_dir():

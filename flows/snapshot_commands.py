@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from flows.environment import DEFAULT_ROOT
-from flows.options import JsonOption, NameArgument, RootOption, opened
+from indexmill.flows.environment import DEFAULT_ROOT
+from indexmill.flows.options import JsonOption, NameArgument, RootOption, opened
 
 snapshot_commands = typer.Typer()
 SnapshotArgument = Annotated[str | None, typer.Argument(help="The snapshot; the live one by default.")]
@@ -17,7 +17,7 @@ SnapshotArgument = Annotated[str | None, typer.Argument(help="The snapshot; the 
 @snapshot_commands.command()
 def snapshots(name: NameArgument, root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
     """List the snapshots of an index."""
-    from flows.snapshots import listed, print_snapshots
+    from indexmill.flows.snapshots import listed, print_snapshots
 
     with opened(root) as place:
         rows = listed(place, name)
@@ -27,7 +27,7 @@ def snapshots(name: NameArgument, root: RootOption = DEFAULT_ROOT, as_json: Json
 @snapshot_commands.command()
 def show(name: NameArgument, snapshot: SnapshotArgument = None, root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
     """Show what a snapshot is made of."""
-    from flows.snapshots import print_snapshot, shown
+    from indexmill.flows.snapshots import print_snapshot, shown
 
     with opened(root) as place:
         manifest = shown(place, name, snapshot)
@@ -43,7 +43,7 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two snapshots: items, figures by paired tests, neighbours."""
-    from flows.snapshots import difference, print_difference
+    from indexmill.flows.snapshots import difference, print_difference
 
     with opened(root) as place:
         found = difference(place, name, then, now)
@@ -53,7 +53,7 @@ def diff(
 @snapshot_commands.command()
 def rollback(name: NameArgument, snapshot: SnapshotArgument = None, root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
     """Make an earlier snapshot the live one: the one before by default. Its files are checked first."""
-    from flows.snapshots import rolled_back
+    from indexmill.flows.snapshots import rolled_back
 
     with opened(root) as place:
         before, now = rolled_back(place, name, snapshot)
@@ -72,7 +72,7 @@ def pin(
     as_json: JsonOption = False,
 ) -> None:
     """Keep a snapshot for as long as it is pinned."""
-    from flows.snapshots import pinned
+    from indexmill.flows.snapshots import pinned
 
     with opened(root) as place:
         found = pinned(place, name, snapshot, keep=not off)
@@ -85,7 +85,7 @@ def pin(
 @snapshot_commands.command()
 def verify(name: NameArgument, snapshot: SnapshotArgument = None, root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
     """Check every file of a snapshot by its digest."""
-    from flows.snapshots import verified
+    from indexmill.flows.snapshots import verified
 
     with opened(root) as place:
         manifest = verified(place, name, snapshot)
@@ -105,8 +105,8 @@ def gc(
     """Remove what no kept snapshot needs: old snapshots, vectors, tables of stages."""
     from dataclasses import asdict
 
-    from flows.snapshots import print_garbage
-    from storage.collecting import collect
+    from indexmill.flows.snapshots import print_garbage
+    from indexmill.storage.collecting import collect
 
     with opened(root) as place, place.alone("indexmill gc"):
         found = collect(place, days=days, dry_run=dry_run)

@@ -8,15 +8,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from storage import catalog
-from storage.collecting import Garbage
-from storage.errors import InputError
-from storage.lease import lease
-from storage.manifests import Manifest
-from storage.metrics_file import Since
-from storage.retention import pin, pins
-from storage.root import Root
-from storage.snapshots import Snapshots
+from indexmill.storage import catalog
+from indexmill.storage.collecting import Garbage
+from indexmill.storage.errors import InputError
+from indexmill.storage.lease import lease
+from indexmill.storage.manifests import Manifest
+from indexmill.storage.metrics_file import Since
+from indexmill.storage.retention import pin, pins
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
 
 
 def listed(root: Root, name: str) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def shown(root: Root, name: str, snapshot_id: str | None) -> Manifest:
 
 def difference(root: Root, name: str, then: str, now: str | None) -> Since:
     """What differs in `now` (the live one by default) from `then`."""
-    from tasks.evaluation.comparing import since
+    from indexmill.tasks.evaluation.comparing import since
 
     snapshots = Snapshots(root, name)
     left, right = snapshots.manifest(then), snapshots.manifest(now)

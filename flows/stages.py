@@ -10,12 +10,12 @@ from typing import Any, Literal, TypeVar, cast
 from prefect import Task
 from prefect.client.schemas.objects import State
 
-from flows.remembered import RecordFiles
-from storage.disk import writing_below
-from storage.errors import InputError
-from storage.records import Record
-from storage.root import Root
-from tasks.policy import STAGES
+from indexmill.flows.remembered import RecordFiles
+from indexmill.storage.disk import writing_below
+from indexmill.storage.errors import InputError
+from indexmill.storage.records import Record
+from indexmill.storage.root import Root
+from indexmill.tasks.policy import STAGES
 
 R = TypeVar("R", bound=Record)
 

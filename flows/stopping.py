@@ -15,8 +15,8 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled
 
-from storage import stopping
-from storage.stopping import Stopped
+from indexmill.storage import stopping
+from indexmill.storage.stopping import Stopped
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -10,30 +10,30 @@ from typing import Any
 
 from prefect import flow
 
-from configs.encoders import EncoderConfig
-from configs.loading import load_config
-from configs.models import PipelineConfig
-from flows.build_index import prepare
-from flows.environment import open_root
-from flows.planning import check_fit, plan_build
-from flows.preflight import check_factory, check_sizes, held_set
-from flows.stages import Stages
-from flows.stopping import stoppable
-from storage.atomic import Scratch
-from storage.disk import writing_below
-from storage.experience import recall_experience
-from storage.lease import lease
-from storage.records import EmbeddingSet
-from storage.root import Root
-from tasks.encode import encode
-from tasks.encoders import Identity
-from tasks.encoders.device import device_name
-from tasks.encoders.process import EncoderProcess
-from tasks.indexes.choosing import RECALL_TARGET
-from tasks.studies.building import index_config
-from tasks.studies.output import write_study
-from tasks.studies.rows import Extraction, Row
-from tasks.study import study
+from indexmill.configs.encoders import EncoderConfig
+from indexmill.configs.loading import load_config
+from indexmill.configs.models import PipelineConfig
+from indexmill.flows.build_index import prepare
+from indexmill.flows.environment import open_root
+from indexmill.flows.planning import check_fit, plan_build
+from indexmill.flows.preflight import check_factory, check_sizes, held_set
+from indexmill.flows.stages import Stages
+from indexmill.flows.stopping import stoppable
+from indexmill.storage.atomic import Scratch
+from indexmill.storage.disk import writing_below
+from indexmill.storage.experience import recall_experience
+from indexmill.storage.lease import lease
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.tasks.encode import encode
+from indexmill.tasks.encoders import Identity
+from indexmill.tasks.encoders.device import device_name
+from indexmill.tasks.encoders.process import EncoderProcess
+from indexmill.tasks.indexes.choosing import RECALL_TARGET
+from indexmill.tasks.studies.building import index_config
+from indexmill.tasks.studies.output import write_study
+from indexmill.tasks.studies.rows import Extraction, Row
+from indexmill.tasks.study import study
 
 
 @flow(name="study-index", flow_run_name="{config}", validate_parameters=False)

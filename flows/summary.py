@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from configs.models import PipelineConfig
-from flows.stages import Stages
-from storage import catalog
-from storage.index_records import TrainedIndex, TunedIndex
-from storage.records import Dataset, EmbeddingSet, Evaluation, Snapshot, ValidatedDataset
-from storage.snapshots import Snapshots
-from tasks.progress import track
+from indexmill.configs.models import PipelineConfig
+from indexmill.flows.stages import Stages
+from indexmill.storage import catalog
+from indexmill.storage.index_records import TrainedIndex, TunedIndex
+from indexmill.storage.records import Dataset, EmbeddingSet, Evaluation, Snapshot, ValidatedDataset
+from indexmill.storage.snapshots import Snapshots
+from indexmill.tasks.progress import track
 
 
 @dataclass(frozen=True)

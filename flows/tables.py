@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from configs.models import PipelineConfig
+from indexmill.configs.models import PipelineConfig
 
 HEADLINES = ("map", "precision_at_1", "precision_at_10", "recall_at_10", "ann_recall_at_10")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from prefect import flow
 from prefect.deployments import run_deployment
 
-from configs.loading import load_config, names
-from flows.environment import open_root
-from storage.errors import IndexmillError
-from storage.root import Root
-from tasks.ingest import revision
+from indexmill.configs.loading import load_config, names
+from indexmill.flows.environment import open_root
+from indexmill.storage.errors import IndexmillError
+from indexmill.storage.root import Root
+from indexmill.tasks.ingest import revision
 
 
 @flow(name="watch-sources", validate_parameters=False)

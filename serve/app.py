@@ -12,15 +12,15 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from serve import problems, site
-from serve.guarding import Guard
-from serve.limits import Limits
-from serve.live import LiveIndex
-from serve.metrics import Metrics
-from serve.quick import Quick
-from serve.routes import routes
-from serve.service import Service
-from storage.root import Root
+from indexmill.serve import problems, site
+from indexmill.serve.guarding import Guard
+from indexmill.serve.limits import Limits
+from indexmill.serve.live import LiveIndex
+from indexmill.serve.metrics import Metrics
+from indexmill.serve.quick import Quick
+from indexmill.serve.routes import routes
+from indexmill.serve.service import Service
+from indexmill.storage.root import Root
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 

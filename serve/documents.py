@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import Path
 from pydantic import BaseModel, Field
 
-from serve.problems import MEDIA_TYPE
-from serve.requests import Options, SearchRequest
+from indexmill.serve.problems import MEDIA_TYPE
+from indexmill.serve.requests import Options, SearchRequest
 
 Name = Annotated[str, Path(pattern="^[a-z0-9][a-z0-9-]{0,62}$", description="The index.")]
 ItemId = Annotated[int, Path(ge=0, lt=2**63, description="The item's id.")]

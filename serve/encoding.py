@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from configs.encoders import EncoderConfig
-from storage.records import Modality
-from tasks.encoders import Encoder, identify, load_encoder
-from tasks.encoders.encoding import EncodesTextsToo, encode_batches
-from tasks.encoders.exported import open_export
-from tasks.indexes.published import PublishedIndex
+from indexmill.configs.encoders import EncoderConfig
+from indexmill.storage.records import Modality
+from indexmill.tasks.encoders import Encoder, identify, load_encoder
+from indexmill.tasks.encoders.encoding import EncodesTextsToo, encode_batches
+from indexmill.tasks.encoders.exported import open_export
+from indexmill.tasks.indexes.published import PublishedIndex
 
 
 class QueryEncoder:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.limits import Limits
-from serve.metrics import Metrics
-from serve.problems import Problem
+from indexmill.serve.limits import Limits
+from indexmill.serve.metrics import Metrics
+from indexmill.serve.problems import Problem
 
 OPEN = ("/healthz", "/readyz", "/")  # without a token: whether the service is well, and the page that asks for one
 PAGE = "/page/"

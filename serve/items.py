@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage import tables
-from storage.atomic import Scratch
+from indexmill.storage import tables
+from indexmill.storage.atomic import Scratch
 
 COLUMNS = ("key", "label", "text", "path", "given_split", "side", "content_digest")
 FILTERS = ("label", "key", "side", "given_split")

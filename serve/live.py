@@ -6,11 +6,11 @@ import asyncio
 import gc
 import logging
 
-from serve.encoding import QueryEncoder
-from serve.metrics import Metrics
-from serve.opening import OpenIndex
-from storage.root import Root
-from storage.snapshots import Snapshots
+from indexmill.serve.encoding import QueryEncoder
+from indexmill.serve.metrics import Metrics
+from indexmill.serve.opening import OpenIndex
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
 
 log = logging.getLogger("indexmill.serve")
 

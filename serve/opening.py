@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from serve.encoding import QueryEncoder
-from serve.items import FILTERS, ItemTable
-from serve.queries import BadQuery, Picture, check_modality, read_picture, read_text, read_vectors, taken
-from storage.records import Modality
-from storage.root import Root, verified
-from tasks.indexes.narrowing import search_narrowed, vectors_of
-from tasks.indexes.published import PublishedIndex
+from indexmill.serve.encoding import QueryEncoder
+from indexmill.serve.items import FILTERS, ItemTable
+from indexmill.serve.queries import BadQuery, Picture, check_modality, read_picture, read_text, read_vectors, taken
+from indexmill.storage.records import Modality
+from indexmill.storage.root import Root, verified
+from indexmill.tasks.indexes.narrowing import search_narrowed, vectors_of
+from indexmill.tasks.indexes.published import PublishedIndex
 
 Where = Mapping[Any, str | Sequence[str]]
 

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from serve.queries import BadQuery
-from storage.errors import IndexmillError
+from indexmill.serve.queries import BadQuery
+from indexmill.storage.errors import IndexmillError
 
 MEDIA_TYPE = "application/problem+json"
 SHOWN = 10  # of the things that are wrong with one request

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from configs.models import ValidateConfig
-from storage.errors import InputError
-from storage.manifests import Manifest
-from storage.records import Modality
-from tasks.checks.images import Limits, UnreadableImage, read_image
-from tasks.checks.texts import normalised
-from tasks.encoders import MODALITIES
+from indexmill.configs.models import ValidateConfig
+from indexmill.storage.errors import InputError
+from indexmill.storage.manifests import Manifest
+from indexmill.storage.records import Modality
+from indexmill.tasks.checks.images import Limits, UnreadableImage, read_image
+from indexmill.tasks.checks.texts import normalised
+from indexmill.tasks.encoders import MODALITIES
 
 Picture = bytes | str | Path | Image.Image
 

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.problems import KNOWN, problem_of
-from serve.routes import RAW, answered
-from serve.service import Service
+from indexmill.serve.problems import KNOWN, problem_of
+from indexmill.serve.routes import RAW, answered
+from indexmill.serve.service import Service
 
 BEFORE, AFTER = "/v1/indexes/", "/search"
 ROUTE = SimpleNamespace(path="/v1/indexes/{name}/search")  # what the metrics call it

@@ -10,8 +10,8 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, StringConstraint
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from serve.limits import Limits
-from serve.problems import Problem
+from indexmill.serve.limits import Limits
+from indexmill.serve.problems import Problem
 
 ItemId = Annotated[int, Field(ge=0, lt=2**63)]
 Text = Annotated[str, StringConstraints(max_length=Limits.text_length)]

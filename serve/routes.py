@@ -8,12 +8,12 @@ import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from serve import documents
-from serve.problems import Problem
-from serve.requests import read_request
-from serve.service import Service
-from serve.thumbnails import thumbnail
-from serve.views import described, figures, item_of, report_of
+from indexmill.serve import documents
+from indexmill.serve.problems import Problem
+from indexmill.serve.requests import read_request
+from indexmill.serve.service import Service
+from indexmill.serve.thumbnails import thumbnail
+from indexmill.serve.views import described, figures, item_of, report_of
 
 RAW = "application/octet-stream"
 MOST_LABELS = 1000

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 
 import uvicorn
 
-from serve.app import LOOPBACK, create_app
-from storage.errors import InputError
+from indexmill.serve.app import LOOPBACK, create_app
+from indexmill.storage.errors import InputError
 
 TOKEN_VARIABLE = "INDEXMILL_TOKEN"  # noqa: S105  # a name, and no token
 SHORTEST_TOKEN = 16

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from serve.batching import Batcher
-from serve.limits import Limits
-from serve.live import LiveIndex
-from serve.metrics import Metrics
-from serve.opening import OpenIndex, distance
-from serve.problems import Problem
-from serve.queries import read_vectors
-from serve.requests import Options, SearchRequest
-from storage.records import Modality
-from tasks.indexes.searcher import one_thread_here
+from indexmill.serve.batching import Batcher
+from indexmill.serve.limits import Limits
+from indexmill.serve.live import LiveIndex
+from indexmill.serve.metrics import Metrics
+from indexmill.serve.opening import OpenIndex, distance
+from indexmill.serve.problems import Problem
+from indexmill.serve.queries import read_vectors
+from indexmill.serve.requests import Options, SearchRequest
+from indexmill.storage.records import Modality
+from indexmill.tasks.indexes.searcher import one_thread_here
 
 SHARED = 32  # queries for which a second thread is woken
 ALONE = 8  # queries at least, of a part of one request

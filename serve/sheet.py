@@ -7,14 +7,14 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from serve.opening import Answer, OpenIndex, Result
-from serve.thumbnails import thumbnail
+from indexmill.serve.opening import Answer, OpenIndex, Result
+from indexmill.serve.thumbnails import thumbnail
 
 
 def contact_sheet(index: OpenIndex, answer: Answer, asked: str) -> str:
     """The page as text. Everything from data is escaped by the template. asked: the query, in words."""
     environment = Environment(
-        loader=PackageLoader("serve", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("indexmill.serve", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     results = [_pictured(index, result) for result in answer.results[0]]
     return environment.get_template("sheet.html.j2").render(answer=answer, asked=asked, results=results)

@@ -7,7 +7,7 @@ from importlib.resources import files
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from serve.problems import Problem
+from indexmill.serve.problems import Problem
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -19,7 +19,7 @@ NAMES = ("index.html", "page.css", "page.js", "asking.js", "icon.svg")
 
 def pages() -> APIRouter:
     """`/` and what the page there is made of."""
-    contents = {name: files("serve").joinpath("page", name).read_bytes() for name in NAMES}
+    contents = {name: files("indexmill.serve").joinpath("page", name).read_bytes() for name in NAMES}
     router = APIRouter(include_in_schema=False)
 
     @router.get("/")

@@ -6,8 +6,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-from storage.digests import content_digest
-from tasks.checks.images import Limits, UnreadableImage, read_image
+from indexmill.storage.digests import content_digest
+from indexmill.tasks.checks.images import Limits, UnreadableImage, read_image
 
 SIDE = 320
 MOST_BYTES = 256 << 20

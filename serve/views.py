@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from serve.live import LiveIndex
-from serve.opening import OpenIndex
-from serve.problems import Problem
-from serve.queries import taken
+from indexmill.serve.live import LiveIndex
+from indexmill.serve.opening import OpenIndex
+from indexmill.serve.problems import Problem
+from indexmill.serve.queries import taken
 
 TOLD = ("name", "snapshot_id", "parent", "created_at", "fingerprint", "modality", "holds", "metric", "factory", "dim", "items", "database",
         "query", "rejected", "metrics", "verdict")  # fmt: skip

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from storage.permissions import mask
-from storage.stopping import heed
+from indexmill.storage.permissions import mask
+from indexmill.storage.stopping import heed
 
 
 class Scratch:

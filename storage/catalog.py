@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import duckdb
 
-from storage import tables
-from storage.history import remembered
-from storage.manifests import Manifest
-from storage.metrics_file import MetricsFile
-from storage.root import Root
-from storage.snapshots import Snapshots
+from indexmill.storage import tables
+from indexmill.storage.history import remembered
+from indexmill.storage.manifests import Manifest
+from indexmill.storage.metrics_file import MetricsFile
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
 
 TABLES = """
 CREATE TABLE builds (index_name VARCHAR, snapshot_id VARCHAR, parent VARCHAR, created_at TIMESTAMPTZ, live BOOLEAN, verdict VARCHAR,

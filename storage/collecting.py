@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from storage import tables
-from storage.parts import Parts
-from storage.retention import doomed, retain, unneeded
-from storage.root import Root
-from storage.snapshots import Snapshots
+from indexmill.storage import tables
+from indexmill.storage.parts import Parts
+from indexmill.storage.retention import doomed, retain, unneeded
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
 
 DAY = 86_400
 STAGE_FOLDERS_KEPT = 2  # the newest of each stage of a data set: the last night's and the one before

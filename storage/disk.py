@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from storage.errors import DamagedFile, IndexmillError, RootUnusable
+from indexmill.storage.errors import DamagedFile, IndexmillError, RootUnusable
 
 FULL = {number: os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)}
 CLOSED = {number: os.strerror(number) for number in (errno.EROFS, errno.EACCES, errno.EPERM)}

@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage import tables
-from storage.embedding_parts import Stored, open_part
-from storage.errors import DamagedFile
-from storage.parts import Parts
-from storage.records import EmbeddingSet, FileRef, Side
-from storage.root import Root
+from indexmill.storage import tables
+from indexmill.storage.embedding_parts import Stored, open_part
+from indexmill.storage.errors import DamagedFile
+from indexmill.storage.parts import Parts
+from indexmill.storage.records import EmbeddingSet, FileRef, Side
+from indexmill.storage.root import Root
 
 REJECTED = pa.schema({"content_digest": pa.string(), "reason": pa.string(), "message": pa.string()})
 

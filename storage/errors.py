@@ -7,7 +7,7 @@ IndexmillError            exit code 2   base: what, where, expected, got, next s
 |- DamagedFile                          a file is not what its record says
 |- RootUnusable                         the root cannot be written
 |- BuildInProgress                      another process holds the lease
-|- Stopped (storage.stopping)           a signal asked the work to end; exit code 143, or 130 for Ctrl-C
+|- Stopped (indexmill.storage.stopping)           a signal asked the work to end; exit code 143, or 130 for Ctrl-C
 `- Refused              exit code 3   the gate kept the live snapshot
 """
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from storage.digests import json_digest
-from storage.records import Frozen, Modality, Precision
-from storage.root import Root
+from indexmill.storage.digests import json_digest
+from indexmill.storage.records import Frozen, Modality, Precision
+from indexmill.storage.root import Root
 
 
 class PrecisionCheck(Frozen):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from storage.records import FileRef, Frozen
-from storage.root import Root, problem_of
+from indexmill.storage.records import FileRef, Frozen
+from indexmill.storage.root import Root, problem_of
 
 
 class Export(Frozen):

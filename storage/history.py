@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from storage.atomic import link
-from storage.metrics_file import MetricsFile
-from storage.records import FileRef
-from storage.root import Root
+from indexmill.storage.atomic import link
+from indexmill.storage.metrics_file import MetricsFile
+from indexmill.storage.records import FileRef
+from indexmill.storage.root import Root
 
 
 def remember(root: Root, name: str, snapshot_id: str, metrics: FileRef) -> None:

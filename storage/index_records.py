@@ -1,4 +1,4 @@
-"""The records of an index on its way: trained, sharded, tuned. As those of `storage.records`, frozen and JSON-simple."""
+"""The records of an index on its way: trained, sharded, tuned. As those of `indexmill.storage.records`, frozen and JSON-simple."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from storage.records import FileRef, Frozen, Record, Rerank, Side
+from indexmill.storage.records import FileRef, Frozen, Record, Rerank, Side
 
 
 class TrainedIndex(Record):
@@ -15,7 +15,7 @@ class TrainedIndex(Record):
     embeddings: what it was trained on. recipe: encoder and settings that it stands for. rows: the database side then (item_id,
     content_digest).
     baseline: what drift is measured against, as it was at training. signals: the same now, and how far it has moved.
-    fast_scan: the index is made by `tasks.indexes.spill` and not by FAISS's factory; spill: then, whether items lie in two lists.
+    fast_scan: the index is made by `indexmill.tasks.indexes.spill` and not by FAISS's factory; spill: then, whether items lie in two lists.
     rerank: how candidates are ranked again; bounds: with sq8, the range of each dimension. choice: the candidates that `auto` compared.
     """
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from storage.errors import BuildInProgress
-from storage.permissions import mask
-from storage.stopping import waiting
+from indexmill.storage.errors import BuildInProgress
+from indexmill.storage.permissions import mask
+from indexmill.storage.stopping import waiting
 
 
 @contextmanager

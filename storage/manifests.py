@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from storage.index_records import Shard, TunedIndex
-from storage.names import Inside
-from storage.records import FileRef, Frozen, Modality
+from indexmill.storage.index_records import Shard, TunedIndex
+from indexmill.storage.names import Inside
+from indexmill.storage.records import FileRef, Frozen, Modality
 
 OLDEST, NEWEST = 1, 1
 
@@ -29,7 +29,7 @@ class Manifest(Frozen):
     beginning. search: how the shards are searched, and how that was found. training: the digest of the trained index, why it is that one,
     and the signals of drift behind it. files and shards: paths relative to the snapshot's folder. pool: the files under the root that they
     were linked from. verdict: what the gate said; objections: the rules that were broken; forced: the reason given for publishing all the
-    same. created_at: UTC, ISO 8601; told and never compared. seal: SHA-256 of all the rest; `storage.snapshots` sets it and
+    same. created_at: UTC, ISO 8601; told and never compared. seal: SHA-256 of all the rest; `indexmill.storage.snapshots` sets it and
     checks it.
     """
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from storage.records import Frozen, Modality
+from indexmill.storage.records import Frozen, Modality
 
 
 class Compared(Frozen):
     """One measure then and now, over the queries that both snapshots asked: means, the mean difference with its 95 % interval, p-values.
 
-    p_bootstrap and p_wilcoxon: two-sided, paired (`tasks.measures.significance`). None stands for what could not be computed.
+    p_bootstrap and p_wilcoxon: two-sided, paired (`indexmill.tasks.measures.significance`). None stands for what could not be computed.
     """
 
     queries: int

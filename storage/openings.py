@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from storage import tables
-from storage.parts import Parts
-from storage.root import Root
+from indexmill.storage import tables
+from indexmill.storage.parts import Parts
+from indexmill.storage.root import Root
 
 SCHEMA = pa.schema({"content_digest": pa.string(), "content_group": pa.string(), "reason": pa.string(), "message": pa.string()})
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from storage import tables
-from storage.lease import lease
-from storage.root import Root
+from indexmill.storage import tables
+from indexmill.storage.lease import lease
+from indexmill.storage.root import Root
 
 
 class Parts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from storage.errors import InputError
+from indexmill.storage.errors import InputError
 
 VARIABLE = "INDEXMILL_UMASK"
 PRIVATE = 0o077

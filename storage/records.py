@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from storage.names import Inside
+from indexmill.storage.names import Inside
 
 Modality = Literal["text", "image"]
 Precision = Literal["float32", "bfloat16", "float16"]

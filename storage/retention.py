@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from storage.errors import DamagedFile, InputError
-from storage.manifests import Manifest
-from storage.snapshots import Snapshots
+from indexmill.storage.errors import DamagedFile, InputError
+from indexmill.storage.manifests import Manifest
+from indexmill.storage.snapshots import Snapshots
 
 POOLS = ("trained", "shards", "evaluations")
 

@@ -31,14 +31,14 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from storage.atomic import Scratch, sweep
-from storage.digests import file_digest
-from storage.disk import own_temporaries
-from storage.errors import DamagedFile, InputError, RootUnusable
-from storage.lease import lease
-from storage.names import plain
-from storage.permissions import mask
-from storage.records import FileRef, Frozen, Record
+from indexmill.storage.atomic import Scratch, sweep
+from indexmill.storage.digests import file_digest
+from indexmill.storage.disk import own_temporaries
+from indexmill.storage.errors import DamagedFile, InputError, RootUnusable
+from indexmill.storage.lease import lease
+from indexmill.storage.names import plain
+from indexmill.storage.permissions import mask
+from indexmill.storage.records import FileRef, Frozen, Record
 
 NAME = "[a-z0-9][a-z0-9-]{0,62}"  # what becomes a folder
 
@@ -220,7 +220,7 @@ def problem_of(path: Path, ref: FileRef, *, digest: bool) -> str:
     if digest and ref.sha256 is not None and (got := file_digest(path)) != ref.sha256:
         return f"{path} has SHA-256 {got}, not {ref.sha256}"
     if digest and ref.sha256 is None and path.suffix == ".parquet":
-        from storage.tables import unreadable  # slow to import, and most commands read no table
+        from indexmill.storage.tables import unreadable  # slow to import, and most commands read no table
 
         return unreadable(path, thorough=True)
     return ""

@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from storage.atomic import link
-from storage.digests import json_digest
-from storage.errors import DamagedFile, InputError
-from storage.manifests import NEWEST, OLDEST, Manifest
-from storage.names import plain
-from storage.records import FileRef
-from storage.root import Root, verified
+from indexmill.storage.atomic import link
+from indexmill.storage.digests import json_digest
+from indexmill.storage.errors import DamagedFile, InputError
+from indexmill.storage.manifests import NEWEST, OLDEST, Manifest
+from indexmill.storage.names import plain
+from indexmill.storage.records import FileRef
+from indexmill.storage.root import Root, verified
 
 
 class Snapshots:

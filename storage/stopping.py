@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from storage.errors import IndexmillError
+from indexmill.storage.errors import IndexmillError
 
 PATIENCE = 20.0  # seconds; Prefect's worker kills a cancelled run 30 seconds after it has asked
 

@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.digests import rows_digest
+from indexmill.storage.digests import rows_digest
 
 if TYPE_CHECKING:
     import polars as pl

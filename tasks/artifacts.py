@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from storage.metrics_file import MetricsFile
+from indexmill.storage.metrics_file import MetricsFile
 
 
 def leave_artifacts(figures: MetricsFile, folder: Path) -> None:

@@ -7,24 +7,24 @@ from pathlib import Path
 
 from prefect import task
 
-from configs.encoders import EncoderConfig
-from storage.digests import json_digest
-from storage.embeddings import EmbeddingStore
-from storage.errors import InputError
-from storage.experience import Experience, recall_experience, remember_experience
-from storage.records import EmbeddingSet, Modality, Precision, SplitDataset
-from storage.root import Root
-from tasks.encoders import MODALITIES, Identity
-from tasks.encoders.captions import write_captions
-from tasks.encoders.completing import Work, complete
-from tasks.encoders.device import device_name
-from tasks.encoders.jobs import Compared, ComparePrecision, EncodeShard, Model, ShardEncoded
-from tasks.encoders.outcome import settle_items
-from tasks.encoders.process import EncoderProcess
-from tasks.encoders.settling import settle
-from tasks.policy import options
-from tasks.progress import Advance, track
-from tasks.turns import device_turn
+from indexmill.configs.encoders import EncoderConfig
+from indexmill.storage.digests import json_digest
+from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.storage.errors import InputError
+from indexmill.storage.experience import Experience, recall_experience, remember_experience
+from indexmill.storage.records import EmbeddingSet, Modality, Precision, SplitDataset
+from indexmill.storage.root import Root
+from indexmill.tasks.encoders import MODALITIES, Identity
+from indexmill.tasks.encoders.captions import write_captions
+from indexmill.tasks.encoders.completing import Work, complete
+from indexmill.tasks.encoders.device import device_name
+from indexmill.tasks.encoders.jobs import Compared, ComparePrecision, EncodeShard, Model, ShardEncoded
+from indexmill.tasks.encoders.outcome import settle_items
+from indexmill.tasks.encoders.process import EncoderProcess
+from indexmill.tasks.encoders.settling import settle
+from indexmill.tasks.policy import options
+from indexmill.tasks.progress import Advance, track
+from indexmill.tasks.turns import device_turn
 
 
 @task(**options("encode"))

@@ -8,33 +8,33 @@ from typing import Any
 
 from prefect import task
 
-from configs.encoders import EncoderConfig
-from configs.models import EvaluationConfig, IndexConfig
-from storage.atomic import commit
-from storage.digests import json_digest
-from storage.embeddings import joined, vectors
-from storage.index_records import IndexShards, TrainedIndex, TunedIndex
-from storage.records import EmbeddingSet, Evaluation, FileRef
-from storage.root import Root
-from tasks.evaluation.agreement import agreement, cuts
-from tasks.evaluation.answers import answers
-from tasks.evaluation.both_ways import caption_figures
-from tasks.evaluation.encoding import encode_times
-from tasks.evaluation.figures import means
-from tasks.evaluation.full_depth import full_depth
-from tasks.evaluation.graded import graded
-from tasks.evaluation.judging import Judge
-from tasks.evaluation.sketches import sketches
-from tasks.evaluation.sweep import sweep
-from tasks.evaluation.trec import write_qrels, write_run
-from tasks.evaluation.truth import ground_truth
-from tasks.evaluation.writing import write_per_label, write_per_query, write_settings
-from tasks.indexes.opening import open_searcher
-from tasks.measures.projection import study_space
-from tasks.measures.speed import bytes_a_vector, search_speed
-from tasks.policy import options
-from tasks.progress import track
-from tasks.turns import device_turn
+from indexmill.configs.encoders import EncoderConfig
+from indexmill.configs.models import EvaluationConfig, IndexConfig
+from indexmill.storage.atomic import commit
+from indexmill.storage.digests import json_digest
+from indexmill.storage.embeddings import joined, vectors
+from indexmill.storage.index_records import IndexShards, TrainedIndex, TunedIndex
+from indexmill.storage.records import EmbeddingSet, Evaluation, FileRef
+from indexmill.storage.root import Root
+from indexmill.tasks.evaluation.agreement import agreement, cuts
+from indexmill.tasks.evaluation.answers import answers
+from indexmill.tasks.evaluation.both_ways import caption_figures
+from indexmill.tasks.evaluation.encoding import encode_times
+from indexmill.tasks.evaluation.figures import means
+from indexmill.tasks.evaluation.full_depth import full_depth
+from indexmill.tasks.evaluation.graded import graded
+from indexmill.tasks.evaluation.judging import Judge
+from indexmill.tasks.evaluation.sketches import sketches
+from indexmill.tasks.evaluation.sweep import sweep
+from indexmill.tasks.evaluation.trec import write_qrels, write_run
+from indexmill.tasks.evaluation.truth import ground_truth
+from indexmill.tasks.evaluation.writing import write_per_label, write_per_query, write_settings
+from indexmill.tasks.indexes.opening import open_searcher
+from indexmill.tasks.measures.projection import study_space
+from indexmill.tasks.measures.speed import bytes_a_vector, search_speed
+from indexmill.tasks.policy import options
+from indexmill.tasks.progress import track
+from indexmill.tasks.turns import device_turn
 
 
 @task(**options("evaluate"))

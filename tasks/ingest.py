@@ -11,18 +11,18 @@ from typing import Any
 import pyarrow as pa
 from prefect import task
 
-from configs.datasets import DatasetConfig
-from storage import tables
-from storage.atomic import commit
-from storage.digests import content_digest, item_id, json_digest
-from storage.errors import InputError
-from storage.records import Dataset, FileRef
-from storage.root import Root
-from tasks.checks.texts import normalised
-from tasks.policy import options
-from tasks.progress import track
-from tasks.sources import Item, Source, open_source
-from tasks.sources.listing import Pair
+from indexmill.configs.datasets import DatasetConfig
+from indexmill.storage import tables
+from indexmill.storage.atomic import commit
+from indexmill.storage.digests import content_digest, item_id, json_digest
+from indexmill.storage.errors import InputError
+from indexmill.storage.records import Dataset, FileRef
+from indexmill.storage.root import Root
+from indexmill.tasks.checks.texts import normalised
+from indexmill.tasks.policy import options
+from indexmill.tasks.progress import track
+from indexmill.tasks.sources import Item, Source, open_source
+from indexmill.tasks.sources.listing import Pair
 
 LISTING = pa.schema(
     {"item_id": pa.int64(), "key": pa.string(), "label": pa.string(), "text": pa.string(), "path": pa.string()}

@@ -15,9 +15,9 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from pydantic import BaseModel
 
-from storage.digests import json_digest
-from storage.records import Record
-from storage.versions import installed
+from indexmill.storage.digests import json_digest
+from indexmill.storage.records import Record
+from indexmill.storage.versions import installed
 
 # Faults that pass: the network, a lost worker. Everything that Indexmill raises on purpose is a lasting fault, but for
 # SourceUnreachable and WorkerLost, which are ConnectionErrors too.

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Protocol
 
-from storage.stopping import PATIENCE, heed
+from indexmill.storage.stopping import PATIENCE, heed
 
 Advance = Callable[[int], None]
 

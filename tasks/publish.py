@@ -6,25 +6,25 @@ import json
 
 from prefect import task
 
-from configs.models import PipelineConfig
-from storage import catalog, history
-from storage.digests import json_digest
-from storage.errors import Refused
-from storage.index_records import IndexShards, TrainedIndex, TunedIndex
-from storage.manifests import Manifest
-from storage.records import EmbeddingSet, Evaluation, FileRef, Snapshot, SplitDataset, ValidatedDataset  # fmt: skip
-from storage.retention import retain
-from storage.root import Root
-from storage.snapshots import Snapshots
-from tasks.artifacts import leave_artifacts
-from tasks.indexes.infos import index_infos
-from tasks.indexes.pool import pooled_paths, snapshot_names
-from tasks.policy import options
-from tasks.publishing.build import Build, Served
-from tasks.publishing.manifest import composed
-from tasks.publishing.reporting import report
-from tasks.publishing.serving import served as serve
-from tasks.publishing.verdict import verdict as ask
+from indexmill.configs.models import PipelineConfig
+from indexmill.storage import catalog, history
+from indexmill.storage.digests import json_digest
+from indexmill.storage.errors import Refused
+from indexmill.storage.index_records import IndexShards, TrainedIndex, TunedIndex
+from indexmill.storage.manifests import Manifest
+from indexmill.storage.records import EmbeddingSet, Evaluation, FileRef, Snapshot, SplitDataset, ValidatedDataset  # fmt: skip
+from indexmill.storage.retention import retain
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
+from indexmill.tasks.artifacts import leave_artifacts
+from indexmill.tasks.indexes.infos import index_infos
+from indexmill.tasks.indexes.pool import pooled_paths, snapshot_names
+from indexmill.tasks.policy import options
+from indexmill.tasks.publishing.build import Build, Served
+from indexmill.tasks.publishing.manifest import composed
+from indexmill.tasks.publishing.reporting import report
+from indexmill.tasks.publishing.serving import served as serve
+from indexmill.tasks.publishing.verdict import verdict as ask
 
 
 @task(**options("publish"))

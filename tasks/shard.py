@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from prefect import task
 
-from configs.models import IndexConfig
-from storage.digests import json_digest
-from storage.index_records import IndexShards, TrainedIndex
-from storage.records import EmbeddingSet
-from storage.root import Root
-from storage.snapshots import Snapshots
-from tasks.indexes.pool import earlier
-from tasks.indexes.shards import fill_shards
-from tasks.policy import options
-from tasks.progress import track
+from indexmill.configs.models import IndexConfig
+from indexmill.storage.digests import json_digest
+from indexmill.storage.index_records import IndexShards, TrainedIndex
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
+from indexmill.tasks.indexes.pool import earlier
+from indexmill.tasks.indexes.shards import fill_shards
+from indexmill.tasks.policy import options
+from indexmill.tasks.progress import track
 
 
 @task(**options("shard"))

@@ -8,14 +8,14 @@ from pathlib import Path
 import pyarrow as pa
 from prefect import task
 
-from configs.models import SplitConfig
-from storage import tables
-from storage.atomic import commit
-from storage.digests import json_digest, unit_interval
-from storage.records import Side, SplitDataset, ValidatedDataset
-from storage.root import Root
-from tasks.checks.leaks import find_leaks
-from tasks.policy import options
+from indexmill.configs.models import SplitConfig
+from indexmill.storage import tables
+from indexmill.storage.atomic import commit
+from indexmill.storage.digests import json_digest, unit_interval
+from indexmill.storage.records import Side, SplitDataset, ValidatedDataset
+from indexmill.storage.root import Root
+from indexmill.tasks.checks.leaks import find_leaks
+from indexmill.tasks.policy import options
 
 SIDED = pa.schema(
     {"item_id": pa.int64(), "key": pa.string(), "label": pa.string(), "text": pa.string(), "path": pa.string()}

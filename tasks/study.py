@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from prefect import task
 
-from configs.models import PipelineConfig
-from storage.records import EmbeddingSet
-from storage.root import Root
-from tasks.policy import options
-from tasks.studies.comparing import compare
-from tasks.studies.rows import Extraction, Row
+from indexmill.configs.models import PipelineConfig
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.tasks.policy import options
+from indexmill.tasks.studies.comparing import compare
+from indexmill.tasks.studies.rows import Extraction, Row
 
 
 @task(**options("study"))

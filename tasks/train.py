@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from prefect import task
 
-from configs.models import IndexConfig
-from storage.index_records import TrainedIndex
-from storage.records import EmbeddingSet
-from storage.root import Root
-from storage.snapshots import Snapshots
-from tasks.indexes.reuse import last_training, trained_for
-from tasks.policy import options
-from tasks.progress import track
+from indexmill.configs.models import IndexConfig
+from indexmill.storage.index_records import TrainedIndex
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
+from indexmill.tasks.indexes.reuse import last_training, trained_for
+from indexmill.tasks.policy import options
+from indexmill.tasks.progress import track
 
 
 @task(**options("train"))

@@ -5,20 +5,20 @@ from __future__ import annotations
 import numpy as np
 from prefect import task
 
-from configs.models import IndexConfig
-from storage.digests import json_digest
-from storage.embeddings import joined, vectors
-from storage.index_records import IndexShards, SearchSetting, TrainedIndex, TunedIndex
-from storage.records import EmbeddingSet
-from storage.root import Root
-from tasks.indexes.choosing import QUERIES, RECALL_TARGET
-from tasks.indexes.opening import open_searcher
-from tasks.indexes.searcher import Searcher
-from tasks.indexes.tuning import Tuned
-from tasks.indexes.tuning import tune as tune_searcher
-from tasks.measures.neighbours import exact_search
-from tasks.policy import options
-from tasks.progress import track
+from indexmill.configs.models import IndexConfig
+from indexmill.storage.digests import json_digest
+from indexmill.storage.embeddings import joined, vectors
+from indexmill.storage.index_records import IndexShards, SearchSetting, TrainedIndex, TunedIndex
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.tasks.indexes.choosing import QUERIES, RECALL_TARGET
+from indexmill.tasks.indexes.opening import open_searcher
+from indexmill.tasks.indexes.searcher import Searcher
+from indexmill.tasks.indexes.tuning import Tuned
+from indexmill.tasks.indexes.tuning import tune as tune_searcher
+from indexmill.tasks.measures.neighbours import exact_search
+from indexmill.tasks.policy import options
+from indexmill.tasks.progress import track
 
 DEPTH = 10
 

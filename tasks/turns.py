@@ -10,10 +10,10 @@ from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.settings import get_current_settings
 
-from storage.errors import InputError
-from storage.stopping import waiting
-from tasks.encoders.device import has_gpu
-from tasks.progress import track
+from indexmill.storage.errors import InputError
+from indexmill.storage.stopping import waiting
+from indexmill.tasks.encoders.device import has_gpu
+from indexmill.tasks.progress import track
 
 GPU = "gpu"
 LIMIT_VARIABLE = "INDEXMILL_DEVICE_LIMIT"  # a worker's own limit, where several machines have a GPU each; empty: none

@@ -10,19 +10,19 @@ import polars as pl
 import pyarrow as pa
 from prefect import task
 
-from configs.models import ValidateConfig
-from storage import openings, tables
-from storage.atomic import commit
-from storage.digests import content_digest, json_digest
-from storage.errors import InputError
-from storage.records import Dataset, ValidatedDataset
-from storage.root import Root
-from tasks.checks import rejects
-from tasks.checks.items import items_schema, row_rejects
-from tasks.checks.opening import PASSING, open_images
-from tasks.checks.texts import text_group
-from tasks.policy import options
-from tasks.progress import track
+from indexmill.configs.models import ValidateConfig
+from indexmill.storage import openings, tables
+from indexmill.storage.atomic import commit
+from indexmill.storage.digests import content_digest, json_digest
+from indexmill.storage.errors import InputError
+from indexmill.storage.records import Dataset, ValidatedDataset
+from indexmill.storage.root import Root
+from indexmill.tasks.checks import rejects
+from indexmill.tasks.checks.items import items_schema, row_rejects
+from indexmill.tasks.checks.opening import PASSING, open_images
+from indexmill.tasks.checks.texts import text_group
+from indexmill.tasks.policy import options
+from indexmill.tasks.progress import track
 
 ITEMS = pa.schema(
     {"item_id": pa.int64(), "key": pa.string(), "label": pa.string(), "text": pa.string(), "path": pa.string()}

@@ -11,14 +11,14 @@ from typing import Any
 
 HOME = Path(tempfile.mkdtemp(prefix="indexmill-tests-"))
 
-from flows.environment import prepare_environment  # noqa: E402
+from indexmill.flows.environment import prepare_environment  # noqa: E402
 
 prepare_environment(HOME)  # before anything imports Prefect
 
 import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from storage.root import Root  # noqa: E402
+from indexmill.storage.root import Root  # noqa: E402
 
 
 def pytest_sessionfinish() -> None:
@@ -39,7 +39,7 @@ def server() -> Iterator[str]:
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.server import embedded_server
+    from indexmill.flows.server import embedded_server
 
     with embedded_server() as ready:
         ready()
@@ -85,7 +85,7 @@ def build(server: str, tmp_path: Path) -> Build:
 
     In float32, so that a vector does not depend on those that were encoded beside it, and nothing is compared first; QUICK.
     """
-    from flows.build_index import build_index
+    from indexmill.flows.build_index import build_index
 
     def run(pictures: Path, *settings: str, root: Path | None = None, config: str = "demo-images", **options: str) -> dict[str, Any]:
         chosen = [f"dataset.path={pictures}", "encoder.precision=float32"] if config == "demo-images" else []
@@ -97,7 +97,7 @@ def build(server: str, tmp_path: Path) -> Build:
 @pytest.fixture(scope="session")
 def encoded_digits(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root in which the digits were encoded once."""
-    from flows.build_index import build_index
+    from indexmill.flows.build_index import build_index
 
     root = tmp_path_factory.mktemp("encoded") / "root"
     build_index("demo-images", str(root), [f"dataset.path={digits}", "encoder.precision=float32", *QUICK])

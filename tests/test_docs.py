@@ -9,9 +9,9 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from configs.loading import load_config, names
-from flows.cli import app
-from flows.notifying import LANDED, resource
+from indexmill.configs.loading import load_config, names
+from indexmill.flows.cli import app
+from indexmill.flows.notifying import LANDED, resource
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -49,7 +49,7 @@ def test_every_file_that_a_document_links_to_exists() -> None:
 @pytest.mark.parametrize("deployment", BUILDS, ids=[deployment["name"] for deployment in BUILDS])
 def test_every_deployment_runs_a_pipeline_by_its_name(deployment: dict[str, object]) -> None:
     """Named like the config that it builds, described alike, through the flow `build-index`."""
-    from flows.build_index import build_index
+    from indexmill.flows.build_index import build_index
 
     config = load_config(deployment["parameters"]["config"])  # type: ignore[index]
     assert deployment["name"] == config.name
@@ -69,7 +69,7 @@ def test_every_pipeline_has_a_deployment_and_no_two_start_together() -> None:
 
 def test_one_more_deployment_watches_the_sources() -> None:
     """Every few minutes, and never beside itself."""
-    from flows.watch_sources import watch_sources
+    from indexmill.flows.watch_sources import watch_sources
 
     (watch,) = [deployment for deployment in DEPLOYMENTS if deployment not in BUILDS]
     assert watch["entrypoint"] == f"{watch_sources.fn.__module__}.{watch_sources.fn.__name__}"

@@ -16,10 +16,10 @@ class Indexmill:
     def __init__(self, settings: dict[str, Any], items: list[str], *, images: bool) -> None:
         from pydantic import TypeAdapter
 
-        from configs.encoders import EncoderConfig
-        from tasks.encoders.jobs import Model
-        from tasks.encoders.precision import best_precision
-        from tasks.encoders.worker import choose_batch, load_side
+        from indexmill.configs.encoders import EncoderConfig
+        from indexmill.tasks.encoders.jobs import Model
+        from indexmill.tasks.encoders.precision import best_precision
+        from indexmill.tasks.encoders.worker import choose_batch, load_side
 
         config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(settings)
         self._encoder = load_side(Model(config, best_precision(), "image" if images else "text"))
@@ -29,14 +29,14 @@ class Indexmill:
 
     def encode(self) -> np.ndarray:
         """Read, open, prepare and encode every row: float32 (n, dim)."""
-        from tasks.encoders.rows import encode_rows
+        from indexmill.tasks.encoders.rows import encode_rows
 
         blocks = encode_rows(self._encoder, iter(self._rows), self._base, lambda items: None)
         return np.concatenate([block.encoded.vectors for block in blocks])
 
     def prepare(self) -> int:
         """Read, open and prepare every image, and throw it away; how many."""
-        from tasks.encoders.rows import prepared_windows
+        from indexmill.tasks.encoders.rows import prepared_windows
 
         return sum(len(prepared) for _, prepared in prepared_windows(self._encoder, iter(self._rows), self._base))
 
@@ -45,14 +45,14 @@ def encode_stage(root_path: str, split_json: str, settings: dict[str, Any]) -> i
     """The encode stage's work without Prefect, in this process and the one that encodes: vectors that it made."""
     from pydantic import TypeAdapter
 
-    from configs.encoders import EncoderConfig
-    from storage.embeddings import EmbeddingStore
-    from storage.experience import Experience
-    from storage.records import SplitDataset
-    from storage.root import Root
-    from tasks.encoders.completing import Work, complete
-    from tasks.encoders.jobs import Model
-    from tasks.encoders.process import EncoderProcess
+    from indexmill.configs.encoders import EncoderConfig
+    from indexmill.storage.embeddings import EmbeddingStore
+    from indexmill.storage.experience import Experience
+    from indexmill.storage.records import SplitDataset
+    from indexmill.storage.root import Root
+    from indexmill.tasks.encoders.completing import Work, complete
+    from indexmill.tasks.encoders.jobs import Model
+    from indexmill.tasks.encoders.process import EncoderProcess
 
     config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(settings)
     root, split = Root(root_path), SplitDataset.model_validate_json(split_json)
@@ -68,12 +68,12 @@ def split_stage(root_path: str, dataset: dict[str, Any]) -> str:
     """Everything before the encode stage, all items on the database side: the split's record as JSON."""
     from pydantic import TypeAdapter
 
-    from configs.datasets import DatasetConfig
-    from configs.models import SplitConfig, ValidateConfig
-    from storage.root import Root
-    from tasks.ingest import ingest, revision
-    from tasks.split import split
-    from tasks.validate import validate
+    from indexmill.configs.datasets import DatasetConfig
+    from indexmill.configs.models import SplitConfig, ValidateConfig
+    from indexmill.storage.root import Root
+    from indexmill.tasks.ingest import ingest, revision
+    from indexmill.tasks.split import split
+    from indexmill.tasks.validate import validate
 
     config, root = TypeAdapter(DatasetConfig).validate_python(dataset), Root(root_path)
     listed = ingest.fn(root, "measured", config, revision(config, root))
@@ -83,7 +83,7 @@ def split_stage(root_path: str, dataset: dict[str, Any]) -> str:
 
 
 def _row(number: int, item: str, *, images: bool) -> dict[str, Any]:
-    from storage.digests import content_digest
+    from indexmill.storage.digests import content_digest
 
     content = Path(item).read_bytes() if images else item.encode()
     digest = content_digest(content)

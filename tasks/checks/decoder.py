@@ -1,4 +1,4 @@
-"""The process that opens images for `tasks.checks.decoding`: a request on its standard input, a socket, brings one answer there.
+"""The process that opens images for `indexmill.tasks.checks.decoding`: a request on its standard input, a socket, brings one answer there.
 
 It imports little, and ends by itself: when the socket closes, or when a request takes too long, even inside C code.
 """
@@ -15,8 +15,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from storage.digests import content_digest
-from tasks.checks.images import Limits, UnreadableImage, perceptual_hash, read_image
+from indexmill.storage.digests import content_digest
+from indexmill.tasks.checks.images import Limits, UnreadableImage, perceptual_hash, read_image
 
 OUT_OF_MEMORY = 77  # the exit status that says so
 _BYTES_A_PIXEL = 32  # the most that a pixel takes on its way to 8 bits, all copies counted

@@ -17,9 +17,9 @@ from itertools import count
 from multiprocessing.connection import Pipe, wait
 from types import TracebackType
 
-from storage.errors import IndexmillError
-from tasks.checks.decoder import OUT_OF_MEMORY, Job, Request, picture_group
-from tasks.checks.images import Limits, UnreadableImage
+from indexmill.storage.errors import IndexmillError
+from indexmill.tasks.checks.decoder import OUT_OF_MEMORY, Job, Request, picture_group
+from indexmill.tasks.checks.images import Limits, UnreadableImage
 
 Group = str | UnreadableImage
 
@@ -117,7 +117,8 @@ class _Process:
         with theirs:
             # A process group of its own: Ctrl-C reaches this process alone, which then ends the others.
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tasks.checks.decoder"], stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=environment,
+                [sys.executable, "-P", "-m", "indexmill.tasks.checks.decoder"],
+                stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=environment,
                 process_group=0,
             )  # fmt: skip
         self._running, self._ready = True, False

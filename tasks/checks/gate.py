@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
-from configs.models import GateConfig
-from storage.metrics_file import Rule, Since
+from indexmill.configs.models import GateConfig
+from indexmill.storage.metrics_file import Rule, Since
 
 
 @dataclass(frozen=True)

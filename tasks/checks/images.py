@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import imagehash
 from PIL import Image, UnidentifiedImageError
 
-from tasks.checks.formats import DECODED, decoded_format, other_format
-from tasks.checks.pixels import visible
+from indexmill.tasks.checks.formats import DECODED, decoded_format, other_format
+from indexmill.tasks.checks.pixels import visible
 
 Image.MAX_IMAGE_PIXELS = None  # for the whole process: `Limits.max_pixels` is the only measure
 

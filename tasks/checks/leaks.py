@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from storage import tables
-from storage.root import Root
-from tasks.progress import track
+from indexmill.storage import tables
+from indexmill.storage.root import Root
+from indexmill.tasks.progress import track
 
 LEAKS = pa.schema({"query_id": pa.int64(), "database_id": pa.int64(), "distance": pa.int32()})
 QUERIES_AT_ONCE = 65_536

@@ -10,15 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from configs.models import ValidateConfig
-from storage import openings, tables
-from storage.digests import json_digest
-from storage.openings import Openings
-from storage.root import Root
-from tasks.checks.decoder import Request
-from tasks.checks.decoding import Decoders
-from tasks.checks.images import Limits, UnreadableImage
-from tasks.progress import track
+from indexmill.configs.models import ValidateConfig
+from indexmill.storage import openings, tables
+from indexmill.storage.digests import json_digest
+from indexmill.storage.openings import Openings
+from indexmill.storage.root import Root
+from indexmill.tasks.checks.decoder import Request
+from indexmill.tasks.checks.decoding import Decoders
+from indexmill.tasks.checks.images import Limits, UnreadableImage
+from indexmill.tasks.progress import track
 
 READER_VERSION = 1  # raised when tasks/checks/images.py reads an image another way
 PART_ROWS = 20_000  # what a killed run has to open again at most

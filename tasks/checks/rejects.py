@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from storage import tables
-from storage.root import Root
+from indexmill.storage import tables
+from indexmill.storage.root import Root
 
 SCHEMA = pa.schema(
     {"item_id": pa.int64(), "key": pa.string(), "reason": pa.string(), "message": pa.string(), "content_digest": pa.string()}

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from configs.encoders import EfficientNetLiteEncoder, EncoderConfig, OpenClipEncoder, Precision, SentenceTransformersEncoder, TimmEncoder
-from tasks.encoders.encoding import Encoded, Encoder
-from tasks.encoders.identity import MODALITIES, Identity, identify
+from indexmill.configs.encoders import (
+    EfficientNetLiteEncoder,
+    EncoderConfig,
+    OpenClipEncoder,
+    Precision,
+    SentenceTransformersEncoder,
+    TimmEncoder,
+)
+from indexmill.tasks.encoders.encoding import Encoded, Encoder
+from indexmill.tasks.encoders.identity import MODALITIES, Identity, identify
 
 __all__ = ["MODALITIES", "Encoded", "Encoder", "Identity", "encoder_class", "identify", "load_encoder"]
 
@@ -24,18 +31,18 @@ def encoder_class(config: EncoderConfig) -> Callable[[Any, Precision], Encoder]:
     """What makes an encoder of this kind: to ask for it imports its library, which takes seconds."""
     match config:
         case SentenceTransformersEncoder():
-            from tasks.encoders.sentence_transformers import SentenceTransformersModel
+            from indexmill.tasks.encoders.sentence_transformers import SentenceTransformersModel
 
             return SentenceTransformersModel
         case EfficientNetLiteEncoder():
-            from tasks.encoders.efficientnet_lite import EfficientNetLiteModel
+            from indexmill.tasks.encoders.efficientnet_lite import EfficientNetLiteModel
 
             return EfficientNetLiteModel
         case OpenClipEncoder():
-            from tasks.encoders.open_clip import OpenClipModel
+            from indexmill.tasks.encoders.open_clip import OpenClipModel
 
             return OpenClipModel
         case TimmEncoder():
-            from tasks.encoders.timm import TimmModel
+            from indexmill.tasks.encoders.timm import TimmModel
 
             return TimmModel

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any
 
-from tasks.encoders.encoding import Encoder
-from tasks.encoders.memory import out_of_memory
+from indexmill.tasks.encoders.encoding import Encoder
+from indexmill.tasks.encoders.memory import out_of_memory
 
 SMALLEST = 8
 GAIN = 1.03  # less than this much faster is noise, and a smaller batch needs less memory

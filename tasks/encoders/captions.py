@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from storage import tables
-from storage.digests import content_digest
+from indexmill.storage import tables
+from indexmill.storage.digests import content_digest
 
 
 def write_captions(items: Path, target: Path) -> int:

@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 
-from configs.encoders import OpenClipEncoder, TimmEncoder
-from storage.errors import InputError
-from tasks.encoders.locating import CONFIGURATION, WEIGHTS, locate
+from indexmill.configs.encoders import OpenClipEncoder, TimmEncoder
+from indexmill.storage.errors import InputError
+from indexmill.tasks.encoders.locating import CONFIGURATION, WEIGHTS, locate
 
 TAG = re.compile(r"[\w-]+")
 # The order in which open_clip itself looks for weights in a folder, and timm in a repository.
@@ -89,7 +89,7 @@ def _open_clip_folder(model: str) -> Path:
     """The folder of a model with a configuration of its own, with everything that open_clip needs of it."""
     place, _, name = model.partition(":")
     if place == "hf-hub":
-        from tasks.encoders.hub import fetch_folder
+        from indexmill.tasks.encoders.hub import fetch_folder
 
         folder = fetch_folder(name, "open-clip-folder", _open_clip_files, key="encoder.model")
     else:
@@ -124,7 +124,7 @@ def _file(pretrained: str) -> Path:
 
 
 def _hub_file(name: str, purpose: str, wanted: Sequence[str]) -> Path:
-    from tasks.encoders.hub import fetch_file  # here: its libraries take a second that only its users have to pay
+    from indexmill.tasks.encoders.hub import fetch_file  # here: its libraries take a second that only its users have to pay
 
     return fetch_file(name, purpose, wanted, key="encoder.pretrained")
 

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from configs.encoders import EncoderConfig
-from storage import tables
-from storage.embeddings import REJECTED, EmbeddingStore
-from storage.experience import Experience
-from storage.root import Root
-from tasks.encoders.jobs import EncodeShard, Model, ShardEncoded
-from tasks.progress import Advance, track
+from indexmill.configs.encoders import EncoderConfig
+from indexmill.storage import tables
+from indexmill.storage.embeddings import REJECTED, EmbeddingStore
+from indexmill.storage.experience import Experience
+from indexmill.storage.root import Root
+from indexmill.tasks.encoders.jobs import EncodeShard, Model, ShardEncoded
+from indexmill.tasks.progress import Advance, track
 
 # Reasons that say more about the moment than about the content: tried again the next time that the stage runs.
 PASSING = ("encoder_error",)

@@ -8,14 +8,14 @@ from efficientnet_lite_pytorch import EfficientNet
 from efficientnet_lite_pytorch.utils import Conv2dStaticSamePadding
 from PIL import Image
 
-from configs.encoders import EfficientNetLiteEncoder, Precision
-from storage.errors import InputError
-from tasks.encoders.checkpoints import UNLOADABLE
-from tasks.encoders.forward import settled
-from tasks.encoders.fusing import fused
-from tasks.encoders.images import ImageEncoder
-from tasks.encoders.locating import locate
-from tasks.encoders.pictures import Preparation, resized
+from indexmill.configs.encoders import EfficientNetLiteEncoder, Precision
+from indexmill.storage.errors import InputError
+from indexmill.tasks.encoders.checkpoints import UNLOADABLE
+from indexmill.tasks.encoders.forward import settled
+from indexmill.tasks.encoders.fusing import fused
+from indexmill.tasks.encoders.images import ImageEncoder
+from indexmill.tasks.encoders.locating import locate
+from indexmill.tasks.encoders.pictures import Preparation, resized
 
 DIM = 1280
 SIDE = 224

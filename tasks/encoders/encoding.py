@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from storage.records import Modality
-from tasks.encoders.memory import out_of_memory
-from tasks.progress import Advance
+from indexmill.storage.records import Modality
+from indexmill.tasks.encoders.memory import out_of_memory
+from indexmill.tasks.progress import Advance
 
 
 class Encoded(NamedTuple):

@@ -6,18 +6,18 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
-from configs.encoders import EncoderConfig, SentenceTransformersEncoder
-from storage import tables
-from storage.atomic import commit
-from storage.errors import IndexmillError
-from storage.exports import Export, damaged, recall_export, remember_export
-from storage.records import EmbeddingSet
-from storage.root import Root
-from tasks.encoders.exported import runs_here
-from tasks.encoders.identity import identify
-from tasks.encoders.jobs import Exported, ExportTexts, Model
-from tasks.encoders.process import EncoderProcess, WorkerLost
-from tasks.progress import track
+from indexmill.configs.encoders import EncoderConfig, SentenceTransformersEncoder
+from indexmill.storage import tables
+from indexmill.storage.atomic import commit
+from indexmill.storage.errors import IndexmillError
+from indexmill.storage.exports import Export, damaged, recall_export, remember_export
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.tasks.encoders.exported import runs_here
+from indexmill.tasks.encoders.identity import identify
+from indexmill.tasks.encoders.jobs import Exported, ExportTexts, Model
+from indexmill.tasks.encoders.process import EncoderProcess, WorkerLost
+from indexmill.tasks.progress import track
 
 LEAST_COSINE = 0.9999
 SAMPLE = 64

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from storage.exports import damaged, recall_export
-from storage.records import Modality
-from storage.root import Root
-from tasks.encoders.encoding import Encoded
+from indexmill.storage.exports import damaged, recall_export
+from indexmill.storage.records import Modality
+from indexmill.storage.root import Root
+from indexmill.tasks.encoders.encoding import Encoded
 
 BATCH = 64
 log = logging.getLogger("indexmill.encoders")
@@ -21,7 +21,7 @@ NEEDED = ("onnxruntime", "tokenizers")
 
 
 class ExportedTexts:
-    """An Encoder of texts. graph, tokenizer: files as `tasks.encoders.exporting` writes them."""
+    """An Encoder of texts. graph, tokenizer: files as `indexmill.tasks.encoders.exporting` writes them."""
 
     modality: Modality = "text"
     wants: tuple[int, int] | None = None

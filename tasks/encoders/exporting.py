@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from tasks.encoders.forward import finished_tensor
+from indexmill.tasks.encoders.forward import finished_tensor
 
 OPSET = 18
 TOKENS = ("input_ids", "attention_mask", "token_type_ids")

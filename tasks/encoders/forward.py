@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs.encoders import Precision
+from indexmill.configs.encoders import Precision
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -16,11 +16,11 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationE
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
-from storage import atomic
-from storage.digests import file_digest
-from storage.errors import DamagedFile, InputError
-from storage.records import Frozen
-from tasks.sources.downloads import Patience, check_names, commit_of, patiently, read_record, status
+from indexmill.storage import atomic
+from indexmill.storage.digests import file_digest
+from indexmill.storage.errors import DamagedFile, InputError
+from indexmill.storage.records import Frozen
+from indexmill.tasks.sources.downloads import Patience, check_names, commit_of, patiently, read_record, status
 
 FAULTS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError)
 PATIENCE = Patience(tries=3, wait_s=0.5, longest_wait_s=20.0, timeout_s=20.0)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from configs.encoders import EncoderConfig, OpenClipEncoder, Precision, SentenceTransformersEncoder, TimmEncoder
-from storage.digests import file_digest, json_digest
-from storage.errors import InputError
-from storage.records import Frozen, Modality
-from tasks.encoders.checkpoints import Checkpoint, find_open_clip, find_timm, folder_weights
-from tasks.encoders.locating import CONFIGURATION, locate, locate_sentence_transformer, model_files
+from indexmill.configs.encoders import EncoderConfig, OpenClipEncoder, Precision, SentenceTransformersEncoder, TimmEncoder
+from indexmill.storage.digests import file_digest, json_digest
+from indexmill.storage.errors import InputError
+from indexmill.storage.records import Frozen, Modality
+from indexmill.tasks.encoders.checkpoints import Checkpoint, find_open_clip, find_timm, folder_weights
+from indexmill.tasks.encoders.locating import CONFIGURATION, locate, locate_sentence_transformer, model_files
 
 LIBRARIES = {
     "sentence-transformers": ("sentence-transformers", "transformers", "torch"),

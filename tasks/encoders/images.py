@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from configs.encoders import AnyEncoder, Precision
-from storage.records import Modality
-from tasks.encoders.encoding import Encoded
-from tasks.encoders.forward import DTYPES, device, finished, moved
-from tasks.encoders.pictures import Preparation
+from indexmill.configs.encoders import AnyEncoder, Precision
+from indexmill.storage.records import Modality
+from indexmill.tasks.encoders.encoding import Encoded
+from indexmill.tasks.encoders.forward import DTYPES, device, finished, moved
+from indexmill.tasks.encoders.pictures import Preparation
 
 DEFAULT_BATCH = 32
 AHEAD = 4  # batches a GPU is handed at once, so that it computes while the next is copied

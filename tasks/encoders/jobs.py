@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from configs.encoders import EncoderConfig
-from storage.embedding_parts import Stored
-from storage.records import Modality, Precision
+from indexmill.configs.encoders import EncoderConfig
+from indexmill.storage.embedding_parts import Stored
+from indexmill.storage.records import Modality, Precision
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Loaded(NamedTuple):
 
 
 class Timed(NamedTuple):
-    """Milliseconds to encode one query, by name (`tasks.measures.timing.encode_speed`)."""
+    """Milliseconds to encode one query, by name (`indexmill.tasks.measures.timing.encode_speed`)."""
 
     figures: dict[str, float]
 

@@ -6,7 +6,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from storage.errors import InputError
+from indexmill.storage.errors import InputError
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 CONFIGURATION = frozenset({".json", ".txt", ".model"})
@@ -32,7 +32,7 @@ def locate_sentence_transformer(model: str) -> Path:
     """The folder of a sentence-transformers model: as `locate` finds it, else the hub's model of that id. Raises as both do."""
     if not HUB_ID.fullmatch(model) or Path(model).exists():
         return locate(model)
-    from tasks.encoders.hub import fetch_folder  # here: its libraries take a second that only its users have to pay
+    from indexmill.tasks.encoders.hub import fetch_folder  # here: its libraries take a second that only its users have to pay
 
     return fetch_folder(model, "sentence-transformers", _sentence_transformer_files, key="encoder.model")
 

@@ -8,13 +8,13 @@ import open_clip
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
 
-from configs.encoders import OpenClipEncoder, Precision
-from tasks.encoders.checkpoints import UNLOADABLE, Checkpoint, find_open_clip, wrong_checkpoint
-from tasks.encoders.forward import settled
-from tasks.encoders.fusing import fused
-from tasks.encoders.images import ImageEncoder
-from tasks.encoders.open_clip_texts import OpenClipTexts
-from tasks.encoders.transforms import preparation
+from indexmill.configs.encoders import OpenClipEncoder, Precision
+from indexmill.tasks.encoders.checkpoints import UNLOADABLE, Checkpoint, find_open_clip, wrong_checkpoint
+from indexmill.tasks.encoders.forward import settled
+from indexmill.tasks.encoders.fusing import fused
+from indexmill.tasks.encoders.images import ImageEncoder
+from indexmill.tasks.encoders.open_clip_texts import OpenClipTexts
+from indexmill.tasks.encoders.transforms import preparation
 
 
 class OpenClipModel(ImageEncoder):

@@ -10,11 +10,11 @@ import numpy as np
 import open_clip
 import torch
 
-from configs.encoders import OpenClipEncoder
-from storage.errors import InputError
-from storage.records import Modality
-from tasks.encoders.encoding import Encoded
-from tasks.encoders.forward import by_length, finished, moved
+from indexmill.configs.encoders import OpenClipEncoder
+from indexmill.storage.errors import InputError
+from indexmill.storage.records import Modality
+from indexmill.tasks.encoders.encoding import Encoded
+from indexmill.tasks.encoders.forward import by_length, finished, moved
 
 DEFAULT_BATCH = 64
 WINDOW = 1024

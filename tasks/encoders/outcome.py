@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage import tables
-from storage.atomic import commit
-from storage.digests import json_digest
-from storage.embeddings import EmbeddingStore
-from storage.errors import InputError
-from storage.records import FileRef
-from storage.root import Root
-from tasks.checks.rejects import SCHEMA
+from indexmill.storage import tables
+from indexmill.storage.atomic import commit
+from indexmill.storage.digests import json_digest
+from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.storage.errors import InputError
+from indexmill.storage.records import FileRef
+from indexmill.storage.root import Root
+from indexmill.tasks.checks.rejects import SCHEMA
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from configs.encoders import Precision
+from indexmill.configs.encoders import Precision
 
 NEIGHBOURS = 10
 LEAST_COSINE, LEAST_OVERLAP = 0.999, 0.95

@@ -12,10 +12,10 @@ from multiprocessing.connection import Pipe
 from types import TracebackType
 from typing import cast
 
-from configs.encoders import EncoderConfig
-from storage.errors import IndexmillError
-from storage.stopping import heed
-from tasks.encoders.jobs import (
+from indexmill.configs.encoders import EncoderConfig
+from indexmill.storage.errors import IndexmillError
+from indexmill.storage.stopping import heed
+from indexmill.tasks.encoders.jobs import (
     Answer,
     Compared,
     ComparePrecision,
@@ -31,7 +31,7 @@ from tasks.encoders.jobs import (
     Timed,
     TimeQueries,
 )
-from tasks.progress import Advance
+from indexmill.tasks.progress import Advance
 
 FIRST_GUESS = 32  # the batch size to halve when a process was killed before it told its own
 
@@ -133,7 +133,8 @@ class EncoderProcess:
         with theirs:
             # A process group of its own: Ctrl-C reaches this process alone, which then ends the other.
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tasks.encoders.worker"], stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=environment,
+                [sys.executable, "-P", "-m", "indexmill.tasks.encoders.worker"],
+                stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=environment,
                 process_group=0,
             )  # fmt: skip
         self._running = True

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from storage.digests import content_digest
-from storage.errors import SourceChanged
-from tasks.checks.images import UNLIMITED, UnreadableImage, read_image
-from tasks.checks.vectors import Problem, vector_problems
-from tasks.encoders.encoding import Encoded, Encoder, encode_batches
-from tasks.encoders.memory import out_of_memory
-from tasks.progress import Advance
+from indexmill.storage.digests import content_digest
+from indexmill.storage.errors import SourceChanged
+from indexmill.tasks.checks.images import UNLIMITED, UnreadableImage, read_image
+from indexmill.tasks.checks.vectors import Problem, vector_problems
+from indexmill.tasks.encoders.encoding import Encoded, Encoder, encode_batches
+from indexmill.tasks.encoders.memory import out_of_memory
+from indexmill.tasks.progress import Advance
 
 OPENERS = max(2, (os.cpu_count() or 2) - 1)
 WINDOWS_AHEAD = 2

@@ -11,12 +11,12 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules.transformer import Transformer
 
-from configs.encoders import Precision, SentenceTransformersEncoder
-from storage.errors import InputError
-from storage.records import Modality
-from tasks.encoders.encoding import Encoded
-from tasks.encoders.forward import by_length, device, finished, moved, settled
-from tasks.encoders.locating import locate_sentence_transformer
+from indexmill.configs.encoders import Precision, SentenceTransformersEncoder
+from indexmill.storage.errors import InputError
+from indexmill.storage.records import Modality
+from indexmill.tasks.encoders.encoding import Encoded
+from indexmill.tasks.encoders.forward import by_length, device, finished, moved, settled
+from indexmill.tasks.encoders.locating import locate_sentence_transformer
 
 DEFAULT_BATCH = 64
 WINDOW = 2048
@@ -50,7 +50,7 @@ class SentenceTransformersModel:
         """Write the model as an ONNX graph and a tokenizer; the prompt that goes before every text. Raises InputError for one that has no
         such form: without a transformer, without a tokenizer of the fast kind, or in another precision than float32.
         """
-        from tasks.encoders.exporting import write_graph, write_tokenizer  # here: only for those who have ONNX
+        from indexmill.tasks.encoders.exporting import write_graph, write_tokenizer  # here: only for those who have ONNX
 
         if not self._transformer or not self._model.tokenizer.is_fast or self._model.dtype != torch.float32:
             raise InputError("this model cannot be written as a graph", expected="a transformer in float32 with a fast tokenizer")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from storage import tables
-from storage.experience import Experience, PrecisionCheck
-from storage.records import Precision
-from storage.root import Root
-from tasks.encoders.jobs import Compared
+from indexmill.storage import tables
+from indexmill.storage.experience import Experience, PrecisionCheck
+from indexmill.storage.records import Precision
+from indexmill.storage.root import Root
+from indexmill.tasks.encoders.jobs import Compared
 
 SAMPLE = 256  # items that are encoded twice to compare
 AGAIN = 10 * SAMPLE  # so many new items are worth another look

@@ -13,12 +13,12 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
 from timm.models import load_state_dict
 
-from configs.encoders import Precision, TimmEncoder
-from tasks.encoders.checkpoints import UNLOADABLE, Checkpoint, find_timm, wrong_checkpoint
-from tasks.encoders.forward import DTYPES, device, settled
-from tasks.encoders.fusing import fused
-from tasks.encoders.images import ImageEncoder
-from tasks.encoders.transforms import preparation
+from indexmill.configs.encoders import Precision, TimmEncoder
+from indexmill.tasks.encoders.checkpoints import UNLOADABLE, Checkpoint, find_timm, wrong_checkpoint
+from indexmill.tasks.encoders.forward import DTYPES, device, settled
+from indexmill.tasks.encoders.fusing import fused
+from indexmill.tasks.encoders.images import ImageEncoder
+from indexmill.tasks.encoders.transforms import preparation
 
 
 class TimmModel(ImageEncoder):

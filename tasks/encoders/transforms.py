@@ -9,8 +9,8 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from storage.errors import InputError
-from tasks.encoders.pictures import Preparation, Sized, resized
+from indexmill.storage.errors import InputError
+from indexmill.tasks.encoders.pictures import Preparation, Sized, resized
 
 MODES = {InterpolationMode.BICUBIC: "bicubic", InterpolationMode.BILINEAR: "bilinear"}
 

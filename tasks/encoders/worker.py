@@ -20,15 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
-from storage import tables
-from storage.embedding_parts import EmbeddingWriter, open_part
-from storage.embeddings import REJECTED
-from storage.errors import IndexmillError
-from tasks.encoders import Encoder, encoder_class, load_encoder
-from tasks.encoders.batching import fastest_batch
-from tasks.encoders.encoding import encode_items
-from tasks.encoders.exported import ExportedTexts
-from tasks.encoders.jobs import (
+from indexmill.storage import tables
+from indexmill.storage.embedding_parts import EmbeddingWriter, open_part
+from indexmill.storage.embeddings import REJECTED
+from indexmill.storage.errors import IndexmillError
+from indexmill.tasks.encoders import Encoder, encoder_class, load_encoder
+from indexmill.tasks.encoders.batching import fastest_batch
+from indexmill.tasks.encoders.encoding import encode_items
+from indexmill.tasks.encoders.exported import ExportedTexts
+from indexmill.tasks.encoders.jobs import (
     Answer,
     Compared,
     ComparePrecision,
@@ -45,9 +45,9 @@ from tasks.encoders.jobs import (
     Timed,
     TimeQueries,
 )
-from tasks.encoders.precision import agreement, best_precision, holds, least_cosine
-from tasks.encoders.rows import Block, Row, encode_rows, prepared_windows
-from tasks.measures.timing import encode_speed
+from indexmill.tasks.encoders.precision import agreement, best_precision, holds, least_cosine
+from indexmill.tasks.encoders.rows import Block, Row, encode_rows, prepared_windows
+from indexmill.tasks.measures.timing import encode_speed
 
 WARM_UP = 256  # items, at most, that the search for a batch size may use
 

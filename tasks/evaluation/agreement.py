@@ -5,9 +5,9 @@ from __future__ import annotations
 import faiss
 import numpy as np
 
-from tasks.evaluation.answers import Answers
-from tasks.evaluation.truth import Truth
-from tasks.measures.neighbours import distance_ratio_at, distance_recall_at, overlap_at, share_below
+from indexmill.tasks.evaluation.answers import Answers
+from indexmill.tasks.evaluation.truth import Truth
+from indexmill.tasks.measures.neighbours import distance_ratio_at, distance_recall_at, overlap_at, share_below
 
 DEPTH = 10  # agreement is told at this depth besides every k
 

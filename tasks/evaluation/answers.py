@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.indexes.searcher import Searcher
-from tasks.measures.exclusion import moved_up
-from tasks.progress import track
+from indexmill.tasks.indexes.searcher import Searcher
+from indexmill.tasks.measures.exclusion import moved_up
+from indexmill.tasks.progress import track
 
 QUERIES_AT_ONCE = 256
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from storage.embeddings import joined, vectors
-from storage.records import EmbeddingSet
-from storage.root import Root
-from tasks.measures.crossmodal import both_ways
+from indexmill.storage.embeddings import joined, vectors
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.tasks.measures.crossmodal import both_ways
 
 
 def caption_figures(root: Root, embeddings: EmbeddingSet, *, leaking: bool, most: int, seed: int) -> dict[str, float]:

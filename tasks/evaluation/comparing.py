@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from storage.metrics_file import Compared, Since
-from tasks.evaluation.writing import NEIGHBOURS
-from tasks.measures.drift import churn_at, item_changes
-from tasks.measures.significance import aligned, compare
+from indexmill.storage.metrics_file import Compared, Since
+from indexmill.tasks.evaluation.writing import NEIGHBOURS
+from indexmill.tasks.measures.drift import churn_at, item_changes
+from indexmill.tasks.measures.significance import aligned, compare
 
 # What is told besides the measures that the gate asks for: a paired test of all would take long and help nobody.
 HEADLINES = ("map", "mrr", "ndcg_at_10", "precision_at_1", "precision_at_10", "recall_at_10", "ann_recall_at_10")

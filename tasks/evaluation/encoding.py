@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from configs.encoders import EncoderConfig
-from storage import tables
-from storage.experience import recall_experience, remember_experience
-from storage.records import EmbeddingSet
-from storage.root import Root
-from tasks.encoders.device import device_name
-from tasks.encoders.export_once import export_once
-from tasks.encoders.jobs import Model, TimeQueries
-from tasks.encoders.process import EncoderProcess
-from tasks.progress import track
+from indexmill.configs.encoders import EncoderConfig
+from indexmill.storage import tables
+from indexmill.storage.experience import recall_experience, remember_experience
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.tasks.encoders.device import device_name
+from indexmill.tasks.encoders.export_once import export_once
+from indexmill.tasks.encoders.jobs import Model, TimeQueries
+from indexmill.tasks.encoders.process import EncoderProcess
+from indexmill.tasks.progress import track
 
 
 def encode_times(

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from storage import tables
-from storage.records import EmbeddingSet
-from storage.root import Root
-from tasks.evaluation.answers import Answers
+from indexmill.storage import tables
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.tasks.evaluation.answers import Answers
 
 RESULTS = 6
 COLUMNS = ("item_id", "key", "label", "text", "path", "content_digest")

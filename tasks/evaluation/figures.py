@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.evaluation.agreement import agreement_figures
-from tasks.evaluation.judging import Judged
-from tasks.measures.confidence import intervals
-from tasks.measures.per_label import mean_of_labels
+from indexmill.tasks.evaluation.agreement import agreement_figures
+from indexmill.tasks.evaluation.judging import Judged
+from indexmill.tasks.measures.confidence import intervals
+from indexmill.tasks.measures.per_label import mean_of_labels
 
 Bounds = dict[str, tuple[float, float]]
 

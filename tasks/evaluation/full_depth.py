@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from configs.models import IndexConfig
-from storage.root import Root
-from tasks.evaluation.answers import Answers
-from tasks.evaluation.judging import Judge, Judged
-from tasks.evaluation.laid_out import laid_out
-from tasks.measures.full_depth import full_average_precision
-from tasks.progress import track
+from indexmill.configs.models import IndexConfig
+from indexmill.storage.root import Root
+from indexmill.tasks.evaluation.answers import Answers
+from indexmill.tasks.evaluation.judging import Judge, Judged
+from indexmill.tasks.evaluation.laid_out import laid_out
+from indexmill.tasks.measures.full_depth import full_average_precision
+from indexmill.tasks.progress import track
 
 MOST_SCORES = 200_000_000  # queries times database: about twenty seconds on two cores
 MOST_QUERIES = 1000

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from storage import tables
-from storage.embeddings import vectors
-from storage.records import EmbeddingSet, FileRef
-from storage.root import Root
-from tasks.measures.graded import correlations, cosines
+from indexmill.storage import tables
+from indexmill.storage.embeddings import vectors
+from indexmill.storage.records import EmbeddingSet, FileRef
+from indexmill.storage.root import Root
+from indexmill.tasks.measures.graded import correlations, cosines
 
 PAIRS_AT_ONCE = 4096
 MOST_PAIRS = 1_000_000  # about 100 bytes each

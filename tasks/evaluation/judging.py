@@ -8,15 +8,15 @@ from typing import Literal
 
 import numpy as np
 
-from storage import tables
-from storage.records import EmbeddingSet, FileRef
-from storage.root import Root
-from tasks.evaluation.answers import Answers
-from tasks.measures.exclusion import moved_up, own_places, own_relevant
-from tasks.measures.groups import Groups
-from tasks.measures.judgements import Judgements
-from tasks.measures.labels import UNLABELLED, Labels
-from tasks.measures.per_query import per_query
+from indexmill.storage import tables
+from indexmill.storage.records import EmbeddingSet, FileRef
+from indexmill.storage.root import Root
+from indexmill.tasks.evaluation.answers import Answers
+from indexmill.tasks.measures.exclusion import moved_up, own_places, own_relevant
+from indexmill.tasks.measures.groups import Groups
+from indexmill.tasks.measures.judgements import Judgements
+from indexmill.tasks.measures.labels import UNLABELLED, Labels
+from indexmill.tasks.measures.per_query import per_query
 
 
 @dataclass(frozen=True)

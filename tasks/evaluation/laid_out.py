@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.embeddings import vectors
-from storage.records import EmbeddingSet, Side
-from storage.root import Root
+from indexmill.storage.embeddings import vectors
+from indexmill.storage.records import EmbeddingSet, Side
+from indexmill.storage.root import Root
 
 
 def laid_out(root: Root, embeddings: EmbeddingSet, side: Side, count: int, path: Path) -> tuple[np.ndarray, np.ndarray]:

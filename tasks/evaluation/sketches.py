@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from storage.records import EmbeddingSet
-from storage.root import Root
-from tasks.evaluation.answers import Answers
-from tasks.evaluation.examples import chosen_rows, shown
-from tasks.evaluation.judging import Judge, Judged
-from tasks.measures.confusion import largest_confusions
-from tasks.measures.precision_recall import LEVELS, interpolated_precision
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.tasks.evaluation.answers import Answers
+from indexmill.tasks.evaluation.examples import chosen_rows, shown
+from indexmill.tasks.evaluation.judging import Judge, Judged
+from indexmill.tasks.measures.confusion import largest_confusions
+from indexmill.tasks.measures.precision_recall import LEVELS, interpolated_precision
 
 LABELS_SHOWN = 40
 CONFUSED_AT = 10

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from storage.index_records import SearchSetting
-from tasks.evaluation.answers import Answers
-from tasks.evaluation.truth import Truth
-from tasks.indexes.searcher import Searcher
-from tasks.indexes.tuning import Trials
+from indexmill.storage.index_records import SearchSetting
+from indexmill.tasks.evaluation.answers import Answers
+from indexmill.tasks.evaluation.truth import Truth
+from indexmill.tasks.indexes.searcher import Searcher
+from indexmill.tasks.indexes.tuning import Trials
 
 DEPTH = 10
 QUERIES = 500

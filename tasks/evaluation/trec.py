@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from storage import tables
-from storage.records import EmbeddingSet, FileRef
-from storage.root import Root
-from tasks.evaluation.answers import Answers
+from indexmill.storage import tables
+from indexmill.storage.records import EmbeddingSet, FileRef
+from indexmill.storage.root import Root
+from indexmill.tasks.evaluation.answers import Answers
 
 
 def write_run(path: Path, given: Answers, larger: bool) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.digests import json_digest
-from storage.embeddings import vectors
-from storage.records import EmbeddingSet, FileRef
-from storage.root import Root
-from tasks.evaluation.answers import Answers
-from tasks.measures.neighbours import exact_search
-from tasks.progress import track
+from indexmill.storage.digests import json_digest
+from indexmill.storage.embeddings import vectors
+from indexmill.storage.records import EmbeddingSet, FileRef
+from indexmill.storage.root import Root
+from indexmill.tasks.evaluation.answers import Answers
+from indexmill.tasks.measures.neighbours import exact_search
+from indexmill.tasks.progress import track
 
 
 @dataclass(frozen=True)

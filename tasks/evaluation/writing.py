@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.evaluation.answers import Answers
-from tasks.evaluation.judging import Judge, Judged
-from tasks.measures.confidence import intervals
-from tasks.measures.labels import UNLABELLED
-from tasks.measures.per_label import per_label
+from indexmill.tasks.evaluation.answers import Answers
+from indexmill.tasks.evaluation.judging import Judge, Judged
+from indexmill.tasks.measures.confidence import intervals
+from indexmill.tasks.measures.labels import UNLABELLED
+from indexmill.tasks.measures.per_label import per_label
 
 NEIGHBOURS = 10
 INTERVALS, RESAMPLES = 1000, 1000  # of labels: some milliseconds each

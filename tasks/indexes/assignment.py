@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage import tables
-from storage.records import Side
+from indexmill.storage import tables
+from indexmill.storage.records import Side
 
 
 @dataclass(frozen=True)

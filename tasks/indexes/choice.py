@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from tasks.indexes.tuning import Tuned
+from indexmill.tasks.indexes.tuning import Tuned
 
 FLAT_UPTO = 10_000
 LISTS_STEP = 64

@@ -8,17 +8,17 @@ from typing import Any
 import faiss
 import numpy as np
 
-from configs.models import IndexConfig, Rerank
-from storage.embeddings import joined, vectors
-from storage.records import EmbeddingSet
-from storage.root import Root
-from tasks.indexes.choice import Candidate, candidates, pareto, uncoded
-from tasks.indexes.factory import METRICS
-from tasks.indexes.gpu import knn
-from tasks.indexes.rerank import store
-from tasks.indexes.searcher import Searcher
-from tasks.indexes.spill import filled, train_spilled
-from tasks.indexes.tuning import Tuned, tune
+from indexmill.configs.models import IndexConfig, Rerank
+from indexmill.storage.embeddings import joined, vectors
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.tasks.indexes.choice import Candidate, candidates, pareto, uncoded
+from indexmill.tasks.indexes.factory import METRICS
+from indexmill.tasks.indexes.gpu import knn
+from indexmill.tasks.indexes.rerank import store
+from indexmill.tasks.indexes.searcher import Searcher
+from indexmill.tasks.indexes.spill import filled, train_spilled
+from indexmill.tasks.indexes.tuning import Tuned, tune
 
 RECALL_TARGET = 0.95
 TRIED_ON = 50_000  # items, at most, that the candidates are compared on; fewer where index.train_memory holds fewer

@@ -17,14 +17,14 @@ from typing import Any
 import faiss
 import numpy as np
 
-from configs.models import DriftConfig, IndexConfig
-from storage import tables
-from storage.embeddings import joined, vectors
-from storage.index_records import TrainedIndex
-from storage.records import EmbeddingSet
-from storage.root import Root
-from tasks.indexes.factory import METRICS, ivf_of
-from tasks.indexes.gpu import knn
+from indexmill.configs.models import DriftConfig, IndexConfig
+from indexmill.storage import tables
+from indexmill.storage.embeddings import joined, vectors
+from indexmill.storage.index_records import TrainedIndex
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.tasks.indexes.factory import METRICS, ivf_of
+from indexmill.tasks.indexes.gpu import knn
 
 DEPTH = 10
 Vectors = tuple[np.ndarray, np.ndarray]  # item ids int64 (n,), float32 (n, dim)

@@ -7,8 +7,8 @@ from functools import cache
 
 import faiss
 
-from configs.models import IndexConfig
-from storage.errors import InputError
+from indexmill.configs.models import IndexConfig
+from indexmill.storage.errors import InputError
 
 METRICS = {"cosine": faiss.METRIC_INNER_PRODUCT, "ip": faiss.METRIC_INNER_PRODUCT, "l2": faiss.METRIC_L2}
 # Lengths that embeddings have: a factory that none of them suits is wrong whatever the encoder.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import faiss
 
-from storage.records import FileRef
-from storage.root import Root, verified
+from indexmill.storage.records import FileRef
+from indexmill.storage.root import Root, verified
 
 
 def write_index(index: faiss.Index, root: Root, target: Path) -> FileRef:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from configs.models import IndexConfig
+from indexmill.configs.models import IndexConfig
 
 
 def index_infos(

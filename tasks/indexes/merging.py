@@ -10,11 +10,11 @@ import faiss
 import numpy as np
 from faiss.contrib.ondisk import merge_ondisk
 
-from storage.atomic import commit
-from storage.errors import InputError
-from storage.records import FileRef
-from tasks.indexes.factory import ivf_of
-from tasks.indexes.files import read_index, save
+from indexmill.storage.atomic import commit
+from indexmill.storage.errors import InputError
+from indexmill.storage.records import FileRef
+from indexmill.tasks.indexes.factory import ivf_of
+from indexmill.tasks.indexes.files import read_index, save
 
 BLOCK = 8192
 

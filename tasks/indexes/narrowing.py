@@ -7,8 +7,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from tasks.indexes.factory import ivf_of
-from tasks.indexes.searcher import SWIG, WIDEST_EF_SEARCH, Searcher, best, distinct
+from indexmill.tasks.indexes.factory import ivf_of
+from indexmill.tasks.indexes.searcher import SWIG, WIDEST_EF_SEARCH, Searcher, best, distinct
 
 HASHTABLE = SWIG.DirectMap.Hashtable
 FEW = 5000  # items of a shard that are compared with a query one by one: a millisecond or two

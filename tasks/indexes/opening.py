@@ -7,12 +7,12 @@ from pathlib import Path
 
 import faiss
 
-from storage.index_records import SearchSetting, Shard
-from storage.records import FileRef
-from storage.root import verified
-from tasks.indexes.files import read_index
-from tasks.indexes.rerank import Store, open_store
-from tasks.indexes.searcher import Searcher
+from indexmill.storage.index_records import SearchSetting, Shard
+from indexmill.storage.records import FileRef
+from indexmill.storage.root import verified
+from indexmill.tasks.indexes.files import read_index
+from indexmill.tasks.indexes.rerank import Store, open_store
+from indexmill.tasks.indexes.searcher import Searcher
 
 
 def open_searcher(shards: Sequence[Shard], place: Callable[[FileRef], Path], metric: str, setting: SearchSetting) -> Searcher:

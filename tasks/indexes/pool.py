@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from storage.errors import DamagedFile
-from storage.index_records import Shard
-from storage.manifests import Manifest
-from storage.records import FileRef, Side
-from storage.root import Root
+from indexmill.storage.errors import DamagedFile
+from indexmill.storage.index_records import Shard
+from indexmill.storage.manifests import Manifest
+from indexmill.storage.records import FileRef, Side
+from indexmill.storage.root import Root
 
 
 def pooled(root: Root, name: str, key: str) -> Shard | None:

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from storage import tables
-from storage.errors import InputError
-from storage.retention import reading
-from storage.root import Root
-from storage.snapshots import Snapshots
-from tasks.indexes.opening import open_searcher
-from tasks.indexes.searcher import Searcher
+from indexmill.storage import tables
+from indexmill.storage.errors import InputError
+from indexmill.storage.retention import reading
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
+from indexmill.tasks.indexes.opening import open_searcher
+from indexmill.tasks.indexes.searcher import Searcher
 
 COLUMNS = ("item_id", "key", "label", "text", "path")
 

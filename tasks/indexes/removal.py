@@ -7,7 +7,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from tasks.indexes.factory import ivf_of
+from indexmill.tasks.indexes.factory import ivf_of
 
 
 def remove(index: faiss.Index, ids: np.ndarray) -> int:

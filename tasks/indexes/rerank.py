@@ -18,7 +18,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from tasks.indexes.factory import METRICS, ivf_of
+from indexmill.tasks.indexes.factory import METRICS, ivf_of
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from configs.models import IndexConfig
-from storage.errors import DamagedFile
-from storage.index_records import TrainedIndex
-from storage.manifests import Manifest
-from storage.records import EmbeddingSet
-from storage.root import Root
-from tasks.indexes.drift import drift, judge
-from tasks.indexes.files import read_index
-from tasks.indexes.training import recipe, train_index
+from indexmill.configs.models import IndexConfig
+from indexmill.storage.errors import DamagedFile
+from indexmill.storage.index_records import TrainedIndex
+from indexmill.storage.manifests import Manifest
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.tasks.indexes.drift import drift, judge
+from indexmill.tasks.indexes.files import read_index
+from indexmill.tasks.indexes.training import recipe, train_index
 
 
 def last_training(root: Root, name: str, live: Manifest | None) -> TrainedIndex | None:

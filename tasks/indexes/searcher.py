@@ -9,8 +9,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from tasks.indexes.factory import METRICS, ivf_of, unwrapped, widen_search
-from tasks.indexes.rerank import Store, by_row, refined
+from indexmill.tasks.indexes.factory import METRICS, ivf_of, unwrapped, widen_search
+from indexmill.tasks.indexes.rerank import Store, by_row, refined
 
 # Below this many queries times vectors FAISS compares pair by pair, above it multiplies matrices. Its own value makes batches of up to a
 # few hundred queries several times slower than they need be; for a single query pair by pair is right.

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import faiss
 
-from configs.models import IndexConfig
-from storage import tables
-from storage.digests import json_digest
-from storage.index_records import Shard, TrainedIndex
-from storage.records import EmbeddingSet, Side
-from storage.root import Root
-from tasks.indexes.assignment import Slot, assign, room
-from tasks.indexes.factory import ivf_of
-from tasks.indexes.files import read_index
-from tasks.indexes.pool import pooled, whole
-from tasks.indexes.updates import Job, make_shard
-from tasks.progress import Advance
+from indexmill.configs.models import IndexConfig
+from indexmill.storage import tables
+from indexmill.storage.digests import json_digest
+from indexmill.storage.index_records import Shard, TrainedIndex
+from indexmill.storage.records import EmbeddingSet, Side
+from indexmill.storage.root import Root
+from indexmill.tasks.indexes.assignment import Slot, assign, room
+from indexmill.tasks.indexes.factory import ivf_of
+from indexmill.tasks.indexes.files import read_index
+from indexmill.tasks.indexes.pool import pooled, whole
+from indexmill.tasks.indexes.updates import Job, make_shard
+from indexmill.tasks.progress import Advance
 
 AT_ONCE = 4  # shards in hand, and so in memory, at most
 

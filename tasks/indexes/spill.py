@@ -15,8 +15,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from tasks.indexes.factory import METRICS
-from tasks.indexes.gpu import clustering
+from indexmill.tasks.indexes.factory import METRICS
+from indexmill.tasks.indexes.gpu import clustering
 
 NEIGHBOURS = 15
 PENALTY = 1.5

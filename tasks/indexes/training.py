@@ -7,21 +7,21 @@ from typing import Any, cast
 import faiss
 import numpy as np
 
-from configs.models import IndexConfig
-from storage import tables
-from storage.digests import json_digest
-from storage.embeddings import vectors
-from storage.errors import InputError
-from storage.index_records import TrainedIndex
-from storage.records import EmbeddingSet, FileRef
-from storage.root import Root
-from tasks.indexes.choice import Candidate
-from tasks.indexes.choosing import Chosen, choose, train_own
-from tasks.indexes.drift import measure
-from tasks.indexes.factory import ivf_of, least_items, make_index
-from tasks.indexes.files import write_index
-from tasks.indexes.gpu import clustering
-from tasks.indexes.rerank import bounds_of
+from indexmill.configs.models import IndexConfig
+from indexmill.storage import tables
+from indexmill.storage.digests import json_digest
+from indexmill.storage.embeddings import vectors
+from indexmill.storage.errors import InputError
+from indexmill.storage.index_records import TrainedIndex
+from indexmill.storage.records import EmbeddingSet, FileRef
+from indexmill.storage.root import Root
+from indexmill.tasks.indexes.choice import Candidate
+from indexmill.tasks.indexes.choosing import Chosen, choose, train_own
+from indexmill.tasks.indexes.drift import measure
+from indexmill.tasks.indexes.factory import ivf_of, least_items, make_index
+from indexmill.tasks.indexes.files import write_index
+from indexmill.tasks.indexes.gpu import clustering
+from indexmill.tasks.indexes.rerank import bounds_of
 
 COPIES = 3  # of the sample: ours, the one that k-means draws from it, and what quantizers are trained on
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tasks.indexes.searcher import Searcher
-from tasks.measures.neighbours import overlap_at
+from indexmill.tasks.indexes.searcher import Searcher
+from indexmill.tasks.measures.neighbours import overlap_at
 
 CONFIDENCE = 1.645  # standard errors: a one-sided bound of 95 %
 DEPTHS = (30, 20, 12, 8, 6, 5, 4, 3, 2)  # candidates re-ranked, in multiples of k

@@ -15,18 +15,18 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from configs.models import Rerank
-from storage import tables
-from storage.embeddings import vectors
-from storage.index_records import Shard, TrainedIndex
-from storage.records import EmbeddingSet, Side
-from storage.root import Root
-from tasks.indexes.files import read_index, write_index
-from tasks.indexes.pool import whole
-from tasks.indexes.removal import remove
-from tasks.indexes.spill import filled as scanned
-from tasks.indexes.spill import update
-from tasks.indexes.vector_files import Blocks, suffixes, write_vectors
+from indexmill.configs.models import Rerank
+from indexmill.storage import tables
+from indexmill.storage.embeddings import vectors
+from indexmill.storage.index_records import Shard, TrainedIndex
+from indexmill.storage.records import EmbeddingSet, Side
+from indexmill.storage.root import Root
+from indexmill.tasks.indexes.files import read_index, write_index
+from indexmill.tasks.indexes.pool import whole
+from indexmill.tasks.indexes.removal import remove
+from indexmill.tasks.indexes.spill import filled as scanned
+from indexmill.tasks.indexes.spill import update
+from indexmill.tasks.indexes.vector_files import Blocks, suffixes, write_vectors
 
 MOST_CHANGED = 0.5  # past this share of changes a shard is filled anew
 

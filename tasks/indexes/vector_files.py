@@ -16,8 +16,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from configs.models import Rerank
-from tasks.indexes.rerank import coded
+from indexmill.configs.models import Rerank
+from indexmill.tasks.indexes.rerank import coded
 
 BLOCK = 8192
 TYPES: dict[str, type[np.generic]] = {"exact": np.float32, "fp16": np.float16, "sq8": np.uint8}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.measures.labels import UNLABELLED
+from indexmill.tasks.measures.labels import UNLABELLED
 
 
 @dataclass(frozen=True)

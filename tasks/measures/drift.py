@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from storage import tables
-from tasks.measures.neighbours import in_common
+from indexmill.storage import tables
+from indexmill.tasks.measures.neighbours import in_common
 
 KINDS = ("added", "removed", "changed", "relabelled", "kept")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.measures.labels import UNLABELLED
-from tasks.measures.rankings import descending
+from indexmill.tasks.measures.labels import UNLABELLED
+from indexmill.tasks.measures.rankings import descending
 
 SCORES_AT_ONCE = 1 << 22  # 16 MB, and a few bytes more for each
 TIES = 20  # scores that tie, up to which each is looked at alone

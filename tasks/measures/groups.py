@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from storage import tables
-from tasks.measures.exclusion import UNGROUPED
+from indexmill.storage import tables
+from indexmill.tasks.measures.exclusion import UNGROUPED
 
 
 class Groups:

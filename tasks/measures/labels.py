@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from storage import tables
-from storage.records import EmbeddingSet, Side
-from storage.root import Root
+from indexmill.storage import tables
+from indexmill.storage.records import EmbeddingSet, Side
+from indexmill.storage.root import Root
 
 UNLABELLED = -1
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import faiss
 import numpy as np
 
-from tasks.indexes.gpu import knn
-from tasks.indexes.searcher import BLAS_THRESHOLD, best
+from indexmill.tasks.indexes.gpu import knn
+from indexmill.tasks.indexes.searcher import BLAS_THRESHOLD, best
 
 EPSILON = 1e-3  # ann-benchmarks' tolerance
 ROUNDING = 1e-6  # what float32 makes of a distance of 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.measures.labels import UNLABELLED
+from indexmill.tasks.measures.labels import UNLABELLED
 
 
 def per_label(labels: np.ndarray, values: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.measures.relevance import (
+from indexmill.tasks.measures.relevance import (
     average_precision,
     average_precision_at,
     hit_rate_at,

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from storage import tables
-from storage.embeddings import vectors
-from storage.records import EmbeddingSet
-from storage.root import Root
-from tasks.measures.labels import UNLABELLED, Labels
-from tasks.measures.space import balanced_sample, gathered, knn_purity, principal_components, silhouette
-from tasks.measures.tsne import layouts
+from indexmill.storage import tables
+from indexmill.storage.embeddings import vectors
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.tasks.measures.labels import UNLABELLED, Labels
+from indexmill.tasks.measures.space import balanced_sample, gathered, knn_purity, principal_components, silhouette
+from indexmill.tasks.measures.tsne import layouts
 
 SAMPLE = 1500
 COMPONENTS = 10

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.measures.confidence import RESAMPLES, intervals, resample_counts
+from indexmill.tasks.measures.confidence import RESAMPLES, intervals, resample_counts
 
 
 @dataclass(frozen=True)

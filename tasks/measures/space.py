@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import faiss
 import numpy as np
 
-from tasks.measures.exclusion import moved_up
-from tasks.measures.labels import UNLABELLED
-from tasks.measures.neighbours import exact_search
+from indexmill.tasks.measures.exclusion import moved_up
+from indexmill.tasks.measures.labels import UNLABELLED
+from indexmill.tasks.measures.neighbours import exact_search
 
 
 def balanced_sample(labels: np.ndarray, size: int, seed: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Protocol
 import faiss
 import numpy as np
 
-from tasks.measures.timing import percentiles, timed
+from indexmill.tasks.measures.timing import percentiles, timed
 
 WARM_UP = 10
 BATCH = 2048  # queries at most: enough to keep all threads busy

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.measures.space import balanced_sample, principal_components
+from indexmill.tasks.measures.space import balanced_sample, principal_components
 
 ITERATIONS = 500  # 250 of them with exaggeration, scikit-learn's least
 SECONDS_A_POINT = {2: 25e-6, 3: 40e-6}  # of one iteration: what two busy cores need, so that a quiet machine stays well within the bound

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from configs.models import PipelineConfig
-from storage.index_records import IndexShards, Shard, TrainedIndex, TunedIndex
-from storage.manifests import Manifest
-from storage.records import EmbeddingSet, Evaluation, FileRef, SplitDataset, ValidatedDataset
-from storage.root import Root
+from indexmill.configs.models import PipelineConfig
+from indexmill.storage.index_records import IndexShards, Shard, TrainedIndex, TunedIndex
+from indexmill.storage.manifests import Manifest
+from indexmill.storage.records import EmbeddingSet, Evaluation, FileRef, SplitDataset, ValidatedDataset
+from indexmill.storage.root import Root
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import Any
 
 import faiss
 
-from storage.index_records import Shard, TrainedIndex
-from storage.manifests import Manifest
-from storage.records import EmbeddingSet
-from storage.versions import installed
-from tasks.indexes.pool import shard_in_snapshot
-from tasks.publishing.build import Build
+from indexmill.storage.index_records import Shard, TrainedIndex
+from indexmill.storage.manifests import Manifest
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.versions import installed
+from indexmill.tasks.indexes.pool import shard_in_snapshot
+from indexmill.tasks.publishing.build import Build
 
 PACKAGES = ("indexmill", "faiss-cpu", "numpy", "torch", "sentence-transformers", "pyarrow", "duckdb", "prefect", "pillow")
 

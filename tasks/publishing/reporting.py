@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from storage import tables
-from storage.history import remembered
-from storage.manifests import Manifest
-from storage.metrics_file import MetricsFile
-from storage.records import FileRef
-from tasks.publishing.build import Build, Served
-from tasks.publishing.verdict import Verdict
-from tasks.reports.contents import Contents, Rejects
-from tasks.reports.html import render_html
-from tasks.reports.markdown import render_markdown
+from indexmill.storage import tables
+from indexmill.storage.history import remembered
+from indexmill.storage.manifests import Manifest
+from indexmill.storage.metrics_file import MetricsFile
+from indexmill.storage.records import FileRef
+from indexmill.tasks.publishing.build import Build, Served
+from indexmill.tasks.publishing.verdict import Verdict
+from indexmill.tasks.reports.contents import Contents, Rejects
+from indexmill.tasks.reports.html import render_html
+from indexmill.tasks.reports.markdown import render_markdown
 
 REJECTS_SHOWN = 6  # of each reason
 HISTORY = 60  # builds

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from storage import tables
-from storage.atomic import commit
-from storage.digests import json_digest
-from storage.index_records import Shard
-from storage.records import FileRef
-from tasks.indexes.pool import earlier
-from tasks.indexes.shards import fill_shards
-from tasks.progress import track
-from tasks.publishing.build import Build, Served
+from indexmill.storage import tables
+from indexmill.storage.atomic import commit
+from indexmill.storage.digests import json_digest
+from indexmill.storage.index_records import Shard
+from indexmill.storage.records import FileRef
+from indexmill.tasks.indexes.pool import earlier
+from indexmill.tasks.indexes.shards import fill_shards
+from indexmill.tasks.progress import track
+from indexmill.tasks.publishing.build import Build, Served
 
 
 def served(build: Build) -> Served:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from storage.metrics_file import Rule, Since
-from storage.snapshots import Snapshots
-from tasks.checks.gate import Candidate, judged, objections
-from tasks.evaluation.comparing import since
-from tasks.publishing.build import Build, Served
+from indexmill.storage.metrics_file import Rule, Since
+from indexmill.storage.snapshots import Snapshots
+from indexmill.tasks.checks.gate import Candidate, judged, objections
+from indexmill.tasks.evaluation.comparing import since
+from indexmill.tasks.publishing.build import Build, Served
 
 
 class Verdict(NamedTuple):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from storage.metrics_file import Compared, MetricsFile
-from tasks.reports.contents import Contents
-from tasks.reports.formats import UNSEEN, count, probability, signed
-from tasks.reports.glossary import Meaning, meaning, over
+from indexmill.storage.metrics_file import Compared, MetricsFile
+from indexmill.tasks.reports.contents import Contents
+from indexmill.tasks.reports.formats import UNSEEN, count, probability, signed
+from indexmill.tasks.reports.glossary import Meaning, meaning, over
 
 HEADLINES = (
     "map", "precision_at_1", "precision_at_10", "recall_at_10", "ndcg_at_10", "mrr",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from storage.manifests import Manifest
-from storage.metrics_file import MetricsFile
+from indexmill.storage.manifests import Manifest
+from indexmill.storage.metrics_file import MetricsFile
 
 
 @dataclass(frozen=True)

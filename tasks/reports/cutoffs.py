@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from storage.metrics_file import MetricsFile
-from tasks.reports.glossary import meaning
+from indexmill.storage.metrics_file import MetricsFile
+from indexmill.tasks.reports.glossary import meaning
 
 FAMILIES = ("precision", "recall", "map", "ndcg", "hit_rate", "ann_recall", "ann_distance_recall")
 WAYS = (("text_to_image", "text → image"), ("image_to_text", "image → text"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from tasks.reports.contents import Contents
-from tasks.reports.formats import count
+from indexmill.tasks.reports.contents import Contents
+from indexmill.tasks.reports.formats import count
 
 
 class Meaning(NamedTuple):

@@ -12,12 +12,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tasks.reports import comparing, formats, queries, space, speed
-from tasks.reports.contents import Contents
-from tasks.reports.cutoffs import at_cutoffs, both_ways
-from tasks.reports.glossary import meaning, over
-from tasks.reports.thumbnails import BUDGET, thumbnails
-from tasks.reports.trends import sparkline
+from indexmill.tasks.reports import comparing, formats, queries, space, speed
+from indexmill.tasks.reports.contents import Contents
+from indexmill.tasks.reports.cutoffs import at_cutoffs, both_ways
+from indexmill.tasks.reports.glossary import meaning, over
+from indexmill.tasks.reports.thumbnails import BUDGET, thumbnails
+from indexmill.tasks.reports.trends import sparkline
 
 LARGEST = 10_000_000  # bytes of a page
 FILTERS = ("count", "figure", "signed", "signed_count", "share", "probability", "milliseconds", "seconds", "several", "size", "clip")
@@ -49,7 +49,7 @@ def _render(contents: Contents, budget: int) -> str:
 
 def _drawn(contents: Contents) -> dict[str, Any]:
     """Plots, and the space in two and in three dimensions."""
-    from tasks.reports import plots  # here: matplotlib takes most of a second, and a night without changes draws nothing
+    from indexmill.tasks.reports import plots  # here: matplotlib takes most of a second, and a night without changes draws nothing
 
     figures, sketches = contents.figures, contents.sketches
     sample = sketches.get("space") or {}
@@ -67,7 +67,7 @@ def _drawn(contents: Contents) -> dict[str, Any]:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("tasks.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("indexmill.tasks.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {name: getattr(formats, name) for name in FILTERS}
     script = _part("turning.js")
@@ -80,7 +80,7 @@ def _environment() -> Environment:
 
 
 def _part(name: str) -> str:
-    return (resources.files("tasks.reports") / "templates" / name).read_text(encoding="utf-8")
+    return (resources.files("indexmill.tasks.reports") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _digest(script: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from tasks.reports import comparing
-from tasks.reports.contents import Contents
-from tasks.reports.formats import NOTHING, clip, count, figure, milliseconds, several, share, signed_count, size
-from tasks.reports.speed import latency
+from indexmill.tasks.reports import comparing
+from indexmill.tasks.reports.contents import Contents
+from indexmill.tasks.reports.formats import NOTHING, clip, count, figure, milliseconds, several, share, signed_count, size
+from indexmill.tasks.reports.speed import latency
 
 SPECIAL = re.compile(r"[\\`*\[\]<|~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)|^[#>+=-]|(?<=^\d)[.)]|(?<=^\d\d)[.)]")
 LINKED = re.compile(r"@|:(?=//)|\bwww(?=\.)", re.IGNORECASE)  # what GitHub makes links and mentions of

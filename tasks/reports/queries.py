@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.reports.contents import Contents
-from tasks.reports.formats import clip
+from indexmill.tasks.reports.contents import Contents
+from indexmill.tasks.reports.formats import clip
 
 MOST = 24  # queries of a kind
 RESULTS = 10

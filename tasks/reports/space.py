@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.reports.formats import clip
+from indexmill.tasks.reports.formats import clip
 
 GREY = "#8a9099"
 # Ten hues that hold on light and dark paper, none of them grey: grey is for the rest.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from storage.metrics_file import MetricsFile
-from tasks.measures.timing import encode_share
+from indexmill.storage.metrics_file import MetricsFile
+from indexmill.tasks.measures.timing import encode_share
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from tasks.checks.decoder import Request
-from tasks.checks.decoding import Decoders
-from tasks.checks.images import Limits, UnreadableImage, read_image
+from indexmill.tasks.checks.decoder import Request
+from indexmill.tasks.checks.decoding import Decoders
+from indexmill.tasks.checks.images import Limits, UnreadableImage, read_image
 
 SIDE = 160  # pixels; shown at about 110
 BUDGET = 5_000_000  # bytes of all pictures on the page, as base64

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from tasks.reports.formats import figure
+from indexmill.tasks.reports.formats import figure
 
 WIDTH, HEIGHT, MARGIN = 110, 26, 4
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from configs.datasets import (
+from indexmill.configs.datasets import (
     DatasetConfig,
     FolderDataset,
     HuggingFaceDataset,
@@ -12,13 +12,13 @@ from configs.datasets import (
     TableDataset,
     TinyImagenetDataset,
 )
-from storage.root import Root
-from tasks.sources.folder import FolderSource
-from tasks.sources.listing import Item, Source
-from tasks.sources.stdlib import StdlibSource
-from tasks.sources.sts import StsSource
-from tasks.sources.table import TableSource
-from tasks.sources.tiny_imagenet import TinyImagenetSource
+from indexmill.storage.root import Root
+from indexmill.tasks.sources.folder import FolderSource
+from indexmill.tasks.sources.listing import Item, Source
+from indexmill.tasks.sources.stdlib import StdlibSource
+from indexmill.tasks.sources.sts import StsSource
+from indexmill.tasks.sources.table import TableSource
+from indexmill.tasks.sources.tiny_imagenet import TinyImagenetSource
 
 __all__ = ["Item", "Source", "open_source"]
 
@@ -37,10 +37,12 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
         case TableDataset():
             return TableSource(config, root)
         case HuggingFaceDataset():
-            from tasks.sources.huggingface import HuggingFaceSource  # here: its libraries take a second that only its users have to pay
+            from indexmill.tasks.sources.huggingface import (
+                HuggingFaceSource,  # here: its libraries take a second that only its users have to pay
+            )
 
             return HuggingFaceSource(config, root)
         case KaggleDataset():
-            from tasks.sources.kaggle import KaggleSource  # here: for the same reason
+            from indexmill.tasks.sources.kaggle import KaggleSource  # here: for the same reason
 
             return KaggleSource(config, root)

@@ -8,8 +8,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from storage.errors import DamagedFile, InputError
-from storage.names import inside
+from indexmill.storage.errors import DamagedFile, InputError
+from indexmill.storage.names import inside
 
 
 def unpack(archive: Path, folder: Path, *, where: str) -> tuple[int, int]:

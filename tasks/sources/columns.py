@@ -15,8 +15,8 @@ from typing import Literal
 import duckdb
 import pyarrow as pa
 
-from storage import tables
-from storage.errors import InputError
+from indexmill.storage import tables
+from indexmill.storage.errors import InputError
 
 TableFormat = Literal["parquet", "csv", "jsonl"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from storage.root import Root
-from tasks.progress import track
+from indexmill.storage.root import Root
+from indexmill.tasks.progress import track
 
 SIDE = 64
 

@@ -15,11 +15,11 @@ from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
-from storage.digests import json_digest
-from storage.errors import IndexmillError, InputError, SourceUnreachable
-from storage.names import inside
-from storage.records import Frozen
-from storage.root import Root
+from indexmill.storage.digests import json_digest
+from indexmill.storage.errors import IndexmillError, InputError, SourceUnreachable
+from indexmill.storage.names import inside
+from indexmill.storage.records import Frozen
+from indexmill.storage.root import Root
 
 INVENTORY = "inventory.json"
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from configs.datasets import ImageFolder
-from storage.digests import rows_digest
-from storage.errors import InputError
-from storage.records import Modality
-from tasks.sources.images import FoundFile, image_item, is_image, walk
-from tasks.sources.listing import Item, Pair
-from tasks.sources.metadata import NAMES, MetadataRow, joined, metadata_rows
+from indexmill.configs.datasets import ImageFolder
+from indexmill.storage.digests import rows_digest
+from indexmill.storage.errors import InputError
+from indexmill.storage.records import Modality
+from indexmill.tasks.sources.images import FoundFile, image_item, is_image, walk
+from indexmill.tasks.sources.listing import Item, Pair
+from indexmill.tasks.sources.metadata import NAMES, MetadataRow, joined, metadata_rows
 
 CAPTION_SUFFIX = ".txt"
 

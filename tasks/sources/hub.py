@@ -23,9 +23,9 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from huggingface_hub.hf_api import DatasetInfo, RepoSibling
 from huggingface_hub.utils._http import default_client_factory
 
-from storage.digests import file_digest
-from storage.errors import DamagedFile, InputError
-from tasks.sources.downloads import Patience, check_names, commit_of, passes, patiently, status
+from indexmill.storage.digests import file_digest
+from indexmill.storage.errors import DamagedFile, InputError
+from indexmill.tasks.sources.downloads import Patience, check_names, commit_of, passes, patiently, status
 
 FAULTS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError)
 

@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from configs.datasets import HuggingFaceDataset
-from storage import tables
-from storage.digests import json_digest
-from storage.errors import DamagedFile, InputError, SourceUnreachable
-from storage.records import Frozen, Modality
-from storage.root import Root
-from tasks.progress import track
-from tasks.sources.downloads import INVENTORY, Patience, nearest, pin, pinned, read_record, slug
-from tasks.sources.hub import Hub
-from tasks.sources.keeping import Keeper, rows_path
-from tasks.sources.listing import Item, Pair
+from indexmill.configs.datasets import HuggingFaceDataset
+from indexmill.storage import tables
+from indexmill.storage.digests import json_digest
+from indexmill.storage.errors import DamagedFile, InputError, SourceUnreachable
+from indexmill.storage.records import Frozen, Modality
+from indexmill.storage.root import Root
+from indexmill.tasks.progress import track
+from indexmill.tasks.sources.downloads import INVENTORY, Patience, nearest, pin, pinned, read_record, slug
+from indexmill.tasks.sources.hub import Hub
+from indexmill.tasks.sources.keeping import Keeper, rows_path
+from indexmill.tasks.sources.listing import Item, Pair
 
 
 class Inventory(Frozen):

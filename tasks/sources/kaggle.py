@@ -13,19 +13,19 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from configs.datasets import KaggleDataset
-from storage.atomic import commit
-from storage.digests import json_digest
-from storage.errors import InputError
-from storage.lease import lease
-from storage.records import Frozen, Modality
-from storage.root import Root
-from tasks.progress import track
-from tasks.sources.archives import unpack
-from tasks.sources.downloads import INVENTORY, Patience, nearest, pin, pinned, read_record, slug
-from tasks.sources.folder import FolderSource
-from tasks.sources.kaggle_api import Kaggle
-from tasks.sources.listing import Item, Pair
+from indexmill.configs.datasets import KaggleDataset
+from indexmill.storage.atomic import commit
+from indexmill.storage.digests import json_digest
+from indexmill.storage.errors import InputError
+from indexmill.storage.lease import lease
+from indexmill.storage.records import Frozen, Modality
+from indexmill.storage.root import Root
+from indexmill.tasks.progress import track
+from indexmill.tasks.sources.archives import unpack
+from indexmill.tasks.sources.downloads import INVENTORY, Patience, nearest, pin, pinned, read_record, slug
+from indexmill.tasks.sources.folder import FolderSource
+from indexmill.tasks.sources.kaggle_api import Kaggle
+from indexmill.tasks.sources.listing import Item, Pair
 
 
 class Inventory(Frozen):

@@ -21,10 +21,10 @@ from kagglehub.integrity import get_md5_checksum_from_response
 from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest, ApiGetDatasetRequest
 from requests.adapters import HTTPAdapter
 
-from storage.digests import file_digest
-from storage.errors import DamagedFile, InputError
-from tasks.sources.archives import damaged
-from tasks.sources.downloads import Patience, patiently, status
+from indexmill.storage.digests import file_digest
+from indexmill.storage.errors import DamagedFile, InputError
+from indexmill.tasks.sources.archives import damaged
+from indexmill.tasks.sources.downloads import Patience, patiently, status
 
 FAULTS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, IterableDataset
 
-from storage import tables
-from storage.errors import InputError
-from storage.root import Root
-from tasks.sources.downloads import nearest
-from tasks.sources.images import SUFFIXES
+from indexmill.storage import tables
+from indexmill.storage.errors import InputError
+from indexmill.storage.root import Root
+from indexmill.tasks.sources.downloads import nearest
+from indexmill.tasks.sources.images import SUFFIXES
 
 ROWS = pa.schema({"key": pa.string(), "label": pa.string(), "text": pa.string(), "path": pa.string(), "size": pa.int64()})
 BATCH_ROWS = 1024

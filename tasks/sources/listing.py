@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from storage.records import Modality
+from indexmill.storage.records import Modality
 
 
 @dataclass(frozen=True)

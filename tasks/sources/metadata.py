@@ -15,11 +15,11 @@ from typing import cast
 
 import pyarrow as pa
 
-from configs.datasets import ImageFolder
-from storage import tables
-from storage.errors import InputError
-from tasks.sources.columns import TableFormat, require_columns, text_rows
-from tasks.sources.images import FoundFile, walk
+from indexmill.configs.datasets import ImageFolder
+from indexmill.storage import tables
+from indexmill.storage.errors import InputError
+from indexmill.tasks.sources.columns import TableFormat, require_columns, text_rows
+from indexmill.tasks.sources.images import FoundFile, walk
 
 NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 

@@ -11,9 +11,9 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from storage.digests import rows_digest
-from storage.records import Modality
-from tasks.sources.listing import Item, Pair
+from indexmill.storage.digests import rows_digest
+from indexmill.storage.records import Modality
+from indexmill.tasks.sources.listing import Item, Pair
 
 # Test suites, and packages whose docstrings describe a program rather than an interface.
 PASSED_OVER = frozenset(

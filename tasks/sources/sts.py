@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.datasets import StsDataset
-from storage.digests import content_digest, rows_digest
-from storage.errors import InputError
-from storage.records import Modality
-from tasks.checks.texts import normalised
-from tasks.sources.listing import Item, Pair
+from indexmill.configs.datasets import StsDataset
+from indexmill.storage.digests import content_digest, rows_digest
+from indexmill.storage.errors import InputError
+from indexmill.storage.records import Modality
+from indexmill.tasks.checks.texts import normalised
+from indexmill.tasks.sources.listing import Item, Pair
 
 
 @dataclass(frozen=True)

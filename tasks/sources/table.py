@@ -8,13 +8,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from configs.datasets import TableDataset
-from storage.digests import rows_digest
-from storage.errors import InputError
-from storage.records import Modality
-from storage.root import Root
-from tasks.sources.columns import require_columns, text_rows
-from tasks.sources.listing import Item, Pair
+from indexmill.configs.datasets import TableDataset
+from indexmill.storage.digests import rows_digest
+from indexmill.storage.errors import InputError
+from indexmill.storage.records import Modality
+from indexmill.storage.root import Root
+from indexmill.tasks.sources.columns import require_columns, text_rows
+from indexmill.tasks.sources.listing import Item, Pair
 
 
 class TableSource:

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from configs.datasets import TinyImagenetDataset
-from storage.digests import rows_digest
-from storage.errors import InputError
-from storage.names import plain
-from storage.records import Modality
-from tasks.sources.images import FoundFile, image_item, is_image, walk
-from tasks.sources.listing import Item, Pair
+from indexmill.configs.datasets import TinyImagenetDataset
+from indexmill.storage.digests import rows_digest
+from indexmill.storage.errors import InputError
+from indexmill.storage.names import plain
+from indexmill.storage.records import Modality
+from indexmill.tasks.sources.images import FoundFile, image_item, is_image, walk
+from indexmill.tasks.sources.listing import Item, Pair
 
 ANNOTATIONS = "val/val_annotations.txt"
 

@@ -9,19 +9,19 @@ import faiss
 import numpy as np
 from threadpoolctl import threadpool_info
 
-from configs.models import PipelineConfig
-from storage.embeddings import joined, vectors
-from storage.errors import InputError
-from storage.records import EmbeddingSet
-from storage.root import Root
-from tasks.indexes.choosing import QUERIES
-from tasks.indexes.factory import METRICS
-from tasks.measures.labels import UNLABELLED, Labels
-from tasks.measures.neighbours import distance_recall_at, exact_search, overlap_at
-from tasks.measures.per_query import per_query
-from tasks.measures.speed import Searching, search_speed
-from tasks.studies.brute_force import BruteForce
-from tasks.studies.rows import Figures
+from indexmill.configs.models import PipelineConfig
+from indexmill.storage.embeddings import joined, vectors
+from indexmill.storage.errors import InputError
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.tasks.indexes.choosing import QUERIES
+from indexmill.tasks.indexes.factory import METRICS
+from indexmill.tasks.measures.labels import UNLABELLED, Labels
+from indexmill.tasks.measures.neighbours import distance_recall_at, exact_search, overlap_at
+from indexmill.tasks.measures.per_query import per_query
+from indexmill.tasks.measures.speed import Searching, search_speed
+from indexmill.tasks.studies.brute_force import BruteForce
+from indexmill.tasks.studies.rows import Figures
 
 K = 10
 QUERIES_AT_ONCE = 256

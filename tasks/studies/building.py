@@ -8,17 +8,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.models import IndexConfig, StudiedIndex
-from storage.embeddings import vectors
-from storage.index_records import SearchSetting
-from storage.records import EmbeddingSet
-from storage.root import Root
-from tasks.indexes.factory import METRICS
-from tasks.indexes.opening import open_searcher
-from tasks.indexes.reuse import trained_for
-from tasks.indexes.searcher import Searcher
-from tasks.indexes.shards import fill_shards
-from tasks.studies.brute_force import BruteForce, mapped
+from indexmill.configs.models import IndexConfig, StudiedIndex
+from indexmill.storage.embeddings import vectors
+from indexmill.storage.index_records import SearchSetting
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.tasks.indexes.factory import METRICS
+from indexmill.tasks.indexes.opening import open_searcher
+from indexmill.tasks.indexes.reuse import trained_for
+from indexmill.tasks.indexes.searcher import Searcher
+from indexmill.tasks.indexes.shards import fill_shards
+from indexmill.tasks.studies.brute_force import BruteForce, mapped
 
 MAPPED = "vectors.npy"  # of a shard's files, the one that is paged in as it is needed
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from configs.models import IndexConfig, PipelineConfig, StudiedIndex
-from storage.records import EmbeddingSet
-from storage.root import Root
-from tasks.indexes.choosing import RECALL_TARGET
-from tasks.indexes.searcher import CANDIDATES, Searcher
-from tasks.indexes.tuning import Setting, tune
-from tasks.measures.speed import bytes_a_vector
-from tasks.progress import track
-from tasks.studies.asking import Asked, asked
-from tasks.studies.building import Made, brute_force, built, index_config
-from tasks.studies.entries import entries, targets, widths
-from tasks.studies.rows import Extraction, Figures, Row, marked
+from indexmill.configs.models import IndexConfig, PipelineConfig, StudiedIndex
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.tasks.indexes.choosing import RECALL_TARGET
+from indexmill.tasks.indexes.searcher import CANDIDATES, Searcher
+from indexmill.tasks.indexes.tuning import Setting, tune
+from indexmill.tasks.measures.speed import bytes_a_vector
+from indexmill.tasks.progress import track
+from indexmill.tasks.studies.asking import Asked, asked
+from indexmill.tasks.studies.building import Made, brute_force, built, index_config
+from indexmill.tasks.studies.entries import entries, targets, widths
+from indexmill.tasks.studies.rows import Extraction, Figures, Row, marked
 
 BRUTE_FORCE = "NumPy"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from configs.models import StudiedIndex, StudyConfig
+from indexmill.configs.models import StudiedIndex, StudyConfig
 
 TARGETS = (0.9, 0.95, 0.99)  # that `auto` is tuned for
 POINTS_PER_LIST = 39  # FAISS warns of lists trained on fewer

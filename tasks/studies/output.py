@@ -9,9 +9,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from storage.atomic import Scratch
-from tasks.studies import plots
-from tasks.studies.rows import Row, write_rows
+from indexmill.storage.atomic import Scratch
+from indexmill.tasks.studies import plots
+from indexmill.tasks.studies.rows import Row, write_rows
 
 
 def write_study(scratch: Scratch, folder: Path, about: dict[str, Any], rows: Sequence[Row]) -> list[Path]:
@@ -38,7 +38,7 @@ def write_study(scratch: Scratch, folder: Path, about: dict[str, Any], rows: Seq
 def _page(about: dict[str, Any], rows: Sequence[Row], drawn: dict[str, str]) -> str:
     """One page that opens from disk with no network. Everything from data is escaped by the template, and in the plots by matplotlib."""
     environment = Environment(
-        loader=PackageLoader("tasks.studies"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("indexmill.tasks.studies"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     encoders = []
     for name in dict.fromkeys(row.encoder for row in rows):

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from tasks.studies.rows import Row
+from indexmill.tasks.studies.rows import Row
 
 INK = "#6b7280"  # readable on light and on dark paper
 COLOURS = ("#111827", "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#0891b2", "#bcbd22", "#e377c2")

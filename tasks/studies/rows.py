@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 import pyarrow as pa
 
-from storage import tables
-from storage.records import Frozen
+from indexmill.storage import tables
+from indexmill.storage.records import Frozen
 
 TYPES: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 

@@ -7,8 +7,8 @@ import signal
 import time
 from pathlib import Path
 
-from tasks.checks.decoder import Request
-from tasks.checks.images import Limits, UnreadableImage
+from indexmill.tasks.checks.decoder import Request
+from indexmill.tasks.checks.images import Limits, UnreadableImage
 
 
 def moody(request: Request, limits: Limits) -> str:

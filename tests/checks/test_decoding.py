@@ -14,12 +14,12 @@ from broken_files import broken_files
 from decoders import crash_once, moody, process
 from sound_files import sound_files
 
-from storage.digests import content_digest
-from storage.errors import IndexmillError
-from tasks.checks import decoding
-from tasks.checks.decoder import Request
-from tasks.checks.decoding import AHEAD, Decoders
-from tasks.checks.images import Limits, UnreadableImage, perceptual_hash, read_image
+from indexmill.storage.digests import content_digest
+from indexmill.storage.errors import IndexmillError
+from indexmill.tasks.checks import decoding
+from indexmill.tasks.checks.decoder import Request
+from indexmill.tasks.checks.decoding import AHEAD, Decoders
+from indexmill.tasks.checks.images import Limits, UnreadableImage, perceptual_hash, read_image
 
 LIMITS = Limits(max_pixels=1_000_000, min_side=2, max_aspect_ratio=50)
 
@@ -146,8 +146,9 @@ def test_a_killed_caller_leaves_no_process(tmp_path: Path) -> None:
     """The processes end by themselves when the other side is gone without a word."""
     code = (
         "import os, signal, sys; sys.path[:0] = sys.argv[1:]\n"
-        "from decoders import process; from tasks.checks.decoding import Decoders; from tasks.checks.decoder import Request\n"
-        "from tasks.checks.images import Limits\n"
+        "from decoders import process\nfrom indexmill.tasks.checks.decoding import Decoders\n"
+        "from indexmill.tasks.checks.decoder import Request\n"
+        "from indexmill.tasks.checks.images import Limits\n"
         "pool = Decoders(Limits(), 5, decode=process); print(*pool.groups([Request('x', '')]), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -174,7 +175,7 @@ def test_a_process_that_cannot_start_stops_the_run(monkeypatch: pytest.MonkeyPat
 
 def test_the_process_imports_little() -> None:
     """It starts in a fraction of a second since neither Prefect nor what needs it is loaded."""
-    code = "import sys, tasks.checks.decoder; print(*sys.modules)"
+    code = "import sys, indexmill.tasks.checks.decoder; print(*sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)})
     assert not {"prefect", "torch", "polars", "pyarrow", "pandera", "pydantic", "scipy", "pandas"} & set(said.stdout.split())
 

@@ -14,8 +14,8 @@ from pictures import Kind, saved, scene
 from PIL import Image
 from sound_files import sound_files
 
-from tasks.checks.images import UNLIMITED, Limits, UnreadableImage, read_image
-from tasks.checks.pixels import visible
+from indexmill.tasks.checks.images import UNLIMITED, Limits, UnreadableImage, read_image
+from indexmill.tasks.checks.pixels import visible
 
 LIMITS = Limits(max_pixels=10_000_000, min_side=2, max_aspect_ratio=50)
 KINDS = [*sound_files(), *broken_files()]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.loading import load_config, names
-from storage.errors import InputError
+from indexmill.configs.loading import load_config, names
+from indexmill.storage.errors import InputError
 
 GOOD = """name: mine
 dataset:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from storage.embeddings import EmbeddingStore
-from storage.records import EmbeddingSet, FileRef, Side
-from storage.root import Root
+from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.storage.records import EmbeddingSet, FileRef, Side
+from indexmill.storage.root import Root
 
 
 def stored(

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.evaluation.comparing import since
+from indexmill.tasks.evaluation.comparing import since
 
 
 def written(folder: Path, rows: list[tuple[int, float | None, list[int]]], items: dict[int, str]) -> tuple[Path, Path]:

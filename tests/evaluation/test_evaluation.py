@@ -15,25 +15,25 @@ from ir_measures import AP, IPrec
 from scipy.stats import spearmanr
 from sets import scored, stored
 
-from configs.models import IndexConfig
-from storage.index_records import SearchSetting
-from storage.records import EmbeddingSet, Side
-from storage.root import Root
-from tasks.evaluation.agreement import agreement, agreement_figures, cuts
-from tasks.evaluation.answers import Answers, answers
-from tasks.evaluation.both_ways import caption_figures
-from tasks.evaluation.examples import chosen_rows
-from tasks.evaluation.figures import means
-from tasks.evaluation.full_depth import full_depth
-from tasks.evaluation.graded import graded
-from tasks.evaluation.judging import Judge
-from tasks.evaluation.sweep import sweep
-from tasks.evaluation.trec import write_qrels, write_run
-from tasks.evaluation.truth import ground_truth
-from tasks.evaluation.writing import write_per_label, write_per_query
-from tasks.indexes.rerank import store
-from tasks.indexes.searcher import Searcher
-from tasks.measures.precision_recall import interpolated_precision
+from indexmill.configs.models import IndexConfig
+from indexmill.storage.index_records import SearchSetting
+from indexmill.storage.records import EmbeddingSet, Side
+from indexmill.storage.root import Root
+from indexmill.tasks.evaluation.agreement import agreement, agreement_figures, cuts
+from indexmill.tasks.evaluation.answers import Answers, answers
+from indexmill.tasks.evaluation.both_ways import caption_figures
+from indexmill.tasks.evaluation.examples import chosen_rows
+from indexmill.tasks.evaluation.figures import means
+from indexmill.tasks.evaluation.full_depth import full_depth
+from indexmill.tasks.evaluation.graded import graded
+from indexmill.tasks.evaluation.judging import Judge
+from indexmill.tasks.evaluation.sweep import sweep
+from indexmill.tasks.evaluation.trec import write_qrels, write_run
+from indexmill.tasks.evaluation.truth import ground_truth
+from indexmill.tasks.evaluation.writing import write_per_label, write_per_query
+from indexmill.tasks.indexes.rerank import store
+from indexmill.tasks.indexes.searcher import Searcher
+from indexmill.tasks.measures.precision_recall import interpolated_precision
 
 DIM = 16
 

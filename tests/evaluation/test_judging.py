@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from sets import scored, stored
 
-from storage.records import Side
-from storage.root import Root
-from tasks.evaluation.answers import Answers
-from tasks.evaluation.judging import Judge
+from indexmill.storage.records import Side
+from indexmill.storage.root import Root
+from indexmill.tasks.evaluation.answers import Answers
+from indexmill.tasks.evaluation.judging import Judge
 
 SIDES: list[Side] = ["database"] * 6 + ["query"] * 3
 LABELS = ["a", "a", "b", "a", None, "b", "a", "b", "c"]

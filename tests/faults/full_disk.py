@@ -19,17 +19,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from storage import atomic
-from storage.errors import IndexmillError
-from storage.root import Root
-from storage.snapshots import Snapshots
+from indexmill.storage import atomic
+from indexmill.storage.errors import IndexmillError
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
 
 BYTES = 256 << 20
 task = json.loads(sys.argv[1])
 disk = Path(task["mount"])
 subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={BYTES}", "none", str(disk)], check=True)
 
-from flows.build_index import build_index  # noqa: E402  (Prefect is slow to import, and mounting may not be allowed)
+from indexmill.flows.build_index import build_index  # noqa: E402  (Prefect is slow to import, and mounting may not be allowed)
 
 
 def build(root: Path, pictures: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from storage import atomic
+from indexmill.storage import atomic
 
 when, which = sys.argv[1:3]
 commit = atomic.commit
@@ -32,7 +32,7 @@ def deadly(temporary: Path, target: Path) -> None:
 atomic.commit = deadly  # before anything else binds it
 sys.argv = ["indexmill", *sys.argv[3:]]
 
-from flows.cli import main  # noqa: E402
+from indexmill.flows.cli import main  # noqa: E402
 
 try:
     main()

@@ -15,11 +15,11 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 
-from storage import atomic, catalog
-from storage.embeddings import EmbeddingStore
-from storage.manifests import Manifest
-from storage.root import Root
-from storage.snapshots import Snapshots
+from indexmill.storage import atomic, catalog
+from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.storage.manifests import Manifest
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
 from tests.conftest import QUICK
 
 HERE = Path(__file__).parent

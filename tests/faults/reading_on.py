@@ -14,7 +14,7 @@ from pathlib import Path
 
 import faiss
 
-from serve import open_index
+from indexmill.serve import open_index
 
 root, name, threads, end = sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
 answers, troubles = Counter[str](), list[str]()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from flows.cli import app
-from storage.collecting import collect
-from storage.root import Root
+from indexmill.flows.cli import app
+from indexmill.storage.collecting import collect
+from indexmill.storage.root import Root
 from tests.conftest import Build
 from tests.faults.killing import HERE, SETTINGS, agrees, arguments, at_commit
 
@@ -24,7 +24,7 @@ def test_a_second_build_and_the_collector_are_refused_by_name_while_the_first_go
     root = tmp_path / "root"
 
     def others() -> list[tuple[int, str]]:
-        command = [sys.executable, "-m", "flows.cli", *arguments(root, digits)]
+        command = [sys.executable, "-m", "indexmill.flows.cli", *arguments(root, digits)]
         second = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, timeout=120)
         collector = CliRunner().invoke(app, ["gc", "--days", "0", "--root", str(root)])
         return [(second.returncode, second.stderr), (collector.exit_code, collector.stderr)]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from storage.collecting import collect
-from storage.retention import retain
-from storage.root import Root
-from storage.snapshots import Snapshots
+from indexmill.storage.collecting import collect
+from indexmill.storage.retention import retain
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
 from tests.conftest import Build
 from tests.faults.killing import SETTINGS, agrees
 from tests.storage.test_snapshots import publish

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.disk import disk_fault
-from storage.errors import RootUnusable
+from indexmill.storage.disk import disk_fault
+from indexmill.storage.errors import RootUnusable
 from tests.conftest import Build
 from tests.faults.killing import HERE, SETTINGS
 from tests.faults.test_many_nights import noise
@@ -74,14 +74,14 @@ def test_a_read_only_root_can_be_read_and_refuses_what_writes(quick_build: Build
 import json, os, sys, tempfile
 os.environ["HOME"] = {str(home)!r}
 os.environ["TMPDIR"] = {str(home)!r}
-from flows.environment import prepare_environment
+from indexmill.flows.environment import prepare_environment
 from typer.testing import CliRunner
-from flows.cli import app
+from indexmill.flows.cli import app
 said = []
 for command in json.loads(sys.argv[1]):
     run = CliRunner().invoke(app, [*command, "--root", {str(mount)!r}])
     said.append([run.exit_code, run.output, run.stderr])
-from serve import open_index
+from indexmill.serve import open_index
 assert open_index({str(mount)!r}, "demo-images").search(images=[{str(picture)!r}], k=1).results[0][0].rank == 1
 print(json.dumps(said))
 """

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from storage.root import Root
-from storage.snapshots import Snapshots
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
 from tests.conftest import Build
 from tests.faults.killing import SETTINGS, agrees, items, killed, run
 

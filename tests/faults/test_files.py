@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
-from storage.errors import IndexmillError
-from storage.root import Root
-from storage.snapshots import Snapshots
+from indexmill.flows.cli import app
+from indexmill.storage.errors import IndexmillError
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
 from tests.conftest import Build
 from tests.faults.killing import SETTINGS, agrees, at_commit, items
 
@@ -71,7 +71,7 @@ def harmed(root: Path, harms: Harms) -> int:
 @pytest.fixture(scope="module")
 def nights(encoded_digits: Path, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
     """A root after its first night, the pictures of the second, and what that one gives there undisturbed."""
-    from flows.build_index import build_index
+    from indexmill.flows.build_index import build_index
 
     folder = tmp_path_factory.mktemp("nights")
     root, pictures = folder / "root", Path(shutil.copytree(digits, folder / "pictures"))

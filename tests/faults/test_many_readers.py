@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.root import Root
-from storage.snapshots import Snapshots
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
 from tests.conftest import Build
 from tests.faults.killing import HERE
 from tests.serve.publishing import publish_again
@@ -50,7 +50,7 @@ def test_a_reader_that_finds_its_snapshot_replaced_and_gone_takes_the_next(
     quick_build: Build, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between reading the pointer and opening the manifest: with one snapshot kept that is all it takes."""
-    from serve import open_index
+    from indexmill.serve import open_index
 
     quick_build(digits)
     said, pointed = [], Snapshots.pointed

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from storage import atomic, stopping
-from storage.root import Root
-from storage.snapshots import Snapshots
-from storage.stopping import Stopped
-from tasks.progress import track
+from indexmill.storage import atomic, stopping
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
+from indexmill.storage.stopping import Stopped
+from indexmill.tasks.progress import track
 from tests.conftest import Build
 from tests.faults.killing import HERE, SETTINGS, agrees, arguments, items, processes_of
 
@@ -31,7 +31,7 @@ def test_sigterm_to_all_of_a_build_stops_it_in_good_order(digits: Path, tmp_path
     """Sent to the whole process group, as a terminal or a service manager does, while the first shard of vectors is encoded: that shard is
     committed, the run is Cancelled, the command says what to do, and nothing runs on."""
     root = tmp_path / "root"
-    command = [sys.executable, "-m", "flows.cli", *arguments(root, digits)]
+    command = [sys.executable, "-m", "indexmill.flows.cli", *arguments(root, digits)]
     process = subprocess.Popen(command, env=OWN_SERVER, cwd=HERE.parents[1], stderr=subprocess.PIPE, text=True, process_group=0)
     assert process.stderr is not None
     said = ""
@@ -111,7 +111,8 @@ def cancelled(server: str, digits: Path, tmp_path: Path) -> Iterator[str]:
     with get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name="stopped", type="process"))
         deployment = client.create_deployment(
-            client.create_flow_from_name("build-index"), "stopped", entrypoint="flows.build_index.build_index", path=str(HERE.parents[1]),
+            client.create_flow_from_name("build-index"), "stopped",
+            entrypoint="indexmill.flows.build_index.build_index", path=str(HERE.parents[1]),
             parameters={"config": "demo-images", **parameters}, work_pool_name="stopped",
         )  # fmt: skip
         run = client.create_flow_run_from_deployment(deployment)
@@ -147,7 +148,7 @@ def test_a_run_that_is_cancelled_in_prefect_is_cancelled_and_keeps_what_it_finis
 
 def test_a_build_that_waits_for_others_is_stopped_at_once(server: str, digits: Path, tmp_path: Path) -> None:
     """A collector has the root alone, for long: the first signal ends the build that waits for it."""
-    from flows.build_index import build_index
+    from indexmill.flows.build_index import build_index
 
     with Root(tmp_path / "root").alone("indexmill gc"):
         signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(signal.SIGTERM))

@@ -15,16 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 from prefect.artifacts import Artifact
 
-from configs.encoders import EncoderConfig
-from flows.history import bars, read_history
-from flows.summary import Summary
-from storage.errors import InputError, Refused
-from storage.history import remembered
-from storage.manifests import Manifest
-from storage.metrics_file import MetricsFile
-from storage.root import Root
-from storage.snapshots import Snapshots
-from tasks.encoders.process import EncoderProcess
+from indexmill.configs.encoders import EncoderConfig
+from indexmill.flows.history import bars, read_history
+from indexmill.flows.summary import Summary
+from indexmill.storage.errors import InputError, Refused
+from indexmill.storage.history import remembered
+from indexmill.storage.manifests import Manifest
+from indexmill.storage.metrics_file import MetricsFile
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
+from indexmill.tasks.encoders.process import EncoderProcess
 from tests.conftest import QUICK, Build
 
 STAGES = ["ingest", "validate", "split", "encode", "train", "shard", "tune", "evaluate", "publish"]
@@ -161,7 +161,7 @@ ARTEFACTS = {
 @pytest.fixture(scope="module")
 def whole(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A finished build with two embedding parts and two shards, to be copied and damaged."""
-    from flows.build_index import build_index
+    from indexmill.flows.build_index import build_index
 
     root = tmp_path_factory.mktemp("whole") / "root"
     return root, build_index("demo-images", str(root), settings(digits))

@@ -17,14 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
-from flows.merge import merge_index
-from storage.embeddings import EmbeddingStore
-from storage.errors import InputError
-from storage.root import Root
-from storage.snapshots import Snapshots, seal
-from tasks.indexes.merging import merge_shards
-from tasks.indexes.published import PublishedIndex
+from indexmill.flows.cli import app
+from indexmill.flows.merge import merge_index
+from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.storage.errors import InputError
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots, seal
+from indexmill.tasks.indexes.merging import merge_shards
+from indexmill.tasks.indexes.published import PublishedIndex
 from tests.conftest import QUICK
 
 REPOSITORY = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ REPOSITORY = Path(__file__).parents[2]
 def indexmill(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
+        [sys.executable, "-m", "indexmill.flows.cli", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
         env={**os.environ, **(env or {})},
     )  # fmt: skip
 
@@ -100,7 +100,7 @@ def test_a_root_that_cannot_be_written_is_refused(digits: Path, tmp_path: Path) 
 
 def test_a_running_build_keeps_a_second_one_out(server: str, digits: Path, tmp_path: Path) -> None:
     """One build of one index at a time."""
-    from storage.lease import lease
+    from indexmill.storage.lease import lease
 
     with lease(tmp_path / "root" / "indexes" / "demo-images" / "lease", holder="the night's own"):
         assert "the night's own" in refused(*build_arguments(tmp_path / "root", digits))
@@ -239,7 +239,7 @@ def test_a_snapshot_that_is_merged_is_held(built: Path, tmp_path: Path, monkeypa
         tried.append(True)
         return merge_shards(*arguments, **options)
 
-    monkeypatch.setattr("flows.merge.merge_shards", merged)
+    monkeypatch.setattr("indexmill.flows.merge.merge_shards", merged)
     assert merge_index(str(built), "demo-images", tmp_path / "merged.faiss", "1GB")["vectors"] == 120
     assert tried == [True]
     with manifest.open() as handle:
@@ -271,7 +271,7 @@ def test_the_catalog_lists_builds(built: Path) -> None:
 def test_pipelines_and_check_answer_without_loading_anything_heavy() -> None:
     """Speaking takes no torch, no FAISS, no Prefect."""
     code = (
-        "import sys; from typer.testing import CliRunner; from flows.cli import app\n"
+        "import sys; from typer.testing import CliRunner; from indexmill.flows.cli import app\n"
         "for arguments in (['--help'], ['pipelines'], ['check', 'demo-text']):\n"
         "    assert CliRunner().invoke(app, arguments).exit_code == 0\n"
         "print([name for name in ('torch', 'faiss', 'prefect', 'polars', 'matplotlib', 'duckdb') if name in sys.modules])"

@@ -13,18 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from configs.encoders import OpenClipEncoder
-from flows.search import search_index
-from storage.digests import content_digest
-from storage.embeddings import EmbeddingStore
-from storage.errors import InputError
-from storage.experience import recall_experience
-from storage.manifests import Manifest
-from storage.records import SplitDataset
-from storage.root import Root
-from storage.snapshots import Snapshots
-from tasks.encoders import identify
-from tasks.encoders.device import device_name
+from indexmill.configs.encoders import OpenClipEncoder
+from indexmill.flows.search import search_index
+from indexmill.storage.digests import content_digest
+from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.storage.errors import InputError
+from indexmill.storage.experience import recall_experience
+from indexmill.storage.manifests import Manifest
+from indexmill.storage.records import SplitDataset
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
+from indexmill.tasks.encoders import identify
+from indexmill.tasks.encoders.device import device_name
 from tests.conftest import Build
 from tests.tasks.checkpoints import clip_folder
 
@@ -180,7 +180,7 @@ def test_items_whose_vector_cannot_be_searched_are_rejected_with_their_reason(bu
 
 def test_a_lost_process_is_replaced_and_its_shard_encoded_again(build: Build, pictures: Path, tmp_path: Path) -> None:
     """SIGTERM to the encoding process at its first progress: Prefect tries the shard again, and nothing is missing."""
-    from tasks.encoders import process
+    from indexmill.tasks.encoders import process
 
     told: list[int] = []
     ask = process.EncoderProcess._ask
@@ -204,8 +204,8 @@ def test_a_lost_process_is_replaced_and_its_shard_encoded_again(build: Build, pi
 
 def test_one_new_item_among_a_hundred_thousand_is_encoded_alone(server: str, root: Root, clip: str) -> None:
     """99,999 contents are in the store: one shard of one row is planned, and the store grows by one part of one row."""
-    from tasks.encode import encode
-    from tasks.encoders.process import EncoderProcess
+    from indexmill.tasks.encode import encode
+    from indexmill.tasks.encoders.process import EncoderProcess
 
     count = 100_000
     texts = [f"text {number}" for number in range(count)]

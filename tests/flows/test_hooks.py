@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from storage.errors import InputError, Refused
+from indexmill.storage.errors import InputError, Refused
 from tests.conftest import Build
 
 
@@ -59,7 +59,7 @@ def test_only_the_kind_of_a_foreign_error_is_told(
     def broken(*arguments: object) -> None:
         raise ValueError("postgresql://user:secret@host")
 
-    monkeypatch.setattr("flows.build_index.check_factory", broken)
+    monkeypatch.setattr("indexmill.flows.build_index.check_factory", broken)
     with pytest.raises(ValueError, match="secret"):
         quick_build(pictures)
     (told,) = heard

@@ -17,10 +17,10 @@ import httpx
 import psutil
 import pytest
 
-from flows.provisioning import ZOMBIES
-from storage.root import Root
-from storage.snapshots import Snapshots
-from tasks.policy import STAGES
+from indexmill.flows.provisioning import ZOMBIES
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
+from indexmill.tasks.policy import STAGES
 from tests.conftest import QUICK
 from tests.flows.postgres import free_port, postgres, program
 from tests.test_docs import DEPLOYMENTS

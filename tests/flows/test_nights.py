@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from storage.manifests import Manifest
-from storage.root import Root
-from storage.snapshots import Snapshots
+from indexmill.storage.manifests import Manifest
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
 from tests.conftest import Build
 
 # Shards of about 30 items (1,280 float32 numbers and an id), and a training that outlives a few new pictures.

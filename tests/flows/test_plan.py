@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from flows.planning import Plan, available_memory, check_fit
-from storage.errors import InputError
+from indexmill.flows.planning import Plan, available_memory, check_fit
+from indexmill.storage.errors import InputError
 from tests.conftest import Build
 
 
 @pytest.fixture
 def plan(server: str, tmp_path: Path) -> Any:
     """Run the flow `plan-index` as `build` runs its own."""
-    from flows.plan_index import plan_index
+    from indexmill.flows.plan_index import plan_index
 
     def run(pictures: Path, *settings: str) -> dict[str, Any]:
         return plan_index("demo-images", str(tmp_path / "root"), [f"dataset.path={pictures}", "encoder.precision=float32", *settings])
@@ -66,7 +66,7 @@ def test_a_build_without_room_stops_before_it_encodes(
     build: Build, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The machine says that one megabyte of memory is left."""
-    monkeypatch.setattr("flows.planning.available_memory", lambda: 10**6)
+    monkeypatch.setattr("indexmill.flows.planning.available_memory", lambda: 10**6)
     with pytest.raises(InputError, match=r"of memory are needed, 1\.0 MB are there"):
         build(pictures)
     assert not (tmp_path / "root" / "embeddings").exists()

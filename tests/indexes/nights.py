@@ -8,18 +8,18 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from configs.models import IndexConfig
-from storage import tables
-from storage.digests import content_digest
-from storage.embeddings import EmbeddingStore
-from storage.index_records import Shard, TrainedIndex
-from storage.records import EmbeddingSet
-from storage.root import Root
-from tasks.indexes.factory import ivf_of
-from tasks.indexes.files import read_index
-from tasks.indexes.reuse import trained_for
-from tasks.indexes.searcher import Searcher
-from tasks.indexes.shards import Filled, fill_shards
+from indexmill.configs.models import IndexConfig
+from indexmill.storage import tables
+from indexmill.storage.digests import content_digest
+from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.storage.index_records import Shard, TrainedIndex
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.tasks.indexes.factory import ivf_of
+from indexmill.tasks.indexes.files import read_index
+from indexmill.tasks.indexes.reuse import trained_for
+from indexmill.tasks.indexes.searcher import Searcher
+from indexmill.tasks.indexes.shards import Filled, fill_shards
 
 SCHEMA = pa.schema({"item_id": pa.int64(), "content_digest": pa.string(), "side": pa.string(), "leak": pa.bool_()})
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tasks.indexes.assignment import Room, Slot, assign, fill_order, mostly_dead, room
+from indexmill.tasks.indexes.assignment import Room, Slot, assign, fill_order, mostly_dead, room
 
 Rows = dict[int, str]  # item id -> content
 

@@ -8,18 +8,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from configs.models import IndexConfig
-from storage import tables
-from storage.embeddings import joined, vectors
-from storage.index_records import IndexShards, TrainedIndex
-from storage.records import EmbeddingSet, Side
-from storage.root import Root
-from tasks.indexes import choice, choosing
-from tasks.indexes.factory import METRICS
-from tasks.indexes.opening import open_searcher
-from tasks.indexes.reuse import trained_for
-from tasks.indexes.shards import Filled, fill_shards
-from tasks.tune import tune
+from indexmill.configs.models import IndexConfig
+from indexmill.storage import tables
+from indexmill.storage.embeddings import joined, vectors
+from indexmill.storage.index_records import IndexShards, TrainedIndex
+from indexmill.storage.records import EmbeddingSet, Side
+from indexmill.storage.root import Root
+from indexmill.tasks.indexes import choice, choosing
+from indexmill.tasks.indexes.factory import METRICS
+from indexmill.tasks.indexes.opening import open_searcher
+from indexmill.tasks.indexes.reuse import trained_for
+from indexmill.tasks.indexes.shards import Filled, fill_shards
+from indexmill.tasks.tune import tune
 from tests.indexes.nights import Database, centres, clustered
 
 DIM, ITEMS = 32, 3000

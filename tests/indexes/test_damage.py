@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.models import IndexConfig
-from storage.errors import IndexmillError
-from storage.index_records import SearchSetting, TunedIndex
-from storage.manifests import Manifest
-from storage.root import Root
-from storage.snapshots import Snapshots
-from tasks.indexes.pool import shard_in_snapshot, snapshot_names
-from tasks.indexes.published import PublishedIndex
+from indexmill.configs.models import IndexConfig
+from indexmill.storage.errors import IndexmillError
+from indexmill.storage.index_records import SearchSetting, TunedIndex
+from indexmill.storage.manifests import Manifest
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
+from indexmill.tasks.indexes.pool import shard_in_snapshot, snapshot_names
+from indexmill.tasks.indexes.published import PublishedIndex
 from tests.indexes.nights import Database, centres, clustered, night
 
 COPIES = int(os.environ.get("INDEXMILL_DAMAGED", "200"))

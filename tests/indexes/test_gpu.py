@@ -6,9 +6,9 @@ import faiss
 import numpy as np
 import pytest
 
-from storage.versions import installed
-from tasks.indexes.factory import METRICS
-from tasks.indexes.gpu import clustering, knn
+from indexmill.storage.versions import installed
+from indexmill.tasks.indexes.factory import METRICS
+from indexmill.tasks.indexes.gpu import clustering, knn
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])

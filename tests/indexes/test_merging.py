@@ -8,11 +8,11 @@ import faiss
 import numpy as np
 import pytest
 
-from configs.models import IndexConfig
-from storage.errors import DamagedFile, InputError
-from storage.root import Root
-from tasks.indexes.infos import index_infos
-from tasks.indexes.merging import merge_shards
+from indexmill.configs.models import IndexConfig
+from indexmill.storage.errors import DamagedFile, InputError
+from indexmill.storage.root import Root
+from indexmill.tasks.indexes.infos import index_infos
+from indexmill.tasks.indexes.merging import merge_shards
 from tests.indexes.nights import Database, centres, clustered, night, searcher
 
 DIM = 16

@@ -9,11 +9,11 @@ import faiss
 import numpy as np
 import pytest
 
-from tasks.indexes import narrowing
-from tasks.indexes.narrowing import search_narrowed, vectors_of
-from tasks.indexes.rerank import store
-from tasks.indexes.searcher import Searcher, one_thread_here
-from tasks.indexes.spill import filled, train_spilled
+from indexmill.tasks.indexes import narrowing
+from indexmill.tasks.indexes.narrowing import search_narrowed, vectors_of
+from indexmill.tasks.indexes.rerank import store
+from indexmill.tasks.indexes.searcher import Searcher, one_thread_here
+from indexmill.tasks.indexes.spill import filled, train_spilled
 
 N, DIM, K = 1500, 32, 10
 FAMILIES = ["Flat", "IVF16,Flat", "IVF16,SQ8", "HNSW16", "PCA32,IVF16,Flat", "IVF16,Flat re-ranked", "Flat re-ranked", "spilled"]

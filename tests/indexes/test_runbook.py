@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from configs.models import IndexConfig
-from storage.root import Root
+from indexmill.configs.models import IndexConfig
+from indexmill.storage.root import Root
 from tests.indexes.runbook import DRIFTING, play
 
 CONFIG = IndexConfig.model_validate({"factory": "IVF16,Flat", "shard_bytes": 1500 * (4 * 16 + 8), "drift": {"sample": 3000, "probes": 300}})

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.models import IndexConfig, Rerank
-from storage.embeddings import joined, vectors
-from storage.root import Root
-from tasks.indexes.files import read_index
-from tasks.indexes.shards import Filled, bytes_an_item
+from indexmill.configs.models import IndexConfig, Rerank
+from indexmill.storage.embeddings import joined, vectors
+from indexmill.storage.root import Root
+from indexmill.tasks.indexes.files import read_index
+from indexmill.tasks.indexes.shards import Filled, bytes_an_item
 from tests.indexes.nights import Database, centres, clustered, held, night, searcher
 
 DIM = 16

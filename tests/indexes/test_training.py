@@ -6,12 +6,12 @@ import faiss
 import numpy as np
 import pytest
 
-from configs.models import DriftConfig, IndexConfig
-from storage.root import Root
-from tasks.indexes.drift import changed, drift, errors, imbalance, judge
-from tasks.indexes.files import read_index
-from tasks.indexes.reuse import trained_for
-from tasks.indexes.training import sample_size, train_index
+from indexmill.configs.models import DriftConfig, IndexConfig
+from indexmill.storage.root import Root
+from indexmill.tasks.indexes.drift import changed, drift, errors, imbalance, judge
+from indexmill.tasks.indexes.files import read_index
+from indexmill.tasks.indexes.reuse import trained_for
+from indexmill.tasks.indexes.training import sample_size, train_index
 from tests.indexes.nights import Database, centres, clustered
 
 DIM = 16

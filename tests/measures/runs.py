@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.indexes.searcher import best
-from tasks.measures.judgements import Judgements
-from tasks.measures.per_query import per_query
+from indexmill.tasks.indexes.searcher import best
+from indexmill.tasks.measures.judgements import Judgements
+from indexmill.tasks.measures.per_query import per_query
 
 KS = (1, 3, 10)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.measures.neighbours import distance_ratio_at, distance_recall_at, exact_search, in_common, overlap_at, share_below
+from indexmill.tasks.measures.neighbours import distance_ratio_at, distance_recall_at, exact_search, in_common, overlap_at, share_below
 
 
 def test_distance_ratio_by_hand() -> None:
@@ -56,7 +56,7 @@ def test_ids_in_common_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     left, right = (np.stack([random.permutation(12)[:5] - 1 for _ in range(20)]) for _ in range(2))
     expected = [len((set(a) & set(b)) - {-1}) for a, b in zip(left.tolist(), right.tolist(), strict=True)]
     assert in_common(left, right).tolist() == expected
-    monkeypatch.setattr("tasks.measures.neighbours.COMPARED", 3)
+    monkeypatch.setattr("indexmill.tasks.measures.neighbours.COMPARED", 3)
     assert in_common(left, right).tolist() == expected
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.measures.confusion import Confusion, largest_confusions
-from tasks.measures.labels import UNLABELLED
-from tasks.measures.per_label import mean_of_labels, per_label
+from indexmill.tasks.measures.confusion import Confusion, largest_confusions
+from indexmill.tasks.measures.labels import UNLABELLED
+from indexmill.tasks.measures.per_label import mean_of_labels, per_label
 
 
 def test_means_divide_by_the_queries_of_the_label() -> None:

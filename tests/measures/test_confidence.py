@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tasks.measures.confidence import intervals, resample_counts
-from tasks.measures.significance import aligned, compare
+from indexmill.tasks.measures.confidence import intervals, resample_counts
+from indexmill.tasks.measures.significance import aligned, compare
 
 
 def test_intervals_are_scipys_bca() -> None:
@@ -36,7 +36,7 @@ def test_the_same_seed_gives_the_same_interval_whatever_the_blocks(monkeypatch: 
     """Ten draws at a time or a million."""
     values = np.random.default_rng(0).random((7, 2))
     whole = intervals(values, resamples=50, seed=3)
-    monkeypatch.setattr("tasks.measures.confidence.DRAWS_AT_ONCE", 10)
+    monkeypatch.setattr("indexmill.tasks.measures.confidence.DRAWS_AT_ONCE", 10)
     assert np.array(intervals(values, resamples=50, seed=3)) == pytest.approx(np.array(whole), abs=1e-12)
     assert not np.allclose(np.array(intervals(values, resamples=50, seed=4))[1:], np.array(whole)[1:])
 

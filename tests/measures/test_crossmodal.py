@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.measures.crossmodal import both_ways, first_ranks, partner_ranks, rank_figures
+from indexmill.tasks.measures.crossmodal import both_ways, first_ranks, partner_ranks, rank_figures
 
 
 def test_the_first_of_several_partners_counts_and_ties_stand_by_row() -> None:
@@ -44,7 +44,7 @@ def test_ranks_in_blocks_are_those_of_a_stable_sort(seed: int, at_once: int) -> 
     order = np.argsort(-(queries @ candidates.T), axis=1, kind="stable")
     expected = [next((rank for rank, at in enumerate(row, 1) if owner[at] == mine), 0) for row, mine in zip(order, own, strict=True)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.measures.crossmodal.SCORES_AT_ONCE", at_once)
+        patch.setattr("indexmill.tasks.measures.crossmodal.SCORES_AT_ONCE", at_once)
         assert partner_ranks(queries, candidates, own, owner).tolist() == expected
 
 

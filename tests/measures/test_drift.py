@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.measures.drift import changed_items, churn_at, item_changes
+from indexmill.tasks.measures.drift import changed_items, churn_at, item_changes
 
 
 def test_churn_by_hand() -> None:

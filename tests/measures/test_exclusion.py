@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.measures.exclusion import UNGROUPED, moved_up, own_places, own_relevant
-from tasks.measures.groups import Groups
-from tasks.measures.relevance import precision_at, recall_at
+from indexmill.tasks.measures.exclusion import UNGROUPED, moved_up, own_places, own_relevant
+from indexmill.tasks.measures.groups import Groups
+from indexmill.tasks.measures.relevance import precision_at, recall_at
 
 
 def test_own_places_are_the_query_and_its_group() -> None:

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from tasks.measures.full_depth import full_average_precision, relevant_ranks
-from tasks.measures.labels import UNLABELLED
-from tasks.measures.relevance import average_precision
+from indexmill.tasks.measures.full_depth import full_average_precision, relevant_ranks
+from indexmill.tasks.measures.labels import UNLABELLED
+from indexmill.tasks.measures.relevance import average_precision
 
 
 def test_without_ties_it_is_scikit_learns() -> None:
@@ -46,6 +46,6 @@ def test_with_ties_and_own_items_it_is_a_stable_sort_without_them(seed: int, at_
         hits = (labels[order] == label) & (label != UNLABELLED)
         expected.append(average_precision(hits[None], np.array([hits.sum()]))[0] if hits.any() else np.nan)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.measures.full_depth.SCORES_AT_ONCE", at_once)
-        patch.setattr("tasks.measures.full_depth.TIES", at_once % 4)
+        patch.setattr("indexmill.tasks.measures.full_depth.SCORES_AT_ONCE", at_once)
+        patch.setattr("indexmill.tasks.measures.full_depth.TIES", at_once % 4)
         assert full_average_precision(queries, asked, database, labels, own) == pytest.approx(expected, nan_ok=True)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tasks.measures.graded import correlations, cosines, pearson, spearman
+from indexmill.tasks.measures.graded import correlations, cosines, pearson, spearman
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import a_run, ours
 
-from tasks.measures.per_query import per_query
-from tasks.measures.rankings import descending, full_rankings
+from indexmill.tasks.measures.per_query import per_query
+from indexmill.tasks.measures.rankings import descending, full_rankings
 
 
 def test_measures_in_small_pieces_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seven places at a time, so every query alone."""
     _, _, found, judged, _ = a_run(9)
     whole = ours(found, judged)
-    monkeypatch.setattr("tasks.measures.per_query.PLACES_AT_ONCE", 7)
+    monkeypatch.setattr("indexmill.tasks.measures.per_query.PLACES_AT_ONCE", 7)
     assert {name: column.tolist() for name, column in ours(found, judged).items()} == {n: c.tolist() for n, c in whole.items()}
 
 
@@ -37,7 +37,7 @@ def test_descending_is_a_stable_sort(seed: int, count: int) -> None:
 
 def test_full_rankings_come_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of two queries over five rows; whole numbers, so that the products are exact and tie."""
-    monkeypatch.setattr("tasks.measures.rankings.SCORES_AT_ONCE", 10)
+    monkeypatch.setattr("indexmill.tasks.measures.rankings.SCORES_AT_ONCE", 10)
     random = np.random.default_rng(0)
     queries, database = random.integers(-2, 3, (5, 3)).astype(np.float32), random.integers(-2, 3, (5, 3)).astype(np.float32)
     blocks = list(full_rankings(queries, database))

@@ -7,8 +7,16 @@ from math import log2
 import numpy as np
 import pytest
 
-from tasks.measures.judgements import Judgements
-from tasks.measures.relevance import average_precision, average_precision_at, hit_rate_at, ideal_hits, ndcg_at, r_precision, reciprocal_rank
+from indexmill.tasks.measures.judgements import Judgements
+from indexmill.tasks.measures.relevance import (
+    average_precision,
+    average_precision_at,
+    hit_rate_at,
+    ideal_hits,
+    ndcg_at,
+    r_precision,
+    reciprocal_rank,
+)
 
 HITS = np.array([[1, 0, 0, 1, 0], [0, 1, 1, 0, 1]], dtype=bool)
 RELEVANT = np.array([3, 9])

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
-from tasks.measures.labels import UNLABELLED
-from tasks.measures.space import balanced_sample, gathered, knn_purity, principal_components, silhouette
-from tasks.measures.tsne import LEAST, affordable, layouts
+from indexmill.tasks.measures.labels import UNLABELLED
+from indexmill.tasks.measures.space import balanced_sample, gathered, knn_purity, principal_components, silhouette
+from indexmill.tasks.measures.tsne import LEAST, affordable, layouts
 
 
 def clusters(count: int, labels: int, spread: float = 0.3, dim: int = 12) -> tuple[np.ndarray, np.ndarray]:

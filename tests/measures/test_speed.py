@@ -8,9 +8,9 @@ import faiss
 import numpy as np
 import pytest
 
-from tasks.indexes.searcher import Searcher
-from tasks.measures.speed import bytes_a_vector, search_speed
-from tasks.measures.timing import encode_share, encode_speed
+from indexmill.tasks.indexes.searcher import Searcher
+from indexmill.tasks.measures.speed import bytes_a_vector, search_speed
+from indexmill.tasks.measures.timing import encode_share, encode_speed
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_queries_are_encoded_one_at_a_time_after_a_warm_up() -> None:
 
 def test_a_slow_part_is_cut_short(monkeypatch: pytest.MonkeyPatch, searcher: Searcher) -> None:
     """With no time at all each is done once."""
-    monkeypatch.setattr("tasks.measures.timing.SECONDS", 0)
+    monkeypatch.setattr("indexmill.tasks.measures.timing.SECONDS", 0)
     figures = search_speed(searcher, np.ones((30, 4), np.float32))
     assert (figures["single_queries"], figures["batch_repeats"]) == (1, 1)
 

@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from storage.embeddings import EmbeddingStore
-from storage.records import EmbeddingSet
-from storage.root import Root
-from tasks.measures.labels import Labels
-from tasks.measures.projection import study_space
+from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.tasks.measures.labels import Labels
+from indexmill.tasks.measures.projection import study_space
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def stored(tmp_path: Path) -> tuple[Root, EmbeddingSet]:
 def test_a_study_is_of_a_balanced_sample_of_the_database_side(stored: tuple[Root, EmbeddingSet], monkeypatch: pytest.MonkeyPatch) -> None:
     """18 of 50 items: both that have no label, 8 of b, 8 of a; two clusters, so purity and silhouette are high; JSON throughout."""
     root, embeddings = stored
-    monkeypatch.setattr("tasks.measures.projection.SAMPLE", 18)
+    monkeypatch.setattr("indexmill.tasks.measures.projection.SAMPLE", 18)
     labels = Labels(root, embeddings)
     study = study_space(root, embeddings, labels, seed=1, seconds=60)
     assert Counter(study["labels"]) == {None: 2, "a": 8, "b": 8}

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from storage.index_records import SearchSetting, TunedIndex
-from storage.manifests import Manifest
-from storage.metrics_file import Compared, GradedPairs, MetricsFile, Rule, Since
-from tasks.reports.contents import Contents, Rejects
+from indexmill.storage.index_records import SearchSetting, TunedIndex
+from indexmill.storage.manifests import Manifest
+from indexmill.storage.metrics_file import Compared, GradedPairs, MetricsFile, Rule, Since
+from indexmill.tasks.reports.contents import Contents, Rejects
 
 KS = (1, 5, 10, 50)
 NOW, LIVE = "000012-abcdef0123", "000011-0123456789"

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tasks.reports import formats, plots, space
-from tasks.reports.trends import sparkline
+from indexmill.tasks.reports import formats, plots, space
+from indexmill.tasks.reports.trends import sparkline
 from tests.reports import made
 
 

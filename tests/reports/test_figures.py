@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from storage.metrics_file import Compared
-from tasks.reports import comparing
-from tasks.reports.contents import Contents
-from tasks.reports.glossary import MEANINGS, meaning, over
-from tasks.reports.html import render_html
-from tasks.reports.markdown import render_markdown
+from indexmill.storage.metrics_file import Compared
+from indexmill.tasks.reports import comparing
+from indexmill.tasks.reports.contents import Contents
+from indexmill.tasks.reports.glossary import MEANINGS, meaning, over
+from indexmill.tasks.reports.html import render_html
+from indexmill.tasks.reports.markdown import render_markdown
 from tests.reports import made
 
 

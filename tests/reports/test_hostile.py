@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from tasks.reports.contents import Contents, Rejects
-from tasks.reports.html import render_html
-from tasks.reports.markdown import render_markdown
+from indexmill.tasks.reports.contents import Contents, Rejects
+from indexmill.tasks.reports.html import render_html
+from indexmill.tasks.reports.markdown import render_markdown
 from tests.reports import made
 
 HOSTILE = (

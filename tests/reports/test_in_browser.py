@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.reports.contents import Contents
-from tasks.reports.html import render_html
+from indexmill.tasks.reports.contents import Contents
+from indexmill.tasks.reports.html import render_html
 from tests.reports import made
 from tests.reports.browser import Browser
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.reports.contents import Contents, Rejects
-from tasks.reports.html import LARGEST, render_html
-from tasks.reports.queries import MOST, picture_path
-from tasks.reports.thumbnails import SIDE, thumbnails
+from indexmill.tasks.reports.contents import Contents, Rejects
+from indexmill.tasks.reports.html import LARGEST, render_html
+from indexmill.tasks.reports.queries import MOST, picture_path
+from indexmill.tasks.reports.thumbnails import SIDE, thumbnails
 from tests.reports import made
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "path", "polyline", "circle", "use"}

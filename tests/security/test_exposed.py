@@ -20,11 +20,11 @@ import yaml
 from huggingface_hub import get_token
 from typer.testing import CliRunner
 
-from flows.build_index import build_index
-from flows.cli import app
-from flows.environment import open_root
-from storage.errors import InputError
-from storage.root import Root
+from indexmill.flows.build_index import build_index
+from indexmill.flows.cli import app
+from indexmill.flows.environment import open_root
+from indexmill.storage.errors import InputError
+from indexmill.storage.root import Root
 from tests.conftest import HOME, QUICK
 from tests.sources.hub_samples import opened
 
@@ -52,7 +52,7 @@ def ran(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("exposed")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_") and name != "MPLCONFIGDIR"}
     changes = [f"dataset.path={digits}", "encoder.precision=float32", "publish.gate.minimum_items=1000", "dataset.limit=60", *QUICK]
-    command = [sys.executable, "-m", "flows.cli", "build", "demo-images", "--root", str(folder / "root"), "--verbose"]
+    command = [sys.executable, "-m", "indexmill.flows.cli", "build", "demo-images", "--root", str(folder / "root"), "--verbose"]
     with broken_webhook() as url, (folder / "said").open("w") as said:
         process = subprocess.Popen(
             [*command, *(part for change in changes for part in ("--set", change))], cwd=REPOSITORY, stdout=said, stderr=said,
@@ -153,7 +153,7 @@ def test_a_refused_token_is_not_told(
     config.write_text(yaml.safe_dump({"name": "sly", "dataset": dataset, "encoder": encoder}))
     with opened(monkeypatch, tmp_path) as hub:
         monkeypatch.setenv("HF_TOKEN", SECRETS["HF_TOKEN"])
-        monkeypatch.setattr("flows.build_index.check_encoder", lambda *inputs: None)
+        monkeypatch.setattr("indexmill.flows.build_index.check_encoder", lambda *inputs: None)
         hub.gated.add("ours/texts")
         assert get_token() == SECRETS["HF_TOKEN"]
         with caplog.at_level("DEBUG"), pytest.raises(InputError, match="accept its terms") as problem:

@@ -18,19 +18,19 @@ from pydantic import ValidationError
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
-from configs.loading import load_config
-from flows.cli import app
-from serve import open_index
-from serve.app import create_app
-from storage import catalog
-from storage.errors import IndexmillError, InputError
-from storage.names import inside, plain
-from storage.records import FileRef
-from storage.root import Root
-from storage.snapshots import Snapshots, seal
-from tasks.sources.archives import unpack
-from tasks.sources.downloads import check_names, commit_of
-from tasks.sources.table import _inside
+from indexmill.configs.loading import load_config
+from indexmill.flows.cli import app
+from indexmill.serve import open_index
+from indexmill.serve.app import create_app
+from indexmill.storage import catalog
+from indexmill.storage.errors import IndexmillError, InputError
+from indexmill.storage.names import inside, plain
+from indexmill.storage.records import FileRef
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots, seal
+from indexmill.tasks.sources.archives import unpack
+from indexmill.tasks.sources.downloads import check_names, commit_of
+from indexmill.tasks.sources.table import _inside
 from tests.storage.test_snapshots import publish
 from tests.tasks.stages import Listed, image_items, paint, rows, validated
 

@@ -16,14 +16,14 @@ import pytest
 from prefect._internal.result_records import ResultRecord
 from prefect.serializers import JSONSerializer
 
-from configs.encoders import EfficientNetLiteEncoder, SentenceTransformersEncoder
-from flows.remembered import holds_record
-from flows.stages import Stages
-from storage.errors import InputError
-from storage.records import Record
-from storage.root import Root
-from tasks.encoders import load_encoder
-from tasks.evaluation.truth import _read
+from indexmill.configs.encoders import EfficientNetLiteEncoder, SentenceTransformersEncoder
+from indexmill.flows.remembered import holds_record
+from indexmill.flows.stages import Stages
+from indexmill.storage.errors import InputError
+from indexmill.storage.records import Record
+from indexmill.storage.root import Root
+from indexmill.tasks.encoders import load_encoder
+from indexmill.tasks.evaluation.truth import _read
 from tests.flows.test_policy_at_work import stage
 from tests.tasks.checkpoints import malicious, sentence_folder
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import uvicorn
 
-from serve.app import create_app
+from indexmill.serve.app import create_app
 from tests.conftest import QUICK
 
 SENTENCES = [
@@ -30,7 +30,7 @@ SENTENCES = [
 @pytest.fixture(scope="session")
 def published(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root of both, only to be read."""
-    from flows.build_index import build_index
+    from indexmill.flows.build_index import build_index
 
     folder = tmp_path_factory.mktemp("published")
     lines = [json.dumps({"key": f"s{n:02d}", "label": label, "text": text}) for n, (label, text) in enumerate(SENTENCES)]

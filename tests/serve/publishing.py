@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from storage.retention import retain
-from storage.root import Root
-from storage.snapshots import Snapshots
+from indexmill.storage.retention import retain
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
 
 
 def publish_again(path: Path, name: str, *, keep: int = 3, live: bool = True, like: str | None = None, **changes: object) -> str:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from serve.server import token_for
-from storage.errors import InputError
+from indexmill.serve.server import token_for
+from indexmill.storage.errors import InputError
 from tests.serve.conftest import SENTENCES, Running, keys, search, sound
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from serve.batching import Batcher
+from indexmill.serve.batching import Batcher
 
 
 class Gate:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve import OpenIndex, open_index
-from serve.queries import BadQuery
-from storage.errors import DamagedFile, InputError
+from indexmill.serve import OpenIndex, open_index
+from indexmill.serve.queries import BadQuery
+from indexmill.storage.errors import DamagedFile, InputError
 from tests.serve.conftest import SENTENCES
 
 

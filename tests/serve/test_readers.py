@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from serve import open_index
+from indexmill.serve import open_index
 from tests.serve.conftest import SENTENCES
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")

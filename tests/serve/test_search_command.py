@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from configs.encoders import SentenceTransformersEncoder
-from flows.cli import app
-from serve import open_index
-from storage.exports import Export, remember_export
-from storage.root import Root
-from tasks.encoders import identify
-from tasks.encoders.sentence_transformers import SentenceTransformersModel
+from indexmill.configs.encoders import SentenceTransformersEncoder
+from indexmill.flows.cli import app
+from indexmill.serve import open_index
+from indexmill.storage.exports import Export, remember_export
+from indexmill.storage.root import Root
+from indexmill.tasks.encoders import identify
+from indexmill.tasks.encoders.sentence_transformers import SentenceTransformersModel
 
 ASKING = """
 import sys
-from flows.search import search_index
+from indexmill.flows.search import search_index
 found = search_index(sys.argv[1], "sentences", text="a boat at sea", image=None, k=4)
 slow = {"torch", "transformers", "sentence_transformers", "pandas", "polars", "sklearn", "scipy", "matplotlib", "fastapi"} & {*sys.modules}
 print([(item["item_id"], round(item["score"], 4)) for item in found["results"]], sorted(slow))

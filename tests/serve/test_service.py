@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve import open_index
+from indexmill.serve import open_index
 from tests.serve.conftest import SENTENCES, Running, keys, search, sound
 
 NAMES = ["sentences", "demo-images"]
@@ -134,7 +134,7 @@ def test_an_index_tells_of_itself_and_not_of_where_it_lies(client: httpx.Client,
 def test_a_thumbnail_is_shown_while_the_file_is_what_was_indexed(build: object, root_copy: Path, digits: Path) -> None:
     """A JPEG with an ETag; 304 when it is known; 404 for a text, an unknown id, and once the file has other bytes."""
     index = open_index(root_copy, "demo-images")
-    from serve.thumbnails import thumbnail
+    from indexmill.serve.thumbnails import thumbnail
 
     row = index.items.rows([index.search(vectors=np.eye(1, 1280), k=1).results[0][0].item_id])[0]
     assert row is not None

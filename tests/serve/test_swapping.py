@@ -11,9 +11,9 @@ import httpx
 import psutil
 import pytest
 
-from serve.app import create_app
-from storage.root import Root
-from storage.snapshots import Snapshots
+from indexmill.serve.app import create_app
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
 from tests.serve.conftest import SENTENCES, Running, search, sound
 from tests.serve.publishing import publish_again
 

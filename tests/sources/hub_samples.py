@@ -14,10 +14,10 @@ import pytest
 from huggingface_hub import close_session, constants
 from PIL import Image
 
-from configs.datasets import HuggingFaceDataset
-from storage.root import Root
-from tasks.sources.downloads import Patience
-from tasks.sources.huggingface import HuggingFaceSource
+from indexmill.configs.datasets import HuggingFaceDataset
+from indexmill.storage.root import Root
+from indexmill.tasks.sources.downloads import Patience
+from indexmill.tasks.sources.huggingface import HuggingFaceSource
 from tests.sources.hub_standin import HubStandin
 
 QUICK = Patience(tries=3, wait_s=0.01, longest_wait_s=0.05, timeout_s=5)

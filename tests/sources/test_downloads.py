@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from storage.errors import InputError, SourceUnreachable
-from storage.root import Root
-from tasks.sources.downloads import Patience, patiently, pin, pinned, slug
+from indexmill.storage.errors import InputError, SourceUnreachable
+from indexmill.storage.root import Root
+from indexmill.tasks.sources.downloads import Patience, patiently, pin, pinned, slug
 
 QUICK = Patience(tries=3, wait_s=0.01, longest_wait_s=0.05)
 

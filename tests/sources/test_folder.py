@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.datasets import FolderDataset
-from storage.digests import item_id
-from storage.errors import InputError
-from storage.root import Root
-from tasks.sources import open_source
-from tasks.sources.folder import FolderSource
-from tasks.sources.images import FoundFile, walk
-from tasks.sources.metadata import MetadataRow, joined
+from indexmill.configs.datasets import FolderDataset
+from indexmill.storage.digests import item_id
+from indexmill.storage.errors import InputError
+from indexmill.storage.root import Root
+from indexmill.tasks.sources import open_source
+from indexmill.tasks.sources.folder import FolderSource
+from indexmill.tasks.sources.images import FoundFile, walk
+from indexmill.tasks.sources.metadata import MetadataRow, joined
 
 Picture = Callable[[Path], Path]
 
@@ -154,7 +154,7 @@ def test_walking_holds_one_folder_of_a_level_at_a_time(tmp_path: Path, picture: 
     read: list[str] = []
     scandir = os.scandir
     monkeypatch.setattr(
-        "tasks.sources.images.os", SimpleNamespace(scandir=lambda folder: (read.append(Path(folder).name), scandir(folder))[1])
+        "indexmill.tasks.sources.images.os", SimpleNamespace(scandir=lambda folder: (read.append(Path(folder).name), scandir(folder))[1])
     )
     files = walk(tmp_path, lambda name: True)
     assert next(files).path == "a/1.png"

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from configs.datasets import HuggingFaceDataset
-from storage.errors import InputError
-from storage.root import Root
-from tasks.sources import open_source
-from tasks.sources.huggingface import HuggingFaceSource
-from tasks.sources.listing import Item
+from indexmill.configs.datasets import HuggingFaceDataset
+from indexmill.storage.errors import InputError
+from indexmill.storage.root import Root
+from indexmill.tasks.sources import open_source
+from indexmill.tasks.sources.huggingface import HuggingFaceSource
+from indexmill.tasks.sources.listing import Item
 from tests.sources.hub_samples import PICTURES, contents, jpeg, opened, pictures, png, texts, texts_parquet
 from tests.sources.hub_standin import HubStandin
 from tests.sources.kaggle_standin import zipped

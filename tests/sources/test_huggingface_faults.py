@@ -7,12 +7,12 @@ from pathlib import Path
 import datasets
 import pytest
 
-from configs.datasets import HuggingFaceDataset
-from storage.errors import DamagedFile, InputError, SourceUnreachable
-from storage.root import Root
-from tasks.policy import PASSING
-from tasks.sources.downloads import Patience
-from tasks.sources.huggingface import HuggingFaceSource
+from indexmill.configs.datasets import HuggingFaceDataset
+from indexmill.storage.errors import DamagedFile, InputError, SourceUnreachable
+from indexmill.storage.root import Root
+from indexmill.tasks.policy import PASSING
+from indexmill.tasks.sources.downloads import Patience
+from indexmill.tasks.sources.huggingface import HuggingFaceSource
 from tests.sources.faulty_server import SILENCE_S
 from tests.sources.hub_samples import PICTURES, contents, opened, pictures, png, texts
 from tests.sources.hub_standin import HubStandin

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from kagglesdk import kaggle_env
 
-from configs.datasets import KaggleDataset
-from storage.errors import DamagedFile, InputError, SourceUnreachable
-from storage.root import Root
-from tasks.policy import PASSING
-from tasks.sources import open_source
-from tasks.sources.downloads import Patience
-from tasks.sources.kaggle import KaggleSource
+from indexmill.configs.datasets import KaggleDataset
+from indexmill.storage.errors import DamagedFile, InputError, SourceUnreachable
+from indexmill.storage.root import Root
+from indexmill.tasks.policy import PASSING
+from indexmill.tasks.sources import open_source
+from indexmill.tasks.sources.downloads import Patience
+from indexmill.tasks.sources.kaggle import KaggleSource
 from tests.sources.kaggle_standin import KaggleStandin, tarred, zipped
 
 QUICK = Patience(tries=3, wait_s=0.01, longest_wait_s=0.05, timeout_s=0.5)

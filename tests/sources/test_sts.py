@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.datasets import StsDataset
-from storage.digests import content_digest
-from storage.errors import InputError
-from storage.root import Root
-from tasks.sources import open_source
-from tasks.sources.listing import Pair
-from tasks.sources.sts import StsSource, _key
+from indexmill.configs.datasets import StsDataset
+from indexmill.storage.digests import content_digest
+from indexmill.storage.errors import InputError
+from indexmill.storage.root import Root
+from indexmill.tasks.sources import open_source
+from indexmill.tasks.sources.listing import Pair
+from indexmill.tasks.sources.sts import StsSource, _key
 
 HEADER = "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment\n"
 

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.datasets import TableDataset
-from storage.errors import InputError
-from storage.root import Root
-from tasks.sources import open_source
-from tasks.sources.columns import TableFormat, text_rows
-from tasks.sources.table import TableSource
+from indexmill.configs.datasets import TableDataset
+from indexmill.storage.errors import InputError
+from indexmill.storage.root import Root
+from indexmill.tasks.sources import open_source
+from indexmill.tasks.sources.columns import TableFormat, text_rows
+from indexmill.tasks.sources.table import TableSource
 
 Picture = Callable[[Path], Path]
 Row = dict[str, Any]

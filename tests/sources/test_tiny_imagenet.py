@@ -11,11 +11,11 @@ from typing import Literal
 
 import pytest
 
-from configs.datasets import TinyImagenetDataset
-from storage.errors import InputError
-from storage.root import Root
-from tasks.sources import open_source
-from tasks.sources.tiny_imagenet import TinyImagenetSource
+from indexmill.configs.datasets import TinyImagenetDataset
+from indexmill.storage.errors import InputError
+from indexmill.storage.root import Root
+from indexmill.tasks.sources import open_source
+from indexmill.tasks.sources.tiny_imagenet import TinyImagenetSource
 
 Split = Literal["train", "val"]
 

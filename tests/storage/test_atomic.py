@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from storage import atomic
-from storage.root import Root
+from indexmill.storage import atomic
+from indexmill.storage.root import Root
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_temporary(root: Root) -> None:
@@ -40,7 +40,7 @@ def test_a_commit_syncs_the_file_before_it_is_renamed_and_its_folder_after(root:
 def test_temporaries_of_a_killed_process_are_swept_and_those_of_a_living_one_are_not(root: Root) -> None:
     """The lock tells them apart, not the age and not the process number."""
     code = (
-        "import sys, time; from storage.root import Root; r = Root(sys.argv[1]);"
+        "import sys, time; from indexmill.storage.root import Root; r = Root(sys.argv[1]);"
         "(r.scratch.folder / 'half').write_text('x'); print(r.scratch.folder, flush=True); time.sleep(60)"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(root.path)], stdout=subprocess.PIPE, text=True)

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_snapshots import publish
 
-from storage.collecting import collect
-from storage.embeddings import EmbeddingStore
-from storage.errors import BuildInProgress
-from storage.lease import lease
-from storage.retention import pin
-from storage.root import Root
-from storage.snapshots import Snapshots
+from indexmill.storage.collecting import collect
+from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.storage.errors import BuildInProgress
+from indexmill.storage.lease import lease
+from indexmill.storage.retention import pin
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
 
 LONG_AGO = 1_000_000_000
 

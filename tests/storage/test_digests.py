@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.digests import content_digest, file_digest, item_id, json_digest, rows_digest, unit_interval
+from indexmill.storage.digests import content_digest, file_digest, item_id, json_digest, rows_digest, unit_interval
 
 
 def test_digests_are_those_of_the_standard_algorithms(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import faiss
 import pytest
 
-from storage.disk import writing_below
-from storage.errors import DamagedFile
+from indexmill.storage.disk import writing_below
+from indexmill.storage.errors import DamagedFile
 
 
 def test_an_index_that_was_cut_short_is_a_damaged_file(tmp_path: Path) -> None:

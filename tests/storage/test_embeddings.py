@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storage import tables
-from storage.digests import content_digest
-from storage.embeddings import REJECTED, EmbeddingStore, vectors
-from storage.errors import DamagedFile
-from storage.records import EmbeddingSet
-from storage.root import Root
+from indexmill.storage import tables
+from indexmill.storage.digests import content_digest
+from indexmill.storage.embeddings import REJECTED, EmbeddingStore, vectors
+from indexmill.storage.errors import DamagedFile
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
 
 SCHEMA = pa.schema({"item_id": pa.int64(), "content_digest": pa.string(), "text": pa.string(), "path": pa.string(), "side": pa.string()})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from storage.errors import IndexmillError, InputError, Refused
+from indexmill.storage.errors import IndexmillError, InputError, Refused
 
 
 def test_an_error_says_each_part_on_its_line_and_leaves_out_what_it_does_not_know() -> None:

@@ -1,4 +1,4 @@
-"""What a manifest promises to those who read it: `storage.manifests`."""
+"""What a manifest promises to those who read it: `indexmill.storage.manifests`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import jsonschema
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
-from serve import open_index
-from storage import catalog
-from storage.collecting import collect
-from storage.errors import DamagedFile, InputError
-from storage.manifests import NEWEST, OLDEST, Manifest
-from storage.root import Root
-from storage.snapshots import Snapshots, seal
+from indexmill.flows.cli import app
+from indexmill.serve import open_index
+from indexmill.storage import catalog
+from indexmill.storage.collecting import collect
+from indexmill.storage.errors import DamagedFile, InputError
+from indexmill.storage.manifests import NEWEST, OLDEST, Manifest
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots, seal
 
 SAMPLES = Path(__file__).parent
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "manifest.schema.json").read_text(encoding="utf-8"))

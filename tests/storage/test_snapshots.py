@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from storage import catalog
-from storage.errors import DamagedFile, InputError
-from storage.index_records import SearchSetting, TunedIndex
-from storage.manifests import Manifest
-from storage.records import FileRef
-from storage.retention import pin, pins, reading, retain
-from storage.root import Root
-from storage.snapshots import Snapshots
+from indexmill.storage import catalog
+from indexmill.storage.errors import DamagedFile, InputError
+from indexmill.storage.index_records import SearchSetting, TunedIndex
+from indexmill.storage.manifests import Manifest
+from indexmill.storage.records import FileRef
+from indexmill.storage.retention import pin, pins, reading, retain
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
 
 UNTUNED = TunedIndex(
     digest="t", files=(), shards="s", setting=SearchSetting(), target=None, met=None, recall=None, recall_bound=None, cpu_ms_a_query=None,

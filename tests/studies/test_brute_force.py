@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.measures.neighbours import exact_search
-from tasks.studies import brute_force
-from tasks.studies.brute_force import BruteForce, smallest
+from indexmill.tasks.measures.neighbours import exact_search
+from indexmill.tasks.studies import brute_force
+from indexmill.tasks.studies.brute_force import BruteForce, smallest
 
 
 def test_equals_at_the_cut_stand_by_ascending_column() -> None:

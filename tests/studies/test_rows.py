@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from configs.models import StudiedIndex, StudyConfig
-from tasks.studies.entries import entries, pieces, targets, widths
-from tasks.studies.rows import SCHEMA, Row, marked, write_rows
+from indexmill.configs.models import StudiedIndex, StudyConfig
+from indexmill.tasks.studies.entries import entries, pieces, targets, widths
+from indexmill.tasks.studies.rows import SCHEMA, Row, marked, write_rows
 
 
 @pytest.mark.parametrize(

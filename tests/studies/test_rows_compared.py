@@ -10,17 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from configs.models import PipelineConfig
-from storage import tables
-from storage.digests import content_digest
-from storage.embeddings import EmbeddingStore
-from storage.errors import InputError
-from storage.records import EmbeddingSet
-from storage.root import Root
-from tasks.measures import timing
-from tasks.studies.asking import asked
-from tasks.studies.comparing import compare
-from tasks.studies.rows import Extraction, Row
+from indexmill.configs.models import PipelineConfig
+from indexmill.storage import tables
+from indexmill.storage.digests import content_digest
+from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.storage.errors import InputError
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.tasks.measures import timing
+from indexmill.tasks.studies.asking import asked
+from indexmill.tasks.studies.comparing import compare
+from indexmill.tasks.studies.rows import Extraction, Row
 
 DIM, LABELS, DATABASE, QUERIES = 16, 8, 1200, 150
 SCHEMA = pa.schema({"item_id": pa.int64(), "content_digest": pa.string(), "side": pa.string(), "leak": pa.bool_(), "label": pa.string()})

@@ -17,7 +17,7 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
-from tasks.encoders.locating import locate
+from indexmill.tasks.encoders.locating import locate
 from tests.sources.faulty_server import Answer
 from tests.sources.hub_samples import point_at
 from tests.sources.hub_standin import HubStandin
@@ -88,8 +88,8 @@ def opened_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[ModelHu
     """A stand-in that the real library takes for the hub, with an empty cache."""
     from huggingface_hub import close_session
 
-    from tasks.encoders import hub
-    from tasks.sources.downloads import Patience
+    from indexmill.tasks.encoders import hub
+    from indexmill.tasks.sources.downloads import Patience
 
     standin = ModelHub()
     point_at(standin.url, monkeypatch)

@@ -13,15 +13,15 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from configs.datasets import StdlibDataset
-from configs.models import SplitConfig, ValidateConfig
-from storage.records import Dataset, FileRef, Modality, SplitDataset, ValidatedDataset
-from storage.root import Root
-from tasks.ingest import ingest
-from tasks.sources import Item
-from tasks.sources.listing import Pair
-from tasks.split import split
-from tasks.validate import validate
+from indexmill.configs.datasets import StdlibDataset
+from indexmill.configs.models import SplitConfig, ValidateConfig
+from indexmill.storage.records import Dataset, FileRef, Modality, SplitDataset, ValidatedDataset
+from indexmill.storage.root import Root
+from indexmill.tasks.ingest import ingest
+from indexmill.tasks.sources import Item
+from indexmill.tasks.sources.listing import Pair
+from indexmill.tasks.split import split
+from indexmill.tasks.validate import validate
 
 LONG_AGO = 1_600_000_000_000_000_000  # a modification time that is believed
 
@@ -51,7 +51,7 @@ class Listed:
 
 def ingested(root: Root, source: Listed, name: str = "some", *, rehash: bool = False, **settings: Any) -> Dataset:
     """What ingest makes of the source; settings are those that every data set has."""
-    with patch("tasks.ingest.open_source", lambda config, root: source):
+    with patch("indexmill.tasks.ingest.open_source", lambda config, root: source):
         return ingest.fn(root, name, StdlibDataset(source="stdlib", **settings), source.revision(), rehash)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.encoders.batching import fastest_batch
-from tasks.encoders.encoding import Encoded
+from indexmill.tasks.encoders.batching import fastest_batch
+from indexmill.tasks.encoders.encoding import Encoded
 
 
 class Clock:
@@ -28,7 +28,7 @@ CLOCK = Clock()
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.encoders.batching.time", CLOCK)
+    monkeypatch.setattr("indexmill.tasks.encoders.batching.time", CLOCK)
 
 
 class Costly:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.indexes.choice import FLAT_UPTO, Candidate, candidates, pareto
-from tasks.indexes.tuning import Setting, Trial, Tuned
+from indexmill.tasks.indexes.choice import FLAT_UPTO, Candidate, candidates, pareto
+from indexmill.tasks.indexes.tuning import Setting, Trial, Tuned
 
 
 def measured(cpu: float, size: float, *, met: bool = True, bound: float = 0.95) -> tuple[Candidate, Tuned]:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from storage.digests import content_digest
-from storage.errors import SourceChanged
-from tasks.checks.vectors import vector_problems
-from tasks.encoders import Encoded
-from tasks.encoders.rows import Block, encode_rows
+from indexmill.storage.digests import content_digest
+from indexmill.storage.errors import SourceChanged
+from indexmill.tasks.checks.vectors import vector_problems
+from indexmill.tasks.encoders import Encoded
+from indexmill.tasks.encoders.rows import Block, encode_rows
 
 
 class Mean:

@@ -16,13 +16,13 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 
-from configs.encoders import SentenceTransformersEncoder
-from configs.loading import load_config
-from storage.errors import DamagedFile, InputError, SourceUnreachable
-from tasks.encoders import identify, load_encoder
-from tasks.encoders.encoding import Encoded, encode_batches, encode_items
-from tasks.encoders.locating import locate
-from tasks.policy import PASSING
+from indexmill.configs.encoders import SentenceTransformersEncoder
+from indexmill.configs.loading import load_config
+from indexmill.storage.errors import DamagedFile, InputError, SourceUnreachable
+from indexmill.tasks.encoders import identify, load_encoder
+from indexmill.tasks.encoders.encoding import Encoded, encode_batches, encode_items
+from indexmill.tasks.encoders.locating import locate
+from indexmill.tasks.policy import PASSING
 from tests.tasks.checkpoints import ModelHub, cosine, opened_hub, sentence_folder
 
 REAL_DATA = os.environ.get("INDEXMILL_REAL_DATA", "")

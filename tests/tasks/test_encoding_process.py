@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from stages import Listed, divided
 
-from configs.encoders import OpenClipEncoder
-from storage.embeddings import EmbeddingStore
-from storage.errors import InputError
-from storage.records import SplitDataset
-from storage.root import Root
-from tasks.encoders.jobs import ComparePrecision, EncodeShard, Model
-from tasks.encoders.process import EncoderProcess, WorkerLost
-from tasks.sources import Item
+from indexmill.configs.encoders import OpenClipEncoder
+from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.storage.errors import InputError
+from indexmill.storage.records import SplitDataset
+from indexmill.storage.root import Root
+from indexmill.tasks.encoders.jobs import ComparePrecision, EncodeShard, Model
+from indexmill.tasks.encoders.process import EncoderProcess, WorkerLost
+from indexmill.tasks.sources import Item
 from tests.tasks.checkpoints import clip_folder
 
 COUNT = 300
@@ -56,7 +56,7 @@ def vectors(job: EncodeShard) -> dict[str, np.ndarray]:
 
 def encoding() -> list[psutil.Process]:
     """Our processes that encode; other children, a Prefect server of another test say, are none of our business."""
-    return [child for child in psutil.Process().children() if "tasks.encoders.worker" in child.cmdline()]
+    return [child for child in psutil.Process().children() if "indexmill.tasks.encoders.worker" in child.cmdline()]
 
 
 def test_a_process_that_the_kernel_kills_begins_again_with_half_the_batch(root: Root, split: SplitDataset, config: OpenClipEncoder) -> None:

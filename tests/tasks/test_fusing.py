@@ -9,7 +9,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 
-from tasks.encoders.fusing import fused
+from indexmill.tasks.encoders.fusing import fused
 
 
 def randomised(model: nn.Module) -> nn.Module:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from configs.models import GateConfig
-from storage.metrics_file import Compared, Since
-from tasks.checks.gate import Candidate, judged, objections
+from indexmill.configs.models import GateConfig
+from indexmill.storage.metrics_file import Compared, Since
+from indexmill.tasks.checks.gate import Candidate, judged, objections
 
 RULES = GateConfig(minimum={"map": 0.5}, maximum_drop={"ann_recall_at_10": 0.02})
 

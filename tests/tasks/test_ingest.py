@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stages import LONG_AGO, Listed, aged, ingested, paint, pictures, rows
 
-from configs.datasets import FolderDataset
-from storage.digests import content_digest
-from storage.errors import InputError
-from storage.root import Root
-from tasks.ingest import revision
-from tasks.sources import Item
-from tasks.sources.listing import Pair
+from indexmill.configs.datasets import FolderDataset
+from indexmill.storage.digests import content_digest
+from indexmill.storage.errors import InputError
+from indexmill.storage.root import Root
+from indexmill.tasks.ingest import revision
+from indexmill.tasks.sources import Item
+from indexmill.tasks.sources.listing import Pair
 
 TEXTS = [Item(f"k{number}", label=f"l{number % 3}", text=f"text {number}") for number in range(40)]
 
@@ -138,7 +138,7 @@ def test_a_key_that_is_listed_twice_is_refused_by_its_name(root: Root) -> None:
 
 def test_two_keys_with_one_id_are_refused_by_their_names(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     """An id stands for one item, or a search result could not be found again."""
-    monkeypatch.setattr("tasks.ingest.item_id", lambda key: 5 if key in ("k3", "k9") else int(key[1:]) + 100)
+    monkeypatch.setattr("indexmill.tasks.ingest.item_id", lambda key: 5 if key in ("k3", "k9") else int(key[1:]) + 100)
     with pytest.raises(InputError, match="two keys have one item id") as refusal:
         ingested(root, Listed(TEXTS))
     assert refusal.value.where == "keys k3 and k9"

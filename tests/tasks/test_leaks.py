@@ -13,11 +13,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from stages import Listed, divided, image_items, rows
 
-from storage.root import Root
-from storage.snapshots import Snapshots
-from tasks.checks.images import perceptual_hash
-from tasks.checks.leaks import find_leaks
-from tasks.sources import Item
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
+from indexmill.tasks.checks.images import perceptual_hash
+from indexmill.tasks.checks.leaks import find_leaks
+from indexmill.tasks.sources import Item
 from tests.conftest import Build
 
 LEAK_DISTANCE = 12
@@ -79,7 +79,7 @@ def test_photographs_that_differ_are_far_apart() -> None:
 @pytest.mark.parametrize("distance", [0, 5, 12])
 def test_find_leaks_agrees_with_brute_force(distance: int, root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nearest item, lowest id of equals, over several blocks on both sides, with near pairs planted around the bound."""
-    monkeypatch.setattr("tasks.checks.leaks.QUERIES_AT_ONCE", 100)
+    monkeypatch.setattr("indexmill.tasks.checks.leaks.QUERIES_AT_ONCE", 100)
     draw = np.random.default_rng(distance)
     hashes = draw.integers(0, 256, (20_000, 32), np.uint8)
     side = np.where(draw.random(len(hashes)) < 0.02, "query", "database")

@@ -12,10 +12,10 @@ PROGRAM = """
 import json, resource, sys
 from pathlib import Path
 import numpy as np, torch
-from configs.loading import load_config
-from tasks.encoders import load_encoder
-from tasks.encoders.batching import fastest_batch
-from tasks.encoders.encoding import encode_batches
+from indexmill.configs.loading import load_config
+from indexmill.tasks.encoders import load_encoder
+from indexmill.tasks.encoders.batching import fastest_batch
+from indexmill.tasks.encoders.encoding import encode_batches
 
 torch.set_num_threads(1)
 kind, precision, mebibytes = sys.argv[1:]

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.models import IndexConfig
-from storage.errors import InputError
-from tasks.indexes.factory import check_factory, ivf_of, least_items, make_index
-from tasks.indexes.searcher import Searcher, best
-from tasks.measures.neighbours import distance_recall_at, exact_search, overlap_at
+from indexmill.configs.models import IndexConfig
+from indexmill.storage.errors import InputError
+from indexmill.tasks.indexes.factory import check_factory, ivf_of, least_items, make_index
+from indexmill.tasks.indexes.searcher import Searcher, best
+from indexmill.tasks.measures.neighbours import distance_recall_at, exact_search, overlap_at
 
 
 def normalised(vectors: np.ndarray) -> np.ndarray:

@@ -16,13 +16,13 @@ import torch
 from huggingface_hub import close_session
 from pydantic import ValidationError
 
-from configs.encoders import OpenClipEncoder
-from flows.search import search_index
-from storage.errors import InputError, SourceUnreachable
-from tasks.encoders import Identity, identify, load_encoder
-from tasks.encoders.encoding import EncodesTextsToo, encode_items
-from tasks.encoders.open_clip import OpenClipModel
-from tasks.encoders.open_clip_texts import text_features
+from indexmill.configs.encoders import OpenClipEncoder
+from indexmill.flows.search import search_index
+from indexmill.storage.errors import InputError, SourceUnreachable
+from indexmill.tasks.encoders import Identity, identify, load_encoder
+from indexmill.tasks.encoders.encoding import EncodesTextsToo, encode_items
+from indexmill.tasks.encoders.open_clip import OpenClipModel
+from indexmill.tasks.encoders.open_clip_texts import text_features
 from tests.conftest import Build
 from tests.tasks.checkpoints import TINY_CLIP, ModelHub, clip_folder, cosine, images, malicious, opened_hub
 
@@ -185,7 +185,7 @@ def test_the_fingerprint_depends_on_what_the_model_computes_and_not_on_where_it_
         ("ViT-B-23", "openai", "nearest: .*ViT-B-32"),
         ("ViT-B-32", "openia", "nearest: openai"),
         ("ViT-B-32", "/nowhere/weights.pt", "encoder.pretrained = /nowhere/weights.pt"),
-        ("ViT-B-32", "package:configs/demo-text.yaml", "this is no checkpoint"),
+        ("ViT-B-32", "package:indexmill/configs/demo-text.yaml", "this is no checkpoint"),
         ("local-dir:/nowhere", None, "the model is not there"),
         ("local-dir:configs", None, "not an open_clip model's"),
     ],
@@ -238,7 +238,7 @@ def test_an_index_of_images_answers_a_text(build: Build, pictures: Path, folder:
     answer = search_index(root, "demo-images", text="a photo of a seven", image=None, k=5)
     model = OpenClipModel(encoder(f"local-dir:{folder}"), "float32")
     paths = sorted(pictures.rglob("*.png"))
-    from tasks.checks.images import UNLIMITED, read_image
+    from indexmill.tasks.checks.images import UNLIMITED, read_image
 
     vectors = encode_items(model, [read_image(path.read_bytes(), UNLIMITED) for path in paths]).vectors
     scores = vectors @ encode_items(model.texts, ["a photo of a seven"]).vectors[0]

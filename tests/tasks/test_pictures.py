@@ -15,10 +15,10 @@ from timm.data.transforms_factory import create_transform
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from storage.errors import InputError
-from tasks.checks.images import UNLIMITED, Limits, UnreadableImage, read_image
-from tasks.encoders.pictures import Preparation
-from tasks.encoders.transforms import preparation
+from indexmill.storage.errors import InputError
+from indexmill.tasks.checks.images import UNLIMITED, Limits, UnreadableImage, read_image
+from indexmill.tasks.encoders.pictures import Preparation
+from indexmill.tasks.encoders.transforms import preparation
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 

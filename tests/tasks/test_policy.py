@@ -11,24 +11,24 @@ import pytest
 from prefect import Task
 from prefect.states import Failed
 
-from configs.models import SplitConfig
-from flows.stages import Stage
-from storage.errors import InputError, SourceUnreachable
-from storage.records import Record
-from storage.root import Root
-from tasks.encode import encode, encode_shard
-from tasks.encoders.process import WorkerLost
-from tasks.evaluate import evaluate
-from tasks.ingest import ingest
-from tasks.policy import STAGES, TABLE, Policy, passes, stage_key
-from tasks.publish import publish
-from tasks.shard import shard
-from tasks.sources.downloads import Patience
-from tasks.split import split
-from tasks.study import study
-from tasks.train import train
-from tasks.tune import tune
-from tasks.validate import validate
+from indexmill.configs.models import SplitConfig
+from indexmill.flows.stages import Stage
+from indexmill.storage.errors import InputError, SourceUnreachable
+from indexmill.storage.records import Record
+from indexmill.storage.root import Root
+from indexmill.tasks.encode import encode, encode_shard
+from indexmill.tasks.encoders.process import WorkerLost
+from indexmill.tasks.evaluate import evaluate
+from indexmill.tasks.ingest import ingest
+from indexmill.tasks.policy import STAGES, TABLE, Policy, passes, stage_key
+from indexmill.tasks.publish import publish
+from indexmill.tasks.shard import shard
+from indexmill.tasks.sources.downloads import Patience
+from indexmill.tasks.split import split
+from indexmill.tasks.study import study
+from indexmill.tasks.train import train
+from indexmill.tasks.tune import tune
+from indexmill.tasks.validate import validate
 
 TASKS: dict[str, Task[..., Any]] = {
     task.name: task for task in (ingest, validate, split, encode, encode_shard, train, shard, tune, evaluate, publish, study)

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.loading import load_config
-from tasks.encoders import identify
-from tasks.encoders.precision import Agreement, agreement, best_precision, holds
+from indexmill.configs.loading import load_config
+from indexmill.tasks.encoders import identify
+from indexmill.tasks.encoders.precision import Agreement, agreement, best_precision, holds
 
 
 def points(degrees: Sequence[float]) -> np.ndarray:

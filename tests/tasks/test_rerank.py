@@ -8,9 +8,9 @@ import faiss
 import numpy as np
 import pytest
 
-from configs.models import Rerank
-from tasks.indexes.rerank import bounds_of, by_row, coded, open_store, store
-from tasks.indexes.vector_files import suffixes, write_vectors
+from indexmill.configs.models import Rerank
+from indexmill.tasks.indexes.rerank import bounds_of, by_row, coded, open_store, store
+from indexmill.tasks.indexes.vector_files import suffixes, write_vectors
 
 VECTORS = np.random.default_rng(0).standard_normal((200, 12), dtype=np.float32)
 IDS = np.sort(np.random.default_rng(1).choice(2**62, 200, replace=False))

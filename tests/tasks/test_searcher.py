@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.indexes.rerank import bounds_of, store
-from tasks.indexes.searcher import Searcher, distinct
-from tasks.indexes.spill import filled, train_spilled
+from indexmill.tasks.indexes.rerank import bounds_of, store
+from indexmill.tasks.indexes.searcher import Searcher, distinct
+from indexmill.tasks.indexes.spill import filled, train_spilled
 
 DIM = 16
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from configs.encoders import Precision
-from configs.loading import load_config
-from tasks.encoders import Encoder, load_encoder
-from tasks.encoders.encoding import encode_items
+from indexmill.configs.encoders import Precision
+from indexmill.configs.loading import load_config
+from indexmill.tasks.encoders import Encoder, load_encoder
+from indexmill.tasks.encoders.encoding import encode_items
 
 REAL_DATA = os.environ.get("INDEXMILL_REAL_DATA", "")
 

@@ -6,8 +6,8 @@ import faiss
 import numpy as np
 import pytest
 
-from tasks.indexes.factory import ivf_of
-from tasks.indexes.spill import PENALTY, assign, filled, projection, train_spilled, update
+from indexmill.tasks.indexes.factory import ivf_of
+from indexmill.tasks.indexes.spill import PENALTY, assign, filled, projection, train_spilled, update
 
 DIM, LISTS, PIECES = 16, 8, 8
 

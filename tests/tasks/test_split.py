@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stages import Listed, divided, paint, pictures, rows
 
-from configs.models import SplitConfig
-from storage.root import Root
-from tasks.checks.texts import normalised, text_group
-from tasks.sources import Item
-from tasks.split import side_of
+from indexmill.configs.models import SplitConfig
+from indexmill.storage.root import Root
+from indexmill.tasks.checks.texts import normalised, text_group
+from indexmill.tasks.sources import Item
+from indexmill.tasks.split import side_of
 
 groups = st.lists(st.text(min_size=1), min_size=1, max_size=50, unique=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.sources.stdlib import StdlibSource
+from indexmill.tasks.sources.stdlib import StdlibSource
 
 MODULE = '''"""About the module."""
 

@@ -16,10 +16,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from configs.encoders import TimmEncoder
-from storage.errors import InputError, SourceUnreachable
-from tasks.encoders import Identity, identify, load_encoder
-from tasks.encoders.encoding import encode_items
+from indexmill.configs.encoders import TimmEncoder
+from indexmill.storage.errors import InputError, SourceUnreachable
+from indexmill.tasks.encoders import Identity, identify, load_encoder
+from indexmill.tasks.encoders.encoding import encode_items
 from tests.tasks.checkpoints import ModelHub, cosine, images, malicious, opened_hub
 
 SMALL = "mobilenetv3_small_050"
@@ -121,7 +121,7 @@ def test_the_fingerprint_depends_on_what_the_model_computes_and_not_on_where_it_
 def test_a_local_checkpoint_is_identified_without_loading_torch(checkpoint: str) -> None:
     """For both libraries: seconds that a night without new items does not pay."""
     program = (
-        "import sys; from configs.encoders import OpenClipEncoder, TimmEncoder; from tasks.encoders import identify\n"
+        "import sys; from indexmill.configs.encoders import OpenClipEncoder, TimmEncoder; from indexmill.tasks.encoders import identify\n"
         f"identify(TimmEncoder(kind='timm', model={SMALL!r}, pretrained={checkpoint!r}))\n"
         f"identify(OpenClipEncoder(kind='open-clip', model='ViT-B-32', pretrained={checkpoint!r}))\n"
         "sys.exit('torch' in sys.modules)"
@@ -135,7 +135,7 @@ def test_a_local_checkpoint_is_identified_without_loading_torch(checkpoint: str)
         ("resnet81", None, "nearest: .*resnet18"),
         ("resnet18", "a1_in2k", "nearest: a1_in1k"),
         ("resnet18", "/nowhere/weights.pth", "encoder.pretrained = /nowhere/weights.pth"),
-        ("resnet18", "package:configs/models.py", "this is no checkpoint"),
+        ("resnet18", "package:indexmill/configs/models.py", "this is no checkpoint"),
     ],
 )
 def test_what_is_not_there_is_named(model: str, pretrained: str | None, what: str) -> None:

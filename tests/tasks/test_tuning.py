@@ -8,11 +8,11 @@ import faiss
 import numpy as np
 import pytest
 
-from tasks.indexes.rerank import store
-from tasks.indexes.searcher import Searcher
-from tasks.indexes.spill import filled, train_spilled
-from tasks.indexes.tuning import Setting, Trials, _bisected, lower_bound, tune
-from tasks.measures.neighbours import overlap_at
+from indexmill.tasks.indexes.rerank import store
+from indexmill.tasks.indexes.searcher import Searcher
+from indexmill.tasks.indexes.spill import filled, train_spilled
+from indexmill.tasks.indexes.tuning import Setting, Trials, _bisected, lower_bound, tune
+from indexmill.tasks.measures.neighbours import overlap_at
 
 DIM, COUNT = 16, 1500
 

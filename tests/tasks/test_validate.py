@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stages import LONG_AGO, Listed, aged, image_items, ingested, paint, pictures, rows, validated
 
-from configs.models import ValidateConfig
-from storage.errors import InputError
-from storage.root import Root
-from tasks.checks.images import UnreadableImage
-from tasks.sources import Item
-from tasks.validate import validate
+from indexmill.configs.models import ValidateConfig
+from indexmill.storage.errors import InputError
+from indexmill.storage.root import Root
+from indexmill.tasks.checks.images import UnreadableImage
+from indexmill.tasks.sources import Item
+from indexmill.tasks.validate import validate
 
 GOOD = Item("good", label="l", text="a text")
 
@@ -33,7 +33,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         def now(cls, tz: object = None) -> datetime:
             return datetime(2026, 9, day[0], tzinfo=UTC)
 
-    monkeypatch.setattr("tasks.checks.rejects.datetime", Clock)
+    monkeypatch.setattr("indexmill.tasks.checks.rejects.datetime", Clock)
     yield day
 
 
@@ -150,7 +150,7 @@ def test_an_image_is_opened_once_by_content(root: Root, base: Path, tmp_path: Pa
     for number in range(6):
         paint(tmp_path / "other" / "label" / f"renamed-{number}.bmp", number)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.checks.opening.Decoders", lambda *_: pytest.fail("opened again"))
+        patch.setattr("indexmill.tasks.checks.opening.Decoders", lambda *_: pytest.fail("opened again"))
         assert validated(root, pictures(base)).items == 7
         assert validated(root, pictures(tmp_path / "other"), "other").items == 6
     assert opened(root) == 6 and first.items == 6
@@ -180,7 +180,7 @@ def test_other_limits_are_another_judgement(root: Root, base: Path) -> None:
 @pytest.mark.parametrize("reason", ["changed", "unopenable", "timeout", "damaged"])
 def test_what_may_pass_is_tried_again_and_what_lasts_is_not(reason: str, root: Root, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow machine or a file in flux says nothing of the content; a damaged picture stays damaged."""
-    from tasks.checks.decoding import Decoders
+    from indexmill.tasks.checks.decoding import Decoders
 
     with monkeypatch.context() as patch:
         patch.setattr(
