@@ -67,7 +67,7 @@ def made(n: int, dim: int, arguments: argparse.Namespace, folder: Path) -> list[
     """Ours and every peer that is installed."""
     from benchmarks import index_faiss as ours
     from benchmarks import index_peers as peers
-    from indexmill.tasks.indexes.choice import candidates
+    from indexmill.tasks.indexing.auto_factory import propose_candidates
 
     threads = arguments.threads
     wanted: list[Callable[[], Any]] = [lambda one=one: one(threads) for one in (peers.Hnswlib, peers.Usearch, peers.Scann)]
@@ -75,7 +75,7 @@ def made(n: int, dim: int, arguments: argparse.Namespace, folder: Path) -> list[
     wanted += [ours.IvfFlat, ours.BruteNumpy, ours.Product, ours.Flat]
     if arguments.autofaiss:
         wanted.append(lambda: ours.Autofaiss(arguments.autofaiss, threads))
-    found: list[Any] = [ours.Ours(candidate, folder) for candidate in candidates(n, dim) if candidate.lists]
+    found: list[Any] = [ours.Ours(candidate, folder) for candidate in propose_candidates(n, dim) if candidate.lists]
     for make in wanted:
         try:
             found.append(make())

@@ -11,11 +11,11 @@ import faiss
 import numpy as np
 
 from benchmarks.index_peers import WIDTHS
-from indexmill.tasks.indexes.choice import Candidate
-from indexmill.tasks.indexes.rerank import store
-from indexmill.tasks.indexes.searcher import Searcher
-from indexmill.tasks.indexes.spill import filled, train_spilled
-from indexmill.tasks.measures.neighbours import exact_search
+from indexmill.tasks.indexing.auto_factory import IndexCandidate
+from indexmill.tasks.indexing.reranking import store
+from indexmill.tasks.indexing.searcher import Searcher
+from indexmill.tasks.indexing.soar import fill_index, train_soar
+from indexmill.tasks.metrics.neighbors import exact_search
 
 
 class Ours:
@@ -23,7 +23,7 @@ class Ours:
 
     widths: Sequence[int] = ()
 
-    def __init__(self, candidate: Candidate, folder: Path) -> None:
+    def __init__(self, candidate: IndexCandidate, folder: Path) -> None:
         self.candidate, self.folder = candidate, folder
         self.name = f"ours {candidate.factory}{' spill' if candidate.spill else ''}"
 
@@ -33,16 +33,16 @@ class Ours:
         random = np.random.default_rng(0)
         ids = np.sort(random.choice(2**62, len(vectors), replace=False))
         sample = vectors[random.permutation(len(vectors))[: 64 * one.lists]]
-        trained = train_spilled(sample, one.lists, one.pieces, "cosine", dims=one.dims)
+        trained = train_soar(sample, one.lists, one.subquantizers, "cosine", pca_dims=one.pca_dims)
         path = self.folder / f"{one.factory}{one.spill}.npy"
-        faiss.write_index(filled(trained, [(ids, vectors)], spill=one.spill), str(path.with_suffix(".faiss")))
+        faiss.write_index(fill_index(trained, [(ids, vectors)], spill=one.spill), str(path.with_suffix(".faiss")))
         np.save(path, vectors)
         self.ids = ids
         mapped = store(ids, np.load(path, mmap_mode="r"), "cosine")
         index = faiss.read_index(str(path.with_suffix(".faiss")))
         self.searcher = Searcher([index], "cosine", stores=[mapped], spill=one.spill)
 
-    def widen(self, width: int) -> None:
+    def set_search_params(self, width: int) -> None:
         """Set by `tune`."""
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
@@ -62,7 +62,7 @@ class IvfFlat:
         self.index.train(vectors)
         self.index.add(vectors)
 
-    def widen(self, width: int) -> None:
+    def set_search_params(self, width: int) -> None:
         """Nprobe."""
         self.index.nprobe = min(width, self.index.nlist)
 
@@ -97,7 +97,7 @@ class Autofaiss:
             self.index = faiss.read_index(f"{folder}/i")
         self.name = f"autofaiss {type(faiss.downcast_index(self.index)).__name__}"
 
-    def widen(self, width: int) -> None:
+    def set_search_params(self, width: int) -> None:
         """EfSearch or nprobe, whichever it has."""
         faiss.ParameterSpace().set_index_parameter(self.index, "nprobe" if "IVF" in self.name else "efSearch", width)
 
@@ -115,7 +115,7 @@ class BruteNumpy:
         """Nothing to build."""
         self.vectors = vectors
 
-    def widen(self, width: int) -> None:
+    def set_search_params(self, width: int) -> None:
         """Nothing to set."""
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:

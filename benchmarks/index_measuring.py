@@ -15,8 +15,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from indexmill.tasks.indexes.tuning import lower_bound, tune
-from indexmill.tasks.measures.neighbours import exact_search, overlap_at
+from indexmill.tasks.indexing.tuning import lower_bound, tune
+from indexmill.tasks.metrics.neighbors import ann_recall_at, exact_search
 
 K = 10
 BATCHES = (1, 16, 256)
@@ -78,7 +78,7 @@ def measure(runs: list[Run], database: np.ndarray, queries: np.ndarray, repeats:
     for run in runs:
         _set(run)
         found = np.concatenate([run.peer.search(queries[at : at + 256], K) for at in range(0, len(queries), 256)])
-        run.recall = float(overlap_at(found, _named(run.peer, exact), K).mean())
+        run.recall = float(ann_recall_at(found, _named(run.peer, exact), K).mean())
     for _ in range(repeats):
         for run in runs:
             _set(run)
@@ -122,7 +122,7 @@ def _named(peer: Any, rows: np.ndarray) -> np.ndarray:
 
 def _ours(peer: Any, queries: np.ndarray, exact: np.ndarray, target: float) -> tuple[Any, bool]:
     tuned = tune(peer.searcher, queries, _named(peer, exact), target)
-    return tuned.chosen.setting, tuned.met
+    return tuned.chosen.params, tuned.met
 
 
 def _bisected(peer: Any, queries: np.ndarray, exact: np.ndarray, target: float) -> tuple[Any, bool]:
@@ -136,25 +136,25 @@ def _bisected(peer: Any, queries: np.ndarray, exact: np.ndarray, target: float) 
             low, high = (low, middle) if _tried(peer, peer.widths[middle], queries, exact)[0] >= target else (middle, high)
         bound, seconds = _tried(peer, peer.widths[high], queries, exact)
         found.append((bound < target, seconds if bound >= target else -bound, (peer.widths[high], depth)))
-    missed, _, setting = min(found)
-    return setting, not missed
+    missed, _, params = min(found)
+    return params, not missed
 
 
 def _tried(peer: Any, width: int, queries: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
     """The lower bound of recall, and CPU seconds."""
-    peer.widen(width)
+    peer.set_search_params(width)
     start = time.process_time()
     found = np.concatenate([peer.search(queries[at : at + 256], K) for at in range(0, len(queries), 256)])
-    return lower_bound(overlap_at(found, exact, K)), time.process_time() - start
+    return lower_bound(ann_recall_at(found, exact, K)), time.process_time() - start
 
 
 def _set(run: Run) -> None:
     if hasattr(run.peer, "searcher"):
-        setting = run.width
-        run.peer.searcher.widen(nprobe=setting.nprobe, ef_search=setting.ef_search, candidates=setting.candidates)
+        params = run.width
+        run.peer.searcher.set_search_params(nprobe=params.nprobe, ef_search=params.ef_search, rerank_candidates=params.rerank_candidates)
     else:
         width, run.peer.again = run.width
-        run.peer.widen(width)
+        run.peer.set_search_params(width)
 
 
 def _turn(run: Run, queries: np.ndarray, batch: int) -> None:

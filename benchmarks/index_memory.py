@@ -37,13 +37,13 @@ def store(root: Root, size: int, dim: int) -> EmbeddingSet:
 
 def built(root: Root, embeddings: EmbeddingSet, config: IndexConfig) -> dict[str, float]:
     """Build in this process: peak resident bytes before and after, seconds."""
-    from indexmill.tasks.indexes.reuse import trained_for
-    from indexmill.tasks.indexes.shards import fill_shards
+    from indexmill.tasks.indexing.shard_builder import build_shards
+    from indexmill.tasks.indexing.training import reuse_or_train
 
     before, start = _peak(), time.perf_counter()
-    trained = trained_for(root, "memory", embeddings, config, None)
+    trained = reuse_or_train(root, "memory", embeddings, config, None)
     training, middle = _peak(), time.perf_counter()
-    filled = fill_shards(root, "memory", embeddings, trained, "database", config, (), lambda finished: None)
+    filled = build_shards(root, "memory", embeddings, trained, "database", config, (), lambda finished: None)
     return {"before": before, "training": training, "peak": _peak(), "shards": len(filled.shards), "sampled": trained.sampled,
             "train_seconds": middle - start, "shard_seconds": time.perf_counter() - middle}  # fmt: skip
 

@@ -20,7 +20,7 @@ class Peer(Protocol):
     def build(self, vectors: np.ndarray) -> None:
         """Build from float32 (n, dim)."""
 
-    def widen(self, width: int) -> None:
+    def set_search_params(self, width: int) -> None:
         """Search so widely from now on."""
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
@@ -47,7 +47,7 @@ class Hnswlib:
         self.index.set_num_threads(self.threads)
         self.index.add_items(vectors)
 
-    def widen(self, width: int) -> None:
+    def set_search_params(self, width: int) -> None:
         """Ef."""
         self.index.set_ef(width)
 
@@ -71,7 +71,7 @@ class Usearch:
         self.index = self.module.Index(ndim=vectors.shape[1], metric="ip", dtype="f16")
         self.index.add(np.arange(len(vectors)), vectors, threads=self.threads)
 
-    def widen(self, width: int) -> None:
+    def set_search_params(self, width: int) -> None:
         """Expansion."""
         self.index.expansion_search = width
 
@@ -98,7 +98,7 @@ class Scann:
         tree = builder.tree(num_leaves=leaves, num_leaves_to_search=16, training_sample_size=len(vectors), soar_lambda=1.5)
         self.index = tree.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(100).build()
 
-    def widen(self, width: int) -> None:
+    def set_search_params(self, width: int) -> None:
         """Leaves."""
         self.leaves = width
 
@@ -127,7 +127,7 @@ class Svs:
         self.index = self.module.Vamana.build(settings, vectors.astype(np.float16), self.module.DistanceType.MIP, self.threads)
         self.index.num_threads = self.threads
 
-    def widen(self, width: int) -> None:
+    def set_search_params(self, width: int) -> None:
         """Window."""
         self.index.search_window_size = width
 
@@ -151,7 +151,7 @@ class SymphonyQG:
         self.index = self.module.SymqgIndex(vectors.shape[1], 32, metric="ip")
         self.index.build(vectors, 200, num_threads=self.threads)
 
-    def widen(self, width: int) -> None:
+    def set_search_params(self, width: int) -> None:
         """Ef."""
         self.ef = width
 

@@ -55,7 +55,7 @@ def night(folder: str, place: str, *, listed_anew: bool) -> dict[str, Any]:
 
     listed_anew: go through the stages, whatever Prefect would remember of them; else only find out that nothing has changed.
     """
-    from indexmill.configs.datasets import FolderDataset
+    from indexmill.configs.datasets import FolderDatasetConfig
     from indexmill.configs.models import SplitConfig, ValidateConfig
     from indexmill.storage.root import Root
     from indexmill.tasks.ingest import ingest, revision
@@ -63,7 +63,7 @@ def night(folder: str, place: str, *, listed_anew: bool) -> dict[str, Any]:
     from indexmill.tasks.validate import validate
 
     read = _counted_reads()
-    root, config, seconds = Root(place), FolderDataset(source="folder", path=folder), {}
+    root, config, seconds = Root(place), FolderDatasetConfig(source="folder", path=folder), {}
 
     def timed(stage: str, work: Callable[..., Any], *arguments: Any) -> Any:
         start = time.perf_counter()
@@ -96,10 +96,10 @@ def _counted_reads() -> dict[str, int]:
 
 def _opened(root: Any) -> int:
     """How many contents were ever opened as images: rows of the openings."""
-    from indexmill.storage import tables
+    from indexmill.storage import parquet
 
     parts = sorted(root.path.glob("openings/*/part-*.parquet"))
-    return int(tables.rows(f"SELECT count(*) FROM {tables.parquet(*parts)}", spill=root.tmp)[0][0]) if parts else 0
+    return int(parquet.fetch_rows(f"SELECT count(*) FROM {parquet.scan_sql(*parts)}", spill=root.tmp)[0][0]) if parts else 0
 
 
 def measured(folder: Path, root: Path, *flags: str) -> dict[str, Any]:

@@ -24,15 +24,15 @@ import pyarrow.parquet as pq
 
 from benchmarks.sentences import DIM, embeddings
 from indexmill.configs.models import IndexConfig
-from indexmill.storage import tables
-from indexmill.storage.embeddings import joined, vectors
+from indexmill.storage import parquet
+from indexmill.storage.embedding_store import concatenate_blocks, vectors
 from indexmill.storage.index_records import IndexShards
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
-from indexmill.tasks.indexes.opening import open_searcher
-from indexmill.tasks.indexes.reuse import trained_for
-from indexmill.tasks.indexes.shards import fill_shards
-from indexmill.tasks.measures.speed import search_speed
+from indexmill.tasks.indexing.shard_builder import build_shards
+from indexmill.tasks.indexing.shard_store import open_searcher
+from indexmill.tasks.indexing.training import reuse_or_train
+from indexmill.tasks.metrics.search_speed import measure_search_speed
 from indexmill.tasks.tune import tune
 from tests.indexes.nights import Database
 
@@ -72,8 +72,8 @@ def sided(root: Root, embeddings: EmbeddingSet) -> EmbeddingSet:
     sides = ["query" if item % ONE_QUERY_IN == 0 else "database" for item in table["item_id"].to_pylist()]
     path = root.path / "items" / "sided.parquet"
     table = table.set_column(table.schema.get_field_index("side"), "side", pa.array(sides, pa.string()))
-    tables.write_parquet(path, table.schema, table.to_batches())
-    ref, queries = root.ref(path), sides.count("query")
+    parquet.write_parquet(path, table.schema, table.to_batches())
+    ref, queries = root.make_ref(path), sides.count("query")
     update = {"items": ref, "files": (ref, *embeddings.files[1:]), "database": len(sides) - queries, "query": queries}
     return embeddings.model_copy(update=update)
 
@@ -81,16 +81,16 @@ def sided(root: Root, embeddings: EmbeddingSet) -> EmbeddingSet:
 def measured(root: Root, embeddings: EmbeddingSet, config: IndexConfig) -> dict[str, Any]:
     """Build, tune, and ask the held-out queries one by one."""
     start = time.perf_counter()
-    trained = trained_for(root, "million", embeddings, config, None)
+    trained = reuse_or_train(root, "million", embeddings, config, None)
     middle = time.perf_counter()
-    filled = fill_shards(root, "million", embeddings, trained, "database", config, (), lambda items: None)
+    filled = build_shards(root, "million", embeddings, trained, "database", config, (), lambda items: None)
     end = time.perf_counter()
     shards = IndexShards(digest="s", files=(), trained=trained.digest, shards=filled.shards, built=0, updated=0, reused=0)
     tuned = tune.fn(root, embeddings, embeddings, trained, shards, config)
     with vectors(root, embeddings, side="query") as blocks:
-        _, queries = joined(blocks, embeddings.dim)
-    searcher = open_searcher(filled.shards, root.file, config.metric, tuned.setting)
-    speed = search_speed(searcher, queries)
+        _, queries = concatenate_blocks(blocks, embeddings.dim)
+    searcher = open_searcher(filled.shards, root.file, config.metric, tuned.params)
+    speed = measure_search_speed(searcher, queries)
     return {
         "factory": trained.factory, "spill": trained.spill, "shards": len(filled.shards), "tuning": tuned.reason, **speed,
         "train_seconds": middle - start, "shard_seconds": end - middle, "index_bytes_a_vector": sum(s.index.size for s in filled.shards)

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from benchmarks.serve import CLIENTS, running, served, told
 from benchmarks.serve_load import text
 from indexmill.serve import open_index
-from indexmill.tasks.encoders.locating import locate
+from indexmill.tasks.encoding.model_files import find_model_path
 
 INDEXING = """
 import json, sys
@@ -37,7 +37,7 @@ def make_peer(folder: Path, peer: str, root: Path, name: str, count: int) -> Pat
     index = open_index(root, name)
     rows = index.items.rows(index.items.matching({"side": ["database"]})[:count].tolist())
     (folder / "items.json").write_text(json.dumps([(row["key"], row["text"]) for row in rows if row]))
-    model = str(locate(index.manifest.config["encoder"]["model"]))
+    model = str(find_model_path(index.manifest.config["encoder"]["model"]))
     command = [sys.executable, "-c", INDEXING, str(folder / "items.json"), model, str(folder / "index")]
     subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": peer}, cwd=folder)
     config = folder / "service.yml"

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexmill.storage.index_records import SearchSetting, Shard
+from indexmill.storage.index_records import SearchParams, Shard
 from indexmill.storage.records import FileRef
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
-from indexmill.tasks.indexes.files import save
-from indexmill.tasks.indexes.spill import filled, train_spilled
+from indexmill.tasks.indexing.shard_store import save
+from indexmill.tasks.indexing.soar import fill_index, train_soar
 
 NAME, DIM, CLUSTERS = "bench", 384, 2000
 CONFIG = """name: bench
@@ -72,7 +72,7 @@ def _enlarge(path: Path, count: int, family: str) -> None:
         for name, array in (("shard-00000.ids.npy", ids), ("shard-00000.vectors.npy", vectors)):
             np.save(staged / name, array)
             files[name] = staged / name
-    refs = {name: root.ref(file) for name, file in files.items()}
+    refs = {name: root.make_ref(file) for name, file in files.items()}
     manifest = _manifest(live, refs, count, family)
     kept = [ref for ref in live.files if not ref.path.startswith("shard-") and ref.path not in refs]
     folder = snapshots.path(live.snapshot_id).relative_to(root.path).as_posix()
@@ -85,7 +85,7 @@ def _enlarge(path: Path, count: int, family: str) -> None:
 
 def _index(vectors: np.ndarray, ids: np.ndarray, family: str) -> Any:
     if family == "auto":
-        return filled(train_spilled(vectors[:50_000], 512, 128, "cosine", dims=256), [(ids, vectors)])
+        return fill_index(train_soar(vectors[:50_000], 512, 128, "cosine", pca_dims=256), [(ids, vectors)])
     index = faiss.IndexIDMap2(faiss.IndexFlatIP(DIM))
     index.add_with_ids(vectors, ids)  # type: ignore[call-arg]
     return index
@@ -98,8 +98,8 @@ def _manifest(live: Any, refs: dict[str, FileRef], count: int, family: str) -> A
         side="database", number=0, count=count, key="0" * 64, trained="0" * 64, index=named["shard-00000.faiss"],
         rows=named["shard-00000.rows.parquet"], vectors=vectors,
     )  # fmt: skip
-    setting = SearchSetting(nprobe=8, candidates=40, spill=True) if family == "auto" else SearchSetting()
+    params = SearchParams(nprobe=8, rerank_candidates=40, spill=True) if family == "auto" else SearchParams()
     return live.model_copy(
         update={"snapshot_id": "00002-" + live.snapshot_id[6:], "parent": live.snapshot_id, "items": count, "database": count, "query": 0,
-                "shards": (shard,), "search": live.search.model_copy(update={"setting": setting}), "pool": ()}
+                "shards": (shard,), "search": live.search.model_copy(update={"params": params}), "pool_files": ()}
     )  # fmt: skip

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from indexmill.configs.section import Section
+from indexmill.configs.base import ConfigModel
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
-class AnyEncoder(Section):
+class BaseEncoderConfig(ConfigModel):
     """What every encoder understands.
 
     model: a model id, a local path, or `package:NAME/PATH` for a file or folder inside an installed Python package.
@@ -28,23 +28,23 @@ class AnyEncoder(Section):
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     precision: Literal["auto"] | Precision = "auto"
     normalize: bool = True
-    shard_rows: int = Field(default=50_000, ge=1)
-    store: Literal["float32", "float16"] = "float32"
+    chunk_rows: int = Field(default=50_000, ge=1)
+    storage_dtype: Literal["float32", "float16"] = "float32"
 
 
-class SentenceTransformersEncoder(AnyEncoder):
+class SentenceTransformersEncoderConfig(BaseEncoderConfig):
     """Texts, by a sentence-transformers model. model may also be a model's id on the Hugging Face Hub, ORG/NAME."""
 
     kind: Literal["sentence-transformers"]
 
 
-class EfficientNetLiteEncoder(AnyEncoder):
+class EfficientNetLiteEncoderConfig(BaseEncoderConfig):
     """Images, by the pooled features of EfficientNet-Lite0 (1,280 numbers)."""
 
     kind: Literal["efficientnet-lite"]
 
 
-class OpenClipEncoder(AnyEncoder):
+class OpenClipEncoderConfig(BaseEncoderConfig):
     """Images, and the texts that describe them, in one space, by a CLIP model of open_clip.
 
     model: an architecture of the library (`ViT-B-32`), or a model with a configuration of its own: `hf-hub:ORG/NAME`, or
@@ -56,7 +56,7 @@ class OpenClipEncoder(AnyEncoder):
     pretrained: str | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
-    def _weights_from_one_place(self) -> OpenClipEncoder:
+    def _require_one_weights_source(self) -> OpenClipEncoderConfig:
         if self.model.startswith(("hf-hub:", "local-dir:")):
             if self.pretrained is not None:
                 raise ValueError("encoder.pretrained goes with an architecture; this encoder.model brings its own weights")
@@ -65,7 +65,7 @@ class OpenClipEncoder(AnyEncoder):
         return self
 
 
-class TimmEncoder(AnyEncoder):
+class TimmEncoderConfig(BaseEncoderConfig):
     """Images, by the pooled features of a timm model.
 
     model: an architecture of the library (`resnet18`, `mobilenetv3_large_100`). pretrained: which weights, as a tag of the library
@@ -78,5 +78,6 @@ class TimmEncoder(AnyEncoder):
 
 
 EncoderConfig = Annotated[
-    SentenceTransformersEncoder | EfficientNetLiteEncoder | OpenClipEncoder | TimmEncoder, Field(discriminator="kind")
+    SentenceTransformersEncoderConfig | EfficientNetLiteEncoderConfig | OpenClipEncoderConfig | TimmEncoderConfig,
+    Field(discriminator="kind"),
 ]

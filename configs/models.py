@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import ByteSize, Field, field_validator, model_validator
 
+from indexmill.configs.base import ConfigModel
 from indexmill.configs.datasets import DatasetConfig
 from indexmill.configs.encoders import EncoderConfig
-from indexmill.configs.section import Section
 
 Rerank = Literal["none", "sq8", "fp16", "exact"]
 
 
-class ValidateConfig(Section):
+class ValidateConfig(ConfigModel):
     """max_reject_fraction: past this share of rejected items the build stops.
 
     max_pixels, min_side, max_aspect_ratio: images that are larger, shorter on a side, or longer for their width are rejected unopened.
@@ -29,7 +29,7 @@ class ValidateConfig(Section):
     max_text_length: int = Field(default=100_000, ge=1)
 
 
-class SplitConfig(Section):
+class SplitConfig(ConfigModel):
     """What is held out as queries.
 
     mode: `hash` sends query_fraction of the content groups to the query side, by a hash keyed with `seed`; `given` takes the data set's
@@ -46,7 +46,7 @@ class SplitConfig(Section):
     leak_distance: int = Field(default=12, ge=0, le=64)
 
 
-class DriftConfig(Section):
+class DriftConfig(ConfigModel):
     """When the last training is no longer good enough. Each signal is compared with its value at training.
 
     max_changed: share of contents that are not what they were. max_imbalance: how many times as unevenly the lists may be filled.
@@ -59,10 +59,10 @@ class DriftConfig(Section):
     max_error_rise: float = Field(default=0.1, ge=0)
     max_recall_drop: float = Field(default=0.01, ge=0, le=1)
     sample: int = Field(default=10_000, ge=100)
-    probes: int = Field(default=1000, ge=10)
+    queries: int = Field(default=1000, ge=10)
 
 
-class IndexConfig(Section):
+class IndexConfig(ConfigModel):
     """The FAISS index.
 
     holds: for images with captions and an encoder of both, which of the two the index holds; by default what the items are. factory: any
@@ -75,7 +75,7 @@ class IndexConfig(Section):
     used.
     """
 
-    holds: Literal["image", "text"] | None = None
+    modality: Literal["image", "text"] | None = None
     factory: str = Field(default="Flat", min_length=1)
     metric: Literal["cosine", "ip", "l2"] = "cosine"
     shards: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)] = "auto"
@@ -85,7 +85,7 @@ class IndexConfig(Section):
     latency_budget_ms: float | None = Field(default=None, gt=0)
     nprobe: int | None = Field(default=None, ge=1)
     ef_search: int | None = Field(default=None, ge=1)
-    candidates: int | None = Field(default=None, ge=1)
+    rerank_candidates: int | None = Field(default=None, ge=1)
     rerank: Rerank = "none"
     train_points_per_list: int = Field(default=64, ge=39, le=256)
     train_memory: ByteSize = Field(default=ByteSize(1_000_000_000), ge=1_000_000)
@@ -93,7 +93,7 @@ class IndexConfig(Section):
     seed: int = 0
 
 
-class EvaluationConfig(Section):
+class EvaluationConfig(ConfigModel):
     """asks: what the queries are, images or their captions; by default what the index holds. k: the cut-offs. depth: results a query that
     average precision looks at, where items can be judged. max_queries: a seeded sample of so many queries. relevant_from: items are
     relevant when a scored pair of at least this joins them to the query, and not by label. encode_queries: queries whose encoding is timed,
@@ -101,25 +101,25 @@ class EvaluationConfig(Section):
     also write the run and its qrels in trec_eval's form.
     """
 
-    asks: Literal["image", "text"] | None = None
+    query_modality: Literal["image", "text"] | None = None
     k: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = (1, 5, 10)
     depth: int = Field(default=1000, ge=1)
     max_queries: int = Field(default=10_000, ge=1)
-    relevant_from: float | None = None
+    relevance_threshold: float | None = None
     examples: int = Field(default=8, ge=0, le=100, description="example queries shown in the report, and as many best and worst")
-    encode_queries: int = Field(default=20, ge=0, le=1000)
+    encode_latency_queries: int = Field(default=20, ge=0, le=1000)
     projection_seconds: float = Field(default=20, ge=0)
     trec: bool = False
 
     @field_validator("k")
     @classmethod
-    def _sorted(cls, k: tuple[int, ...]) -> tuple[int, ...]:
+    def _sort_cutoffs(cls, k: tuple[int, ...]) -> tuple[int, ...]:
         if not k:
             raise ValueError("at least one cut-off is needed")
         return tuple(sorted(set(k)))
 
 
-class GateConfig(Section):
+class GateConfig(ConfigModel):
     """What a build must be to replace the live snapshot.
 
     minimum, maximum: the least and the largest value of a measure. maximum_drop: the most that a measure may fall below the live
@@ -133,11 +133,11 @@ class GateConfig(Section):
     maximum_drop: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     significant_drop: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(default_factory=dict)
     minimum_items: int | None = Field(default=None, ge=0)
-    maximum_reject_share: float | None = Field(default=None, ge=0, le=1)
+    maximum_reject_fraction: float | None = Field(default=None, ge=0, le=1)
     maximum_churn: float | None = Field(default=None, ge=0, le=1)
 
 
-class PublishConfig(Section):
+class PublishConfig(ConfigModel):
     """serve: whether the published index also holds the query side. keep: published snapshots kept; keep_days: younger ones are kept too.
 
     gate: what is refused.
@@ -149,7 +149,7 @@ class PublishConfig(Section):
     gate: GateConfig = GateConfig()
 
 
-class StudiedIndex(Section):
+class StudyIndexConfig(ConfigModel):
     """One index of a study. factory: as index.factory, `auto` too. nprobe, ef_search: how widely it is searched, one row each.
 
     recall_targets: instead of widths, settings tuned for these; by default `auto` is tuned for three, and others are searched at doubling
@@ -160,11 +160,11 @@ class StudiedIndex(Section):
     nprobe: tuple[Annotated[int, Field(ge=1)], ...] = ()
     ef_search: tuple[Annotated[int, Field(ge=1)], ...] = ()
     recall_targets: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
-    candidates: int | None = Field(default=None, ge=1)
+    rerank_candidates: int | None = Field(default=None, ge=1)
     rerank: Rerank = "none"
 
 
-class StudyConfig(Section):
+class StudyConfig(ConfigModel):
     """What `indexmill study` compares; no build reads it.
 
     encoders: by the name that they have in the tables; by default the pipeline's own. indexes: by default Flat, IVF with two numbers of
@@ -172,11 +172,11 @@ class StudyConfig(Section):
     """
 
     encoders: dict[str, EncoderConfig] = Field(default_factory=dict)
-    indexes: tuple[StudiedIndex, ...] = ()
+    indexes: tuple[StudyIndexConfig, ...] = ()
     max_queries: int = Field(default=1000, ge=1)
 
 
-class PipelineConfig(Section):
+class PipelineConfig(ConfigModel):
     """One pipeline: one index, rebuilt as a whole."""
 
     name: str = Field(pattern="^[a-z0-9][a-z0-9-]{0,62}$")
@@ -191,7 +191,7 @@ class PipelineConfig(Section):
     study: StudyConfig = StudyConfig()
 
     @model_validator(mode="after")
-    def _cosine_needs_normalised_vectors(self) -> PipelineConfig:
+    def _require_normalized_vectors_for_cosine(self) -> PipelineConfig:
         encoders = (self.encoder, *self.study.encoders.values())
         if self.index.metric == "cosine" and not all(encoder.normalize for encoder in encoders):
             raise ValueError("index.metric cosine needs encoder.normalize: true (or choose index.metric: ip)")

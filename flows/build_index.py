@@ -15,15 +15,15 @@ from indexmill.flows.preflight import check_encoder, check_factory, check_sizes,
 from indexmill.flows.stages import Stage, Stages, refreshed
 from indexmill.flows.stopping import stoppable
 from indexmill.flows.summary import Summary, summarise
-from indexmill.storage.disk import writing_below
+from indexmill.storage.disk_errors import translate_disk_errors
 from indexmill.storage.errors import DamagedFile
-from indexmill.storage.lease import lease
+from indexmill.storage.locks import lease
 from indexmill.storage.records import Dataset, SplitDataset, ValidatedDataset
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 from indexmill.tasks.encode import encode
-from indexmill.tasks.encoders import Identity
-from indexmill.tasks.encoders.process import EncoderProcess
+from indexmill.tasks.encoding import EncoderIdentity
+from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.evaluate import evaluate
 from indexmill.tasks.ingest import ingest, revision, unread
 from indexmill.tasks.publish import publish
@@ -62,13 +62,13 @@ def build_index(
     place = open_root(root)
     try:
         with (
-            writing_below(place.path),
-            place.shared(),
+            translate_disk_errors(place.path),
+            place.hold_shared(),
             lease(place.index(pipeline.name) / "lease", holder=f"build-index of {pipeline.name}"),
         ):
-            place.sweep()
+            place.remove_stale_temporaries()
             try:
-                with writing_below(place.path):
+                with translate_disk_errors(place.path):
                     stages = Stages(place, thorough=not _live_is_sound(place, pipeline.name), refresh=again)
                     return build(pipeline, stages, rehash=rehash, force=force).to_json()
             except DamagedFile:
@@ -89,22 +89,24 @@ def build(config: PipelineConfig, stages: Stages, *, rehash: bool = False, force
     held = held_set(config, embeddings)
     trained = run(train, config.name, held, config.index)
     shards = run(shard, config.name, held, trained, config.index)
-    tuned = run(tune, held, embeddings.of(config.evaluation.asks or config.index.holds), trained, shards, config.index)
+    tuned = run(
+        tune, held, embeddings.for_modality(config.evaluation.query_modality or config.index.modality), trained, shards, config.index
+    )
     evaluation = run(
         evaluate, config.name, embeddings, trained, shards, tuned, config.index, config.encoder, config.evaluation, config.split.leaks,
-        sides.base, sides.pairs,
+        sides.image_root, sides.pairs,
     )  # fmt: skip
     snapshot = run(
         publish, config.model_copy(update={"study": StudyConfig()}), validated, sides, embeddings, trained, shards, tuned, evaluation,
         force, stages.seconds(),
-        doubt=lambda record: "" if Snapshots(root, config.name).current() else "nothing is live",
+        doubt=lambda record: "" if Snapshots(root, config.name).live_id() else "nothing is live",
     )  # fmt: skip
     return summarise(config, stages, dataset, validated, embeddings, trained, tuned, evaluation, snapshot)
 
 
 def prepare(
     config: PipelineConfig, stages: Stages, process: EncoderProcess, *, rehash: bool = False, building: bool = False
-) -> tuple[Dataset, ValidatedDataset, SplitDataset, Identity]:
+) -> tuple[Dataset, ValidatedDataset, SplitDataset, EncoderIdentity]:
     """The stages before the slow ones, and the encoder's identity in float32: asked first, so that a wrong model costs no reading.
 
     building: the watch is told that a build saw this revision of the source, however it ends. A plan or a study tells it nothing.
@@ -113,11 +115,11 @@ def prepare(
     check_factory(config.index)
     identity = check_encoder(config.encoder, root, process)
     found = revision(config.dataset, root)
-    if building and root.seen(config.name) not in (None, found):
-        process.prepare(config.encoder)  # something has changed, so there will be something to encode
+    if building and root.last_revision(config.name) not in (None, found):
+        process.preload(config.encoder)  # something has changed, so there will be something to encode
     dataset = run(ingest, config.name, config.dataset, found, rehash, doubt=unread)
     if building:
-        root.scratch.write_text(root.watched(config.name), dataset.revision + "\n")
+        root.scratch.write_text(root.revision_file(config.name), dataset.revision + "\n")
     validated = run(validate, dataset, config.validate_, doubt=undecided)
     return dataset, validated, run(split, validated, config.split), identity
 
@@ -125,7 +127,7 @@ def prepare(
 def _live_is_sound(root: Root, name: str) -> bool:
     """Whether every file of the live snapshot is as its manifest says; true before the first."""
     snapshots = Snapshots(root, name)
-    if snapshots.current() is None:
+    if snapshots.live_id() is None:
         return True
     try:
         snapshots.verify(snapshots.manifest())

@@ -112,7 +112,7 @@ def serve(
     """Answer searches over HTTP, with a page at /; new snapshots are taken up as they are published."""
     with told(verbose):
         prepare_environment(Path(root).resolve(), verbose=verbose)
-        from indexmill.serve.server import run_server
+        from indexmill.serve.http.server import run_server
 
         run_server(root, names, host, port)
 
@@ -138,11 +138,11 @@ def merge(
 @app.command()
 def pipelines(as_json: JsonOption = False) -> None:
     """List the pipelines that come with Indexmill."""
-    from indexmill.configs.loading import load_config, names
+    from indexmill.configs.loading import list_bundled_pipelines, load_config
     from indexmill.flows.tables import print_pipelines
 
     with told(verbose=False):
-        configs = [load_config(name) for name in names()]
+        configs = [load_config(name) for name in list_bundled_pipelines()]
         if as_json:
             print(json.dumps([config.model_dump(mode="json", by_alias=True) for config in configs]))
         else:
@@ -165,13 +165,13 @@ def check(config: str, settings: SetOption = None, as_json: JsonOption = False) 
 def catalog(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
     """Rebuild the DuckDB catalog from the manifests and list the builds in it."""
     from indexmill.flows.tables import print_builds
-    from indexmill.storage.catalog import builds, damage, rebuild
+    from indexmill.storage.catalog import find_catalog_damage, list_builds, rebuild
 
     with opened(root) as place:
-        if problem := damage(place):
+        if problem := find_catalog_damage(place):
             print(f"the catalog was damaged and is made anew from the manifests: {problem}", file=sys.stderr)
         rebuild(place)
-        rows = builds(place)
+        rows = list_builds(place)
         print(json.dumps(rows)) if as_json else print_builds(rows, place.catalog)
 
 
@@ -186,8 +186,8 @@ def history(
     from indexmill.flows.history import print_history, read_history
 
     with told(verbose=False):
-        builds = read_history(root, name)
-        print(json.dumps([one.model_dump(mode="json") for one in builds])) if as_json else print_history(builds, measure or [])
+        list_builds = read_history(root, name)
+        print(json.dumps([one.model_dump(mode="json") for one in list_builds])) if as_json else print_history(list_builds, measure or [])
 
 
 @app.command()

@@ -24,10 +24,10 @@ def default_root() -> str:
 
 def open_root(root: str | None) -> Root:
     """The root of a flow. What the process and its children make from now on is their user's alone (`indexmill.storage.permissions`)."""
-    from indexmill.storage.permissions import keep_private
+    from indexmill.storage.permissions import apply_umask
     from indexmill.storage.root import Root
 
-    keep_private()
+    apply_umask()
     return Root(root or default_root())
 
 

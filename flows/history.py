@@ -7,8 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from indexmill.storage.errors import InputError
-from indexmill.storage.history import remembered
-from indexmill.storage.metrics_file import MetricsFile
+from indexmill.storage.metrics_file import MetricsFile, read_metrics_history
 from indexmill.storage.root import Root
 
 USUAL = ("map", "ndcg_at_10", "precision_at_10", "ann_recall_at_10")
@@ -20,7 +19,7 @@ def read_history(root: str, name: str) -> list[MetricsFile]:
     """The figures of all builds of an index, oldest first. Raises InputError when there is none."""
     place = Root(root, create=False)
     try:
-        builds = remembered(place, name)
+        builds = read_metrics_history(place, name)
     finally:
         place.close()
     if not builds:
@@ -42,7 +41,7 @@ def print_history(builds: list[MetricsFile], measures: list[str]) -> None:
         table.add_column(heading, justify="right", overflow="fold")
     for one in builds[-SHOWN:]:
         figures = (f"{one.metrics[name]:.4f}" if name in one.metrics else "" for name in wanted)
-        verdict = "[red]refused[/]" if one.verdict == "refused" else "forced" if one.forced else one.verdict
+        verdict = "[red]refused[/]" if one.verdict == "refused" else "force_reason" if one.force_reason else one.verdict
         table.add_row(one.snapshot_id, one.created_at[:10], verdict, f"{one.counts['items']:,}", *figures)
     console.print(table)
     for name in wanted:

@@ -11,7 +11,7 @@ from prefect.flows import Flow
 from prefect.logging.loggers import flow_run_logger
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from indexmill.storage.errors import IndexmillError, Refused
+from indexmill.storage.errors import IndexmillError, PublishRefused
 
 WEBHOOK_VARIABLE = "INDEXMILL_WEBHOOK"
 SECONDS = 10
@@ -41,7 +41,7 @@ def message(flow: str, run: FlowRun, state: State[Any]) -> dict[str, Any]:
     own = isinstance(problem, IndexmillError)
     return {
         "flow": flow, "run": run.name, "pipeline": run.parameters.get("config"), "state": state.name,
-        "refused": isinstance(problem, Refused),
+        "refused": isinstance(problem, PublishRefused),
         "what": problem.what if own else type(problem).__name__ if problem else state.name,
         "got": problem.got if own else "", "next": problem.next_step if own else "see the run in Prefect",
     }  # fmt: skip

@@ -11,13 +11,13 @@ from pydantic import ByteSize, TypeAdapter
 from indexmill.configs.models import IndexConfig
 from indexmill.storage.atomic import commit
 from indexmill.storage.manifests import Manifest
-from indexmill.storage.retention import reading
+from indexmill.storage.retention import hold_snapshot
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
-from indexmill.tasks.indexes.factory import ivf_of
-from indexmill.tasks.indexes.files import read_index
-from indexmill.tasks.indexes.infos import index_infos
-from indexmill.tasks.indexes.merging import merge_shards
+from indexmill.tasks.indexing.autofaiss_info import build_index_infos
+from indexmill.tasks.indexing.factory import find_ivf
+from indexmill.tasks.indexing.merge import merge_shards
+from indexmill.tasks.indexing.shard_store import read_index
 
 
 def merge_index(root: str, name: str, output: Path, memory: str) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def merge_index(root: str, name: str, output: Path, memory: str) -> dict[str, An
     place = Root(root, create=False)
     try:
         snapshots = Snapshots(place, name)
-        with reading(snapshots) as manifest:
+        with hold_snapshot(snapshots) as manifest:
             return _merged(manifest, snapshots.path(manifest.snapshot_id), output.resolve(), limit)
     finally:
         place.close()
@@ -37,8 +37,8 @@ def _merged(manifest: Manifest, folder: Path, output: Path, limit: int) -> dict[
     lists = output.with_name(f"{output.stem}-{manifest.snapshot_id}.ivfdata")
     vectors, on_disk = merge_shards(shards, output, memory=limit, lists=lists)
     files = [output, lists] if on_disk else [output]
-    ivf = ivf_of(read_index(*shards[0], mapped=True))
-    infos = index_infos(
+    ivf = find_ivf(read_index(*shards[0], mapped=True))
+    infos = build_index_infos(
         IndexConfig.model_validate(manifest.config["index"]), [output.name], size=sum(file.stat().st_size for file in files),
         vectors=vectors, dim=manifest.dim, lists=int(ivf.nlist) if ivf is not None else 0, timings=manifest.timings,
         baseline=manifest.training.get("baseline", {}),

@@ -13,7 +13,7 @@ import typer
 
 from indexmill.flows.environment import ROOT_VARIABLE
 from indexmill.storage.errors import IndexmillError
-from indexmill.storage.stopping import Stopped, stopped
+from indexmill.storage.stopping import Stopped, build_stopped_error
 
 if TYPE_CHECKING:
     from indexmill.storage.root import Root
@@ -52,7 +52,7 @@ class told:
 
 def _told(problem: BaseException) -> tuple[str, int]:
     if isinstance(problem, KeyboardInterrupt):
-        problem = stopped(signal.SIGINT)
+        problem = build_stopped_error(signal.SIGINT)
     if isinstance(problem, IndexmillError):
         return str(problem) if isinstance(problem, Stopped) else f"error: {problem}", problem.exit_code
     return f"error: {type(problem).__name__}: {problem}\n  next:     this should not happen: run it again with --verbose and report it", 1
@@ -61,15 +61,15 @@ def _told(problem: BaseException) -> tuple[str, int]:
 @contextmanager
 def opened(root: str) -> Iterator[Root]:
     """A root that is there, for a command that runs no flow; what goes wrong in the block is told."""
-    from indexmill.storage.disk import writing_below
-    from indexmill.storage.permissions import keep_private
+    from indexmill.storage.disk_errors import translate_disk_errors
+    from indexmill.storage.permissions import apply_umask
     from indexmill.storage.root import Root
 
     with told(verbose=False):
-        keep_private()
+        apply_umask()
         place = Root(root, create=False)
         try:
-            with writing_below(place.path):
+            with translate_disk_errors(place.path):
                 yield place
         finally:
             place.close()

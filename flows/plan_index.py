@@ -12,9 +12,9 @@ from indexmill.flows.environment import open_root
 from indexmill.flows.planning import plan_build
 from indexmill.flows.stages import Stages
 from indexmill.flows.stopping import stoppable
-from indexmill.storage.disk import writing_below
-from indexmill.storage.lease import lease
-from indexmill.tasks.encoders.process import EncoderProcess
+from indexmill.storage.disk_errors import translate_disk_errors
+from indexmill.storage.locks import lease
+from indexmill.tasks.encoding.process import EncoderProcess
 
 
 @flow(name="plan-index", flow_run_name="{config}", validate_parameters=False)
@@ -24,7 +24,7 @@ def plan_index(config: str, root: str | None = None, settings: list[str] | None 
     pipeline = load_config(config, settings or [])
     place = open_root(root)
     try:
-        with writing_below(place.path), lease(place.index(pipeline.name) / "lease", holder=f"plan-index of {pipeline.name}"):
+        with translate_disk_errors(place.path), lease(place.index(pipeline.name) / "lease", holder=f"plan-index of {pipeline.name}"):
             with EncoderProcess() as process:
                 _, validated, sides, identity = prepare(pipeline, Stages(place), process)
             return plan_build(pipeline, place, identity, validated, sides).to_json()

@@ -13,19 +13,19 @@ import psutil
 from pydantic import ByteSize
 
 from indexmill.configs.models import PipelineConfig
-from indexmill.storage import tables
-from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.storage import parquet
+from indexmill.storage.device_profiles import load_device_profile
+from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.errors import InputError
-from indexmill.storage.experience import recall_experience
 from indexmill.storage.records import Modality, SplitDataset, ValidatedDataset
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
-from indexmill.tasks.encoders import MODALITIES, Identity
-from indexmill.tasks.encoders.captions import write_captions
-from indexmill.tasks.encoders.device import device_name
-from indexmill.tasks.indexes.factory import least_items
-from indexmill.tasks.indexes.reuse import last_training
-from indexmill.tasks.indexes.shards import AT_ONCE
+from indexmill.tasks.encoding import MODALITIES_BY_KIND, EncoderIdentity
+from indexmill.tasks.encoding.device import get_device_name
+from indexmill.tasks.encoding.fill_store import write_captions
+from indexmill.tasks.indexing.factory import min_training_items
+from indexmill.tasks.indexing.shard_builder import MAX_CONCURRENT_SHARDS
+from indexmill.tasks.indexing.training import load_last_training
 
 BUILD_BYTES = 1 << 30  # the build's own process: Prefect, DuckDB within its limit, blocks of rows
 ENCODER_BYTES = 2 << 30  # the encoding process, before one has been seen at work
@@ -75,7 +75,7 @@ class Plan:
         return asdict(self)
 
 
-def plan_build(config: PipelineConfig, root: Root, identity: Identity, validated: ValidatedDataset, split: SplitDataset) -> Plan:
+def plan_build(config: PipelineConfig, root: Root, identity: EncoderIdentity, validated: ValidatedDataset, split: SplitDataset) -> Plan:
     """The plan for items that are listed, checked and split already. identity: the encoder's in float32."""
     new, changed, removed, unchanged = _changes(root, config.name, split)
     sides, dim, encoder_bytes = [], 0, 0
@@ -104,7 +104,7 @@ def check_fit(plan: Plan) -> None:
             where=plan.name,
             expected="room for what it writes, and memory for what it holds",
             got="; ".join(plan.obstacles),
-            next_step="free some, build with dataset.limit, a smaller index or encoder.store=float16, or choose another --root",
+            next_step="free some, build with dataset.limit, a smaller index or encoder.storage_dtype=float16, or choose another --root",
         )
 
 
@@ -119,15 +119,15 @@ def available_memory() -> int:
 
 
 def _changes(root: Root, name: str, split: SplitDataset) -> tuple[int, int, int, int]:
-    snapshots, now = Snapshots(root, name), tables.parquet(root.file(split.table))
-    if (live := snapshots.current()) is None:
+    snapshots, now = Snapshots(root, name), parquet.scan_sql(root.file(split.table))
+    if (live := snapshots.live_id()) is None:
         return split.database + split.query, 0, 0, 0
     sql = (
         "SELECT count(*) FILTER (b.item_id IS NULL), count(*) FILTER (a.content_digest <> b.content_digest), "
         "count(*) FILTER (a.item_id IS NULL), count(*) FILTER (a.content_digest = b.content_digest) "
-        f"FROM {now} a FULL JOIN {tables.parquet(snapshots.path(live) / 'items.parquet')} b ON a.item_id = b.item_id"
+        f"FROM {now} a FULL JOIN {parquet.scan_sql(snapshots.path(live) / 'items.parquet')} b ON a.item_id = b.item_id"
     )
-    new, changed, removed, unchanged = tables.rows(sql, spill=root.tmp)[0]
+    new, changed, removed, unchanged = parquet.fetch_rows(sql, spill=root.tmp)[0]
     return new, changed, removed, unchanged
 
 
@@ -142,27 +142,27 @@ def _sides(root: Root, config: PipelineConfig, split: SplitDataset) -> Iterator[
     """What the encode stage will encode: the items, and the captions of images where the encoder takes texts too."""
     items = root.file(split.table)
     yield split.modality, items
-    if split.modality == "image" and "text" in MODALITIES[config.encoder.kind]:
+    if split.modality == "image" and "text" in MODALITIES_BY_KIND[config.encoder.kind]:
         with _captions(root, items) as captions:
             if captions:
                 yield "text", captions
 
 
-def _side(root: Root, config: PipelineConfig, identity: Identity, modality: Modality, items: Path) -> tuple[SidePlan, int, int]:
+def _side(root: Root, config: PipelineConfig, identity: EncoderIdentity, modality: Modality, items: Path) -> tuple[SidePlan, int, int]:
     """One side's plan, the length of its vectors, and what its process has been seen to take."""
-    known = recall_experience(root, identity.fingerprint, modality, device_name())
+    known = load_device_profile(root, identity.fingerprint, modality, get_device_name())
     precision = (known.precision or "float32") if config.encoder.precision == "auto" else config.encoder.precision
-    store = EmbeddingStore(root, identity.of(modality, precision, config.encoder.store).fingerprint)
-    distinct = int(tables.rows(f"SELECT count(DISTINCT content_digest) FROM {tables.parquet(items)}", spill=root.tmp)[0][0])
+    store = EmbeddingStore(root, identity.for_store(modality, precision, config.encoder.storage_dtype).fingerprint)
+    distinct = int(parquet.fetch_rows(f"SELECT count(DISTINCT content_digest) FROM {parquet.scan_sql(items)}", spill=root.tmp)[0][0])
     missing, rate = store.count_missing(items), known.rates.get(precision)
     seconds = 0.0 if not missing else round(missing / rate, 1) if rate else None
     side = SidePlan(modality, precision, missing, distinct - missing, rate, seconds)
-    return side, store.dim if store.whole() else UNKNOWN_DIM, known.peak_bytes or ENCODER_BYTES
+    return side, store.dim if store.readable_paths() else UNKNOWN_DIM, known.peak_bytes or ENCODER_BYTES
 
 
 def _training(root: Root, config: PipelineConfig, touched: int, unchanged: int) -> str:
     """What will become of the last training, as far as that can be told before anything is encoded."""
-    last = last_training(root, config.name, Snapshots(root, config.name).live())
+    last = load_last_training(root, config.name, Snapshots(root, config.name).live())
     if last is None:
         return "new: the first of this index"
     if not touched:
@@ -177,16 +177,16 @@ def _training(root: Root, config: PipelineConfig, touched: int, unchanged: int) 
 
 def _bytes(config: PipelineConfig, split: SplitDataset, to_encode: int, dim: int, *, touched: bool) -> int:
     """Embeddings, and shards as if each vector were stored whole; tables and reports besides."""
-    stored = 2 if config.encoder.store == "float16" else 4
+    stored = 2 if config.encoder.storage_dtype == "float16" else 4
     items = split.database + split.query
     return to_encode * (dim * stored + 64) + (items * (dim * 4 + 8 + 200) if touched or to_encode else 0)
 
 
 def _peak(config: PipelineConfig, split: SplitDataset, dim: int, encoder_bytes: int) -> int:
     """The larger of encoding and of training with its sample twice in memory, or filling a shard; beside the build's own process."""
-    sample = min(split.database, max(10_000, least_items(config.index.factory) * config.index.train_points_per_list))
+    sample = min(split.database, max(10_000, min_training_items(config.index.factory) * config.index.train_points_per_list))
     shard = config.index.shard_bytes if config.index.shards == "auto" else -(-split.database // config.index.shards) * (dim * 4 + 8)
-    return BUILD_BYTES + max(encoder_bytes, min(2 * sample * dim * 4, config.index.train_memory), AT_ONCE * shard)
+    return BUILD_BYTES + max(encoder_bytes, min(2 * sample * dim * 4, config.index.train_memory), MAX_CONCURRENT_SHARDS * shard)
 
 
 def _obstacles(size: int, free: int, peak: int, available: int) -> list[str]:

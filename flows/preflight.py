@@ -7,15 +7,15 @@ from indexmill.configs.models import PipelineConfig
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import EmbeddingSet, SplitDataset
 from indexmill.storage.root import Root
-from indexmill.tasks.encoders import MODALITIES, Identity, identify
-from indexmill.tasks.encoders.jobs import Model
-from indexmill.tasks.encoders.process import EncoderProcess
-from indexmill.tasks.indexes.factory import check_factory, least_items
+from indexmill.tasks.encoding import MODALITIES_BY_KIND, EncoderIdentity, identify
+from indexmill.tasks.encoding.process import EncoderProcess
+from indexmill.tasks.encoding.protocol import ModelSpec
+from indexmill.tasks.indexing.factory import check_factory, min_training_items
 from indexmill.tasks.progress import track
 from indexmill.tasks.turns import device_turn
 
 
-def check_encoder(config: EncoderConfig, root: Root, process: EncoderProcess) -> Identity:
+def check_encoder(config: EncoderConfig, root: Root, process: EncoderProcess) -> EncoderIdentity:
     """The encoder's identity in float32. One that never encoded under this root is loaded, to see that its weights are its own.
 
     Raises InputError for weights that are not there, not the expected ones, or of another architecture.
@@ -23,7 +23,7 @@ def check_encoder(config: EncoderConfig, root: Root, process: EncoderProcess) ->
     identity = identify(config)
     if not root.encoder(identity.fingerprint).is_dir():
         with device_turn() as shared, track("loading the model", 1) as advance:
-            process.load(Model(config, "float32", MODALITIES[config.kind][0]))
+            process.load(ModelSpec(config, "float32", MODALITIES_BY_KIND[config.kind][0]))
             if shared:
                 process.stop()  # nothing stays on a device between turns
             advance(1)
@@ -37,7 +37,7 @@ def check_sizes(config: PipelineConfig, split: SplitDataset) -> None:
     if split.labelled and split.labels == 1:
         raise InputError(
             "all items have one label, so every result would count as relevant",
-            where=f"dataset of {config.name}" + (f": {split.base}" if split.base else ""),
+            where=f"dataset of {config.name}" + (f": {split.image_root}" if split.image_root else ""),
             expected="at least 2 labels (sub-folders)",
             got=f"1 label over {split.database + split.query} items",
             next_step="name the folder above as dataset.path, or --set dataset.labels=none to leave relevance out",
@@ -51,11 +51,11 @@ def check_sizes(config: PipelineConfig, split: SplitDataset) -> None:
             got=sides,
             next_step=f"add items, or --set evaluation.k={fitting}".replace(" [", "[").replace(", ", ","),
         )
-    if split.database < least_items(factory):
+    if split.database < min_training_items(factory):
         raise InputError(
             "there are fewer items than the factory has lists or centroids",
             where=f"index.factory = {factory}",
-            expected=f"at least {least_items(factory)} items on the database side",
+            expected=f"at least {min_training_items(factory)} items on the database side",
             got=sides,
             next_step="add items, or --set index.factory=Flat",
         )
@@ -72,12 +72,12 @@ def check_sizes(config: PipelineConfig, split: SplitDataset) -> None:
 def held_set(config: PipelineConfig, embeddings: EmbeddingSet) -> EmbeddingSet:
     """The vectors that the index holds. Raises InputError when there are none of them, or of those that it is to be asked with."""
     try:
-        embeddings.of(config.evaluation.asks)
-        return embeddings.of(config.index.holds)
+        embeddings.for_modality(config.evaluation.query_modality)
+        return embeddings.for_modality(config.index.modality)
     except KeyError as wanted:
         raise InputError(
             f"there are no vectors of {wanted.args[0]}s",
-            where=f"index.holds = {config.index.holds}, evaluation.asks = {config.evaluation.asks}",
+            where=f"index.modality = {config.index.modality}, evaluation.query_modality = {config.evaluation.query_modality}",
             expected="images with captions, and an encoder of both (open-clip)",
             got=f"{embeddings.modality}s, {config.encoder.kind}",
             next_step="mend dataset.captions (folders) or dataset.text_column (tables), or leave both keys out",

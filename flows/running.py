@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 from indexmill.configs.loading import load_config
 from indexmill.flows.display import display, stderr_console
 from indexmill.flows.environment import open_root, prepare_environment
-from indexmill.storage.disk import check_room
-from indexmill.storage.stopping import stopped
+from indexmill.storage.disk_errors import check_free_space
+from indexmill.storage.stopping import build_stopped_error
 from indexmill.tasks.progress import track, watched_by
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _ready(config: str, root: str, settings: list[str], *, verbose: bool) -> Ite
     """Check config and root before Prefect is started, then start it; yields the root's absolute path."""
     load_config(config, settings)
     place = open_root(root)
-    check_room(place.path, LEAST_ROOM)
+    check_free_space(place.path, LEAST_ROOM)
     prepare_environment(place.path, verbose=verbose)
     from indexmill.flows.server import embedded_server  # Prefect reads its settings when it is imported: after prepare_environment
 
@@ -82,4 +82,4 @@ def _terminable() -> Iterator[None]:
 
 
 def _ended(number: int, frame: object) -> None:  # noqa: ARG001 (a handler's signature)
-    raise stopped(signal.Signals(number))
+    raise build_stopped_error(signal.Signals(number))

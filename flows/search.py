@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from indexmill.serve import Answer, OpenIndex, open_index
-from indexmill.serve.queries import check_modality, taken
+from indexmill.serve import OpenIndex, SearchResults, open_index
+from indexmill.serve.queries import check_modality, query_modalities
 from indexmill.storage.atomic import Scratch
 from indexmill.storage.errors import InputError
 
@@ -37,7 +37,7 @@ def search_index(
         "encode_ms": answer.encode_ms,
         "search_ms": answer.search_ms,
     }
-    results = [_located(result._asdict(), index.manifest.base) for result in answer.results[0]]
+    results = [_located(result._asdict(), index.manifest.image_root) for result in answer.results[0]]
     return {"name": name, "snapshot_id": answer.snapshot_id, "metric": answer.metric, "results": results, **times}
 
 
@@ -46,15 +46,15 @@ def _check(index: OpenIndex, text: str | None, image: Path | None) -> None:
     if (text is None) == (image is None):
         raise InputError(
             f"index {index.manifest.name} is asked with one query",
-            expected=" or ".join(f"one {modality}" for modality in taken(index.manifest)),
+            expected=" or ".join(f"one {modality}" for modality in query_modalities(index.manifest)),
             got="a text and an image" if text is not None else "nothing to look for",
             next_step=f'indexmill search {index.manifest.name} "some text", or --image FILE',
         )
     check_modality(index.manifest, "image" if text is None else "text")
 
 
-def _write_sheet(target: Path, index: OpenIndex, answer: Answer, asked: str) -> None:
-    from indexmill.serve.sheet import contact_sheet  # here: only those who want one wait for its template
+def _write_sheet(target: Path, index: OpenIndex, answer: SearchResults, asked: str) -> None:
+    from indexmill.serve.contact_sheet import render_contact_sheet  # here: only those who want one wait for its template
 
     folder = target.absolute().parent
     if not folder.is_dir():
@@ -63,10 +63,10 @@ def _write_sheet(target: Path, index: OpenIndex, answer: Answer, asked: str) -> 
         )
     scratch = Scratch(folder)
     try:
-        scratch.write_text(target.absolute(), contact_sheet(index, answer, asked))
+        scratch.write_text(target.absolute(), render_contact_sheet(index, answer, asked))
     finally:
         scratch.close()
 
 
-def _located(item: dict[str, Any], base: str | None) -> dict[str, Any]:
-    return {**item, "path": str(Path(base) / item["path"])} if base and item["path"] else item
+def _located(item: dict[str, Any], image_root: str | None) -> dict[str, Any]:
+    return {**item, "path": str(Path(image_root) / item["path"])} if image_root and item["path"] else item

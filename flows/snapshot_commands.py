@@ -37,8 +37,8 @@ def show(name: NameArgument, snapshot: SnapshotArgument = None, root: RootOption
 @snapshot_commands.command()
 def diff(
     name: NameArgument,
-    then: Annotated[str, typer.Argument(help="A snapshot.")],
-    now: SnapshotArgument = None,
+    baseline: Annotated[str, typer.Argument(help="A snapshot.")],
+    candidate: SnapshotArgument = None,
     root: RootOption = DEFAULT_ROOT,
     as_json: JsonOption = False,
 ) -> None:
@@ -46,7 +46,7 @@ def diff(
     from indexmill.flows.snapshots import difference, print_difference
 
     with opened(root) as place:
-        found = difference(place, name, then, now)
+        found = difference(place, name, baseline, candidate)
         print(found.model_dump_json()) if as_json else print_difference(found)
 
 
@@ -56,11 +56,11 @@ def rollback(name: NameArgument, snapshot: SnapshotArgument = None, root: RootOp
     from indexmill.flows.snapshots import rolled_back
 
     with opened(root) as place:
-        before, now = rolled_back(place, name, snapshot)
+        before, candidate = rolled_back(place, name, snapshot)
         if as_json:
-            print(json.dumps({"name": name, "before": before, "live": now}))
+            print(json.dumps({"name": name, "before": before, "live": candidate}))
         else:
-            print(f"{name}: {now} is live, {before} was\nnext: indexmill pin {name} {before} keeps that one, too")
+            print(f"{name}: {candidate} is live, {before} was\nnext: indexmill pin {name} {before} keeps that one, too")
 
 
 @snapshot_commands.command()
@@ -106,8 +106,8 @@ def gc(
     from dataclasses import asdict
 
     from indexmill.flows.snapshots import print_garbage
-    from indexmill.storage.collecting import collect
+    from indexmill.storage.garbage_collection import collect_garbage
 
-    with opened(root) as place, place.alone("indexmill gc"):
-        found = collect(place, days=days, dry_run=dry_run)
+    with opened(root) as place, place.hold_exclusive("indexmill gc"):
+        found = collect_garbage(place, days=days, dry_run=dry_run)
         print(json.dumps([asdict(one) for one in found])) if as_json else print_garbage(found, dry_run=dry_run)

@@ -9,12 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from indexmill.storage import catalog
-from indexmill.storage.collecting import Garbage
 from indexmill.storage.errors import InputError
-from indexmill.storage.lease import lease
+from indexmill.storage.garbage_collection import Garbage
+from indexmill.storage.locks import lease
 from indexmill.storage.manifests import Manifest
-from indexmill.storage.metrics_file import Since
-from indexmill.storage.retention import pin, pins
+from indexmill.storage.metrics_file import SnapshotDiff
+from indexmill.storage.retention import list_pinned, pin
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 
@@ -22,10 +22,10 @@ from indexmill.storage.snapshots import Snapshots
 def listed(root: Root, name: str) -> list[dict[str, Any]]:
     """A row a snapshot, oldest first."""
     snapshots = Snapshots(root, name)
-    live, kept = snapshots.current(), pins(snapshots)
+    live, kept = snapshots.live_id(), list_pinned(snapshots)
     manifests = list(snapshots.manifests()) or [snapshots.manifest()]  # which says that there is none
     return [
-        {"snapshot_id": one.snapshot_id, "created_at": one.created_at, "verdict": one.verdict, "forced": one.forced,
+        {"snapshot_id": one.snapshot_id, "created_at": one.created_at, "verdict": one.verdict, "force_reason": one.force_reason,
          "live": one.snapshot_id == live, "pinned": one.snapshot_id in kept, "items": one.items, "rejected": one.rejected,
          "factory": one.factory, "metrics": one.metrics}
         for one in manifests
@@ -37,17 +37,17 @@ def shown(root: Root, name: str, snapshot_id: str | None) -> Manifest:
     return Snapshots(root, name).manifest(snapshot_id)
 
 
-def difference(root: Root, name: str, then: str, now: str | None) -> Since:
-    """What differs in `now` (the live one by default) from `then`."""
-    from indexmill.tasks.evaluation.comparing import since
+def difference(root: Root, name: str, baseline: str, candidate: str | None) -> SnapshotDiff:
+    """What differs in `candidate` (the live one by default) from `baseline`."""
+    from indexmill.tasks.evaluation.snapshot_diff import compute_snapshot_diff
 
     snapshots = Snapshots(root, name)
-    left, right = snapshots.manifest(then), snapshots.manifest(now)
+    left, right = snapshots.manifest(baseline), snapshots.manifest(candidate)
     sides = [
         tuple(snapshots.path(one.snapshot_id) / path for path in ("report/per_query.parquet", "items.parquet")) for one in (left, right)
     ]
     (queries, items), (later_queries, later_items) = sides
-    return since(
+    return compute_snapshot_diff(
         left.snapshot_id, (queries, items), (later_queries, later_items), right.rejected - left.rejected, sorted(right.metrics),
         spill=root.tmp,
     )  # fmt: skip
@@ -59,7 +59,7 @@ def rolled_back(root: Root, name: str, snapshot_id: str | None) -> tuple[str, st
     Waits for no build: raises BuildInProgress while one is under way. Every file is checked first; a refused snapshot is not gone back to.
     """
     snapshots = Snapshots(root, name)
-    with root.shared(), lease(root.index(name) / "lease", holder=f"rollback of {name}"):
+    with root.hold_shared(), lease(root.index(name) / "lease", holder=f"rollback of {name}"):
         live = snapshots.manifest()
         wanted = snapshots.manifest(snapshot_id or _before(snapshots, live))
         if wanted.verdict == "refused":
@@ -106,7 +106,7 @@ def print_snapshots(name: str, rows: list[dict[str, Any]]) -> None:
         table.add_column(heading, justify="right" if heading in ("items", "rejected") else "left")
     for row in rows:
         marks = [mark for mark in ("live", "pinned") if row[mark]] + [row["verdict"]] * (row["verdict"] == "refused")
-        marks += ["forced"] * bool(row["forced"])
+        marks += ["force_reason"] * bool(row["force_reason"])
         counts = (f"{row['items']:,}", f"{row['rejected']:,}")
         table.add_row(row["snapshot_id"], row["created_at"][:16], ", ".join(marks), *counts, row["factory"])
     Console().print(table)
@@ -117,8 +117,10 @@ def print_snapshot(manifest: Manifest) -> None:
     """A snapshot on one screen."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]{manifest.name}[/] {manifest.snapshot_id}, {manifest.verdict}, built {manifest.created_at}")
-    for objection in manifest.objections:
-        console.print(f"  objection {escape(objection)}" + (f" [dim](forced: {escape(manifest.forced)})[/]" if manifest.forced else ""))
+    for objection in manifest.failed_rules:
+        console.print(
+            f"  objection {escape(objection)}" + (f" [dim](forced: {escape(manifest.force_reason)})[/]" if manifest.force_reason else "")
+        )
     sides = f"{manifest.database:,} database, {manifest.query:,} query"
     console.print(f"  items     {manifest.items:,}: {sides}; {manifest.rejected:,} rejected")
     console.print(f"  encoder   {escape(str(manifest.config['encoder']['model']))}, fingerprint {manifest.fingerprint}")
@@ -128,7 +130,7 @@ def print_snapshot(manifest: Manifest) -> None:
     console.print(f"  files     {len(manifest.files)}, {sum(ref.size for ref in manifest.files) / 1e6:,.1f} MB; after {manifest.parent}")
 
 
-def print_difference(found: Since) -> None:
+def print_difference(found: SnapshotDiff) -> None:
     """Items, churn, and a line a measure."""
     console = Console(highlight=False)
     console.print("items: " + ", ".join(f"{count:,} {kind}" for kind, count in found.items.items()) + f"; rejected {found.rejected:+,}")
@@ -141,7 +143,7 @@ def print_difference(found: Since) -> None:
         if one.difference is None:
             continue
         interval, p = f"{one.low:+.4f} {one.high:+.4f}", f"{one.p_bootstrap:.4f}"
-        table.add_row(name, f"{one.then:.4f}", f"{one.now:.4f}", f"{one.difference:+.4f}", interval, p, f"{one.queries:,}")
+        table.add_row(name, f"{one.baseline:.4f}", f"{one.candidate:.4f}", f"{one.difference:+.4f}", interval, p, f"{one.queries:,}")
     console.print(table)
 
 

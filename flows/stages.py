@@ -11,7 +11,7 @@ from prefect import Task
 from prefect.client.schemas.objects import State
 
 from indexmill.flows.remembered import RecordFiles
-from indexmill.storage.disk import writing_below
+from indexmill.storage.disk_errors import translate_disk_errors
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Record
 from indexmill.storage.root import Root
@@ -55,10 +55,10 @@ class Stages:
     def run(self, stage: Task[..., R], *inputs: Any, doubt: Callable[[R], str] = lambda record: "") -> R:
         """The stage's record for these inputs. A remembered one counts only while its files are there and `doubt` says nothing of it."""
         start = time.perf_counter()
-        with writing_below(self.root.path, f"in the stage {stage.name}"):
+        with translate_disk_errors(self.root.path, f"in the stage {stage.name}"):
             state = cast(State[R], self._kept(stage, again=stage.name in self.refresh)(self.root, *inputs, return_state=True))
             record, cached = state.result(), state.name == "Cached"
-            if cached and (self.root.unbelievable(cast(Record, record), thorough=self.thorough) or doubt(record)):
+            if cached and (self.root.find_invalid_files(cast(Record, record), thorough=self.thorough) or doubt(record)):
                 state = cast(State[R], self._kept(stage, again=True)(self.root, *inputs, return_state=True))
                 record, cached = state.result(), False
         self.runs[stage.name] = StageRun(round(time.perf_counter() - start, 3), cached)

@@ -51,7 +51,7 @@ def _signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    stopping.forget()
+    stopping.clear_stop_request()
     heeded = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _ask) for number in heeded}
     try:
@@ -59,15 +59,15 @@ def _signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        stopping.forget()
+        stopping.clear_stop_request()
 
 
 def _ask(number: int, frame: object) -> None:  # noqa: ARG001 (a handler's signature)
     """The first signal asks; a second one, or one that comes while the work waits for others, ends it where it is."""
     name = signal.Signals(number).name
-    if stopping.at_once():
-        raise stopping.stopped(signal.Signals(number), "at once")
-    stopping.ask(number)
+    if stopping.can_stop_immediately():
+        raise stopping.build_stopped_error(signal.Signals(number), "at once")
+    stopping.request_stop(number)
     os.write(2, f"{name}: stopping at the next file that is finished; once more to stop at once\n".encode())
 
 

@@ -20,19 +20,19 @@ from indexmill.flows.preflight import check_factory, check_sizes, held_set
 from indexmill.flows.stages import Stages
 from indexmill.flows.stopping import stoppable
 from indexmill.storage.atomic import Scratch
-from indexmill.storage.disk import writing_below
-from indexmill.storage.experience import recall_experience
-from indexmill.storage.lease import lease
+from indexmill.storage.device_profiles import load_device_profile
+from indexmill.storage.disk_errors import translate_disk_errors
+from indexmill.storage.locks import lease
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
 from indexmill.tasks.encode import encode
-from indexmill.tasks.encoders import Identity
-from indexmill.tasks.encoders.device import device_name
-from indexmill.tasks.encoders.process import EncoderProcess
-from indexmill.tasks.indexes.choosing import RECALL_TARGET
-from indexmill.tasks.studies.building import index_config
-from indexmill.tasks.studies.output import write_study
-from indexmill.tasks.studies.rows import Extraction, Row
+from indexmill.tasks.encoding import EncoderIdentity
+from indexmill.tasks.encoding.device import get_device_name
+from indexmill.tasks.encoding.process import EncoderProcess
+from indexmill.tasks.indexing.auto_factory import DEFAULT_RECALL_TARGET
+from indexmill.tasks.studies.report import write_study_report
+from indexmill.tasks.studies.results import EncodeStats, StudyRow
+from indexmill.tasks.studies.run import make_index_config
 from indexmill.tasks.study import study
 
 
@@ -47,8 +47,8 @@ def study_index(config: str, root: str | None = None, settings: list[str] | None
     pipeline = load_config(config, settings or [])
     place = open_root(root)
     try:
-        with writing_below(place.path):
-            rows: list[Row] = []
+        with translate_disk_errors(place.path):
+            rows: list[StudyRow] = []
             for name, one in _by_encoder(pipeline).items():
                 with lease(place.index(pipeline.name) / "lease", holder=f"study-index of {pipeline.name}"):
                     embeddings, extraction = extract(one, place)
@@ -58,9 +58,9 @@ def study_index(config: str, root: str | None = None, settings: list[str] | None
         place.close()
 
 
-def extract(config: PipelineConfig, root: Root) -> tuple[EmbeddingSet, Extraction]:
+def extract(config: PipelineConfig, root: Root) -> tuple[EmbeddingSet, EncodeStats]:
     """The stages before an index, each remembered where it can be, and how long the encoding took."""
-    entries = [index_config(config.index, entry) for entry in config.study.indexes]
+    entries = [make_index_config(config.index, entry) for entry in config.study.indexes]
     for index in entries:
         check_factory(index)
     stages = Stages(root)
@@ -74,14 +74,14 @@ def extract(config: PipelineConfig, root: Root) -> tuple[EmbeddingSet, Extractio
     return embeddings, extraction_of(root, identity, embeddings, None if stages.runs["encode"].cached else stages.runs["encode"].seconds)
 
 
-def extraction_of(root: Root, identity: Identity, embeddings: EmbeddingSet, seconds: float | None) -> Extraction:
+def extraction_of(root: Root, identity: EncoderIdentity, embeddings: EmbeddingSet, seconds: float | None) -> EncodeStats:
     """How long the encoding took; where nothing was encoded now, the rate that this device has shown before. identity: in float32."""
     encoded = 0 if seconds is None else embeddings.encoded + (embeddings.captions.encoded if embeddings.captions else 0)
     if encoded and seconds:
-        return Extraction(encoded=encoded, seconds=seconds, items_per_second=encoded / seconds, remembered=False)
-    known = recall_experience(root, identity.fingerprint, embeddings.modality, device_name())
+        return EncodeStats(encoded=encoded, seconds=seconds, items_per_second=encoded / seconds, rate_from_profile=False)
+    known = load_device_profile(root, identity.fingerprint, embeddings.modality, get_device_name())
     rate = known.rates.get(embeddings.encoder["precision"])
-    return Extraction(encoded=0, seconds=None, items_per_second=rate, remembered=rate is not None)
+    return EncodeStats(encoded=0, seconds=None, items_per_second=rate, rate_from_profile=rate is not None)
 
 
 def encoder_name(encoder: EncoderConfig) -> str:
@@ -96,16 +96,16 @@ def _by_encoder(config: PipelineConfig) -> dict[str, PipelineConfig]:
     return {name: config.model_copy(update={"encoder": encoder}) for name, encoder in encoders.items()}
 
 
-def _written(config: PipelineConfig, root: Root, out: Path | None, rows: list[Row]) -> dict[str, Any]:
+def _written(config: PipelineConfig, root: Root, out: Path | None, rows: list[StudyRow]) -> dict[str, Any]:
     """Write all files, and what the command prints."""
     about = {
         "name": config.name, "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{device_name()}, {os.cpu_count()} cores", "target": config.index.recall_target or RECALL_TARGET,
+        "machine": f"{get_device_name()}, {os.cpu_count()} cores", "target": config.index.recall_target or DEFAULT_RECALL_TARGET,
     }  # fmt: skip
     folder = out or root.study(config.name)
     scratch = Scratch(folder) if out else root.scratch
     try:
-        paths = write_study(scratch, folder, about, rows)
+        paths = write_study_report(scratch, folder, about, rows)
     finally:
         if out:
             scratch.close()

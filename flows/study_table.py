@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 COLUMNS = (
-    "index", "setting", "recall@10\nexact", "queries/s\nbatch", "p50 ms\nsingle", "P@10\nlabel", "R@10\nlabel", "mAP\nlabel", "build\ns",
+    "index", "params", "recall@10\nexact", "queries/s\nbatch", "p50 ms\nsingle", "P@10\nlabel", "R@10\nlabel", "mAP\nlabel", "build\ns",
     "bytes a\nvector",
 )  # fmt: skip
 
@@ -50,17 +50,17 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         index = row["index"] if row["factory"] in (row["index"], "NumPy") else f"{row['index']}: {row['factory']}"
         by_label = ("-" if row[name] is None else f"{row[name]:.3f}" for name in ("precision_at_10", "recall_at_10", "map"))
         table.add_row(
-            escape(index) + (" best" if row["best"] else " •" if row["on_front"] else ""), row["setting"], f"{row['ann_recall_at_10']:.4f}",
+            escape(index) + (" best" if row["best"] else " •" if row["is_pareto_optimal"] else ""), row["params"], f"{row['ann_recall_at_10']:.4f}",
             f"{row['batch_queries_per_second']:,.0f}", f"{row['single_query_p50_ms']:.3f}", *by_label, f"{row['build_seconds']:.2f}",
-            f"{row['bytes_a_vector']:,.0f}", style="bold green" if row["best"] else "",
+            f"{row['bytes_per_vector']:,.0f}", style="bold green" if row["best"] else "",
         )  # fmt: skip
     return table
 
 
 def _extraction(row: dict[str, Any]) -> str:
-    if row["extraction_seconds"] is not None:
-        return f"{row['encoded']:,} encoded in {row['extraction_seconds']:.1f} s, {row['extraction_items_per_second']:,.0f} a second"
-    rate = row["extraction_items_per_second"]
+    if row["encode_seconds"] is not None:
+        return f"{row['encoded']:,} encoded in {row['encode_seconds']:.1f} s, {row['encode_items_per_second']:,.0f} a second"
+    rate = row["encode_items_per_second"]
     return "nothing to encode" + (f"; {rate:,.0f} a second when it was" if rate else "")
 
 
@@ -76,7 +76,7 @@ def _settings(row: dict[str, Any]) -> str:
     if row["recall_target"]:
         wanted |= {"recall_target": row["recall_target"]}
     elif factory != "auto":
-        wanted |= {name: row[name] for name in ("nprobe", "ef_search", "candidates") if row[name] is not None}
+        wanted |= {name: row[name] for name in ("nprobe", "ef_search", "rerank_candidates") if row[name] is not None}
     if row["rerank"] != "none" and factory != "auto":
         wanted |= {"rerank": row["rerank"]}
     return " ".join(f"--set index.{name}={value}" for name, value in wanted.items())

@@ -48,7 +48,7 @@ def summarise(
 ) -> Summary:  # fmt: skip
     """The summary of a finished build. `published`: whether its snapshot is the live one now."""
     root = stages.root
-    if not root.catalog.exists() or catalog.damage(root):
+    if not root.catalog.exists() or catalog.find_catalog_damage(root):
         with track("making the catalog anew, which was gone or damaged", 1) as advance:
             catalog.rebuild(root)
             advance(1)
@@ -56,7 +56,7 @@ def summarise(
     encoded = 0 if stages.runs["encode"].cached else embeddings.encoded
     return Summary(
         name=config.name, snapshot_id=snapshot.snapshot_id, path=str(folder), report=str(folder / "report" / "report.html"),
-        published=Snapshots(root, config.name).current() == snapshot.snapshot_id, items=dataset.items, database=embeddings.database,
+        published=Snapshots(root, config.name).live_id() == snapshot.snapshot_id, items=dataset.items, database=embeddings.database,
         query=embeddings.query, rejected=validated.rejected + embeddings.rejected, truncated=embeddings.truncated,
         precision=embeddings.encoder["precision"], precision_check=embeddings.encoder.get("precision_check"),
         index=_index(trained, tuned),
@@ -67,12 +67,12 @@ def summarise(
 
 def _index(trained: TrainedIndex, tuned: TunedIndex) -> dict[str, Any]:
     """What the index is, how it is searched, and why."""
-    setting = {name: value for name, value in tuned.setting.model_dump().items() if value}
+    params = {name: value for name, value in tuned.params.model_dump().items() if value}
     told = {"target": tuned.target, "met": tuned.met, "recall_bound": tuned.recall_bound, "latency_met": tuned.latency_met}
     return {
         "factory": trained.factory,
         "rerank": trained.rerank,
-        "setting": setting,
+        "params": params,
         "training": trained.reason,
         "tuning": tuned.reason,
     } | told

@@ -28,9 +28,9 @@ def print_summary(summary: dict[str, Any]) -> None:
         + (f"; of {summary['truncated']:,} the encoder saw only the beginning" if summary["truncated"] else "")
     )
     index = summary["index"]
-    setting = ", ".join(f"{name} {value}" for name, value in index["setting"].items())
+    params = ", ".join(f"{name} {value}" for name, value in index["params"].items())
     again = "" if index["rerank"] == "none" else f", re-ranked ({index['rerank']})"
-    console.print(f"  index    {index['factory']}{again}; {setting or 'searched by default'}; training {index['training']}")
+    console.print(f"  index    {index['factory']}{again}; {params or 'searched by default'}; training {index['training']}")
     if index["met"] is False or index["latency_met"] is False:
         console.print(f"  [yellow]missed[/]   {escape(index['tuning'])}")
     console.print("  figures  " + ", ".join(f"{name} {summary['metrics'][name]:.3f}" for name in HEADLINES if name in summary["metrics"]))
@@ -40,7 +40,7 @@ def print_summary(summary: dict[str, Any]) -> None:
 
 def _precision(summary: dict[str, Any]) -> str:
     check = summary["precision_check"]
-    if check is None or check["holds"]:
+    if check is None or check["passes"]:
         return str(summary["precision"])
     figures = f"mean cosine {check['mean_cosine']:.4f}, overlap@10 {check['overlap_at_10']:.3f}"
     return f"{summary['precision']}, since {check['tried']} fell short on a sample: {figures}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 from prefect.deployments import run_deployment
 
-from indexmill.configs.loading import load_config, names
+from indexmill.configs.loading import list_bundled_pipelines, load_config
 from indexmill.flows.environment import open_root
 from indexmill.storage.errors import IndexmillError
 from indexmill.storage.root import Root
@@ -25,7 +25,7 @@ def watch_sources(configs: list[str] | None = None, root: str | None = None) -> 
     """
     place = open_root(root)
     try:
-        watched = configs if configs is not None else [name for name in names() if place.watched(name).exists()]
+        watched = configs if configs is not None else [name for name in list_bundled_pipelines() if place.revision_file(name).exists()]
         return {name: _looked_at(place, name) for name in watched}
     finally:
         place.close()
@@ -36,7 +36,7 @@ def _looked_at(root: Root, name: str) -> str:
         now = revision(load_config(name, []).dataset, root)
     except IndexmillError as problem:
         return problem.what
-    if root.seen(name) == now:
+    if root.last_revision(name) == now:
         return "unchanged"
     run_deployment(f"build-index/{name}", timeout=0, as_subflow=False)
     return "started"

@@ -13,7 +13,7 @@ from indexmill.storage.errors import (
     DamagedFile,
     IndexmillError,
     InputError,
-    Refused,
+    PublishRefused,
     RootUnusable,
     SourceChanged,
     SourceUnreachable,
@@ -21,7 +21,7 @@ from indexmill.storage.errors import (
 
 if TYPE_CHECKING:
     from indexmill.configs.loading import load_config
-    from indexmill.serve.opening import open_index
+    from indexmill.serve.index import open_index
 
     __version__: str
 
@@ -30,7 +30,7 @@ __all__ = [
     "DamagedFile",
     "IndexmillError",
     "InputError",
-    "Refused",
+    "PublishRefused",
     "RootUnusable",
     "SourceChanged",
     "SourceUnreachable",
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 # Imported on first use: FAISS and DuckDB take half a second, and `import indexmill` should not.
-_LAZY = {"load_config": "indexmill.configs.loading", "open_index": "indexmill.serve.opening"}
+_LAZY = {"load_config": "indexmill.configs.loading", "open_index": "indexmill.serve.index"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,9 @@
-"""Asking published snapshots: from Python (`open_index`), over HTTP (`indexmill.serve.server`), in a browser (`serve/page/`).
+"""Search published snapshots from Python (`open_index`), over HTTP (`indexmill.serve.http.server`) or in a browser.
 
-It reads what a build has published and changes nothing; it knows nothing of how a build runs.
-"""
+Reads what a build has published, changes nothing, and does not depend on how a build runs."""
 
 from __future__ import annotations
 
-from indexmill.serve.opening import Answer, OpenIndex, Result, open_index
+from indexmill.serve.index import OpenIndex, SearchResult, SearchResults, open_index
 
-__all__ = ["Answer", "OpenIndex", "Result", "open_index"]
+__all__ = ["OpenIndex", "SearchResult", "SearchResults", "open_index"]

@@ -1,1 +1,1 @@
-"""Records, paths and files: the only package that knows where anything lies under the root."""
+"""Records, paths and files: the only package that knows the layout of the storage root."""

@@ -14,15 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from indexmill.storage.permissions import mask
-from indexmill.storage.stopping import heed
+from indexmill.storage.permissions import get_umask
+from indexmill.storage.stopping import raise_if_stopping
 
 
 class Scratch:
     """This process's own folder for temporaries under one root. Closed by `close`, or by the kernel when the process dies."""
 
     def __init__(self, parent: Path) -> None:
-        parent.mkdir(mode=0o777 & ~mask(), parents=True, exist_ok=True)
+        parent.mkdir(mode=0o777 & ~get_umask(), parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
         self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -42,7 +42,7 @@ class Scratch:
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
-    def replacing(self, target: Path) -> Iterator[Path]:
+    def replace_atomically(self, target: Path) -> Iterator[Path]:
         """Yield a temporary path of the target's name; when the block ends well, commit it as `target`."""
         with self.staging() as folder:
             yield folder / target.name
@@ -50,7 +50,7 @@ class Scratch:
 
     def write_text(self, target: Path, text: str) -> None:
         """Replace `target` by `text` (UTF-8) atomically."""
-        with self.replacing(target) as temporary:
+        with self.replace_atomically(target) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
@@ -59,33 +59,33 @@ def commit(temporary: Path, target: Path) -> None:
 
     Here the work ends when it was asked to: raises Stopped, with the file in its place.
     """
-    _sync(temporary)
+    _fsync(temporary)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary.replace(target)
-    _sync(target.parent)
-    heed(f"after {target}")
+    _fsync(target.parent)
+    raise_if_stopping(f"after {target}")
 
 
 def link(source: Path, target: Path, scratch: Scratch) -> None:
     """Give an immutable file a second name; a copy where the file system has no hard links."""
-    with scratch.replacing(target) as temporary:
+    with scratch.replace_atomically(target) as temporary:
         try:
             os.link(source, temporary)
         except OSError:
             shutil.copyfile(source, temporary)
 
 
-def sweep(parent: Path) -> int:
+def remove_stale_temporaries(parent: Path) -> int:
     """Remove the temporaries of processes that are gone; the number of folders removed."""
     removed = 0
     for folder in sorted(parent.glob("*-*")) if parent.is_dir() else []:
-        if not _held(folder / "lock"):
+        if not _is_locked(folder / "lock"):
             shutil.rmtree(folder, ignore_errors=True)
             removed += 1
     return removed
 
 
-def _held(lock: Path) -> bool:
+def _is_locked(lock: Path) -> bool:
     try:
         handle = os.open(lock, os.O_RDWR)
     except FileNotFoundError:
@@ -101,7 +101,7 @@ def _held(lock: Path) -> bool:
     return False
 
 
-def _sync(path: Path) -> None:
+def _fsync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -32,7 +32,7 @@ class IndexmillError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default reduction, and errors cross process boundaries.
-        return _rebuild, (type(self), self.what, self.where, self.expected, self.got, self.next_step)
+        return _restore_error, (type(self), self.what, self.where, self.expected, self.got, self.next_step)
 
 
 class InputError(IndexmillError):
@@ -59,11 +59,11 @@ class BuildInProgress(IndexmillError):
     """Another process is building the same index."""
 
 
-class Refused(IndexmillError):
+class PublishRefused(IndexmillError):
     """The gate found the new index worse than it may be; the live snapshot stays."""
 
     exit_code = 3
 
 
-def _rebuild(kind: type[IndexmillError], what: str, where: str, expected: str, got: str, next_step: str) -> IndexmillError:
+def _restore_error(kind: type[IndexmillError], what: str, where: str, expected: str, got: str, next_step: str) -> IndexmillError:
     return kind(what, where=where, expected=expected, got=got, next_step=next_step)

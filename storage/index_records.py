@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from indexmill.storage.records import FileRef, Frozen, Record, Rerank, Side
+from indexmill.storage.records import FileRef, FrozenModel, Record, Rerank, Side
 
 
 class TrainedIndex(Record):
@@ -15,7 +15,7 @@ class TrainedIndex(Record):
     embeddings: what it was trained on. recipe: encoder and settings that it stands for. rows: the database side then (item_id,
     content_digest).
     baseline: what drift is measured against, as it was at training. signals: the same now, and how far it has moved.
-    fast_scan: the index is made by `indexmill.tasks.indexes.spill` and not by FAISS's factory; spill: then, whether items lie in two lists.
+    fast_scan: the index is made by `indexmill.tasks.indexing.soar` and not by FAISS's factory; spill: then, whether items lie in two lists.
     rerank: how candidates are ranked again; bounds: with sq8, the range of each dimension. choice: the candidates that `auto` compared.
     """
 
@@ -38,7 +38,7 @@ class TrainedIndex(Record):
     choice: tuple[dict[str, Any], ...] = ()
 
 
-class Shard(Frozen):
+class Shard(FrozenModel):
     """One filled FAISS file. `key` is the digest of the training and of the rows that it holds.
 
     rows: a table of what it holds (item_id, content_digest), by ascending id. vectors: by suffix (`ids.npy`, `vectors.npy`, …), the
@@ -70,13 +70,18 @@ class IndexShards(Record):
     reused: int
 
 
-class SearchSetting(Frozen):
+class SearchParams(FrozenModel):
     """How an index is to be searched: lists or graph candidates to look at, candidates to re-rank, and whether items may come twice."""
 
     nprobe: int | None = None
     ef_search: int | None = None
-    candidates: int | None = None
+    rerank_candidates: int | None = None
     spill: bool = False
+
+    def __str__(self) -> str:
+        """The parameters that are set, as `nprobe 16, rerank_candidates 40`."""
+        values = self.model_dump(exclude={"spill"}, exclude_none=True)
+        return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 class TunedIndex(Record):
@@ -86,11 +91,11 @@ class TunedIndex(Record):
     """
 
     shards: str
-    setting: SearchSetting
+    params: SearchParams
     target: float | None
     met: bool | None
     recall: float | None
     recall_bound: float | None
-    cpu_ms_a_query: float | None
+    cpu_ms_per_query: float | None
     latency_met: bool | None
     reason: str

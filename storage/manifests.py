@@ -15,13 +15,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from indexmill.storage.index_records import Shard, TunedIndex
-from indexmill.storage.names import Inside
-from indexmill.storage.records import FileRef, Frozen, Modality
+from indexmill.storage.names import RelativePath
+from indexmill.storage.records import FileRef, FrozenModel, Modality
 
-OLDEST, NEWEST = 1, 1
+OLDEST_SCHEMA_VERSION, NEWEST_SCHEMA_VERSION = 1, 1
 
 
-class Manifest(Frozen):
+class Manifest(FrozenModel):
     """All that a snapshot is made of; the file written last in its folder.
 
     holds: what its vectors were made from, the items themselves or their captions. stores: fingerprint -> the table in the snapshot whose
@@ -41,9 +41,9 @@ class Manifest(Frozen):
     content: str
     config: dict[str, Any]
     modality: Modality
-    base: str | None
-    holds: Modality
-    stores: dict[str, Inside]
+    image_root: str | None
+    index_modality: Modality
+    embedding_stores: dict[str, RelativePath]
     fingerprint: str
     encoder: dict[str, Any]
     truncated: int
@@ -62,10 +62,10 @@ class Manifest(Frozen):
     search: TunedIndex
     shards: tuple[Shard, ...]
     files: tuple[FileRef, ...]
-    pool: tuple[Inside, ...]
+    pool_files: tuple[RelativePath, ...]
     verdict: Literal["published", "refused"]
-    objections: tuple[str, ...]
-    forced: str | None
+    failed_rules: tuple[str, ...]
+    force_reason: str | None
     versions: dict[str, str]
     threads: int
-    seal: str = ""
+    manifest_sha256: str = ""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from indexmill.storage.names import Inside
+from indexmill.storage.names import RelativePath
 
 Modality = Literal["text", "image"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -19,21 +19,21 @@ Rerank = Literal["none", "sq8", "fp16", "exact"]
 Side = Literal["database", "query"]
 
 
-class Frozen(BaseModel):
+class FrozenModel(BaseModel):
     """Base of everything that is written as JSON: immutable, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class FileRef(Frozen):
+class FileRef(FrozenModel):
     """One file: its path relative to the root, its size in bytes, its SHA-256 (None where only the size is vouched for)."""
 
-    path: Inside
+    path: RelativePath
     size: int
     sha256: str | None
 
 
-class Record(Frozen):
+class Record(FrozenModel):
     """What a stage hands on. Two records with the same digest stand for the same content."""
 
     digest: str
@@ -50,7 +50,7 @@ class Dataset(Record):
     source: str
     revision: str
     modality: Modality
-    base: str | None
+    image_root: str | None
     labelled: bool
     items: int
     unread: int
@@ -63,7 +63,7 @@ class ValidatedDataset(Record):
 
     name: str
     modality: Modality
-    base: str | None
+    image_root: str | None
     labelled: bool
     items: int
     rejected: int
@@ -82,7 +82,7 @@ class SplitDataset(Record):
 
     name: str
     modality: Modality
-    base: str | None
+    image_root: str | None
     labelled: bool
     content: str
     database: int
@@ -119,7 +119,7 @@ class EmbeddingSet(Record):
     rejects: FileRef | None
     captions: EmbeddingSet | None = None
 
-    def of(self, modality: Modality | None) -> EmbeddingSet:
+    def for_modality(self, modality: Modality | None) -> EmbeddingSet:
         """The vectors of one modality, the items' own by default; KeyError when there are none."""
         if modality in (None, self.modality):
             return self
@@ -137,17 +137,17 @@ class Evaluation(Record):
     """
 
     shards: str
-    judged_by: Literal["label", "pairs"] | None
+    relevance_source: Literal["label", "pairs"] | None
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
-    graded: dict[str, dict[str, float | int | None]]
+    scored_pairs: dict[str, dict[str, float | int | None]]
     timings: dict[str, float]
     counts: dict[str, int]
     per_query: FileRef
     per_label: FileRef
-    study: FileRef
-    sketches: FileRef
-    truth: FileRef
+    search_sweep: FileRef
+    report_data: FileRef
+    ground_truth: FileRef
     trec: tuple[FileRef, ...] = ()
 
 

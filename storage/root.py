@@ -31,16 +31,16 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from indexmill.storage.atomic import Scratch, sweep
+from indexmill.storage.atomic import Scratch, remove_stale_temporaries
 from indexmill.storage.digests import file_digest
-from indexmill.storage.disk import own_temporaries
+from indexmill.storage.disk_errors import get_user_temp_folder
 from indexmill.storage.errors import DamagedFile, InputError, RootUnusable
-from indexmill.storage.lease import lease
-from indexmill.storage.names import plain
-from indexmill.storage.permissions import mask
-from indexmill.storage.records import FileRef, Frozen, Record
+from indexmill.storage.locks import lease
+from indexmill.storage.names import is_plain_name
+from indexmill.storage.permissions import get_umask
+from indexmill.storage.records import FileRef, FrozenModel, Record
 
-NAME = "[a-z0-9][a-z0-9-]{0,62}"  # what becomes a folder
+INDEX_NAME_PATTERN = "[a-z0-9][a-z0-9-]{0,62}"  # what becomes a folder
 
 
 class Root:
@@ -59,7 +59,7 @@ class Root:
                 "there is no root here", where=str(self.path), got="no such directory", next_step="name it with --root or INDEXMILL_ROOT"
             )
         try:
-            self.path.mkdir(mode=0o777 & ~mask(), parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o777 & ~get_umask(), parents=True, exist_ok=True)
             self._writable = os.access(self.path, os.W_OK | os.X_OK)
             if create and not self._writable:
                 raise PermissionError("no write permission")
@@ -84,32 +84,32 @@ class Root:
             del self.scratch
 
     @contextmanager
-    def replacing(self, target: Path) -> Iterator[Path]:
+    def replace_atomically(self, target: Path) -> Iterator[Path]:
         """Yield a temporary path that becomes `target` atomically when the block ends well."""
-        with self.scratch.replacing(target) as temporary:
+        with self.scratch.replace_atomically(target) as temporary:
             yield temporary
 
     @contextmanager
-    def shared(self) -> Iterator[None]:
+    def hold_shared(self) -> Iterator[None]:
         """Work under this root beside others who do; waits while somebody has it alone."""
         with lease(self.path / "lease", holder="a build", wait=True, shared=True):
             yield
 
     @contextmanager
-    def alone(self, holder: str) -> Iterator[None]:
+    def hold_exclusive(self, holder: str) -> Iterator[None]:
         """Work under this root while nobody else does. Raises BuildInProgress when somebody is at work."""
         with lease(self.path / "lease", holder=holder):
             yield
 
-    def sweep(self) -> int:
+    def remove_stale_temporaries(self) -> int:
         """Remove what processes that are gone left in tmp/; the number of folders."""
-        return sweep(self.tmp)
+        return remove_stale_temporaries(self.tmp)
 
     # paths
 
     @property
     def tmp(self) -> Path:
-        return self.path / "tmp" if self._writable else own_temporaries()
+        return self.path / "tmp" if self._writable else get_user_temp_folder()
 
     @property
     def cache(self) -> Path:
@@ -120,72 +120,72 @@ class Root:
         return (self.path if self._writable else self.tmp) / "catalog.duckdb"
 
     def source(self, name: str, revision: str) -> Path:
-        return self._below("sources", name, revision)
+        return self._join("sources", name, revision)
 
     @property
     def huggingface(self) -> Path:
-        return self._below("sources", "_huggingface")
+        return self._join("sources", "_huggingface")
 
     def dataset(self, name: str, stage: str, digest: str) -> Path:
-        return self._below("datasets", name, stage, digest[:16])
+        return self._join("datasets", name, stage, digest[:16])
 
-    def memory(self, name: str, what: str) -> Path:
-        return self._below("datasets", name, "memory", f"{what}.parquet")
+    def dataset_cache(self, name: str, what: str) -> Path:
+        return self._join("datasets", name, "memory", f"{what}.parquet")
 
-    def watched(self, name: str) -> Path:
-        return self._below("datasets", name, "memory", "revision.txt")
+    def revision_file(self, name: str) -> Path:
+        return self._join("datasets", name, "memory", "revision.txt")
 
-    def seen(self, name: str) -> str | None:
+    def last_revision(self, name: str) -> str | None:
         """The revision of the source that the last build of a pipeline saw; None before the first."""
-        path = self.watched(name)
+        path = self.revision_file(name)
         return path.read_bytes().decode(errors="replace").strip() if path.exists() else None
 
-    def openings(self, policy: str) -> Path:
-        return self._below("openings", policy)
+    def image_checks(self, policy: str) -> Path:
+        return self._join("openings", policy)
 
     def embeddings(self, fingerprint: str) -> Path:
-        return self._below("embeddings", fingerprint)
+        return self._join("embeddings", fingerprint)
 
     def encoder(self, model: str) -> Path:
-        return self._below("encoders", model)
+        return self._join("encoders", model)
 
-    def experience(self, model: str, device: str) -> Path:
-        return self._below("encoders", model, f"{device[:16]}.json")
+    def device_profile(self, model: str, device: str) -> Path:
+        return self._join("encoders", model, f"{device[:16]}.json")
 
-    def exported(self, model: str) -> Path:
+    def onnx_export(self, model: str) -> Path:
         return self.encoder(model) / "texts"
 
     def index(self, name: str) -> Path:
-        if not re.fullmatch(NAME, name):
+        if not re.fullmatch(INDEX_NAME_PATTERN, name):
             raise InputError("this cannot be an index's name", where=repr(name), expected="a-z, 0-9 and dashes, at most 63 characters",
                              next_step="indexmill catalog lists the indexes")  # fmt: skip
         return (self._indexes or self.path / "indexes") / name
 
-    def _below(self, *names: str) -> Path:
+    def _join(self, *names: str) -> Path:
         """The path of these names, one below the other. Raises InputError for one that is none, so that nobody is led out of the root."""
         for name in names:
-            if not plain(name):
+            if not is_plain_name(name):
                 raise InputError("this cannot be the name of a file or folder", where=str(self.path), got=repr(name))
         return self.path.joinpath(*names)
 
-    def building_in(self, folder: Path) -> Root:
+    def with_index_dir(self, folder: Path) -> Root:
         """This root with its indexes in `folder`, a staging folder: what is built there goes with it, and no pipeline sees it."""
         other = Root(self.path)
         other._indexes, other.__dict__["scratch"] = folder, self.scratch
         return other
 
     def study(self, name: str) -> Path:
-        return self._below("studies", name)
+        return self._join("studies", name)
 
-    def trained(self, name: str, digest: str, suffix: str) -> Path:
-        return self.index(name) / "trained" / self._below(f"{digest[:32]}.{suffix}").name
+    def trained_path(self, name: str, digest: str, suffix: str) -> Path:
+        return self.index(name) / "trained" / self._join(f"{digest[:32]}.{suffix}").name
 
-    def shard(self, name: str, key: str, suffix: str) -> Path:
-        return self.index(name) / "shards" / self._below(f"{key[:32]}.{suffix}").name
+    def shard_path(self, name: str, key: str, suffix: str) -> Path:
+        return self.index(name) / "shards" / self._join(f"{key[:32]}.{suffix}").name
 
     # files and records
 
-    def ref(self, path: Path, *, digest: bool = True) -> FileRef:
+    def make_ref(self, path: Path, *, digest: bool = True) -> FileRef:
         """The reference of a finished file. Without `digest` its size is vouched for, and by its pages' checksums what is in it."""
         return FileRef(
             path=path.relative_to(self.path).as_posix(),
@@ -196,20 +196,20 @@ class Root:
     def file(self, ref: FileRef) -> Path:
         return self.path / ref.path
 
-    def write_record(self, path: Path, record: Frozen) -> None:
+    def write_record(self, path: Path, record: FrozenModel) -> None:
         """Write a record or manifest as indented JSON, atomically."""
         self.scratch.write_text(path, record.model_dump_json(indent=2) + "\n")
 
-    def unbelievable(self, record: Record, *, thorough: bool = False) -> list[str]:
+    def find_invalid_files(self, record: Record, *, thorough: bool = False) -> list[str]:
         """Why a remembered record cannot be believed: each file that is gone or has another size (thorough: or another SHA-256)."""
-        return [problem for ref in record.files if (problem := problem_of(self.file(ref), ref, digest=thorough))]
+        return [problem for ref in record.files if (problem := find_file_error(self.file(ref), ref, digest=thorough))]
 
-    def verified(self, ref: FileRef) -> Path:
+    def verify_file(self, ref: FileRef) -> Path:
         """The path of a file whose size and SHA-256 are as its reference says, else DamagedFile."""
-        return verified(self.file(ref), ref)
+        return verify_file(self.file(ref), ref)
 
 
-def problem_of(path: Path, ref: FileRef, *, digest: bool) -> str:
+def find_file_error(path: Path, ref: FileRef, *, digest: bool) -> str:
     """What is wrong with a file's size (and SHA-256, or where the reference has none the checksums in it); empty when nothing is."""
     try:
         size = path.stat().st_size
@@ -220,15 +220,15 @@ def problem_of(path: Path, ref: FileRef, *, digest: bool) -> str:
     if digest and ref.sha256 is not None and (got := file_digest(path)) != ref.sha256:
         return f"{path} has SHA-256 {got}, not {ref.sha256}"
     if digest and ref.sha256 is None and path.suffix == ".parquet":
-        from indexmill.storage.tables import unreadable  # slow to import, and most commands read no table
+        from indexmill.storage.parquet import find_parquet_error  # slow to import, and most commands read no table
 
-        return unreadable(path, thorough=True)
+        return find_parquet_error(path, thorough=True)
     return ""
 
 
-def verified(path: Path, ref: FileRef) -> Path:
+def verify_file(path: Path, ref: FileRef) -> Path:
     """`path` once its size and SHA-256 are found to be those of `ref`, else DamagedFile."""
-    if problem := problem_of(path, ref, digest=True):
+    if problem := find_file_error(path, ref, digest=True):
         raise DamagedFile(
             "a file is not what its record says",
             where=str(path),

@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from indexmill.storage.atomic import link
 from indexmill.storage.digests import json_digest
 from indexmill.storage.errors import DamagedFile, InputError
-from indexmill.storage.manifests import NEWEST, OLDEST, Manifest
-from indexmill.storage.names import plain
+from indexmill.storage.manifests import NEWEST_SCHEMA_VERSION, OLDEST_SCHEMA_VERSION, Manifest
+from indexmill.storage.names import is_plain_name
 from indexmill.storage.records import FileRef
-from indexmill.storage.root import Root, verified
+from indexmill.storage.root import Root, verify_file
 
 
 class Snapshots:
@@ -29,40 +29,40 @@ class Snapshots:
 
     def path(self, snapshot_id: str) -> Path:
         """A snapshot's folder. Raises InputError for what cannot be the name of one."""
-        if not plain(snapshot_id):
-            raise self._unknown(snapshot_id)
+        if not is_plain_name(snapshot_id):
+            raise self._build_unknown_error(snapshot_id)
         return self.folder / snapshot_id
 
     def ids(self) -> list[str]:
         """Whole snapshots, oldest first: those whose manifest is there, since it is written last."""
         return sorted(path.parent.name for path in self.folder.glob("[0-9]*-*/manifest.json"))
 
-    def pointed(self) -> str | None:
+    def read_pointer(self) -> str | None:
         """What the pointer says, be it there or not; None before the first is published."""
         try:
             return self.pointer.read_bytes().decode(errors="replace").strip()
         except FileNotFoundError:
             return None
 
-    def current(self) -> str | None:
+    def live_id(self) -> str | None:
         """The live snapshot's id; None before the first is published, or when the pointer points at nothing whole."""
-        snapshot_id = self.pointed()
+        snapshot_id = self.read_pointer()
         return snapshot_id if snapshot_id in self.ids() else None
 
     def manifests(self) -> Iterator[Manifest]:
         """The manifests of all snapshots, oldest first, but of those that retention removes meanwhile."""
         for snapshot_id in self.ids():
             with suppress(FileNotFoundError):
-                yield self._read(snapshot_id)
+                yield self._read_manifest(snapshot_id)
 
     def manifest(self, snapshot_id: str | None = None) -> Manifest:
         """The manifest of a snapshot, of the live one by default."""
-        snapshot_id = snapshot_id or self.current()
+        snapshot_id = snapshot_id or self.live_id()
         if snapshot_id is None or snapshot_id not in self.ids():
-            raise self._unknown(snapshot_id)
-        return self._read(snapshot_id)
+            raise self._build_unknown_error(snapshot_id)
+        return self._read_manifest(snapshot_id)
 
-    def _unknown(self, snapshot_id: str | None) -> InputError:
+    def _build_unknown_error(self, snapshot_id: str | None) -> InputError:
         return InputError(
             f"index {self.name} has no snapshot {snapshot_id}" if snapshot_id else f"index {self.name} has not been published",
             where=str(self.folder),
@@ -70,28 +70,30 @@ class Snapshots:
             next_step=f"indexmill build {self.name}",
         )
 
-    def _read(self, snapshot_id: str) -> Manifest:
+    def _read_manifest(self, snapshot_id: str) -> Manifest:
         path = self.path(snapshot_id) / "manifest.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             version = values["schema_version"]
             if not isinstance(version, int):
                 raise TypeError(f"schema_version {version!r}")
-            if not OLDEST <= version <= NEWEST:
-                raise _of_another_version(path, version)
-            whole = values["seal"] == seal(values) and values["snapshot_id"] == snapshot_id
+            if not OLDEST_SCHEMA_VERSION <= version <= NEWEST_SCHEMA_VERSION:
+                raise _build_version_error(path, version)
+            whole = values["manifest_sha256"] == compute_manifest_sha256(values) and values["snapshot_id"] == snapshot_id
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as problem:
-            raise _damaged(path, f"{type(problem).__name__}: {problem}") from None
+            raise _build_damaged_error(path, f"{type(problem).__name__}: {problem}") from None
         if not whole:
-            raise _damaged(path, f"a seal or an id that does not fit: snapshot {values['snapshot_id']}, seal {values['seal']}")
+            raise _build_damaged_error(
+                path, f"a seal or an id that does not fit: snapshot {values['snapshot_id']}, seal {values['manifest_sha256']}"
+            )
         try:
             return Manifest.model_validate(values, extra="ignore")  # what a later Indexmill has added within the version
         except ValidationError as problem:
-            raise _unreadable(path, version, problem) from None
+            raise _build_unreadable_error(path, version, problem) from None
 
     def live(self) -> Manifest | None:
         """The manifest of the live snapshot; None before the first is published."""
-        return self.manifest() if self.current() else None
+        return self.manifest() if self.live_id() else None
 
     def next_id(self, content: str) -> str:
         """The id for new content: the existing snapshot with the same content, else one number on. Never a date."""
@@ -108,37 +110,39 @@ class Snapshots:
         """
         folder = self.path(manifest.snapshot_id)
         for name, ref in sources.items():
-            link(self.root.verified(ref), folder / name, self.root.scratch)
+            link(self.root.verify_file(ref), folder / name, self.root.scratch)
         values = json.loads(manifest.model_dump_json())
-        self.root.write_record(folder / "manifest.json", manifest.model_copy(update={"seal": seal(values)}))
+        self.root.write_record(folder / "manifest.json", manifest.model_copy(update={"manifest_sha256": compute_manifest_sha256(values)}))
 
     def publish(self, snapshot_id: str) -> None:
-        """Point `current` at a whole snapshot: one atomic rename."""
+        """Point `live_id` at a whole snapshot: one atomic rename."""
         self.root.scratch.write_text(self.pointer, snapshot_id + "\n")
 
     def verify(self, manifest: Manifest) -> None:
         """Check every file of a snapshot by size and SHA-256; DamagedFile names the first that differs."""
         for ref in manifest.files:
-            verified(self.path(manifest.snapshot_id) / ref.path, ref)
+            verify_file(self.path(manifest.snapshot_id) / ref.path, ref)
 
 
-def seal(values: dict[str, Any]) -> str:
+def compute_manifest_sha256(values: dict[str, Any]) -> str:
     """SHA-256 of a manifest's values but the seal itself: it tells damage to the manifest, as digests in it tell damage to files."""
-    return json_digest({name: value for name, value in values.items() if name != "seal"})
+    return json_digest({name: value for name, value in values.items() if name != "manifest_sha256"})
 
 
-def _of_another_version(path: Path, version: int) -> InputError:
-    newer = version > NEWEST
+def _build_version_error(path: Path, version: int) -> InputError:
+    newer = version > NEWEST_SCHEMA_VERSION
     return InputError(
         f"this snapshot was written by {'a newer' if newer else 'an older'} Indexmill than this one can read",
         where=str(path),
-        expected=f"schema_version {NEWEST}" if OLDEST == NEWEST else f"schema_version {OLDEST} to {NEWEST}",
+        expected=f"schema_version {NEWEST_SCHEMA_VERSION}"
+        if OLDEST_SCHEMA_VERSION == NEWEST_SCHEMA_VERSION
+        else f"schema_version {OLDEST_SCHEMA_VERSION} to {NEWEST_SCHEMA_VERSION}",
         got=f"schema_version {version}",
         next_step="install the newer Indexmill here, or build into another root" if newer else "build the index anew with this one",
     )
 
 
-def _unreadable(path: Path, version: int, problem: ValidationError) -> InputError:
+def _build_unreadable_error(path: Path, version: int, problem: ValidationError) -> InputError:
     first = problem.errors()[0]
     return InputError(
         "this manifest cannot be read, though it is as it was written",
@@ -149,7 +153,7 @@ def _unreadable(path: Path, version: int, problem: ValidationError) -> InputErro
     )
 
 
-def _damaged(path: Path, got: str) -> DamagedFile:
+def _build_damaged_error(path: Path, got: str) -> DamagedFile:
     return DamagedFile(
         "a manifest is not what was written",
         where=str(path),

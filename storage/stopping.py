@@ -1,7 +1,7 @@
 """Stopping in good order: whoever wants the work to end asks, and it ends where a file has just been finished.
 
 What is asked stands for the whole process, as a signal does. `storage.atomic.commit` heeds it at once; work that goes on for long between
-two commits heeds it when `PATIENCE` is over, and what it was in the middle of is done again by the next run.
+two commits heeds it when `STOP_GRACE_SECONDS` is over, and what it was in the middle of is done again by the next run.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from contextlib import contextmanager
 
 from indexmill.storage.errors import IndexmillError
 
-PATIENCE = 20.0  # seconds; Prefect's worker kills a cancelled run 30 seconds after it has asked
+STOP_GRACE_SECONDS = 20.0  # seconds; Prefect's worker kills a cancelled run 30 seconds after it has asked
 
-_asked: tuple[signal.Signals, float] | None = None
-_waiting = 0
+_stop_request: tuple[signal.Signals, float] | None = None
+_immediate_stop_depth = 0
 
 
 class Stopped(IndexmillError):
@@ -25,42 +25,42 @@ class Stopped(IndexmillError):
     exit_code = 128 + signal.SIGTERM
 
 
-def ask(number: int) -> None:
+def request_stop(number: int) -> None:
     """Let the work end at its next commit, since this signal came. Called again, the first time counts."""
-    global _asked
-    _asked = _asked or (signal.Signals(number), time.monotonic())
+    global _stop_request
+    _stop_request = _stop_request or (signal.Signals(number), time.monotonic())
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[None]:
-    """Within the block nothing is under way, and it may last: who asks then need not wait for a commit (`at_once`)."""
-    global _waiting
-    heed(f"before {what}")
-    _waiting += 1
+def allow_immediate_stop(what: str) -> Iterator[None]:
+    """Within the block nothing is under way, and it may last: who asks then need not wait for a commit (`can_stop_immediately`)."""
+    global _immediate_stop_depth
+    raise_if_stopping(f"before {what}")
+    _immediate_stop_depth += 1
     try:
         yield
     finally:
-        _waiting -= 1
+        _immediate_stop_depth -= 1
 
 
-def at_once() -> bool:
+def can_stop_immediately() -> bool:
     """Whether a signal that comes now ends the work where it is: the second one, and one that comes while nothing is under way."""
-    return _asked is not None or _waiting > 0
+    return _stop_request is not None or _immediate_stop_depth > 0
 
 
-def forget() -> None:
+def clear_stop_request() -> None:
     """Let the work that comes next go on: nobody has asked it."""
-    global _asked
-    _asked = None
+    global _stop_request
+    _stop_request = None
 
 
-def heed(where: str, *, patience: float = 0.0) -> None:
-    """Raise Stopped when the work was asked to end, and that at least `patience` seconds ago. where: how far it has come."""
-    if _asked is not None and time.monotonic() - _asked[1] >= patience:
-        raise stopped(_asked[0], where)
+def raise_if_stopping(where: str, *, grace_seconds: float = 0.0) -> None:
+    """Raise Stopped when the work was asked to end, and that at least `grace_seconds` seconds ago. where: how far it has come."""
+    if _stop_request is not None and time.monotonic() - _stop_request[1] >= grace_seconds:
+        raise build_stopped_error(_stop_request[0], where)
 
 
-def stopped(number: signal.Signals, where: str = "") -> Stopped:
+def build_stopped_error(number: signal.Signals, where: str = "") -> Stopped:
     """What is raised. Its exit code is the one that shells know: 128 and the signal's number."""
     problem = Stopped(
         f"stopped by {number.name}",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-STAND_INS = {"faiss-cpu": "faiss-gpu-cu12"}  # brings the same module
+SUBSTITUTE_DISTRIBUTIONS = {"faiss-cpu": "faiss-gpu-cu12"}  # brings the same module
 
 
-def installed(name: str) -> str:
+def get_installed_version(name: str) -> str:
     """The version of a distribution, or of the one that may be installed in its place, which is then named too."""
     try:
         return version(name)
     except PackageNotFoundError:
-        if name not in STAND_INS:
+        if name not in SUBSTITUTE_DISTRIBUTIONS:
             raise
-        return f"{STAND_INS[name]} {version(STAND_INS[name])}"
+        return f"{SUBSTITUTE_DISTRIBUTIONS[name]} {version(SUBSTITUTE_DISTRIBUTIONS[name])}"

@@ -8,20 +8,18 @@ from pathlib import Path
 from prefect import task
 
 from indexmill.configs.encoders import EncoderConfig
+from indexmill.storage.device_profiles import DeviceProfile, load_device_profile, save_device_profile
 from indexmill.storage.digests import json_digest
-from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.errors import InputError
-from indexmill.storage.experience import Experience, recall_experience, remember_experience
 from indexmill.storage.records import EmbeddingSet, Modality, Precision, SplitDataset
 from indexmill.storage.root import Root
-from indexmill.tasks.encoders import MODALITIES, Identity
-from indexmill.tasks.encoders.captions import write_captions
-from indexmill.tasks.encoders.completing import Work, complete
-from indexmill.tasks.encoders.device import device_name
-from indexmill.tasks.encoders.jobs import Compared, ComparePrecision, EncodeShard, Model, ShardEncoded
-from indexmill.tasks.encoders.outcome import settle_items
-from indexmill.tasks.encoders.process import EncoderProcess
-from indexmill.tasks.encoders.settling import settle
+from indexmill.tasks.encoding import MODALITIES_BY_KIND, EncoderIdentity
+from indexmill.tasks.encoding.device import get_device_name
+from indexmill.tasks.encoding.fill_store import EncodeRequest, fill_store, partition_items, write_captions
+from indexmill.tasks.encoding.precision import choose_precision
+from indexmill.tasks.encoding.process import EncoderProcess
+from indexmill.tasks.encoding.protocol import ChunkResult, ComparePrecision, EncodeChunk, ModelSpec, PrecisionComparison
 from indexmill.tasks.policy import options
 from indexmill.tasks.progress import Advance, track
 from indexmill.tasks.turns import device_turn
@@ -29,14 +27,14 @@ from indexmill.tasks.turns import device_turn
 
 @task(**options("encode"))
 def encode(
-    root: Root, process: EncoderProcess, split: SplitDataset, config: EncoderConfig, identity: Identity, max_reject_fraction: float
+    root: Root, process: EncoderProcess, split: SplitDataset, config: EncoderConfig, identity: EncoderIdentity, max_reject_fraction: float
 ) -> EmbeddingSet:
     """The embedding store completed for these items, and a second one for the captions of images where the encoder takes texts too.
 
     process: does the encoding, and is ended with the stage, so that what it took of memory is there for the next. identity: the encoder's,
     in float32. max_reject_fraction: past this share of items without a vector the stage stops.
     """
-    if split.modality not in MODALITIES[config.kind]:
+    if split.modality not in MODALITIES_BY_KIND[config.kind]:
         raise _wrong_kind(config, split)
     with device_turn():
         try:
@@ -48,7 +46,7 @@ def encode(
 def _both_sides(root: Root, side: Side) -> EmbeddingSet:
     split = side.split
     found = side.encoded(split.modality, root.file(split.table))
-    if split.modality == "text" or "text" not in MODALITIES[side.config.kind]:
+    if split.modality == "text" or "text" not in MODALITIES_BY_KIND[side.config.kind]:
         return found
     with root.scratch.staging() as staging:
         if not write_captions(root.file(found.items), staging / "captions.parquet"):
@@ -59,7 +57,7 @@ def _both_sides(root: Root, side: Side) -> EmbeddingSet:
 
 
 @task(**options("encode-shard"))
-def encode_shard(process: EncoderProcess, job: EncodeShard, advance: Advance) -> ShardEncoded:
+def encode_chunk(process: EncoderProcess, job: EncodeChunk, advance: Advance) -> ChunkResult:
     """One planned shard as files that nobody sees before they are whole; done again when the encoding process is lost."""
     return process.encode(job, advance)
 
@@ -72,63 +70,65 @@ class Side:
     process: EncoderProcess
     split: SplitDataset
     config: EncoderConfig
-    identity: Identity
+    identity: EncoderIdentity
     budget: float
 
     def encoded(self, modality: Modality, items: Path) -> EmbeddingSet:
         """The set of vectors of an items table by the side for `modality`."""
-        base = self.split.base if modality == "image" else None
-        known = self._settled(modality, items, base)
+        image_root = self.split.image_root if modality == "image" else None
+        known = self._settled(modality, items, image_root)
         precision: Precision = known.precision or "float32"
-        identity = self.identity.of(modality, precision, self.config.store)
+        identity = self.identity.for_store(modality, precision, self.config.storage_dtype)
         store = EmbeddingStore(self.root, identity.fingerprint)
-        work = Work(self.root, store, items, base, Model(self.config, precision, modality), known)
+        work = EncodeRequest(self.root, store, items, image_root, ModelSpec(self.config, precision, modality), known)
         with store.lease(), self.root.scratch.staging() as staging:
             failed = staging / "failed.parquet"
-            encoded, learnt = complete(work, self.config, failed, lambda job, advance: encode_shard(self.process, job, advance))
+            encoded, learnt = fill_store(work, self.config, failed, lambda job, advance: encode_chunk(self.process, job, advance))
             self._remember(modality, learnt)
-            outcome = settle_items(self.root, self.split.name, items, store, failed, self.budget)
+            outcome = partition_items(self.root, self.split.name, items, store, failed, self.budget)
             table = self.root.file(outcome.items)
             refs = tuple(ref for ref in (outcome.items, outcome.rejects) if ref)
             return EmbeddingSet(
-                digest=json_digest([identity.fingerprint, outcome.content]), files=(*refs, *store.refs(table)), split=self.split.digest,
+                digest=json_digest([identity.fingerprint, outcome.items_digest]), files=(*refs, *store.refs(table)), split=self.split.digest,
                 modality=modality, fingerprint=identity.fingerprint, encoder=identity.details | _checked(known), dim=store.dim,
-                database=outcome.database, query=outcome.query, encoded=encoded, reused=max(0, outcome.contents - encoded),
+                database=outcome.database, query=outcome.query, encoded=encoded, reused=max(0, outcome.distinct_contents - encoded),
                 rejected=outcome.rejected, truncated=store.count_truncated(table), items=outcome.items, rejects=outcome.rejects,
             )  # fmt: skip
 
-    def _remember(self, modality: Modality, learnt: Experience) -> None:
+    def _remember(self, modality: Modality, learnt: DeviceProfile) -> None:
         """Keep what was learnt. A precision that the config names says nothing about what `auto` should mean."""
         if self.config.precision != "auto":
-            before = recall_experience(self.root, self.identity.fingerprint, modality, learnt.device)
+            before = load_device_profile(self.root, self.identity.fingerprint, modality, learnt.device)
             learnt = learnt.model_copy(update={"precision": before.precision, "check": before.check})
-        remember_experience(self.root, self.identity.fingerprint, modality, learnt)
+        save_device_profile(self.root, self.identity.fingerprint, modality, learnt)
 
-    def _settled(self, modality: Modality, items: Path, base: str | None) -> Experience:
+    def _settled(self, modality: Modality, items: Path, image_root: str | None) -> DeviceProfile:
         """What is known of this device, with the precision to take."""
-        known = recall_experience(self.root, self.identity.fingerprint, modality, device_name())
+        known = load_device_profile(self.root, self.identity.fingerprint, modality, get_device_name())
         if self.config.precision != "auto":
             return known.model_copy(update={"precision": self.config.precision, "check": None})
 
         def missing(precision: Precision) -> int:
-            return EmbeddingStore(self.root, self.identity.of(modality, precision, self.config.store).fingerprint).count_missing(items)
+            return EmbeddingStore(
+                self.root, self.identity.for_store(modality, precision, self.config.storage_dtype).fingerprint
+            ).count_missing(items)
 
-        def compare(sample: Path) -> Compared:
+        def compare(sample: Path) -> PrecisionComparison:
             with track("checking the fast precision", 1) as advance:
-                found = self.process.compare(ComparePrecision(Model(self.config, "float32", modality), str(sample), base))
+                found = self.process.compare(ComparePrecision(ModelSpec(self.config, "float32", modality), str(sample), image_root))
                 advance(1)
             return found
 
-        return settle(self.root, items, known, missing, compare)
+        return choose_precision(self.root, items, known, missing, compare)
 
 
-def _checked(known: Experience) -> dict[str, object]:
+def _checked(known: DeviceProfile) -> dict[str, object]:
     """The check that the precision rests on, for the manifest."""
     return {"precision_check": known.check.model_dump() | {"device": known.device}} if known.check else {}
 
 
 def _wrong_kind(config: EncoderConfig, split: SplitDataset) -> InputError:
-    taken = " and ".join(f"{modality}s" for modality in MODALITIES[config.kind])
+    taken = " and ".join(f"{modality}s" for modality in MODALITIES_BY_KIND[config.kind])
     return InputError(
         f"this encoder takes {taken}, and the data set has {split.modality}s",
         where="encoder.kind",

@@ -12,26 +12,21 @@ from indexmill.configs.encoders import EncoderConfig
 from indexmill.configs.models import EvaluationConfig, IndexConfig
 from indexmill.storage.atomic import commit
 from indexmill.storage.digests import json_digest
-from indexmill.storage.embeddings import joined, vectors
+from indexmill.storage.embedding_store import concatenate_blocks, vectors
 from indexmill.storage.index_records import IndexShards, TrainedIndex, TunedIndex
 from indexmill.storage.records import EmbeddingSet, Evaluation, FileRef
 from indexmill.storage.root import Root
-from indexmill.tasks.evaluation.agreement import agreement, cuts
-from indexmill.tasks.evaluation.answers import answers
-from indexmill.tasks.evaluation.both_ways import caption_figures
-from indexmill.tasks.evaluation.encoding import encode_times
-from indexmill.tasks.evaluation.figures import means
-from indexmill.tasks.evaluation.full_depth import full_depth
-from indexmill.tasks.evaluation.graded import graded
-from indexmill.tasks.evaluation.judging import Judge
-from indexmill.tasks.evaluation.sketches import sketches
-from indexmill.tasks.evaluation.sweep import sweep
+from indexmill.tasks.evaluation.encode_latency import load_or_measure_encode_latency
+from indexmill.tasks.evaluation.extra_metrics import compute_full_ranking_map, correlate_scored_pairs, evaluate_captions
+from indexmill.tasks.evaluation.projection import project_embedding_space
+from indexmill.tasks.evaluation.relevance import RelevanceJudge, aggregate_metrics
+from indexmill.tasks.evaluation.report_data import build_report_data
+from indexmill.tasks.evaluation.retrieval import choose_cutoffs, compute_ann_metrics, compute_ground_truth, run_queries
+from indexmill.tasks.evaluation.search_sweep import sweep_search_params
+from indexmill.tasks.evaluation.tables import write_per_label, write_per_query, write_search_sweep
 from indexmill.tasks.evaluation.trec import write_qrels, write_run
-from indexmill.tasks.evaluation.truth import ground_truth
-from indexmill.tasks.evaluation.writing import write_per_label, write_per_query, write_settings
-from indexmill.tasks.indexes.opening import open_searcher
-from indexmill.tasks.measures.projection import study_space
-from indexmill.tasks.measures.speed import bytes_a_vector, search_speed
+from indexmill.tasks.indexing.shard_store import open_searcher
+from indexmill.tasks.metrics.search_speed import bytes_per_vector, measure_search_speed
 from indexmill.tasks.policy import options
 from indexmill.tasks.progress import track
 from indexmill.tasks.turns import device_turn
@@ -40,61 +35,61 @@ from indexmill.tasks.turns import device_turn
 @task(**options("evaluate"))
 def evaluate(
     root: Root, name: str, embeddings: EmbeddingSet, trained: TrainedIndex, shards: IndexShards, tuned: TunedIndex,
-    index: IndexConfig, encoder: EncoderConfig, config: EvaluationConfig, leaks: str, base: str | None, pairs: FileRef | None,
+    index: IndexConfig, encoder: EncoderConfig, config: EvaluationConfig, leaks: str, image_root: str | None, pairs: FileRef | None,
 ) -> Evaluation:  # fmt: skip
     """Figures, a row a query and a label, and what the report draws. Without queries there are hardly any.
 
     leaks: `exclude` asks only queries that are not nearly an item of the database. base: the folder of images. pairs: scored pairs.
     """
-    held, asked = embeddings.of(index.holds), embeddings.of(config.asks or index.holds)
-    searcher = open_searcher(shards.shards, root.file, index.metric, tuned.setting)
-    ks, judge = cuts(config.k, held.database), Judge(root, embeddings, held)
+    indexed, query_embeddings = embeddings.for_modality(index.modality), embeddings.for_modality(config.query_modality or index.modality)
+    searcher = open_searcher(shards.shards, root.file, index.metric, tuned.params)
+    ks, judge = choose_cutoffs(config.k, indexed.database), RelevanceJudge(root, embeddings, indexed)
     most = max(ks, default=1)
-    depth = min(config.depth, held.database) if config.trec or judge.can_judge(pairs, config.relevant_from) else most
-    with vectors(root, asked, side="query", leaking=leaks == "keep", sample=(config.max_queries, index.seed)) as blocks:
-        given = answers(searcher, *joined(blocks, asked.dim), most, depth)
-    truth = ground_truth(root, root.index(name) / "evaluations", held, asked, given, most, searcher.metric)
-    agreed = agreement(given, truth, ks, searcher.metric)
-    judged = judge.judged(given, config.k, pairs, config.relevant_from)
-    metrics, bounds = means(judged, agreed)
-    exact = full_depth(root, judge, given, judged, index)
-    space = _space(root, held, judge, index.seed, config.projection_seconds)
-    metrics |= exact.metrics | caption_figures(root, embeddings, leaking=leaks == "keep", most=config.max_queries, seed=index.seed)
+    depth = min(config.depth, indexed.database) if config.trec or judge.has_relevance_source(pairs, config.relevance_threshold) else most
+    with vectors(root, query_embeddings, side="query", leaking=leaks == "keep", sample=(config.max_queries, index.seed)) as blocks:
+        run = run_queries(searcher, *concatenate_blocks(blocks, query_embeddings.dim), most, depth)
+    ground_truth = compute_ground_truth(root, root.index(name) / "evaluations", indexed, query_embeddings, run, most, searcher.metric)
+    agreed = compute_ann_metrics(run, ground_truth, ks, searcher.metric)
+    judged = judge.judged(run, config.k, pairs, config.relevance_threshold)
+    metrics, bounds = aggregate_metrics(judged, agreed)
+    exact = compute_full_ranking_map(root, judge, run, judged, index)
+    space = _space(root, indexed, judge, index.seed, config.projection_seconds)
+    metrics |= exact.metrics | evaluate_captions(root, embeddings, leaking=leaks == "keep", most=config.max_queries, seed=index.seed)
     metrics |= {name: space[name] for name in ("knn_purity_at_10", "silhouette") if space.get(name) is not None}
-    told = graded(root, embeddings, pairs) if pairs else {}
-    counts = {"queries": len(given.ids), "queries_judged": int(judged.judged.sum()), "queries_full_depth": exact.queries,
-              "database": held.database, "depth": given.found.shape[1], "dim": held.dim, "labels": len(judge.labels.names),
+    told = correlate_scored_pairs(root, embeddings, pairs) if pairs else {}
+    counts = {"queries": len(run.ids), "queries_judged": int(judged.judged.sum()), "queries_full_depth": exact.queries,
+              "database": indexed.database, "depth": run.retrieved.shape[1], "dim": indexed.dim, "labels": len(judge.labels.names),
               "index_bytes": sum(shard.index.size for shard in shards.shards)}  # fmt: skip
-    timings = search_speed(searcher, given.vectors)
-    timings |= encode_times(root, asked, encoder, base, config.encode_queries, device_turn())
-    timings["bytes_a_vector"] = bytes_a_vector([shard.index.size for shard in shards.shards], held.database)
+    timings = measure_search_speed(searcher, run.vectors)
+    timings |= load_or_measure_encode_latency(root, query_embeddings, encoder, image_root, config.encode_latency_queries, device_turn())
+    timings["bytes_per_vector"] = bytes_per_vector([shard.index.size for shard in shards.shards], indexed.database)
     identity = [embeddings.digest, tuned.digest, index.model_dump(mode="json"), config.model_dump(mode="json"), leaks, metrics, told]
     digest = json_digest(identity)
     with root.scratch.staging() as staging:
-        write_per_query(staging / "per_query.parquet", given, judge, judged, agreed)
+        write_per_query(staging / "per_query.parquet", run, judge, judged, agreed)
         by_label = write_per_label(staging / "per_label.parquet", judge, judged)
-        swept = sweep(searcher, given, truth, tuned.setting)
-        write_settings(staging / "study.parquet", swept, trained.factory, trained.rerank)
-        drawn = sketches(root, embeddings, given, judge, judged, by_label, config.examples) | {"space": space, "sweep": swept}
+        swept = sweep_search_params(searcher, run, ground_truth, tuned.params)
+        write_search_sweep(staging / "study.parquet", swept, trained.factory, trained.rerank)
+        drawn = build_report_data(root, embeddings, run, judge, judged, by_label, config.examples) | {"space": space, "sweep": swept}
         (staging / "sketches.json").write_text(json.dumps(drawn, ensure_ascii=False), encoding="utf-8")
         if config.trec:
-            write_run(staging / "run.trec", given, searcher.larger)
-            write_qrels(staging / "qrels.trec", root, held, staging / "per_query.parquet", pairs, config.relevant_from)
+            write_run(staging / "run.trec", run, searcher.higher_is_better)
+            write_qrels(staging / "qrels.trec", root, indexed, staging / "per_query.parquet", pairs, config.relevance_threshold)
         files = _committed(root, staging, root.index(name) / "evaluations" / digest[:16])
     return Evaluation(
-        digest=digest, files=(*files.values(), truth.file), shards=shards.digest, judged_by=judged.by, metrics=metrics, intervals=bounds,
-        graded=told, timings=timings, counts=counts, per_query=files["per_query.parquet"], per_label=files["per_label.parquet"],
-        study=files["study.parquet"], sketches=files["sketches.json"], truth=truth.file,
+        digest=digest, files=(*files.values(), ground_truth.file), shards=shards.digest, relevance_source=judged.source, metrics=metrics, intervals=bounds,
+        scored_pairs=told, timings=timings, counts=counts, per_query=files["per_query.parquet"], per_label=files["per_label.parquet"],
+        search_sweep=files["study.parquet"], report_data=files["sketches.json"], ground_truth=ground_truth.file,
         trec=tuple(ref for name, ref in files.items() if name.endswith(".trec")),
     )  # fmt: skip
 
 
-def _space(root: Root, held: EmbeddingSet, judge: Judge, seed: int, seconds: float) -> dict[str, Any]:
+def _space(root: Root, indexed: EmbeddingSet, judge: RelevanceJudge, seed: int, seconds: float) -> dict[str, Any]:
     """The study of the space, without the seconds that it took."""
     with track("drawing the space", 1) as advance:
-        found = study_space(root, held, judge.labels, seed=seed, seconds=seconds)
+        retrieved = project_embedding_space(root, indexed, judge.labels, seed=seed, seconds=seconds)
         advance(1)
-    return {name: value for name, value in found.items() if name != "tsne_seconds"}
+    return {name: value for name, value in retrieved.items() if name != "tsne_seconds"}
 
 
 def _committed(root: Root, staging: Path, folder: Path) -> dict[str, FileRef]:
@@ -102,4 +97,4 @@ def _committed(root: Root, staging: Path, folder: Path) -> dict[str, FileRef]:
     names = sorted(path.name for path in staging.iterdir())
     for name in names:
         commit(staging / name, folder / name)
-    return {name: root.ref(folder / name) for name in names}
+    return {name: root.make_ref(folder / name) for name in names}

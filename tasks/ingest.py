@@ -12,7 +12,7 @@ import pyarrow as pa
 from prefect import task
 
 from indexmill.configs.datasets import DatasetConfig
-from indexmill.storage import tables
+from indexmill.storage import parquet
 from indexmill.storage.atomic import commit
 from indexmill.storage.digests import content_digest, item_id, json_digest
 from indexmill.storage.errors import InputError
@@ -49,32 +49,34 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
     An image whose path, size and modification time are as on an earlier night is not read again, unless `rehash`.
     """
     source = open_source(config, root)
-    base = str(source.base) if source.base else None
+    image_root = str(source.image_root) if source.image_root else None
     with root.scratch.staging() as staging:
         listing, table = staging / "listing.parquet", staging / "items.parquet"
-        listed = tables.write_parquet(listing, LISTING, _listing(source, config))
+        listed = parquet.write_parquet(listing, LISTING, _listing(source, config))
         if not listed:
             raise _no_items(name, config, source)
         _refuse_collisions(listing, root)
-        inventory = root.memory(name, f"inventory-{json_digest(base)[:8]}")
+        inventory = root.dataset_cache(name, f"inventory-{json_digest(image_root)[:8]}")
         started = time.time_ns()
-        with tables.query(_chosen_sql(listing, config, None if rehash else inventory), spill=root.tmp) as batches:
-            items = tables.write_parquet(table, ITEMS, _digested(batches, source.base, min(listed, config.limit or listed)))
-        missing = tables.rows(f"SELECT count(*) FROM {tables.parquet(table)} WHERE content_digest IS NULL", spill=root.tmp)[0][0]
+        with parquet.query(_chosen_sql(listing, config, None if rehash else inventory), spill=root.tmp) as batches:
+            items = parquet.write_parquet(table, ITEMS, _digested(batches, source.image_root, min(listed, config.limit or listed)))
+        missing = parquet.fetch_rows(f"SELECT count(*) FROM {parquet.scan_sql(table)} WHERE content_digest IS NULL", spill=root.tmp)[0][0]
         pairs = staging / "pairs.parquet"
-        scored = tables.write_parquet(pairs, PAIRS, _pairs(source.pairs()))
-        digest = json_digest([tables.digest(table, IDENTITY), tables.digest(pairs), base, source.modality, source.labelled])
+        scored = parquet.write_parquet(pairs, PAIRS, _pairs(source.pairs()))
+        digest = json_digest(
+            [parquet.compute_digest(table, IDENTITY), parquet.compute_digest(pairs), image_root, source.modality, source.labelled]
+        )
         folder = root.dataset(name, "ingested", digest)
-        if base:
+        if image_root:
             _remember(root, table, inventory, started)
         if scored:
             commit(pairs, folder / "pairs.parquet")
         commit(table, folder / "items.parquet")
-    ref = root.ref(folder / "items.parquet")
-    pairs_ref = root.ref(folder / "pairs.parquet") if scored else None
+    ref = root.make_ref(folder / "items.parquet")
+    pairs_ref = root.make_ref(folder / "pairs.parquet") if scored else None
     dataset = Dataset(
         digest=digest, files=present(ref, pairs_ref), name=name, source=config.source, revision=revision, modality=source.modality,
-        base=base, labelled=source.labelled, items=items, unread=missing, table=ref, pairs=pairs_ref,
+        image_root=image_root, labelled=source.labelled, items=items, unread=missing, table=ref, pairs=pairs_ref,
     )  # fmt: skip
     root.write_record(folder / "manifest.json", dataset)
     return dataset
@@ -114,28 +116,28 @@ def _pairs(pairs: Iterable[Pair]) -> Iterator[pa.RecordBatch]:
 
 def _batched(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     left = iter(rows)
-    while chunk := list(itertools.islice(left, tables.BATCH_ROWS)):
+    while chunk := list(itertools.islice(left, parquet.BATCH_ROWS)):
         yield pa.RecordBatch.from_pylist(chunk, schema=schema)
 
 
 def _chosen_sql(listing: Path, config: DatasetConfig, inventory: Path | None) -> str:
     """The listing, sampled if a limit is set, sorted by id, with the content digests that the inventory knows."""
-    chosen = f"SELECT * FROM {tables.parquet(listing)}"
+    chosen = f"SELECT * FROM {parquet.scan_sql(listing)}"
     if config.limit:
         chosen += f" ORDER BY md5('{config.sample_seed}/' || key), key LIMIT {config.limit}"
-    if inventory is None or tables.unreadable(inventory, thorough=True):
+    if inventory is None or parquet.find_parquet_error(inventory, thorough=True):
         return f"SELECT *, NULL::VARCHAR AS content_digest FROM ({chosen}) ORDER BY item_id"
-    known = f"LEFT JOIN {tables.parquet(inventory)} i USING (path, size, mtime_ns)"
+    known = f"LEFT JOIN {parquet.scan_sql(inventory)} i USING (path, size, mtime_ns)"
     columns = ", ".join(f"l.{column}" for column in LISTING.names)
     return f"SELECT {columns}, i.content_digest FROM ({chosen}) l {known} ORDER BY l.item_id"
 
 
-def _digested(batches: Iterator[pa.RecordBatch], base: Path | None, total: int) -> Iterator[pa.RecordBatch]:
+def _digested(batches: Iterator[pa.RecordBatch], image_root: Path | None, total: int) -> Iterator[pa.RecordBatch]:
     """The batches with the digest of every item's content; null for a lacking text or image, which validation rejects."""
     with track("reading items", total) as advance:
         for batch in batches:
             digests = [
-                known or (_text_digest(text) if base is None else _file_digest(base / path) if path else None)
+                known or (_text_digest(text) if image_root is None else _file_digest(image_root / path) if path else None)
                 for text, path, known in zip(*(batch.column(name).to_pylist() for name in ("text", "path", "content_digest")), strict=True)
             ]
             yield pa.RecordBatch.from_arrays([*batch.columns[:-1], pa.array(digests, pa.string())], schema=ITEMS)
@@ -156,17 +158,17 @@ def _file_digest(path: Path) -> str | None:
 def _remember(root: Root, table: Path, inventory: Path, started: int) -> None:
     """Keep what was read, but for files so fresh that their modification time does not prove that they stay as they are."""
     sql = (
-        f"SELECT DISTINCT path, size, mtime_ns, content_digest FROM {tables.parquet(table)} "
+        f"SELECT DISTINCT path, size, mtime_ns, content_digest FROM {parquet.scan_sql(table)} "
         f"WHERE content_digest IS NOT NULL AND mtime_ns < {started - SETTLED_NS}"
     )
-    with root.replacing(inventory) as temporary, tables.query(sql, spill=root.tmp) as batches:
-        tables.write_parquet(temporary, INVENTORY, batches)
+    with root.replace_atomically(inventory) as temporary, parquet.query(sql, spill=root.tmp) as batches:
+        parquet.write_parquet(temporary, INVENTORY, batches)
 
 
 def _refuse_collisions(listing: Path, root: Root) -> None:
     """Two items with one id cannot both be found again, so the build stops and names them."""
-    sql = f"SELECT min(key), max(key), count(*) FROM {tables.parquet(listing)} GROUP BY item_id HAVING count(*) > 1 LIMIT 1"
-    for first, second, count in tables.rows(sql, spill=root.tmp):
+    sql = f"SELECT min(key), max(key), count(*) FROM {parquet.scan_sql(listing)} GROUP BY item_id HAVING count(*) > 1 LIMIT 1"
+    for first, second, count in parquet.fetch_rows(sql, spill=root.tmp):
         raise InputError(
             "two items have one key" if first == second else "two keys have one item id",
             where=f"key {first}" if first == second else f"keys {first} and {second}",
@@ -179,7 +181,7 @@ def _refuse_collisions(listing: Path, root: Root) -> None:
 def _no_items(name: str, config: DatasetConfig, source: Source) -> InputError:
     return InputError(
         "the source has no items",
-        where=f"dataset of {name}" + (f": {source.base}" if source.base else ""),
+        where=f"dataset of {name}" + (f": {source.image_root}" if source.image_root else ""),
         expected="images (.jpg .png .webp .bmp .gif .tiff)" if source.modality == "image" else "texts",
         got="0 items" + (f" once {', '.join(config.exclude_labels)} are left out" if config.exclude_labels else ""),
         next_step="mend dataset.path" + (" or dataset.exclude_labels" if config.exclude_labels else ""),

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from indexmill.storage.digests import json_digest
 from indexmill.storage.records import Record
-from indexmill.storage.versions import installed
+from indexmill.storage.versions import get_installed_version
 
 # Faults that pass: the network, a lost worker. Everything that Indexmill raises on purpose is a lasting fault, but for
 # SourceUnreachable and WorkerLost, which are ConnectionErrors too.
@@ -120,7 +120,7 @@ class StageCache(CachePolicy):
 def stage_key(name: str, policy: Policy, inputs: Mapping[str, Any]) -> str:
     """`<stage>-<digest>`: the same for the same stage version, libraries and inputs that the policy names."""
     parts = {key: _identity(inputs[key]) for key in policy.remembered_by}
-    return f"{name}-{json_digest([policy.version, {name: installed(name) for name in policy.libraries}, parts])[:32]}"
+    return f"{name}-{json_digest([policy.version, {name: get_installed_version(name) for name in policy.libraries}, parts])[:32]}"
 
 
 def _identity(value: Any) -> Any:

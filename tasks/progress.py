@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Protocol
 
-from indexmill.storage.stopping import PATIENCE, heed
+from indexmill.storage.stopping import STOP_GRACE_SECONDS, raise_if_stopping
 
 Advance = Callable[[int], None]
 
@@ -44,7 +44,7 @@ def track(what: str, total: int) -> Iterator[Advance]:
 
         def advance(finished: int) -> None:
             shown(finished)
-            heed(f"in the midst of: {what}", patience=PATIENCE)
+            raise_if_stopping(f"in the midst of: {what}", grace_seconds=STOP_GRACE_SECONDS)
 
         yield advance
 

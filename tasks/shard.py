@@ -10,8 +10,8 @@ from indexmill.storage.index_records import IndexShards, TrainedIndex
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
-from indexmill.tasks.indexes.pool import earlier
-from indexmill.tasks.indexes.shards import fill_shards
+from indexmill.tasks.indexing.shard_builder import build_shards
+from indexmill.tasks.indexing.shard_store import load_previous_shards
 from indexmill.tasks.policy import options
 from indexmill.tasks.progress import track
 
@@ -19,9 +19,9 @@ from indexmill.tasks.progress import track
 @task(**options("shard"))
 def shard(root: Root, name: str, embeddings: EmbeddingSet, trained: TrainedIndex, config: IndexConfig) -> IndexShards:
     """The shards of the live snapshot, brought up to date: untouched ones as they are, touched ones written anew under another name."""
-    previous = earlier(root, name, Snapshots(root, name).live(), "database", config.shards)
+    previous = load_previous_shards(root, name, Snapshots(root, name).live(), "database", config.shards)
     with track("filling shards", embeddings.database) as advance:
-        filled = fill_shards(root, name, embeddings, trained, "database", config, previous, advance)
+        filled = build_shards(root, name, embeddings, trained, "database", config, previous, advance)
     return IndexShards(
         digest=json_digest([shard.key for shard in filled.shards]), files=tuple(ref for shard in filled.shards for ref in shard.files),
         trained=trained.digest, shards=filled.shards, built=filled.built, updated=filled.updated, reused=filled.reused,

@@ -9,7 +9,7 @@ import pyarrow as pa
 from prefect import task
 
 from indexmill.configs.models import SplitConfig
-from indexmill.storage import tables
+from indexmill.storage import parquet
 from indexmill.storage.atomic import commit
 from indexmill.storage.digests import json_digest, unit_interval
 from indexmill.storage.records import Side, SplitDataset, ValidatedDataset
@@ -55,19 +55,19 @@ def split(root: Root, dataset: ValidatedDataset, config: SplitConfig) -> SplitDa
     """The items with their side and whether they leak, the leaking pairs, and how many of each label stand on either side."""
     with root.scratch.staging() as staging:
         sided, leaks, table, by_label = (staging / f"{name}.parquet" for name in ("sided", "leaks", "items", "by_label"))
-        tables.write_parquet(sided, SIDED, _sided(root, dataset, config))
-        find_leaks(root, sided, leaks, hashed=dataset.base is not None, distance=config.leak_distance)
-        tables.copy(_marked_sql(sided, leaks), table, spill=root.tmp)
-        tables.copy(BY_LABEL.format(table=tables.parquet(table)), by_label, spill=root.tmp)
-        counts = tables.rows(COUNTS.format(table=tables.parquet(table)), spill=root.tmp)[0]
-        content = tables.digest(table)
-        digest = json_digest([content, config.leaks, dataset.base, dataset.pairs and dataset.pairs.sha256])
+        parquet.write_parquet(sided, SIDED, _sided(root, dataset, config))
+        find_leaks(root, sided, leaks, hashed=dataset.image_root is not None, distance=config.leak_distance)
+        parquet.copy_query(_marked_sql(sided, leaks), table, spill=root.tmp)
+        parquet.copy_query(BY_LABEL.format(table=parquet.scan_sql(table)), by_label, spill=root.tmp)
+        counts = parquet.fetch_rows(COUNTS.format(table=parquet.scan_sql(table)), spill=root.tmp)[0]
+        content = parquet.compute_digest(table)
+        digest = json_digest([content, config.leaks, dataset.image_root, dataset.pairs and dataset.pairs.sha256])
         folder = root.dataset(dataset.name, "split", digest)
         for path in (leaks, by_label, table):
             commit(path, folder / path.name)
-    refs = {name: root.ref(folder / f"{name}.parquet") for name in ("items", "by_label", "leaks")}
+    refs = {name: root.make_ref(folder / f"{name}.parquet") for name in ("items", "by_label", "leaks")}
     record = SplitDataset(
-        digest=digest, files=tuple(refs.values()), name=dataset.name, modality=dataset.modality, base=dataset.base,
+        digest=digest, files=tuple(refs.values()), name=dataset.name, modality=dataset.modality, image_root=dataset.image_root,
         labelled=dataset.labelled, content=content, database=counts[0], query=counts[1], labels=counts[2], groups=counts[3],
         conflicts=counts[4], leaks=counts[5], table=refs["items"], by_label=refs["by_label"], pairs=dataset.pairs,
     )  # fmt: skip
@@ -76,7 +76,7 @@ def split(root: Root, dataset: ValidatedDataset, config: SplitConfig) -> SplitDa
 
 
 def _sided(root: Root, dataset: ValidatedDataset, config: SplitConfig) -> Iterator[pa.RecordBatch]:
-    for batch in tables.read_batches(root.file(dataset.table)):
+    for batch in parquet.read_batches(root.file(dataset.table)):
         groups, given = (batch.column(name).to_pylist() for name in ("content_group", "given_split"))
         sides = [side_of(group, its, config) for group, its in zip(groups, given, strict=True)]
         yield pa.RecordBatch.from_arrays([*batch.columns, pa.array(sides, pa.string())], schema=SIDED)
@@ -84,5 +84,5 @@ def _sided(root: Root, dataset: ValidatedDataset, config: SplitConfig) -> Iterat
 
 def _marked_sql(sided: Path, leaks: Path) -> str:
     """The items with `leak`: true for a query that is nearly an item of the database."""
-    leaking = f"SELECT DISTINCT query_id FROM {tables.parquet(leaks)}"
-    return f"SELECT *, item_id IN ({leaking}) AS leak FROM {tables.parquet(sided)} ORDER BY item_id"
+    leaking = f"SELECT DISTINCT query_id FROM {parquet.scan_sql(leaks)}"
+    return f"SELECT *, item_id IN ({leaking}) AS leak FROM {parquet.scan_sql(sided)} ORDER BY item_id"

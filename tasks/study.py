@@ -8,11 +8,11 @@ from indexmill.configs.models import PipelineConfig
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
 from indexmill.tasks.policy import options
-from indexmill.tasks.studies.comparing import compare
-from indexmill.tasks.studies.rows import Extraction, Row
+from indexmill.tasks.studies.results import EncodeStats, StudyRow
+from indexmill.tasks.studies.run import run_study
 
 
 @task(**options("study"))
-def study(root: Root, encoder: str, config: PipelineConfig, embeddings: EmbeddingSet, extraction: Extraction) -> list[Row]:
+def study(root: Root, encoder: str, config: PipelineConfig, embeddings: EmbeddingSet, encode_stats: EncodeStats) -> list[StudyRow]:
     """The rows of the encoder that is called `encoder`. Nothing of the pipeline's index is read or written."""
-    return compare(root, encoder, config, embeddings, extraction)
+    return run_study(root, encoder, config, embeddings, encode_stats)

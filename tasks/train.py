@@ -9,7 +9,7 @@ from indexmill.storage.index_records import TrainedIndex
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
-from indexmill.tasks.indexes.reuse import last_training, trained_for
+from indexmill.tasks.indexing.training import load_last_training, reuse_or_train
 from indexmill.tasks.policy import options
 from indexmill.tasks.progress import track
 
@@ -17,8 +17,8 @@ from indexmill.tasks.progress import track
 @task(**options("train"))
 def train(root: Root, name: str, embeddings: EmbeddingSet, config: IndexConfig) -> TrainedIndex:
     """The trained index as a file of its own, from which every shard starts. `reason` says why it is the last one or a new one."""
-    last = last_training(root, name, Snapshots(root, name).live())
+    last = load_last_training(root, name, Snapshots(root, name).live())
     with track(f"training {config.factory}", 1) as advance:
-        trained = trained_for(root, name, embeddings, config, last)
+        trained = reuse_or_train(root, name, embeddings, config, last)
         advance(1)
     return trained

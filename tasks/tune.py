@@ -7,16 +7,16 @@ from prefect import task
 
 from indexmill.configs.models import IndexConfig
 from indexmill.storage.digests import json_digest
-from indexmill.storage.embeddings import joined, vectors
-from indexmill.storage.index_records import IndexShards, SearchSetting, TrainedIndex, TunedIndex
+from indexmill.storage.embedding_store import concatenate_blocks, vectors
+from indexmill.storage.index_records import IndexShards, SearchParams, TrainedIndex, TunedIndex
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
-from indexmill.tasks.indexes.choosing import QUERIES, RECALL_TARGET
-from indexmill.tasks.indexes.opening import open_searcher
-from indexmill.tasks.indexes.searcher import Searcher
-from indexmill.tasks.indexes.tuning import Tuned
-from indexmill.tasks.indexes.tuning import tune as tune_searcher
-from indexmill.tasks.measures.neighbours import exact_search
+from indexmill.tasks.indexing.auto_factory import DEFAULT_RECALL_TARGET, TUNING_QUERIES
+from indexmill.tasks.indexing.searcher import Searcher
+from indexmill.tasks.indexing.shard_store import open_searcher
+from indexmill.tasks.indexing.tuning import TuningResult
+from indexmill.tasks.indexing.tuning import tune as tune_searcher
+from indexmill.tasks.metrics.neighbors import exact_search
 from indexmill.tasks.policy import options
 from indexmill.tasks.progress import track
 
@@ -31,37 +31,36 @@ def tune(
 
     What cannot be reached is no error: the record says so with the nearest that can, and the gate may refuse it.
     """
-    setting = SearchSetting(nprobe=config.nprobe, ef_search=config.ef_search, candidates=config.candidates, spill=trained.spill)
-    target = config.recall_target or (RECALL_TARGET if config.factory == "auto" else None)
-    given = config.nprobe or config.ef_search or config.candidates
+    params = SearchParams(nprobe=config.nprobe, ef_search=config.ef_search, rerank_candidates=config.rerank_candidates, spill=trained.spill)
+    target = config.recall_target or (DEFAULT_RECALL_TARGET if config.factory == "auto" else None)
+    given = config.nprobe or config.ef_search or config.rerank_candidates
     if trained.factory == "Flat":
-        return _record(shards, setting, "exact search finds all", None, config)
+        return _record(shards, params, "exact search finds all", None, config)
     if given or target is None or not asked.query or embeddings.database <= DEPTH:
-        return _record(shards, setting, "as configured" if given else "by default", None, config)
+        return _record(shards, params, "as configured" if given else "by default", None, config)
     with track("tuning", 1) as advance:
-        searcher = open_searcher(shards.shards, root.file, config.metric, setting)
+        searcher = open_searcher(shards.shards, root.file, config.metric, params)
         found = _tuned(root, embeddings, asked, searcher, config.seed, target)
         advance(1)
-    chosen = found.chosen.setting
-    setting = SearchSetting(nprobe=chosen.nprobe, ef_search=chosen.ef_search, candidates=chosen.candidates, spill=trained.spill)
-    return _record(shards, setting, str(found), found, config)
+    params = found.chosen.params.model_copy(update={"spill": trained.spill})
+    return _record(shards, params, str(found), found, config)
 
 
-def _tuned(root: Root, embeddings: EmbeddingSet, asked: EmbeddingSet, searcher: Searcher, seed: int, target: float) -> Tuned:
-    with vectors(root, asked, side="query", sample=(QUERIES, seed)) as blocks:
-        _, queries = joined(blocks, asked.dim)
+def _tuned(root: Root, embeddings: EmbeddingSet, asked: EmbeddingSet, searcher: Searcher, seed: int, target: float) -> TuningResult:
+    with vectors(root, asked, side="query", sample=(TUNING_QUERIES, seed)) as blocks:
+        _, queries = concatenate_blocks(blocks, asked.dim)
     with vectors(root, embeddings, side="database") as blocks:
         exact: np.ndarray = exact_search(queries, blocks, DEPTH, searcher.metric)[1]
     return tune_searcher(searcher, queries, exact, target, k=DEPTH)
 
 
-def _record(shards: IndexShards, setting: SearchSetting, reason: str, found: Tuned | None, config: IndexConfig) -> TunedIndex:
+def _record(shards: IndexShards, params: SearchParams, reason: str, found: TuningResult | None, config: IndexConfig) -> TunedIndex:
     """latency_met: by CPU time a query in batches, against `latency_budget_ms`; None where there is no budget or no measurement."""
     budget = config.latency_budget_ms
     trial = found.chosen if found else None
     return TunedIndex(
-        digest=json_digest([shards.digest, setting.model_dump(mode="json")]), files=(), shards=shards.digest, setting=setting,
+        digest=json_digest([shards.digest, params.model_dump(mode="json")]), files=(), shards=shards.digest, params=params,
         target=found.target if found else None, met=found.met if found else None, recall=trial.recall if trial else None,
-        recall_bound=trial.bound if trial else None, cpu_ms_a_query=trial.cpu_seconds * 1000 if trial else None,
-        latency_met=trial.cpu_seconds * 1000 <= budget if trial and budget else None, reason=reason,
+        recall_bound=trial.recall_lower_bound if trial else None, cpu_ms_per_query=trial.cpu_seconds_per_query * 1000 if trial else None,
+        latency_met=trial.cpu_seconds_per_query * 1000 <= budget if trial and budget else None, reason=reason,
     )  # fmt: skip

@@ -11,8 +11,8 @@ from prefect.concurrency.sync import concurrency
 from prefect.settings import get_current_settings
 
 from indexmill.storage.errors import InputError
-from indexmill.storage.stopping import waiting
-from indexmill.tasks.encoders.device import has_gpu
+from indexmill.storage.stopping import allow_immediate_stop
+from indexmill.tasks.encoding.device import has_gpu
 from indexmill.tasks.progress import track
 
 GPU = "gpu"
@@ -32,7 +32,7 @@ def device_turn() -> Iterator[bool]:
         yield False
         return
     with ExitStack() as held:
-        with track(f"waiting for {name}", 1) as advance, waiting(f"a turn at {name}"):
+        with track(f"waiting for {name}", 1) as advance, allow_immediate_stop(f"a turn at {name}"):
             try:
                 held.enter_context(concurrency(name, occupy=1, strict=True, lease_duration=SECONDS_HELD))
             except ConcurrencySlotAcquisitionError as problem:

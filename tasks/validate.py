@@ -11,7 +11,7 @@ import pyarrow as pa
 from prefect import task
 
 from indexmill.configs.models import ValidateConfig
-from indexmill.storage import openings, tables
+from indexmill.storage import image_check_cache, parquet
 from indexmill.storage.atomic import commit
 from indexmill.storage.digests import content_digest, json_digest
 from indexmill.storage.errors import InputError
@@ -38,19 +38,19 @@ def validate(root: Root, dataset: Dataset, config: ValidateConfig) -> ValidatedD
     with root.scratch.staging() as staging:
         passed, rejected = staging / "items.parquet", staging / "rejects.parquet"
         passing_sql, rejected_sql = _check_rows(root, dataset, config, staging)
-        if dataset.base:
-            passing_sql, rejected_sql = _check_images(root, dataset.base, config, staging, passing_sql, rejected_sql)
-        items = tables.copy(f"SELECT {', '.join(ITEMS.names)} FROM ({passing_sql}) ORDER BY item_id", passed, spill=root.tmp)
-        reasons = rejects.write_rejects(root, rejected_sql, root.memory(dataset.name, "rejects"), rejected)
+        if dataset.image_root:
+            passing_sql, rejected_sql = _check_images(root, dataset.image_root, config, staging, passing_sql, rejected_sql)
+        items = parquet.copy_query(f"SELECT {', '.join(ITEMS.names)} FROM ({passing_sql}) ORDER BY item_id", passed, spill=root.tmp)
+        reasons = rejects.write_rejects(root, rejected_sql, root.dataset_cache(dataset.name, "rejects"), rejected)
         _stop_past_budget(dataset, config, reasons)
-        found = [tables.digest(passed), tables.digest(rejected, rejects.IDENTITY)]
-        digest = json_digest([dataset.base, dataset.modality, dataset.labelled, dataset.pairs and dataset.pairs.sha256, *found])
+        found = [parquet.compute_digest(passed), parquet.compute_digest(rejected, rejects.IDENTITY)]
+        digest = json_digest([dataset.image_root, dataset.modality, dataset.labelled, dataset.pairs and dataset.pairs.sha256, *found])
         folder = root.dataset(dataset.name, "validated", digest)
         commit(rejected, folder / "rejects.parquet")
         commit(passed, folder / "items.parquet")
-    table, rejects_ref = root.ref(folder / "items.parquet"), root.ref(folder / "rejects.parquet")
+    table, rejects_ref = root.make_ref(folder / "items.parquet"), root.make_ref(folder / "rejects.parquet")
     validated = ValidatedDataset(
-        digest=digest, files=(table, rejects_ref), name=dataset.name, modality=dataset.modality, base=dataset.base,
+        digest=digest, files=(table, rejects_ref), name=dataset.name, modality=dataset.modality, image_root=dataset.image_root,
         labelled=dataset.labelled, items=items, rejected=sum(reasons.values()), rejected_by_reason=reasons, table=table,
         rejects=rejects_ref, pairs=dataset.pairs,
     )  # fmt: skip
@@ -66,22 +66,22 @@ def undecided(validated: ValidatedDataset) -> str:
 def _check_rows(root: Root, dataset: Dataset, config: ValidateConfig, staging: Path) -> tuple[str, str]:
     """Hold every row against the schema, a batch at a time. Returns SQL for the rows that pass, and for those that do not."""
     sound, failed = staging / "sound.parquet", staging / "failed.parquet"
-    with tables.open_writer(failed, rejects.SCHEMA) as failures:
-        tables.write_parquet(sound, ITEMS, _sound(root, dataset, config, failures))
-    return f"SELECT * FROM {tables.parquet(sound)}", f"SELECT * FROM {tables.parquet(failed)}"
+    with parquet.open_writer(failed, rejects.SCHEMA) as failures:
+        parquet.write_parquet(sound, ITEMS, _sound(root, dataset, config, failures))
+    return f"SELECT * FROM {parquet.scan_sql(sound)}", f"SELECT * FROM {parquet.scan_sql(failed)}"
 
 
-def _sound(root: Root, dataset: Dataset, config: ValidateConfig, failures: tables.Writer) -> Iterator[pa.RecordBatch]:
+def _sound(root: Root, dataset: Dataset, config: ValidateConfig, failures: parquet.ParquetRowWriter) -> Iterator[pa.RecordBatch]:
     """The rows that the schema lets through; the others go to `failures`. Texts get their group here."""
     schema = items_schema(modality=dataset.modality, labelled=dataset.labelled, max_text_length=config.max_text_length)
     with track("checking rows", dataset.items) as advance:
-        for frame in tables.frames(tables.read_batches(root.file(dataset.table))):
+        for frame in parquet.to_polars(parquet.read_batches(root.file(dataset.table))):
             problems = row_rejects(frame, schema)
             numbered = frame.with_row_index("row")
             failing = pl.col("row").is_in(list(problems))
             failures.write([_reject(row, *problems[row["row"]]) for row in numbered.filter(failing).to_dicts()])
             sound = numbered.filter(~failing)
-            groups = [None if dataset.base else _text_group(text) for text in sound["text"]]
+            groups = [None if dataset.image_root else _text_group(text) for text in sound["text"]]
             grouped = sound.with_columns(pl.Series("content_group", groups, dtype=pl.String)).select(ITEMS.names)
             yield from grouped.to_arrow().cast(ITEMS).to_batches()
             advance(len(frame))
@@ -96,11 +96,11 @@ def _reject(row: Row, reason: str, message: str) -> Row:
     return {**{name: row[name] for name in ("item_id", "key", "content_digest")}, "reason": reason, "message": message}
 
 
-def _check_images(root: Root, base: str, config: ValidateConfig, staging: Path, sound_sql: str, failed_sql: str) -> tuple[str, str]:
+def _check_images(root: Root, image_root: str, config: ValidateConfig, staging: Path, sound_sql: str, failed_sql: str) -> tuple[str, str]:
     """The same two, once every image among the sound rows has been opened, tonight or earlier."""
     unopened = staging / "unopened.parquet"
-    known = open_images(root, config, Path(base), staging / "sound.parquet", unopened)
-    results = f"(SELECT * FROM {known.sql(openings.SCHEMA)} UNION ALL SELECT * FROM {tables.parquet(unopened)})"
+    known = open_images(root, config, Path(image_root), staging / "sound.parquet", unopened)
+    results = f"(SELECT * FROM {known.sql(image_check_cache.IMAGE_CHECK_SCHEMA)} UNION ALL SELECT * FROM {parquet.scan_sql(unopened)})"
     opened = f"({sound_sql}) s JOIN {results} o ON o.content_digest = s.content_digest"
     passed = ", ".join(f"{'o' if name == 'content_group' else 's'}.{name}" for name in ITEMS.names)
     failed = ", ".join(f"{'o' if name in ('reason', 'message') else 's'}.{name}" for name in rejects.SCHEMA.names)
@@ -117,7 +117,7 @@ def _stop_past_budget(dataset: Dataset, config: ValidateConfig, reasons: dict[st
         counts = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1]))
         raise InputError(
             "too many items cannot be used",
-            where=f"dataset of {dataset.name}" + (f": {dataset.base}" if dataset.base else ""),
+            where=f"dataset of {dataset.name}" + (f": {dataset.image_root}" if dataset.image_root else ""),
             expected=f"at most {config.max_reject_fraction:.1%} rejected",
             got=f"{rejected} of {dataset.items} ({share:.1%}): {counts}",
             next_step="mend the items, or raise validate.max_reject_fraction",

@@ -74,7 +74,7 @@ def pictures(digits: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(digits, tmp_path / "pictures"))
 
 
-QUICK = ["evaluation.encode_queries=0", "evaluation.projection_seconds=0"]  # neither of which most tests look at
+QUICK = ["evaluation.encode_latency_queries=0", "evaluation.projection_seconds=0"]  # neither of which most tests look at
 
 Build = Callable[..., dict[str, Any]]
 

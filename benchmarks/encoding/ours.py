@@ -17,28 +17,28 @@ class Indexmill:
         from pydantic import TypeAdapter
 
         from indexmill.configs.encoders import EncoderConfig
-        from indexmill.tasks.encoders.jobs import Model
-        from indexmill.tasks.encoders.precision import best_precision
-        from indexmill.tasks.encoders.worker import choose_batch, load_side
+        from indexmill.tasks.encoding.precision import find_fastest_precision
+        from indexmill.tasks.encoding.protocol import ModelSpec
+        from indexmill.tasks.encoding.worker import load_modality_encoder, set_fastest_batch_size
 
         config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(settings)
-        self._encoder = load_side(Model(config, best_precision(), "image" if images else "text"))
+        self._encoder = load_modality_encoder(ModelSpec(config, find_fastest_precision(), "image" if images else "text"))
         self._rows = [_row(number, item, images=images) for number, item in enumerate(items)]
         self._base = "/" if images else None
-        choose_batch(self._encoder, iter(self._rows[:WARM_UP]), self._base)
+        set_fastest_batch_size(self._encoder, iter(self._rows[:WARM_UP]), self._base)
 
     def encode(self) -> np.ndarray:
         """Read, open, prepare and encode every row: float32 (n, dim)."""
-        from indexmill.tasks.encoders.rows import encode_rows
+        from indexmill.tasks.encoding.row_batches import encode_rows
 
         blocks = encode_rows(self._encoder, iter(self._rows), self._base, lambda items: None)
         return np.concatenate([block.encoded.vectors for block in blocks])
 
     def prepare(self) -> int:
         """Read, open and prepare every image, and throw it away; how many."""
-        from indexmill.tasks.encoders.rows import prepared_windows
+        from indexmill.tasks.encoding.row_batches import preprocess_windows
 
-        return sum(len(prepared) for _, prepared in prepared_windows(self._encoder, iter(self._rows), self._base))
+        return sum(len(prepared) for _, prepared in preprocess_windows(self._encoder, iter(self._rows), self._base))
 
 
 def encode_stage(root_path: str, split_json: str, settings: dict[str, Any]) -> int:
@@ -46,20 +46,22 @@ def encode_stage(root_path: str, split_json: str, settings: dict[str, Any]) -> i
     from pydantic import TypeAdapter
 
     from indexmill.configs.encoders import EncoderConfig
-    from indexmill.storage.embeddings import EmbeddingStore
-    from indexmill.storage.experience import Experience
+    from indexmill.storage.device_profiles import DeviceProfile
+    from indexmill.storage.embedding_store import EmbeddingStore
     from indexmill.storage.records import SplitDataset
     from indexmill.storage.root import Root
-    from indexmill.tasks.encoders.completing import Work, complete
-    from indexmill.tasks.encoders.jobs import Model
-    from indexmill.tasks.encoders.process import EncoderProcess
+    from indexmill.tasks.encoding.fill_store import EncodeRequest, fill_store
+    from indexmill.tasks.encoding.process import EncoderProcess
+    from indexmill.tasks.encoding.protocol import ModelSpec
 
     config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(settings)
     root, split = Root(root_path), SplitDataset.model_validate_json(split_json)
-    model = Model(config, "float32", split.modality)
-    work = Work(root, EmbeddingStore(root, "measured"), root.file(split.table), split.base, model, Experience(device="this"))
+    model = ModelSpec(config, "float32", split.modality)
+    work = EncodeRequest(
+        root, EmbeddingStore(root, "measured"), root.file(split.table), split.image_root, model, DeviceProfile(device="this")
+    )
     with EncoderProcess() as process:
-        encoded, _ = complete(work, config, root.scratch.folder / "failed.parquet", process.encode)
+        encoded, _ = fill_store(work, config, root.scratch.folder / "failed.parquet", process.encode)
     root.close()
     return encoded
 

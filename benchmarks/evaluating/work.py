@@ -22,7 +22,7 @@ def exact(folder: Path, queries: int, depth: int) -> Figures:
     """Our exact search; ids are the database's rows."""
     import faiss
 
-    from indexmill.tasks.measures.neighbours import exact_search
+    from indexmill.tasks.metrics.neighbors import exact_search
 
     asked, database = read(folder, "queries")[0][:queries], read(folder, "database")[0]
     blocks = ((np.arange(at, min(at + BLOCK, len(database))), database[at : at + BLOCK]) for at in range(0, len(database), BLOCK))
@@ -41,10 +41,10 @@ def exact_sklearn(folder: Path, queries: int, depth: int) -> Figures:
 
 def relevance(folder: Path, queries: int, depth: int) -> Figures:
     """Our measures by label of a ranking."""
-    from indexmill.tasks.measures.per_query import per_query
+    from indexmill.tasks.metrics.ranking import compute_query_metrics
 
     wanted, labels, found = _ranking(folder, queries, depth)
-    return per_query(labels[found] == wanted[:, None], np.bincount(labels)[wanted], (K,))
+    return compute_query_metrics(labels[found] == wanted[:, None], np.bincount(labels)[wanted], (K,))
 
 
 def relevance_ranx(folder: Path, queries: int, depth: int) -> Figures:
@@ -69,7 +69,7 @@ def relevance_ranx(folder: Path, queries: int, depth: int) -> Figures:
 
 def full(folder: Path, queries: int, depth: int) -> Figures:  # noqa: ARG001 (it ranks everything)
     """Our average precision over the whole database."""
-    from indexmill.tasks.measures.full_depth import full_average_precision
+    from indexmill.tasks.metrics.full_ranking import full_average_precision
 
     (asked, wanted), (database, labels) = read(folder, "queries"), read(folder, "database")
     return {"full_map": full_average_precision(np.asarray(asked[:queries]), wanted[:queries], database, labels)}

@@ -39,11 +39,11 @@ class UnreadableImage(Exception):
         return str(self.args[1])
 
 
-def read_image(content: bytes, limits: Limits, wants: tuple[int, int] | None = None) -> Image.Image:
+def read_image(content: bytes, limits: Limits, decode_size: tuple[int, int] | None = None) -> Image.Image:
     """The picture as RGB: EXIF orientation applied, transparency laid on white, the first frame of an animation.
 
     wants: a width and height of which the picture is needed; a JPEG of more than twice both is decoded at a half, a quarter or an eighth
-    of its size, still at least twice as large, in a fraction of the time. Scaled down to `wants`, it differs from the whole picture's
+    of its size, still at least twice as large, in a fraction of the time. Scaled down to `decode_size`, it differs from the whole picture's
     by less than 1 of 255 on average.
 
     Raises UnreadableImage: `empty`, `not_an_image`, `unsupported` (an image of a format that is not decoded), `damaged` (cut short,
@@ -55,7 +55,7 @@ def read_image(content: bytes, limits: Limits, wants: tuple[int, int] | None = N
     if not content:
         raise UnreadableImage("empty", "the file has no bytes")
     try:
-        return _decoded(content, limits, wants)
+        return _decoded(content, limits, decode_size)
     except (UnreadableImage, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -72,7 +72,7 @@ def perceptual_hash(image: Image.Image) -> str:
     return str(imagehash.phash(image, hash_size=16))
 
 
-def _decoded(content: bytes, limits: Limits, wants: tuple[int, int] | None) -> Image.Image:
+def _decoded(content: bytes, limits: Limits, decode_size: tuple[int, int] | None) -> Image.Image:
     image = Image.open(io.BytesIO(content), formats=DECODED)
     _check_size(image.size, limits)
     depth = 8
@@ -80,8 +80,8 @@ def _decoded(content: bytes, limits: Limits, wants: tuple[int, int] | None) -> I
         image.verify()  # decoding alone skips the checksums of the pixel data, and a verified image must be opened again
         image = Image.open(io.BytesIO(content), formats=DECODED)
         depth = content[24]  # of the header, which always comes first
-    if wants and image.format == "JPEG":
-        image.draft(None, (2 * wants[0], 2 * wants[1]))
+    if decode_size and image.format == "JPEG":
+        image.draft(None, (2 * decode_size[0], 2 * decode_size[1]))
     image.load()
     return visible(image, depth)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from indexmill.storage import tables
+from indexmill.storage import parquet
 from indexmill.storage.root import Root
 from indexmill.tasks.progress import track
 
@@ -30,13 +30,13 @@ def find_leaks(root: Root, items: Path, target: Path, *, hashed: bool, distance:
     80,000 items are some 1.6e9 comparisons, a few seconds. Returns the number of pairs.
     """
     if hashed:
-        return tables.write_parquet(target, LEAKS, _close_hashes(items, distance))
+        return parquet.write_parquet(target, LEAKS, _close_hashes(items, distance))
     pairs = (
         "SELECT q.item_id AS query_id, min(d.item_id) AS database_id, 0::INTEGER AS distance "
-        f"FROM {tables.parquet(items)} q JOIN {tables.parquet(items)} d ON d.content_group = q.content_group AND d.side = 'database' "
+        f"FROM {parquet.scan_sql(items)} q JOIN {parquet.scan_sql(items)} d ON d.content_group = q.content_group AND d.side = 'database' "
         "WHERE q.side = 'query' GROUP BY q.item_id ORDER BY q.item_id"
     )
-    return tables.copy(pairs, target, spill=root.tmp)
+    return parquet.copy_query(pairs, target, spill=root.tmp)
 
 
 def _close_hashes(items: Path, distance: int) -> Iterator[pa.RecordBatch]:
@@ -68,7 +68,7 @@ def _nearest(items: Path, queries: list[tuple[np.ndarray, np.ndarray]], distance
 
 def _hashes(items: Path, side: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(item ids, hashes as uint8 (n, 32)) of one side, block by block."""
-    for batch in tables.read_batches(items, ["item_id", "content_group", "side"]):
+    for batch in parquet.read_batches(items, ["item_id", "content_group", "side"]):
         chosen = batch.filter(pa.compute.equal(batch.column("side"), side))
         if chosen.num_rows:
             packed = bytes.fromhex("".join(chosen.column("content_group").to_pylist()))

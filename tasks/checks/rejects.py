@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from indexmill.storage import tables
+from indexmill.storage import parquet
 from indexmill.storage.root import Root
 
 SCHEMA = pa.schema(
@@ -25,16 +25,16 @@ def write_rejects(root: Root, sql: str, memory: Path, target: Path) -> dict[str,
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     before = (
-        f"{tables.parquet(memory)}"
-        if not tables.unreadable(memory, thorough=True)
+        f"{parquet.scan_sql(memory)}"
+        if not parquet.find_parquet_error(memory, thorough=True)
         else "(SELECT '' AS key, '' AS reason, '' AS content_digest, '' AS seen_since LIMIT 0)"
     )
     dated = (
         f"SELECT r.*, coalesce(m.seen_since, '{now}') AS seen_since FROM ({sql}) r LEFT JOIN {before} m "
         "ON m.key = r.key AND m.reason = r.reason AND m.content_digest IS NOT DISTINCT FROM r.content_digest ORDER BY r.item_id"
     )
-    tables.copy(dated, target, spill=root.tmp)
-    seen = f"SELECT DISTINCT {', '.join(SEEN.names)} FROM {tables.parquet(target)}"
-    with root.replacing(memory) as temporary, tables.query(seen, spill=root.tmp) as batches:
-        tables.write_parquet(temporary, SEEN, batches)
-    return dict(tables.rows(f"SELECT reason, count(*) FROM {tables.parquet(target)} GROUP BY 1 ORDER BY 1", spill=root.tmp))
+    parquet.copy_query(dated, target, spill=root.tmp)
+    seen = f"SELECT DISTINCT {', '.join(SEEN.names)} FROM {parquet.scan_sql(target)}"
+    with root.replace_atomically(memory) as temporary, parquet.query(seen, spill=root.tmp) as batches:
+        parquet.write_parquet(temporary, SEEN, batches)
+    return dict(parquet.fetch_rows(f"SELECT reason, count(*) FROM {parquet.scan_sql(target)} GROUP BY 1 ORDER BY 1", spill=root.tmp))

@@ -1,1 +1,1 @@
-"""What an evaluation is made of: queries asked, exact answers, judgements, tables. `tasks.measures` has the formulas, this the data."""
+"""The parts of an evaluation: retrieval, relevance, tables and report data. The formulas are in `tasks.metrics`."""

@@ -1,1 +1,1 @@
-"""What a snapshot is put together from: the query side, all rejects, the comparison with the live one, the manifest, the report."""
+"""Publish a snapshot: served shards, rejects, gate, manifest and report."""

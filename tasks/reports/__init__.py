@@ -1,1 +1,1 @@
-"""Reports for people: one self-contained HTML file a build."""
+"""Render the report of a build as one self-contained HTML file and as Markdown."""

@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from indexmill.tasks.reports.contents import Contents
 from indexmill.tasks.reports.formats import count
+from indexmill.tasks.reports.model import ReportModel
 
 
-class Meaning(NamedTuple):
+class MetricDefinition(NamedTuple):
     """label: the name on paper; says: formula and denominator in a sentence; larger: whether larger is better."""
 
     label: str
-    says: str
-    larger: bool = True
+    explanation: str
+    higher_is_better: bool = True
 
 
-MEANINGS = (
+METRIC_DEFINITIONS = (
     (r"map", "mAP", "Average precision of a query: precision at the rank of each relevant item, summed, divided by all relevant items "
      "of the database; those beyond the search depth count as never found."),
     (r"map_at_(\d+)", "mAP@{}", "Average precision of the first {} results; the denominator stays all relevant items of the database."),
@@ -52,18 +52,18 @@ MEANINGS = (
 )  # fmt: skip
 
 
-def meaning(name: str) -> Meaning:
+def meaning(name: str) -> MetricDefinition:
     """Of a name in metrics.json; a name that nobody explained stands for itself."""
-    for pattern, label, says, *larger in MEANINGS:
+    for pattern, label, explanation, *higher_is_better in METRIC_DEFINITIONS:
         if found := re.fullmatch(str(pattern), name):
             k = found.groups()[0] if found.groups() else ""
-            return Meaning(str(label).replace("{}", k), str(says).replace("{}", k), *map(bool, larger))
-    return Meaning(name, "")
+            return MetricDefinition(str(label).replace("{}", k), str(explanation).replace("{}", k), *map(bool, higher_is_better))
+    return MetricDefinition(name, "")
 
 
-def over(contents: Contents, name: str) -> str:
+def over(contents: ReportModel, name: str) -> str:
     """What the mean is taken over, in words."""
-    counts = contents.figures.counts
+    counts = contents.build_metrics.counts
     if name.startswith("ann_"):
         return f"{count(counts.get('queries'))} held-out queries"
     if name == "map_full_depth":
@@ -71,5 +71,5 @@ def over(contents: Contents, name: str) -> str:
     if name.startswith(("text_to_image", "image_to_text")):
         return "held-out pairs of text and image"
     if name.startswith(("knn_purity", "silhouette")):
-        return f"a sample of {count(len(contents.sketches.get('space', {}).get('items', [])))} items"
+        return f"a sample of {count(len(contents.report_data.get('space', {}).get('items', [])))} items"
     return f"{count(counts.get('queries_judged'))} judged queries"

@@ -14,13 +14,13 @@ from indexmill.tasks.checks.decoder import Request
 from indexmill.tasks.checks.decoding import Decoders
 from indexmill.tasks.checks.images import Limits, UnreadableImage, read_image
 
-SIDE = 160  # pixels; shown at about 110
-BUDGET = 5_000_000  # bytes of all pictures on the page, as base64
+THUMBNAIL_SIDE = 160  # pixels; shown at about 110
+MAX_THUMBNAIL_BYTES = 5_000_000  # bytes of all pictures on the page, as base64
 LIMITS = Limits(max_pixels=100_000_000)
-SECONDS = 10.0
+DECODE_TIMEOUT_SECONDS = 10.0
 
 
-def thumbnails(paths: Iterable[str], budget: int = BUDGET) -> dict[str, str]:
+def make_thumbnails(paths: Iterable[str], budget: int = MAX_THUMBNAIL_BYTES) -> dict[str, str]:
     """path -> the image as a small JPEG in a data: URL. A path counts as often as it is given; what cannot be read has no picture.
 
     Paths are taken in their order until the budget is spent, and one that is too large for what is left is passed over.
@@ -29,7 +29,7 @@ def thumbnails(paths: Iterable[str], budget: int = BUDGET) -> dict[str, str]:
     made: dict[str, str] = {}
     if not uses:
         return made
-    with Decoders(LIMITS, SECONDS, decode=thumbnail) as decoders:
+    with Decoders(LIMITS, DECODE_TIMEOUT_SECONDS, decode=thumbnail) as decoders:
         for path, answer in zip(uses, decoders.groups(Request(path, "") for path in uses), strict=True):
             if isinstance(answer, str) and len(answer) * uses[path] <= budget:
                 budget -= len(answer) * uses[path]
@@ -43,8 +43,8 @@ def thumbnail(request: Request, limits: Limits) -> str:
         content = Path(request.path).read_bytes()
     except OSError as problem:
         raise UnreadableImage("unopenable", str(problem)) from None
-    image = read_image(content, limits, wants=(SIDE, SIDE))
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    image = read_image(content, limits, decode_size=(THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

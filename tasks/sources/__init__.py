@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from indexmill.configs.datasets import (
     DatasetConfig,
-    FolderDataset,
-    HuggingFaceDataset,
-    KaggleDataset,
-    StdlibDataset,
-    StsDataset,
-    TableDataset,
-    TinyImagenetDataset,
+    FolderDatasetConfig,
+    HuggingFaceDatasetConfig,
+    KaggleDatasetConfig,
+    StdlibDatasetConfig,
+    StsDatasetConfig,
+    TableDatasetConfig,
+    TinyImagenetDatasetConfig,
 )
 from indexmill.storage.root import Root
 from indexmill.tasks.sources.folder import FolderSource
@@ -26,23 +26,23 @@ __all__ = ["Item", "Source", "open_source"]
 def open_source(config: DatasetConfig, root: Root) -> Source:
     """The source that a config names. Raises InputError when it is not there."""
     match config:
-        case StdlibDataset():
+        case StdlibDatasetConfig():
             return StdlibSource()
-        case FolderDataset():
+        case FolderDatasetConfig():
             return FolderSource(config.path.replace("{root}", str(root.path)), config)
-        case TinyImagenetDataset():
+        case TinyImagenetDatasetConfig():
             return TinyImagenetSource(config)
-        case StsDataset():
+        case StsDatasetConfig():
             return StsSource(config)
-        case TableDataset():
+        case TableDatasetConfig():
             return TableSource(config, root)
-        case HuggingFaceDataset():
+        case HuggingFaceDatasetConfig():
             from indexmill.tasks.sources.huggingface import (
                 HuggingFaceSource,  # here: its libraries take a second that only its users have to pay
             )
 
             return HuggingFaceSource(config, root)
-        case KaggleDataset():
+        case KaggleDatasetConfig():
             from indexmill.tasks.sources.kaggle import KaggleSource  # here: for the same reason
 
             return KaggleSource(config, root)

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 from indexmill.storage.errors import DamagedFile, InputError
-from indexmill.storage.names import inside
+from indexmill.storage.names import is_relative_inside
 
 
 def unpack(archive: Path, folder: Path, *, where: str) -> tuple[int, int]:
@@ -23,12 +23,12 @@ def unpack(archive: Path, folder: Path, *, where: str) -> tuple[int, int]:
             with zipfile.ZipFile(archive) as packed:
                 for member in packed.infolist():
                     mode = stat.S_IFMT(member.external_attr >> 16)
-                    _refuse_unless(inside(member.filename) and mode in {0, stat.S_IFREG, stat.S_IFDIR}, member.filename, where)
+                    _refuse_unless(is_relative_inside(member.filename) and mode in {0, stat.S_IFREG, stat.S_IFDIR}, member.filename, where)
                 packed.extractall(folder)  # noqa: S202 (every member was looked at)
         else:
             with tarfile.open(archive) as bundle:
                 for entry in bundle:
-                    _refuse_unless(inside(entry.name) and (entry.isfile() or entry.isdir()), entry.name, where)
+                    _refuse_unless(is_relative_inside(entry.name) and (entry.isfile() or entry.isdir()), entry.name, where)
                 bundle.extractall(folder, filter="data")
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as problem:
         archive.unlink()

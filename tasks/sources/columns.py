@@ -15,7 +15,7 @@ from typing import Literal
 import duckdb
 import pyarrow as pa
 
-from indexmill.storage import tables
+from indexmill.storage import parquet
 from indexmill.storage.errors import InputError
 
 TableFormat = Literal["parquet", "csv", "jsonl"]
@@ -33,7 +33,7 @@ def require_columns(file: Path, form: TableFormat, columns: Mapping[str, str], s
     A JSON column must stand in one of the first 20,480 lines.
     """
     with _told(file, form):
-        described = tables.rows(f"DESCRIBE SELECT * FROM {_scan(file, form)}", spill=spill)
+        described = parquet.fetch_rows(f"DESCRIBE SELECT * FROM {_scan(file, form)}", spill=spill)
     types = {name: kind for name, kind, *_ in described}
     for who, column in columns.items():
         if column not in types:
@@ -52,7 +52,7 @@ def text_rows(file: Path, form: TableFormat, columns: Sequence[str | None], spil
     """The columns of every row as text, in the file's order; a column None is null. Raises InputError where the file is malformed."""
     cells = ", ".join(f"{_cell(column, form)} AS c{number}" for number, column in enumerate(columns))
     named = [column for column in columns if column]
-    with _told(file, form), tables.query(f"SELECT {cells} FROM {_scan(file, form, named)}", spill=spill) as batches:
+    with _told(file, form), parquet.query(f"SELECT {cells} FROM {_scan(file, form, named)}", spill=spill) as batches:
         for batch in batches:
             yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 

@@ -24,7 +24,7 @@ def write_digits(root: Root) -> Path:
     with track("digits", len(digits.images)) as advance:
         for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
             grey = Image.fromarray((255 - pixels * (255 / 16)).round().astype(np.uint8))
-            with root.replacing(folder / str(label) / f"{number:04d}.png") as temporary:
+            with root.replace_atomically(folder / str(label) / f"{number:04d}.png") as temporary:
                 grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(temporary)
             advance(1)
     # Written last: its presence says that every picture is there.

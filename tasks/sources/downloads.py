@@ -17,8 +17,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from indexmill.storage.digests import json_digest
 from indexmill.storage.errors import IndexmillError, InputError, SourceUnreachable
-from indexmill.storage.names import inside
-from indexmill.storage.records import Frozen
+from indexmill.storage.names import is_relative_inside
+from indexmill.storage.records import FrozenModel
 from indexmill.storage.root import Root
 
 INVENTORY = "inventory.json"
@@ -27,7 +27,7 @@ INVENTORY = "inventory.json"
 PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 
 T = TypeVar("T")
-R = TypeVar("R", bound=Frozen)
+R = TypeVar("R", bound=FrozenModel)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Patience:
     timeout_s: float = 30.0
 
 
-class Pin(Frozen):
+class Pin(FrozenModel):
     """The revision that `name` stood for when the provider was last asked."""
 
     name: str
@@ -121,7 +121,7 @@ def commit_of(told: str | None, where: str) -> str:
 
 def check_names(files: Iterable[str], where: str) -> None:
     """Raise InputError where a hub names a file that would lie outside of its repository."""
-    if outside := [name for name in files if not inside(name)]:
+    if outside := [name for name in files if not is_relative_inside(name)]:
         raise _misleading(where, "files with paths inside of the repository", outside[0])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from indexmill.configs.datasets import ImageFolder
+from indexmill.configs.datasets import ImageFolderConfig
 from indexmill.storage.digests import rows_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Modality
@@ -26,10 +26,10 @@ class FolderSource:
     """
 
     modality: Modality = "image"
-    base: Path | None
+    image_root: Path | None
 
-    def __init__(self, folder: str | Path, config: ImageFolder) -> None:
-        self._folder = self.base = Path(folder).expanduser().resolve()
+    def __init__(self, folder: str | Path, config: ImageFolderConfig) -> None:
+        self._folder = self.image_root = Path(folder).expanduser().resolve()
         self._config = config
         self.labelled = config.labels != "none"
         self._metadata = "metadata" in (config.labels, config.captions)

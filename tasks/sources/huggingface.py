@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from indexmill.configs.datasets import HuggingFaceDataset
-from indexmill.storage import tables
+from indexmill.configs.datasets import HuggingFaceDatasetConfig
+from indexmill.storage import parquet
 from indexmill.storage.digests import json_digest
 from indexmill.storage.errors import DamagedFile, InputError, SourceUnreachable
-from indexmill.storage.records import Frozen, Modality
+from indexmill.storage.records import FrozenModel, Modality
 from indexmill.storage.root import Root
 from indexmill.tasks.progress import track
 from indexmill.tasks.sources.downloads import INVENTORY, Patience, nearest, pin, pinned, read_record, slug
@@ -25,7 +25,7 @@ from indexmill.tasks.sources.keeping import Keeper, rows_path
 from indexmill.tasks.sources.listing import Item, Pair
 
 
-class Inventory(Frozen):
+class Inventory(FrozenModel):
     """What a commit's folder holds: the rows of each split, and from which columns."""
 
     id: str
@@ -39,7 +39,7 @@ class Inventory(Frozen):
 class HuggingFaceSource:
     """The rows of some splits. Nothing is asked of the hub before `revision` or `items` is called."""
 
-    def __init__(self, config: HuggingFaceDataset, root: Root, patience: Patience | None = None) -> None:
+    def __init__(self, config: HuggingFaceDatasetConfig, root: Root, patience: Patience | None = None) -> None:
         self._config, self._root, self._patience = config, root, patience or Patience()
         self._splits = (config.split,) if isinstance(config.split, str) else config.split
         named = {"image": config.image_column, "text": config.text_column, "label": config.label_column, "key": config.key_column}
@@ -49,7 +49,7 @@ class HuggingFaceSource:
         self.labelled = config.label_column is not None
 
     @cached_property
-    def base(self) -> Path | None:
+    def image_root(self) -> Path | None:
         """The commit's folder; None for texts."""
         return self._folder if self.modality == "image" else None
 
@@ -70,7 +70,7 @@ class HuggingFaceSource:
         """Rows in their order, split by split; fetched first where the commit is not there yet."""
         inventory = read_record(self._folder / INVENTORY, Inventory) or self._fetched()
         for split in inventory.splits:
-            for batch in tables.read_batches(rows_path(self._folder, split)):
+            for batch in parquet.read_batches(rows_path(self._folder, split)):
                 yield from (self._item(split, **row) for row in batch.to_pylist())
 
     def pairs(self) -> Iterator[Pair]:

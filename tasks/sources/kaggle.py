@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from indexmill.configs.datasets import KaggleDataset
+from indexmill.configs.datasets import KaggleDatasetConfig
 from indexmill.storage.atomic import commit
 from indexmill.storage.digests import json_digest
 from indexmill.storage.errors import InputError
-from indexmill.storage.lease import lease
-from indexmill.storage.records import Frozen, Modality
+from indexmill.storage.locks import lease
+from indexmill.storage.records import FrozenModel, Modality
 from indexmill.storage.root import Root
 from indexmill.tasks.progress import track
 from indexmill.tasks.sources.archives import unpack
@@ -28,7 +28,7 @@ from indexmill.tasks.sources.kaggle_api import Kaggle
 from indexmill.tasks.sources.listing import Item, Pair
 
 
-class Inventory(Frozen):
+class Inventory(FrozenModel):
     """What a version's folder holds: files and their bytes unpacked, and the size and SHA-256 of the archive they came from."""
 
     handle: str
@@ -44,14 +44,14 @@ class KaggleSource:
 
     modality: Modality = "image"
 
-    def __init__(self, config: KaggleDataset, root: Root, patience: Patience | None = None) -> None:
+    def __init__(self, config: KaggleDatasetConfig, root: Root, patience: Patience | None = None) -> None:
         self._config, self._root, self._patience = config, root, patience or Patience()
         self._slug = slug("kaggle", config.handle)
 
     @cached_property
-    def base(self) -> Path | None:
+    def image_root(self) -> Path | None:
         """The folder below which images are read; fetched first where the version is not there yet."""
-        return self._images.base
+        return self._images.image_root
 
     @cached_property
     def labelled(self) -> bool:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, IterableDataset
 
-from indexmill.storage import tables
+from indexmill.storage import parquet
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.sources.downloads import nearest
@@ -41,7 +41,7 @@ class Keeper:
         target = rows_path(self._folder, split)
         if not target.exists():
             rows = self._rows(split, stream)
-            with self._root.replacing(target) as temporary, tables.open_writer(temporary, ROWS) as writer:
+            with self._root.replace_atomically(target) as temporary, parquet.open_writer(temporary, ROWS) as writer:
                 while chunk := list(itertools.islice(rows, BATCH_ROWS)):
                     writer.write(chunk)
         return int(pq.read_metadata(target).num_rows)
@@ -91,7 +91,7 @@ class Keeper:
         if content is None:
             return {"path": str(where), "size": None}
         if not path.is_file() or path.stat().st_size != len(content):
-            with self._root.replacing(path) as temporary:
+            with self._root.replace_atomically(path) as temporary:
                 temporary.write_bytes(content)
         return {"path": str(where), "size": len(content)}
 

@@ -45,7 +45,7 @@ class Source(Protocol):
     modality: Modality
 
     @property
-    def base(self) -> Path | None:
+    def image_root(self) -> Path | None:
         """The folder that paths start from; None for texts."""
         ...
 

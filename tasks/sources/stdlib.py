@@ -27,7 +27,7 @@ class StdlibSource:
     """The docstrings of the Python that runs this."""
 
     modality: Modality = "text"
-    base: Path | None = None
+    image_root: Path | None = None
     labelled = True
 
     def __init__(self, library: Path | None = None) -> None:

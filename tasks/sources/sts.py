@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexmill.configs.datasets import StsDataset
+from indexmill.configs.datasets import StsDatasetConfig
 from indexmill.storage.digests import content_digest, rows_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Modality
@@ -57,10 +57,10 @@ class StsSource:
     """
 
     modality: Modality = "text"
-    base: Path | None = None
+    image_root: Path | None = None
     labelled = False
 
-    def __init__(self, config: StsDataset) -> None:
+    def __init__(self, config: StsDatasetConfig) -> None:
         folders = {"stsbenchmark": (config.stsbenchmark, STS_BENCHMARK), "sick": (config.sick, SICK)}
         self._corpora = {name: (Path(folder).expanduser(), layout) for name, (folder, layout) in folders.items() if folder}
         for name, (folder, layout) in self._corpora.items():

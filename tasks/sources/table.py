@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from indexmill.configs.datasets import TableDataset
+from indexmill.configs.datasets import TableDatasetConfig
 from indexmill.storage.digests import rows_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Modality
@@ -26,13 +26,13 @@ class TableSource:
     from the folder of their table file.
     """
 
-    base: Path | None
+    image_root: Path | None
 
-    def __init__(self, config: TableDataset, root: Root) -> None:
+    def __init__(self, config: TableDatasetConfig, root: Root) -> None:
         self._config, self._spill = config, root.tmp
         self._folder, self._files = _matching(config.path)
         self.modality: Modality = "image" if config.image_column else "text"
-        self.base = self._folder if config.image_column else None
+        self.image_root = self._folder if config.image_column else None
         self.labelled = config.label_column is not None
         if not self._files:
             raise InputError(
@@ -47,7 +47,7 @@ class TableSource:
     def revision(self) -> str:
         """Digest of the path, size and modification time of every table file, and of every image that they list."""
         files = ((file, *_stat(self._folder / file)) for file in self._files)
-        images = ((item.path, item.size, item.mtime_ns) for item in self.items()) if self.base else ()
+        images = ((item.path, item.size, item.mtime_ns) for item in self.items()) if self.image_root else ()
         return rows_digest(itertools.chain(files, images))
 
     def items(self) -> Iterator[Item]:
@@ -59,7 +59,7 @@ class TableSource:
             rows = text_rows(self._folder / file, config.source, columns, self._spill)
             for number, (key, label, text, image) in enumerate(rows):
                 named = (key or "") if config.key_column else f"{file}:{number}"
-                yield self._image(file, image, named, label, text) if self.base else Item(key=named, label=label, text=text or "")
+                yield self._image(file, image, named, label, text) if self.image_root else Item(key=named, label=label, text=text or "")
 
     def pairs(self) -> Iterator[Pair]:
         """None: the rows are not scored."""

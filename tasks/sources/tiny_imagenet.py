@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from indexmill.configs.datasets import TinyImagenetDataset
+from indexmill.configs.datasets import TinyImagenetDatasetConfig
 from indexmill.storage.digests import rows_digest
 from indexmill.storage.errors import InputError
-from indexmill.storage.names import plain
+from indexmill.storage.names import is_plain_name
 from indexmill.storage.records import Modality
 from indexmill.tasks.sources.images import FoundFile, image_item, is_image, walk
 from indexmill.tasks.sources.listing import Item, Pair
@@ -26,11 +26,11 @@ class TinyImagenetSource:
     """
 
     modality: Modality = "image"
-    base: Path | None
+    image_root: Path | None
     labelled = True
 
-    def __init__(self, config: TinyImagenetDataset) -> None:
-        self._folder = self.base = Path(config.path).expanduser().resolve()
+    def __init__(self, config: TinyImagenetDatasetConfig) -> None:
+        self._folder = self.image_root = Path(config.path).expanduser().resolve()
         self._splits = config.splits
         if missing := self._missing():
             raise InputError(
@@ -74,7 +74,7 @@ class TinyImagenetSource:
     @cached_property
     def _wnids(self) -> list[str]:
         found = sorted(set((self._folder / "wnids.txt").read_text("utf-8").split()))
-        if wrong := [wnid for wnid in found if not plain(wnid)]:
+        if wrong := [wnid for wnid in found if not is_plain_name(wnid)]:
             raise InputError(
                 "this cannot be the id of a class", where=str(self._folder / "wnids.txt"), expected="a WordNet id, n02012849", got=wrong[0],
                 next_step="unpack the archive anew",

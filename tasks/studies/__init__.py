@@ -1,1 +1,1 @@
-"""The study: encoders and indexes compared on one data set, each index built, searched with several settings, and thrown away."""
+"""Compare encoders and indexes on one dataset; each index is built, searched at several settings, and deleted."""

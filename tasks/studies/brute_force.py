@@ -8,7 +8,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-SCORES_AT_ONCE = 1 << 24  # 64 MB of scores, and twice that of places
+MAX_SCORES_PER_BLOCK = 1 << 24  # 64 MB of scores, and twice that of places
 
 
 class BruteForce:
@@ -19,30 +19,30 @@ class BruteForce:
 
     def __init__(self, ids: np.ndarray, database: np.ndarray, metric: int) -> None:
         self.ids, self.database = ids, database
-        self.larger = metric == faiss.METRIC_INNER_PRODUCT
-        self._squares = None if self.larger else np.einsum("ij,ij->i", database, database)
+        self.higher_is_better = metric == faiss.METRIC_INNER_PRODUCT
+        self._squares = None if self.higher_is_better else np.einsum("ij,ij->i", database, database)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Scores float32 (n, k) and item ids int64 (n, k), best first, equals by ascending id; k is at most the items there are."""
-        step = max(1, SCORES_AT_ONCE // len(self.ids))
-        parts = [self._block(queries[start : start + step], k) for start in range(0, len(queries), step)]
+        step = max(1, MAX_SCORES_PER_BLOCK // len(self.ids))
+        parts = [self._search_block(queries[start : start + step], k) for start in range(0, len(queries), step)]
         scores, rows = (np.concatenate(side) for side in zip(*parts, strict=True))
         return scores, self.ids[rows]
 
-    def _block(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _search_block(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         products = queries @ self.database.T
         if self._squares is None:
-            keys, rows = smallest(np.negative(products, out=products), k)
+            keys, rows = select_smallest(np.negative(products, out=products), k)
             return -keys, rows
-        keys, rows = smallest(self._squares - 2 * products, k)
+        keys, rows = select_smallest(self._squares - 2 * products, k)
         return keys + np.einsum("ij,ij->i", queries, queries)[:, None], rows
 
 
-def smallest(keys: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def select_smallest(keys: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k smallest of each row (n, m), k <= m, ascending, and their columns int64 (n, k); equals by ascending column."""
     last = [k - 1] if k == keys.shape[1] else [k - 1, k]
-    places = np.argpartition(keys, last, axis=1)[:, : k + 1]
-    columns, values = places[:, :k], np.take_along_axis(keys, places, axis=1)
+    columns_unsorted = np.argpartition(keys, last, axis=1)[:, : k + 1]
+    columns, values = columns_unsorted[:, :k], np.take_along_axis(keys, columns_unsorted, axis=1)
     if k < keys.shape[1]:
         # Where the last one in ties with the first one out, the partial sort took any of the equals.
         for row in np.flatnonzero(values[:, k - 1] == values[:, k]):
@@ -53,7 +53,7 @@ def smallest(keys: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     return np.take_along_axis(found, order, axis=1), np.take_along_axis(columns, order, axis=1)
 
 
-def mapped(blocks: Iterable[tuple[np.ndarray, np.ndarray]], count: int, dim: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
+def write_memmap(blocks: Iterable[tuple[np.ndarray, np.ndarray]], count: int, dim: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Blocks (ids, vectors) as ids int64 (count,) in memory and vectors float32 (count, dim) in a new file that is mapped."""
     ids, database = np.empty(count, np.int64), np.lib.format.open_memmap(path, "w+", np.float32, (count, dim))
     start = 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from indexmill.configs.loading import load_config, names
+from indexmill.configs.loading import list_bundled_pipelines, load_config
 from indexmill.storage.errors import InputError
 
 GOOD = """name: mine
@@ -35,8 +35,8 @@ def refusal(tmp_path: Path, text: str, *settings: str) -> str:
 
 def test_every_pipeline_that_comes_along_loads_under_its_own_name() -> None:
     """configs/NAME.yaml is the pipeline NAME."""
-    assert names()
-    for name in names():
+    assert list_bundled_pipelines()
+    for name in list_bundled_pipelines():
         assert load_config(name).name == name
 
 

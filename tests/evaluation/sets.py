@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.records import EmbeddingSet, FileRef, Side
 from indexmill.storage.root import Root
 
@@ -33,9 +33,9 @@ def stored(
         "leak": [False] * len(ids),
     }  # fmt: skip
     pl.DataFrame(columns, schema_overrides={"path": pl.String, "label": pl.String}).write_parquet(path)
-    ref = root.ref(path)
+    ref = root.make_ref(path)
     return EmbeddingSet(
-        digest=digest, files=(ref, *(root.ref(part) for part in store.paths())), split="s", modality="text", fingerprint=f"f{digest}",
+        digest=digest, files=(ref, *(root.make_ref(part) for part in store.paths())), split="s", modality="text", fingerprint=f"f{digest}",
         encoder={"precision": "float32"}, dim=vectors.shape[1], database=list(sides).count("database"), query=list(sides).count("query"),
         encoded=len(ids), reused=0, rejected=0, truncated=0, items=ref, rejects=None,
     )  # fmt: skip
@@ -46,4 +46,4 @@ def scored(root: Root, rows: list[tuple[str, float, int, int]]) -> FileRef:
     path: Path = root.path / "pairs.parquet"
     columns = dict(zip(("file", "score", "item_a", "item_b"), map(list, zip(*rows, strict=True)), strict=True))
     pl.DataFrame({**columns, "split": [None] * len(rows)}).write_parquet(path)
-    return root.ref(path)
+    return root.make_ref(path)

@@ -16,24 +16,26 @@ from scipy.stats import spearmanr
 from sets import scored, stored
 
 from indexmill.configs.models import IndexConfig
-from indexmill.storage.index_records import SearchSetting
+from indexmill.storage.index_records import SearchParams
 from indexmill.storage.records import EmbeddingSet, Side
 from indexmill.storage.root import Root
-from indexmill.tasks.evaluation.agreement import agreement, agreement_figures, cuts
-from indexmill.tasks.evaluation.answers import Answers, answers
-from indexmill.tasks.evaluation.both_ways import caption_figures
-from indexmill.tasks.evaluation.examples import chosen_rows
-from indexmill.tasks.evaluation.figures import means
-from indexmill.tasks.evaluation.full_depth import full_depth
-from indexmill.tasks.evaluation.graded import graded
-from indexmill.tasks.evaluation.judging import Judge
-from indexmill.tasks.evaluation.sweep import sweep
+from indexmill.tasks.evaluation.extra_metrics import compute_full_ranking_map, correlate_scored_pairs, evaluate_captions
+from indexmill.tasks.evaluation.relevance import RelevanceJudge, aggregate_metrics
+from indexmill.tasks.evaluation.report_data import choose_example_rows
+from indexmill.tasks.evaluation.retrieval import (
+    RetrievalRun,
+    choose_cutoffs,
+    compute_ann_metrics,
+    compute_ground_truth,
+    run_queries,
+    summarize_ann_metrics,
+)
+from indexmill.tasks.evaluation.search_sweep import sweep_search_params
+from indexmill.tasks.evaluation.tables import write_per_label, write_per_query
 from indexmill.tasks.evaluation.trec import write_qrels, write_run
-from indexmill.tasks.evaluation.truth import ground_truth
-from indexmill.tasks.evaluation.writing import write_per_label, write_per_query
-from indexmill.tasks.indexes.rerank import store
-from indexmill.tasks.indexes.searcher import Searcher
-from indexmill.tasks.measures.precision_recall import interpolated_precision
+from indexmill.tasks.indexing.reranking import store
+from indexmill.tasks.indexing.searcher import Searcher
+from indexmill.tasks.metrics.ranking import interpolated_precision
 
 DIM = 16
 
@@ -56,9 +58,9 @@ class Small:
         index.train(self.vectors[:60])
         index.add_with_ids(self.vectors[:60], np.arange(1, 61))
         self.searcher = Searcher([index], "cosine", nprobe=2)
-        self.given = answers(self.searcher, np.arange(61, 81), self.vectors[60:], 10, 40)
-        self.judge = Judge(root, self.embeddings, self.embeddings)
-        self.judged = self.judge.by_label(self.given, (1, 5, 10))
+        self.given = run_queries(self.searcher, np.arange(61, 81), self.vectors[60:], 10, 40)
+        self.judge = RelevanceJudge(root, self.embeddings, self.embeddings)
+        self.judged = self.judge.judge_by_label(self.given, (1, 5, 10))
 
 
 @pytest.fixture
@@ -67,8 +69,8 @@ def small(root: Root) -> Small:
 
 
 def truth_of(root: Root, small: Small, k: int = 10) -> tuple[np.ndarray, np.ndarray, str]:
-    found = ground_truth(root, root.path / "t", small.embeddings, small.embeddings, small.given, k, faiss.METRIC_INNER_PRODUCT)
-    return found.scores, found.ids, found.file.path
+    retrieved = compute_ground_truth(root, root.path / "t", small.embeddings, small.embeddings, small.given, k, faiss.METRIC_INNER_PRODUCT)
+    return retrieved.scores, retrieved.ids, retrieved.file.path
 
 
 def test_the_first_places_are_those_of_a_search_for_so_many() -> None:
@@ -77,13 +79,13 @@ def test_the_first_places_are_those_of_a_search_for_so_many() -> None:
     index = faiss.index_factory(DIM, "IVF4,PQ4x4", faiss.METRIC_INNER_PRODUCT)
     index.train(vectors)
     index.add_with_ids(vectors, ids)
-    searcher = Searcher([index], "cosine", nprobe=4, stores=[store(ids, vectors, "cosine")], candidates=3)
+    searcher = Searcher([index], "cosine", nprobe=4, stores=[store(ids, vectors, "cosine")], rerank_candidates=3)
     queries = unit(np.random.default_rng(1), 50)
-    found = answers(searcher, np.arange(50), queries, 3, 40).found
+    retrieved = run_queries(searcher, np.arange(50), queries, 3, 40).retrieved
     three, forty = (searcher.search(queries, k)[1] for k in (3, 40))
-    assert found[:, :3].tolist() == three.tolist()
+    assert retrieved[:, :3].tolist() == three.tolist()
     assert three.tolist() != forty[:, :3].tolist()
-    for row, deep in zip(found.tolist(), forty.tolist(), strict=True):
+    for row, deep in zip(retrieved.tolist(), forty.tolist(), strict=True):
         assert len(set(row)) == 40
         assert [item for item in deep if item not in row[:3]][:37] == row[3:]
 
@@ -98,30 +100,30 @@ def test_ground_truth_is_exact_and_remembered_for_these_queries_alone(root: Root
     (root.path / path).write_bytes((root.path / path).read_bytes()[:-100])
     assert truth_of(root, small)[1].tolist() == exact.tolist()
     changed = small.embeddings.model_copy(update={"digest": "other"})
-    other = ground_truth(root, root.path / "t", changed, small.embeddings, small.given, 10, faiss.METRIC_INNER_PRODUCT)
-    fewer = Answers(*(part[:5] for part in (small.given.ids, small.given.vectors, small.given.scores, small.given.found)))
-    fewer_truth = ground_truth(root, root.path / "t", small.embeddings, small.embeddings, fewer, 10, faiss.METRIC_INNER_PRODUCT)
+    other = compute_ground_truth(root, root.path / "t", changed, small.embeddings, small.given, 10, faiss.METRIC_INNER_PRODUCT)
+    fewer = RetrievalRun(*(part[:5] for part in (small.given.ids, small.given.vectors, small.given.scores, small.given.retrieved)))
+    fewer_truth = compute_ground_truth(root, root.path / "t", small.embeddings, small.embeddings, fewer, 10, faiss.METRIC_INNER_PRODUCT)
     assert len({path, other.file.path, fewer_truth.file.path}) == 3
 
 
 def test_agreement_counts_what_narrow_search_misses(root: Root, small: Small) -> None:
     """Two lists of eight: recall by a count of sets, below 1; distances agree wherever ids do."""
-    truth = ground_truth(root, root.path, small.embeddings, small.embeddings, small.given, 10, faiss.METRIC_INNER_PRODUCT)
-    columns = agreement(small.given, truth, cuts((1, 5), 60), faiss.METRIC_INNER_PRODUCT)
-    by_hand = [len(set(f[:5]) & set(t[:5])) / 5 for f, t in zip(small.given.found.tolist(), truth.ids.tolist(), strict=True)]
+    ground_truth = compute_ground_truth(root, root.path, small.embeddings, small.embeddings, small.given, 10, faiss.METRIC_INNER_PRODUCT)
+    columns = compute_ann_metrics(small.given, ground_truth, choose_cutoffs((1, 5), 60), faiss.METRIC_INNER_PRODUCT)
+    by_hand = [len(set(f[:5]) & set(t[:5])) / 5 for f, t in zip(small.given.retrieved.tolist(), ground_truth.ids.tolist(), strict=True)]
     assert columns["ann_recall_at_5"].tolist() == by_hand
     assert 0 < np.mean(by_hand) < 1
     assert (columns["ann_distance_recall_at_5"] >= columns["ann_recall_at_5"]).all()
-    figures = agreement_figures(columns)
+    figures = summarize_ann_metrics(columns)
     assert figures["ann_share_below_half_at_10"] == np.mean(columns["ann_recall_at_10"] < 0.5)
     assert figures["ann_distance_ratio_at_10"] >= 1
 
 
 def test_means_and_tables_say_the_same(small: Small, root: Root, tmp_path: Path) -> None:
     """per_query.parquet averaged is metrics; per_label.parquet weighted by its queries too; not judged is null and not zero."""
-    truth = ground_truth(root, root.path, small.embeddings, small.embeddings, small.given, 10, faiss.METRIC_INNER_PRODUCT)
-    agreed = agreement(small.given, truth, [1, 10], faiss.METRIC_INNER_PRODUCT)
-    metrics, bounds = means(small.judged, agreed)
+    ground_truth = compute_ground_truth(root, root.path, small.embeddings, small.embeddings, small.given, 10, faiss.METRIC_INNER_PRODUCT)
+    agreed = compute_ann_metrics(small.given, ground_truth, [1, 10], faiss.METRIC_INNER_PRODUCT)
+    metrics, bounds = aggregate_metrics(small.judged, agreed)
     write_per_query(tmp_path / "q.parquet", small.given, small.judge, small.judged, agreed)
     rows = write_per_label(tmp_path / "l.parquet", small.judge, small.judged)
     queries = pq.read_table(tmp_path / "q.parquet").to_pylist()
@@ -129,7 +131,7 @@ def test_means_and_tables_say_the_same(small: Small, root: Root, tmp_path: Path)
     assert unlabelled
     assert all(row["map"] is None and row["relevant"] is None and row["ann_recall_at_10"] is not None for row in unlabelled)
     assert [row["label"] for row in queries] == small.labels[60:]
-    assert [row["neighbours"] for row in queries] == small.given.found[:, :10].tolist()
+    assert [row["neighbors"] for row in queries] == small.given.retrieved[:, :10].tolist()
     for name in ("map", "ndcg_at_5", "recall_at_10", "ann_recall_at_10"):
         known = [row[name] for row in queries if row[name] is not None]
         assert np.mean(known) == pytest.approx(metrics[name])
@@ -145,7 +147,7 @@ def test_means_and_tables_say_the_same(small: Small, root: Root, tmp_path: Path)
 def test_run_and_qrels_give_trec_eval_the_same_figures(small: Small, root: Root, tmp_path: Path) -> None:
     """ir_measures reads both files and finds our mAP at the depth of the run."""
     write_per_query(tmp_path / "q.parquet", small.given, small.judge, small.judged, {})
-    write_run(tmp_path / "run.trec", small.given, larger=True)
+    write_run(tmp_path / "run.trec", small.given, higher_is_better=True)
     write_qrels(tmp_path / "qrels.trec", root, small.embeddings, tmp_path / "q.parquet", None, None)
     run, qrels = ir_measures.read_trec_run(str(tmp_path / "run.trec")), list(ir_measures.read_trec_qrels(str(tmp_path / "qrels.trec")))
     assert len(qrels) == small.judged.relevant.sum()
@@ -156,7 +158,7 @@ def test_run_and_qrels_give_trec_eval_the_same_figures(small: Small, root: Root,
 def test_qrels_by_pairs_hold_the_scores(small: Small, root: Root, tmp_path: Path) -> None:
     """A pair from either end, rounded; below the least it is left out."""
     pairs = scored(root, [("f", 4.6, 61, 3), ("f", 3.0, 5, 61), ("f", 2.0, 61, 6), ("f", 5.0, 1, 2)])
-    judged = small.judge.by_pairs(small.given, (1,), pairs, 3)
+    judged = small.judge.judge_by_pairs(small.given, (1,), pairs, 3)
     write_per_query(tmp_path / "q.parquet", small.given, small.judge, judged, {})
     write_qrels(tmp_path / "qrels.trec", root, small.embeddings, tmp_path / "q.parquet", pairs, 3)
     assert (tmp_path / "qrels.trec").read_text().splitlines() == ["61 0 3 5", "61 0 5 3"]
@@ -164,7 +166,7 @@ def test_qrels_by_pairs_hold_the_scores(small: Small, root: Root, tmp_path: Path
 
 def test_full_depth_ranks_exactly_whatever_the_index_finds(small: Small, root: Root) -> None:
     """The mean of scikit-learn-like average precision by NumPy over all 60 items."""
-    exact = full_depth(root, small.judge, small.given, small.judged, IndexConfig())
+    exact = compute_full_ranking_map(root, small.judge, small.given, small.judged, IndexConfig())
     figures = []
     for row in np.flatnonzero(small.judged.judged):
         order = np.argsort(-(small.vectors[60 + row] @ small.vectors[:60].T))
@@ -172,19 +174,19 @@ def test_full_depth_ranks_exactly_whatever_the_index_finds(small: Small, root: R
         figures.append((np.cumsum(hits) / np.arange(1, 61))[hits].mean())
     assert exact.queries == len(figures)
     assert exact.metrics["map_full_depth"] == pytest.approx(np.mean(figures))
-    assert full_depth(root, small.judge, small.given, small.judged, IndexConfig(metric="l2")).metrics == {}
+    assert compute_full_ranking_map(root, small.judge, small.given, small.judged, IndexConfig(metric="l2")).metrics == {}
 
 
 def test_graded_pairs_correlate_by_file_and_overall(small: Small, root: Root) -> None:
     """SciPy's Spearman of the cosines of both files; pairs of items without a vector are left out."""
     random = np.random.default_rng(1)
     rows = [("x" if n < 30 else "y", float(random.integers(0, 6)), *map(int, random.integers(1, 81, 2))) for n in range(70)]
-    found = graded(root, small.embeddings, scored(root, [*rows, ("x", 5.0, 1, 999)]))
+    retrieved = correlate_scored_pairs(root, small.embeddings, scored(root, [*rows, ("x", 5.0, 1, 999)]))
     cosine = [float(small.vectors[a - 1] @ small.vectors[b - 1]) for _, _, a, b in rows]
     given_scores = [row[1] for row in rows]
-    assert found["overall"]["pairs"] == 70
-    assert found["overall"]["spearman"] == pytest.approx(spearmanr(cosine, given_scores).statistic)
-    assert found["x"]["spearman"] == pytest.approx(spearmanr(cosine[:30], given_scores[:30]).statistic)
+    assert retrieved["overall"]["pairs"] == 70
+    assert retrieved["overall"]["spearman"] == pytest.approx(spearmanr(cosine, given_scores).statistic)
+    assert retrieved["x"]["spearman"] == pytest.approx(spearmanr(cosine[:30], given_scores[:30]).statistic)
 
 
 def test_captions_find_their_images_among_the_held_out_ones(root: Root) -> None:
@@ -195,30 +197,30 @@ def test_captions_find_their_images_among_the_held_out_ones(root: Root) -> None:
     texts = images.copy()
     texts[[5, 6]] = images[[6, 5]]
     embeddings = stored(root, images, sides, [None] * 15).model_copy(update={"modality": "image"})
-    assert caption_figures(root, embeddings, leaking=False, most=100, seed=0) == {}
+    assert evaluate_captions(root, embeddings, leaking=False, most=100, seed=0) == {}
     both = embeddings.model_copy(update={"captions": stored(root, texts, sides, [None] * 15, digest="t")})
-    found = caption_figures(root, both, leaking=False, most=100, seed=0)
-    assert found["text_to_image_recall_at_1"] == found["image_to_text_recall_at_1"] == 0.8
-    assert found["text_to_image_median_rank"] == 1
+    retrieved = evaluate_captions(root, both, leaking=False, most=100, seed=0)
+    assert retrieved["text_to_image_recall_at_1"] == retrieved["image_to_text_recall_at_1"] == 0.8
+    assert retrieved["text_to_image_median_rank"] == 1
 
 
 def test_a_wider_search_finds_no_less_and_the_searcher_stays_as_it_was(root: Root, small: Small) -> None:
     """From a quarter list to all eight; the row of the setting itself is marked."""
-    truth = ground_truth(root, root.path, small.embeddings, small.embeddings, small.given, 10, faiss.METRIC_INNER_PRODUCT)
-    rows = sweep(small.searcher, small.given, truth, SearchSetting(nprobe=2))
+    ground_truth = compute_ground_truth(root, root.path, small.embeddings, small.embeddings, small.given, 10, faiss.METRIC_INNER_PRODUCT)
+    rows = sweep_search_params(small.searcher, small.given, ground_truth, SearchParams(nprobe=2))
     assert [row["nprobe"] for row in rows] == [1, 2, 4, 8]
     assert [row["nprobe"] for row in rows if row["chosen"]] == [2]
     recalls = [row["recall_at_10"] for row in rows]
     assert recalls == sorted(recalls)
     assert recalls[-1] == 1
-    assert small.searcher.current_width == 2
+    assert small.searcher.search_param_value == 2
 
 
 def test_best_and_worst_are_by_figure_and_never_the_same(root: Root) -> None:
     """Five figures, one unknown: with room for three, two of each."""
     figures = np.array([0.5, np.nan, 0.1, 0.9, 0.3])
-    assert chosen_rows(figures, 5, 3) == {"examples": [0, 1, 2], "best": [3, 0], "worst": [2, 4]}
-    assert chosen_rows(None, 2, 3) == {"examples": [0, 1], "best": [], "worst": []}
+    assert choose_example_rows(figures, 5, 3) == {"examples": [0, 1, 2], "best": [3, 0], "worst": [2, 4]}
+    assert choose_example_rows(None, 2, 3) == {"examples": [0, 1], "best": [], "worst": []}
 
 
 @settings(max_examples=40, deadline=None)

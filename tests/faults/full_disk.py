@@ -74,7 +74,7 @@ def live(root: Path) -> str | None:
     """The live snapshot, every file of it checked."""
     snapshots = Snapshots(Root(root), "demo-images")
     snapshots.verify(snapshots.manifest())
-    return snapshots.current()
+    return snapshots.live_id()
 
 
 def outcome(point: int | str, base: Path, whole: dict[str, Any]) -> dict[str, Any]:

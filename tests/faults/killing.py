@@ -16,14 +16,14 @@ import psutil
 import pyarrow.parquet as pq
 
 from indexmill.storage import atomic, catalog
-from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 from tests.conftest import QUICK
 
 HERE = Path(__file__).parent
-SETTINGS = [*QUICK, "encoder.precision=float32", "encoder.shard_rows=50", "index.shards=2"]
+SETTINGS = [*QUICK, "encoder.precision=float32", "encoder.chunk_rows=50", "index.shards=2"]
 
 
 def arguments(root: Path, pictures: Path, *settings: str) -> list[str]:
@@ -89,7 +89,7 @@ def agrees(path: Path) -> Manifest:
     assert sorted(held) == sorted(digests)
     assert len(rows) == live.items
     catalog.rebuild(root)
-    (row,) = [one for one in catalog.builds(root) if one["live"]]
+    (row,) = [one for one in catalog.list_builds(root) if one["live"]]
     assert (row["snapshot_id"], row["items"], row["rejected"]) == (live.snapshot_id, live.items, live.rejected)
     root.close()
     return live

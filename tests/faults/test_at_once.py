@@ -11,7 +11,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from indexmill.flows.cli import app
-from indexmill.storage.collecting import collect
+from indexmill.storage.garbage_collection import collect_garbage
 from indexmill.storage.root import Root
 from tests.conftest import Build
 from tests.faults.killing import HERE, SETTINGS, agrees, arguments, at_commit
@@ -45,10 +45,10 @@ def test_a_build_waits_until_the_collector_is_done(quick_build: Build, digits: P
     alone = threading.Event()
 
     def collecting() -> None:
-        with place.alone("indexmill gc"):
+        with place.hold_exclusive("indexmill gc"):
             alone.set()
             time.sleep(1)
-            collect(place)
+            collect_garbage(place)
             order.append("collected")
 
     collector = threading.Thread(target=collecting)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from indexmill.storage.collecting import collect
-from indexmill.storage.retention import retain
+from indexmill.storage.garbage_collection import collect_garbage
+from indexmill.storage.retention import apply_retention
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 from tests.conftest import Build
@@ -46,7 +46,7 @@ def test_a_night_is_the_same_whatever_the_clock_says(
         os.utime(folder, (0, 0) if "split" in str(folder) else None)
     with monkeypatch.context() as patch:
         clock(patch, 10)
-        collect(Root(tmp_path / "root"))
+        collect_garbage(Root(tmp_path / "root"))
     assert agrees(tmp_path / "root").snapshot_id == second["snapshot_id"]
     third = quick_build(pictures, *SETTINGS)
     assert third["snapshot_id"] == second["snapshot_id"]
@@ -59,8 +59,8 @@ def test_retention_goes_by_the_numbers_of_snapshots_and_never_takes_the_live_one
     ids = [
         publish(root, letter * 64, created_at=f"{year}-01-01T00:00:00+00:00") for letter, year in (("a", 2100), ("b", 2050), ("c", 1999))
     ]
-    assert retain(snapshots, keep=1, days=0) == ids[:2]
-    assert (snapshots.ids(), snapshots.current()) == (ids[2:], ids[2])
+    assert apply_retention(snapshots, keep=1, days=0) == ids[:2]
+    assert (snapshots.ids(), snapshots.live_id()) == (ids[2:], ids[2])
     fourth = publish(root, "d" * 64, created_at="1970-01-01T00:00:00+00:00")
-    assert retain(snapshots, keep=1, days=3) == ids[2:]
-    assert snapshots.current() == fourth
+    assert apply_retention(snapshots, keep=1, days=3) == ids[2:]
+    assert snapshots.live_id() == fourth

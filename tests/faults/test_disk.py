@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from indexmill.storage.disk import disk_fault
+from indexmill.storage.disk_errors import build_disk_error
 from indexmill.storage.errors import RootUnusable
 from tests.conftest import Build
 from tests.faults.killing import HERE, SETTINGS
@@ -107,6 +107,6 @@ def test_a_full_disk_is_known_by_its_number_and_by_its_words(number: int, tmp_pa
     behind = ValueError("broken")
     behind.__cause__ = OSError(number, os.strerror(number))
     for problem in (OSError(number, "any"), RuntimeError(f"IO Error: {os.strerror(number)} (async)"), behind):
-        assert isinstance(disk_fault(problem, tmp_path), RootUnusable)
+        assert isinstance(build_disk_error(problem, tmp_path), RootUnusable)
     for other in (OSError(errno.EIO, os.strerror(errno.EIO)), ValueError("broken"), PermissionError(errno.EACCES, "Permission denied")):
-        assert disk_fault(other, tmp_path) is None  # the root itself can be written
+        assert build_disk_error(other, tmp_path) is None  # the root itself can be written

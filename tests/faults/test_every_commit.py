@@ -40,7 +40,7 @@ def test_a_build_may_die_at_any_commit(count: int, undisturbed: dict[str, Any], 
         root = tmp_path / f"{when}-{number}"
         killed(when, str(number), root, digits)
         snapshots = Snapshots(Root(root), "demo-images")
-        if snapshots.current():
+        if snapshots.live_id():
             snapshots.verify(snapshots.manifest())
         summary = build(digits, *SETTINGS, root=root)
         assert items(summary) == items(undisturbed), (when, number)

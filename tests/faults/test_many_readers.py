@@ -43,7 +43,7 @@ def test_each_reader_gets_one_whole_snapshot(quick_build: Build, pictures: Path,
     seen = {key for one in told for key in one["answers"]}
     assert {items for _, items in map(str.split, seen)} == {"120", "108"}
     assert len(seen) >= 3
-    assert snapshots.current() == published[-1]
+    assert snapshots.live_id() == published[-1]
 
 
 def test_a_reader_that_finds_its_snapshot_replaced_and_gone_takes_the_next(
@@ -53,14 +53,14 @@ def test_a_reader_that_finds_its_snapshot_replaced_and_gone_takes_the_next(
     from indexmill.serve import open_index
 
     quick_build(digits)
-    said, pointed = [], Snapshots.pointed
+    said, read_pointer = [], Snapshots.read_pointer
 
     def overtaken(snapshots: Snapshots) -> str | None:
-        answer = pointed(snapshots)
+        answer = read_pointer(snapshots)
         if not said:
             said.append(answer)
             said.append(publish_again(tmp_path / "root", "demo-images", keep=1))
         return answer
 
-    monkeypatch.setattr(Snapshots, "pointed", overtaken)
+    monkeypatch.setattr(Snapshots, "read_pointer", overtaken)
     assert open_index(tmp_path / "root", "demo-images").manifest.snapshot_id == said[1] != said[0]

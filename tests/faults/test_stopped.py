@@ -106,7 +106,7 @@ def cancelled(server: str, digits: Path, tmp_path: Path) -> Iterator[str]:
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.states import Cancelling
 
-    root, parameters = tmp_path / "root", {"settings": [f"dataset.path={digits}", *SETTINGS, "encoder.shard_rows=5"]}
+    root, parameters = tmp_path / "root", {"settings": [f"dataset.path={digits}", *SETTINGS, "encoder.chunk_rows=5"]}
     environment = os.environ | {"INDEXMILL_ROOT": str(root), "PYTHONPATH": str(HERE.parents[1])}
     with get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name="stopped", type="process"))
@@ -141,7 +141,7 @@ def until(happened: Callable[[], object]) -> None:
 def test_a_run_that_is_cancelled_in_prefect_is_cancelled_and_keeps_what_it_finished(cancelled: str, tmp_path: Path) -> None:
     """Neither Crashed, though the worker ends its process by SIGTERM, nor Failed; the vectors of the shards that were done are there."""
     assert cancelled == "Cancelled"
-    assert Snapshots(Root(tmp_path / "root"), "demo-images").current() is None
+    assert Snapshots(Root(tmp_path / "root"), "demo-images").live_id() is None
     assert not list((tmp_path / "root" / "tmp").glob("*-*"))
     assert list(tmp_path.glob("root/embeddings/*/part-*"))
 
@@ -150,7 +150,7 @@ def test_a_build_that_waits_for_others_is_stopped_at_once(server: str, digits: P
     """A collector has the root alone, for long: the first signal ends the build that waits for it."""
     from indexmill.flows.build_index import build_index
 
-    with Root(tmp_path / "root").alone("indexmill gc"):
+    with Root(tmp_path / "root").hold_exclusive("indexmill gc"):
         signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(signal.SIGTERM))
         signal.setitimer(signal.ITIMER_REAL, 1.5)
         with pytest.raises(Stopped, match="SIGTERM") as stopped:
@@ -161,9 +161,9 @@ def test_a_build_that_waits_for_others_is_stopped_at_once(server: str, digits: P
 @pytest.fixture
 def asked() -> Iterator[None]:
     """Somebody has asked this process to stop."""
-    stopping.ask(signal.SIGTERM)
+    stopping.request_stop(signal.SIGTERM)
     yield
-    stopping.forget()
+    stopping.clear_stop_request()
 
 
 def test_a_commit_is_whole_before_it_heeds(asked: None, root: Root) -> None:

@@ -18,13 +18,12 @@ from prefect.artifacts import Artifact
 from indexmill.configs.encoders import EncoderConfig
 from indexmill.flows.history import bars, read_history
 from indexmill.flows.summary import Summary
-from indexmill.storage.errors import InputError, Refused
-from indexmill.storage.history import remembered
+from indexmill.storage.errors import InputError, PublishRefused
 from indexmill.storage.manifests import Manifest
-from indexmill.storage.metrics_file import MetricsFile
+from indexmill.storage.metrics_file import MetricsFile, read_metrics_history
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
-from indexmill.tasks.encoders.process import EncoderProcess
+from indexmill.tasks.encoding.process import EncoderProcess
 from tests.conftest import QUICK, Build
 
 STAGES = ["ingest", "validate", "split", "encode", "train", "shard", "tune", "evaluate", "publish"]
@@ -168,7 +167,7 @@ def whole(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def settings(digits: Path) -> list[str]:
-    return [f"dataset.path={digits}", "encoder.precision=float32", *QUICK, "encoder.shard_rows=70", "index.shards=2"]
+    return [f"dataset.path={digits}", "encoder.precision=float32", *QUICK, "encoder.chunk_rows=70", "index.shards=2"]
 
 
 @pytest.mark.parametrize("artefact", ARTEFACTS)
@@ -225,20 +224,20 @@ def test_a_refused_build_leaves_the_live_snapshot_and_says_why(quick_build: Buil
     live = quick_build(pictures)["snapshot_id"]
     shutil.rmtree(pictures / "3")
     strict = "publish.gate.minimum={precision_at_1: 1.1}"
-    with pytest.raises(Refused, match=r"precision_at_1 is .* must be at least 1.1"):
+    with pytest.raises(PublishRefused, match=r"precision_at_1 is .* must be at least 1.1"):
         quick_build(pictures, strict)
     snapshots = Snapshots(Root(tmp_path / "root"), "demo-images")
-    assert snapshots.current() == live
+    assert snapshots.live_id() == live
     (refused,) = set(snapshots.ids()) - {live}
     kept = snapshots.manifest(refused)
-    assert (kept.verdict, kept.forced, len(kept.objections)) == ("refused", None, 1)
+    assert (kept.verdict, kept.force_reason, len(kept.failed_rules)) == ("refused", None, 1)
     snapshots.verify(kept)
     assert "refused" in (snapshots.path(refused) / "report" / "report.html").read_text()
-    assert [one.verdict for one in remembered(Root(tmp_path / "root"), "demo-images")] == ["published", "refused"]
-    forced = quick_build(pictures, strict, force="the owner wants fewer classes")
-    assert (forced["snapshot_id"], snapshots.current()) == (refused, refused)
-    assert (snapshots.manifest().verdict, snapshots.manifest().forced) == ("published", "the owner wants fewer classes")
-    assert snapshots.manifest().objections == kept.objections
+    assert [one.verdict for one in read_metrics_history(Root(tmp_path / "root"), "demo-images")] == ["published", "refused"]
+    force_reason = quick_build(pictures, strict, force="the owner wants fewer classes")
+    assert (force_reason["snapshot_id"], snapshots.live_id()) == (refused, refused)
+    assert (snapshots.manifest().verdict, snapshots.manifest().force_reason) == ("published", "the owner wants fewer classes")
+    assert snapshots.manifest().failed_rules == kept.failed_rules
     assert snapshots.manifest().parent == live
 
 
@@ -247,12 +246,12 @@ def test_a_refused_snapshot_takes_no_published_ones_place(quick_build: Build, pi
     live = quick_build(pictures, "publish.keep=1")["snapshot_id"]
     for label in ("9", "8"):
         shutil.rmtree(pictures / label)
-        with pytest.raises(Refused):
+        with pytest.raises(PublishRefused):
             quick_build(pictures, "publish.keep=1", "publish.gate.minimum_items=120")
     snapshots = Snapshots(Root(tmp_path / "root"), "demo-images")
-    assert snapshots.ids()[0] == snapshots.current() == live
+    assert snapshots.ids()[0] == snapshots.live_id() == live
     assert [snapshots.manifest(one).verdict for one in snapshots.ids()] == ["published", "refused"]
-    assert len(remembered(Root(tmp_path / "root"), "demo-images")) == 3
+    assert len(read_metrics_history(Root(tmp_path / "root"), "demo-images")) == 3
 
 
 def test_metrics_json_follows_its_schema_and_compares_with_the_live_snapshot(quick_build: Build, pictures: Path, tmp_path: Path) -> None:
@@ -262,16 +261,16 @@ def test_metrics_json_follows_its_schema_and_compares_with_the_live_snapshot(qui
     assert schema == MetricsFile.model_json_schema()
     first = quick_build(pictures, "evaluation.trec=true")
     shutil.rmtree(pictures / "3")
-    second = quick_build(pictures, "evaluation.encode_queries=3", "evaluation.projection_seconds=0.5")
+    second = quick_build(pictures, "evaluation.encode_latency_queries=3", "evaluation.projection_seconds=0.5")
     folders = [Path(summary["path"]) / "report" for summary in (first, second)]
     assert {path.name for path in folders[0].iterdir()} - {path.name for path in folders[1].iterdir()} == {"run.trec", "qrels.trec"}
     told = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
     for one in told:
         jsonschema.validate(one, schema)
-    assert told[0]["since"] is None
-    assert told[1]["since"]["snapshot_id"] == first["snapshot_id"]
-    assert told[1]["since"]["items"] == {"added": 0, "removed": 12, "changed": 0, "relabelled": 0, "kept": 108}
-    assert told[1]["since"]["measures"]["map"]["queries"] == told[1]["counts"]["queries_judged"]
+    assert told[0]["diff"] is None
+    assert told[1]["diff"]["snapshot_id"] == first["snapshot_id"]
+    assert told[1]["diff"]["items"] == {"added": 0, "removed": 12, "changed": 0, "relabelled": 0, "kept": 108}
+    assert told[1]["diff"]["measures"]["map"]["queries"] == told[1]["counts"]["queries_judged"]
     assert told[1]["timings"]["encode_query_p50_ms"] > told[1]["timings"]["single_query_p50_ms"] > 0
     queries = pq.read_table(folders[1] / "per_query.parquet").to_pydict()
     assert np.mean(queries["map"]) == pytest.approx(told[1]["metrics"]["map"])
@@ -285,10 +284,10 @@ def test_encoding_a_query_is_timed_once_for_an_encoder_on_a_device(quick_build: 
         summary = quick_build(pictures, "evaluation.projection_seconds=0", *settings, refresh="evaluate")
         return {name: value for name, value in summary["timings"].items() if name.startswith("encode_query")}
 
-    first = times("evaluation.encode_queries=3")
+    first = times("evaluation.encode_latency_queries=3")
     assert first["encode_query_p50_ms"] > 0
-    assert times("evaluation.encode_queries=2") == first
-    assert times("evaluation.encode_queries=4") != first
+    assert times("evaluation.encode_latency_queries=2") == first
+    assert times("evaluation.encode_latency_queries=4") != first
 
 
 def test_the_encoder_is_made_ready_when_the_source_has_changed_and_only_then(
@@ -296,13 +295,13 @@ def test_the_encoder_is_made_ready_when_the_source_has_changed_and_only_then(
 ) -> None:
     """A first build does not know, an unchanged night needs none, a picture less might."""
     asked: list[str] = []
-    prepare = EncoderProcess.prepare
+    preload = EncoderProcess.preload
 
     def told(self: EncoderProcess, config: EncoderConfig) -> None:
         asked.append(config.kind)
-        prepare(self, config)
+        preload(self, config)
 
-    monkeypatch.setattr(EncoderProcess, "prepare", told)
+    monkeypatch.setattr(EncoderProcess, "preload", told)
     quick_build(pictures)
     quick_build(pictures)
     assert asked == []

@@ -19,12 +19,12 @@ from typer.testing import CliRunner
 
 from indexmill.flows.cli import app
 from indexmill.flows.merge import merge_index
-from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.serve.published import PublishedIndex
+from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
-from indexmill.storage.snapshots import Snapshots, seal
-from indexmill.tasks.indexes.merging import merge_shards
-from indexmill.tasks.indexes.published import PublishedIndex
+from indexmill.storage.snapshots import Snapshots, compute_manifest_sha256
+from indexmill.tasks.indexing.merge import merge_shards
 from tests.conftest import QUICK
 
 REPOSITORY = Path(__file__).parents[2]
@@ -100,7 +100,7 @@ def test_a_root_that_cannot_be_written_is_refused(digits: Path, tmp_path: Path) 
 
 def test_a_running_build_keeps_a_second_one_out(server: str, digits: Path, tmp_path: Path) -> None:
     """One build of one index at a time."""
-    from indexmill.storage.lease import lease
+    from indexmill.storage.locks import lease
 
     with lease(tmp_path / "root" / "indexes" / "demo-images" / "lease", holder="the night's own"):
         assert "the night's own" in refused(*build_arguments(tmp_path / "root", digits))
@@ -206,7 +206,7 @@ def test_an_encoder_that_is_no_longer_the_snapshots_is_refused(built: Path, digi
     """A fingerprint that differs means that scores would mean nothing."""
     path = next(built.glob("indexes/*/snapshots/*/manifest.json"))
     manifest = {**json.loads(path.read_text()), "fingerprint": "0" * 32}
-    path.write_text(json.dumps({**manifest, "seal": seal(manifest)}))
+    path.write_text(json.dumps({**manifest, "manifest_sha256": compute_manifest_sha256(manifest)}))
     run = CliRunner().invoke(app, ["search", "demo-images", "--image", str(next(digits.rglob("*.png"))), "--root", str(built)])
     assert run.exit_code == 2
     assert "would mean nothing" in run.stderr
@@ -230,7 +230,7 @@ def test_a_published_index_answers_vectors_of_its_own_encoder_alone(built: Path)
 
 def test_a_snapshot_that_is_merged_is_held(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Retention, which removes only what it can lock for itself, cannot lock it until the file is written."""
-    manifest = Snapshots(Root(built), "demo-images").path(str(Snapshots(Root(built), "demo-images").current())) / "manifest.json"
+    manifest = Snapshots(Root(built), "demo-images").path(str(Snapshots(Root(built), "demo-images").live_id())) / "manifest.json"
     tried: list[bool] = []
 
     def merged(*arguments: Any, **options: Any) -> Any:

@@ -13,18 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from indexmill.configs.encoders import OpenClipEncoder
+from indexmill.configs.encoders import OpenClipEncoderConfig
 from indexmill.flows.search import search_index
+from indexmill.storage.device_profiles import load_device_profile
 from indexmill.storage.digests import content_digest
-from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.errors import InputError
-from indexmill.storage.experience import recall_experience
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.records import SplitDataset
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
-from indexmill.tasks.encoders import identify
-from indexmill.tasks.encoders.device import device_name
+from indexmill.tasks.encoding import identify
+from indexmill.tasks.encoding.device import get_device_name
 from tests.conftest import Build
 from tests.tasks.checkpoints import clip_folder
 
@@ -61,19 +61,19 @@ def test_images_and_their_captions_are_encoded_into_two_aligned_stores(build: Bu
     """120 images and 108 captions; each way of asking is built from them with nothing encoded again."""
     first = build(captioned, *CAPTIONED, clip)
     assert sorted(stored(tmp_path / "root").values()) == [108, 120]
-    assert (live(tmp_path / "root").holds, first["encoded"]) == ("image", 120)
+    assert (live(tmp_path / "root").index_modality, first["encoded"]) == ("image", 120)
     asked = {}
-    for holds, asks in (("image", "text"), ("text", "image"), ("text", "text")):
-        summary = build(captioned, *CAPTIONED, clip, f"index.holds={holds}", f"evaluation.asks={asks}")
-        asked[holds, asks] = summary["metrics"]["precision_at_1"]
+    for index_modality, query_modality in (("image", "text"), ("text", "image"), ("text", "text")):
+        summary = build(captioned, *CAPTIONED, clip, f"index.modality={index_modality}", f"evaluation.query_modality={query_modality}")
+        asked[index_modality, query_modality] = summary["metrics"]["precision_at_1"]
         assert summary["encoded"] == 0
         told = json.loads((Path(summary["path"]) / "report" / "metrics.json").read_text())
-        assert (told["holds"], told["asks"]) == (holds, asks)
-        assert told["since"]["items"] == {"added": 0, "removed": 0, "changed": 0, "relabelled": 0, "kept": 120}
+        assert (told["index_modality"], told["query_modality"]) == (index_modality, query_modality)
+        assert told["diff"]["items"] == {"added": 0, "removed": 0, "changed": 0, "relabelled": 0, "kept": 120}
         assert 0 <= told["metrics"]["text_to_image_recall_at_1"] <= told["metrics"]["text_to_image_recall_at_10"] <= 1
         assert told["metrics"]["image_to_text_median_rank"] >= 1
     manifest = live(tmp_path / "root")
-    assert manifest.holds == "text"
+    assert manifest.index_modality == "text"
     assert manifest.items == 108
     # A caption names its digit, so a text model of random weights still finds its like among texts, if not among images.
     assert asked["text", "text"] > 0.5
@@ -87,7 +87,7 @@ def test_images_and_their_captions_are_encoded_into_two_aligned_stores(build: Bu
 def test_asking_for_captions_that_are_not_there_is_refused(build: Build, pictures: Path, clip: str) -> None:
     """Before anything is trained."""
     with pytest.raises(InputError, match=r"no vectors of texts"):
-        build(pictures, *CLIP, clip, "index.holds=text")
+        build(pictures, *CLIP, clip, "index.modality=text")
 
 
 def test_a_second_pipeline_over_overlapping_items_encodes_only_its_own(build: Build, pictures: Path, tmp_path: Path) -> None:
@@ -112,13 +112,13 @@ def test_auto_precision_says_what_it_rests_on(build: Build, pictures: Path, tmp_
     root = Root(tmp_path / "root")
     manifest = live(root.path)
     model = next((root.path / "encoders").iterdir()).name
-    known = recall_experience(root, model, "image", device_name())
+    known = load_device_profile(root, model, "image", get_device_name())
     assert known.precision == manifest.encoder["precision"] == summary["precision"]
     assert known.rates.keys() == {known.precision}
     assert known.peak_bytes > 10**8
     if known.precision != "float32":
         check = manifest.encoder["precision_check"]
-        assert check["holds"]
+        assert check["passes"]
         assert check["items"] == 120
         assert check["mean_cosine"] >= 0.999
         assert check["overlap_at_10"] >= 0.95
@@ -133,7 +133,7 @@ def test_a_precision_that_fell_short_is_said_and_not_taken(build: Build, picture
     build(pictures, "encoder.precision=auto", *CLIP, clip)
     [path] = (tmp_path / "root" / "encoders").rglob("*.json")
     known = json.loads(path.read_text())
-    check = {"tried": "bfloat16", "items": 256, "mean_cosine": 0.99, "overlap_at_10": 0.9, "holds": False}
+    check = {"tried": "bfloat16", "items": 256, "mean_cosine": 0.99, "overlap_at_10": 0.9, "passes": False}
     path.write_text(json.dumps(known | {"precision": "float32", "check": check}))
     Image.new("RGB", (30, 30), "red").save(pictures / "1" / "red.png")
     build(pictures, "encoder.precision=auto", *CLIP, clip)
@@ -180,10 +180,10 @@ def test_items_whose_vector_cannot_be_searched_are_rejected_with_their_reason(bu
 
 def test_a_lost_process_is_replaced_and_its_shard_encoded_again(build: Build, pictures: Path, tmp_path: Path) -> None:
     """SIGTERM to the encoding process at its first progress: Prefect tries the shard again, and nothing is missing."""
-    from indexmill.tasks.encoders import process
+    from indexmill.tasks.encoding import process
 
     told: list[int] = []
-    ask = process.EncoderProcess._ask
+    ask = process.EncoderProcess._run_job
 
     def deadly(self: process.EncoderProcess, job: Any, advance: Any) -> Any:
         def counted(items: int) -> None:
@@ -195,7 +195,7 @@ def test_a_lost_process_is_replaced_and_its_shard_encoded_again(build: Build, pi
         return ask(self, job, counted)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process.EncoderProcess, "_ask", deadly)
+        patch.setattr(process.EncoderProcess, "_run_job", deadly)
         summary = build(pictures)
     assert summary["encoded"] == 120
     assert sum(stored(tmp_path / "root").values()) == 120
@@ -205,7 +205,7 @@ def test_a_lost_process_is_replaced_and_its_shard_encoded_again(build: Build, pi
 def test_one_new_item_among_a_hundred_thousand_is_encoded_alone(server: str, root: Root, clip: str) -> None:
     """99,999 contents are in the store: one shard of one row is planned, and the store grows by one part of one row."""
     from indexmill.tasks.encode import encode
-    from indexmill.tasks.encoders.process import EncoderProcess
+    from indexmill.tasks.encoding.process import EncoderProcess
 
     count = 100_000
     texts = [f"text {number}" for number in range(count)]
@@ -215,14 +215,14 @@ def test_one_new_item_among_a_hundred_thousand_is_encoded_alone(server: str, roo
     table = root.dataset("many", "split", "d") / "items.parquet"
     table.parent.mkdir(parents=True)
     pl.DataFrame(columns, schema_overrides={"path": pl.String}).write_parquet(table)
-    ref = root.ref(table)
+    ref = root.make_ref(table)
     split = SplitDataset(
-        digest="d", files=(ref,), name="many", modality="text", base=None, labelled=False, content="c", database=count, query=0, labels=0,
+        digest="d", files=(ref,), name="many", modality="text", image_root=None, labelled=False, content="c", database=count, query=0, labels=0,
         groups=count, conflicts=0, leaks=0, table=ref, by_label=ref, pairs=None,
     )  # fmt: skip
-    config = OpenClipEncoder(kind="open-clip", model=clip.removeprefix("encoder.model="), precision="float32")
+    config = OpenClipEncoderConfig(kind="open-clip", model=clip.removeprefix("encoder.model="), precision="float32")
     identity = identify(config)
-    store = EmbeddingStore(root, identity.of("text", "float32").fingerprint)
+    store = EmbeddingStore(root, identity.for_store("text", "float32").fingerprint)
     store.add_vectors(list(columns["item_id"])[:-1], digests[:-1], np.ones((count - 1, 32), np.float32))
     found = encode(root, EncoderProcess(), split, config, identity, 0.0)
     assert (found.encoded, found.reused, found.database) == (1, count - 1, count)

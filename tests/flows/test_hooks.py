@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from indexmill.storage.errors import InputError, Refused
+from indexmill.storage.errors import InputError, PublishRefused
 from tests.conftest import Build
 
 
@@ -43,7 +43,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
 
 def test_a_refusal_is_told_once_the_listener_answers(quick_build: Build, pictures: Path, heard: list[dict[str, Any]]) -> None:
     """The first try meets a 503; the second brings pipeline, rule and next step."""
-    with pytest.raises(Refused):
+    with pytest.raises(PublishRefused):
         quick_build(pictures, "publish.gate.minimum_items=1000")
     (told,) = heard
     assert (told["flow"], told["pipeline"], told["refused"]) == ("build-index", "demo-images", True)

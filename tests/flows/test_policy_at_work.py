@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from prefect import Task
 
-from indexmill.configs.datasets import HuggingFaceDataset
+from indexmill.configs.datasets import HuggingFaceDatasetConfig
 from indexmill.flows.stages import Stages
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Record
@@ -104,7 +104,7 @@ def test_a_record_is_believed_only_with_its_files(server: str, root: Root) -> No
     def body() -> Record:
         done.append(1)
         root.scratch.write_text(path, "whole")
-        return Record(digest="d", files=(root.ref(path),))
+        return Record(digest="d", files=(root.make_ref(path),))
 
     task, inputs = stage("split", body)
 
@@ -131,9 +131,9 @@ FAULTY = {
     "ingest": "indexmill.tasks.ingest._listing",
     "validate": "indexmill.tasks.validate._check_rows",
     "split": "indexmill.tasks.split.find_leaks",
-    "encode": "indexmill.tasks.encode.settle_items",
-    "train": "indexmill.tasks.train.trained_for",
-    "shard": "indexmill.tasks.shard.fill_shards",
+    "encode": "indexmill.tasks.encode.partition_items",
+    "train": "indexmill.tasks.train.reuse_or_train",
+    "shard": "indexmill.tasks.shard.build_shards",
     "tune": "indexmill.tasks.tune._record",
     "evaluate": "indexmill.tasks.evaluate.open_searcher",
     "publish": "indexmill.tasks.publish.serve",
@@ -167,7 +167,7 @@ def test_a_hub_that_is_away_for_a_while_delays_ingest_and_does_not_end_it(
     server: str, root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slept: list[float]
 ) -> None:
     """The real client and a hub that breaks off twice as often as a call is patient: two tries of ingest fail, the third lists all."""
-    config = HuggingFaceDataset(source="huggingface", id="ours/texts", text_column="sentence")
+    config = HuggingFaceDatasetConfig(source="huggingface", id="ours/texts", text_column="sentence")
     with opened(monkeypatch, tmp_path) as hub:
         hub.fail("GET /api/datasets/ours/texts/revision", *["cut"] * 8)
         dataset = Stages(root).run(ingest, "some", config, "r", False)

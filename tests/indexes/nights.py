@@ -9,17 +9,17 @@ import numpy as np
 import pyarrow as pa
 
 from indexmill.configs.models import IndexConfig
-from indexmill.storage import tables
+from indexmill.storage import parquet
 from indexmill.storage.digests import content_digest
-from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.index_records import Shard, TrainedIndex
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
-from indexmill.tasks.indexes.factory import ivf_of
-from indexmill.tasks.indexes.files import read_index
-from indexmill.tasks.indexes.reuse import trained_for
-from indexmill.tasks.indexes.searcher import Searcher
-from indexmill.tasks.indexes.shards import Filled, fill_shards
+from indexmill.tasks.indexing.factory import find_ivf
+from indexmill.tasks.indexing.searcher import Searcher
+from indexmill.tasks.indexing.shard_builder import ShardBuild, build_shards
+from indexmill.tasks.indexing.shard_store import read_index
+from indexmill.tasks.indexing.training import reuse_or_train
 
 SCHEMA = pa.schema({"item_id": pa.int64(), "content_digest": pa.string(), "side": pa.string(), "leak": pa.bool_()})
 
@@ -59,8 +59,8 @@ class Database:
         columns += [pa.array(["database"] * len(order)), pa.array([False] * len(order))]
         path = self.root.path / "items" / f"{content_digest(self.ids.tobytes() + self.vectors.tobytes())}.parquet"
         path.parent.mkdir(exist_ok=True)
-        tables.write_parquet(path, SCHEMA, [pa.RecordBatch.from_arrays(columns, schema=SCHEMA)])
-        ref = self.root.ref(path)
+        parquet.write_parquet(path, SCHEMA, [pa.RecordBatch.from_arrays(columns, schema=SCHEMA)])
+        ref = self.root.make_ref(path)
         return EmbeddingSet(
             digest=path.stem, files=(ref, *self.store.refs(path)), split="s", modality="text", fingerprint=self.store.folder.name,
             encoder={}, dim=self.dim,
@@ -75,14 +75,14 @@ class Database:
 
 def night(
     root: Root, name: str, database: Database, config: IndexConfig, last: TrainedIndex | None = None, previous: Sequence[Shard] = ()
-) -> tuple[TrainedIndex, Filled]:
+) -> tuple[TrainedIndex, ShardBuild]:
     """Train or reuse, and fill."""
     tonight = database.tonight()
-    trained = trained_for(root, name, tonight, config, last)
-    return trained, fill_shards(root, name, tonight, trained, "database", config, previous, lambda finished: None)
+    trained = reuse_or_train(root, name, tonight, config, last)
+    return trained, build_shards(root, name, tonight, trained, "database", config, previous, lambda finished: None)
 
 
-def searcher(root: Root, filled: Filled, config: IndexConfig, nprobe: int) -> Searcher:
+def searcher(root: Root, filled: ShardBuild, config: IndexConfig, nprobe: int) -> Searcher:
     """A searcher over all shards."""
     return Searcher([read_index(root.file(shard.index), shard.index) for shard in filled.shards], config.metric, nprobe=nprobe)
 
@@ -90,7 +90,7 @@ def searcher(root: Root, filled: Filled, config: IndexConfig, nprobe: int) -> Se
 def held(root: Root, shard: Shard) -> np.ndarray:
     """The ids that a FAISS file really holds, ascending, as often as it holds them."""
     index = read_index(root.file(shard.index), shard.index)
-    ivf = ivf_of(index)
+    ivf = find_ivf(index)
     if ivf is None:
         return np.sort(faiss.vector_to_array(index.id_map))
     lists = ivf.invlists

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 
 from indexmill.configs.models import IndexConfig
+from indexmill.serve.published import PublishedIndex
 from indexmill.storage.errors import IndexmillError
-from indexmill.storage.index_records import SearchSetting, TunedIndex
+from indexmill.storage.index_records import SearchParams, TunedIndex
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
-from indexmill.tasks.indexes.pool import shard_in_snapshot, snapshot_names
-from indexmill.tasks.indexes.published import PublishedIndex
+from indexmill.tasks.indexing.shard_store import name_snapshot_files, with_snapshot_paths
 from tests.indexes.nights import Database, centres, clustered, night
 
 COPIES = int(os.environ.get("INDEXMILL_DAMAGED", "200"))
 CONFIG = IndexConfig.model_validate({"factory": "IVF8,Flat", "shards": 3, "rerank": "sq8", "nprobe": 8})
 SEARCH = TunedIndex(
-    digest="t", files=(), shards="s", setting=SearchSetting(nprobe=8), target=None, met=None, recall=None, recall_bound=None,
-    cpu_ms_a_query=None, latency_met=None, reason="as configured",
+    digest="t", files=(), shards="s", params=SearchParams(nprobe=8), target=None, met=None, recall=None, recall_bound=None,
+    cpu_ms_per_query=None, latency_met=None, reason="as configured",
 )  # fmt: skip
 
 
@@ -48,16 +48,16 @@ def published(root: Root) -> Published:
     for number in range(2):
         _, filled = night(root, "index", database, CONFIG)
         snapshots = Snapshots(root, "index")
-        sources = {name: ref for place, shard in enumerate(filled.shards) for name, ref in snapshot_names(shard, place).items()}
+        sources = {name: ref for place, shard in enumerate(filled.shards) for name, ref in name_snapshot_files(shard, place).items()}
         files = tuple(ref.model_copy(update={"path": name}) for name, ref in sources.items())
         manifest = Manifest(
             name="index", snapshot_id=snapshots.next_id(str(number) * 64), parent=None, created_at="2026-01-01T00:00:00+00:00",
-            content=str(number) * 64, config={"index": CONFIG.model_dump(mode="json")}, modality="text", base=None, holds="text",
-            stores={}, truncated=0, search=SEARCH, fingerprint="f",
+            content=str(number) * 64, config={"index": CONFIG.model_dump(mode="json")}, modality="text", image_root=None, index_modality="text",
+            embedding_stores={}, truncated=0, search=SEARCH, fingerprint="f",
             encoder={}, datasets={}, factory=CONFIG.factory, metric=CONFIG.metric, dim=16, items=len(database.ids),
             database=len(database.ids), query=0, rejected=0, split={}, metrics={"map": 0.5}, timings={},
-            shards=tuple(shard_in_snapshot(shard, place) for place, shard in enumerate(filled.shards)), files=files, pool=(),
-            verdict="published", objections=(), forced=None, versions={}, threads=1,
+            shards=tuple(with_snapshot_paths(shard, place) for place, shard in enumerate(filled.shards)), files=files, pool_files=(),
+            verdict="published", failed_rules=(), force_reason=None, versions={}, threads=1,
         )  # fmt: skip
         snapshots.assemble(manifest, sources)
         snapshots.publish(manifest.snapshot_id)

@@ -11,8 +11,8 @@ import pytest
 from indexmill.configs.models import IndexConfig
 from indexmill.storage.errors import DamagedFile, InputError
 from indexmill.storage.root import Root
-from indexmill.tasks.indexes.infos import index_infos
-from indexmill.tasks.indexes.merging import merge_shards
+from indexmill.tasks.indexing.autofaiss_info import build_index_infos
+from indexmill.tasks.indexing.merge import merge_shards
 from tests.indexes.nights import Database, centres, clustered, night, searcher
 
 DIM = 16
@@ -72,7 +72,7 @@ def test_a_family_that_faiss_cannot_merge_is_refused_with_a_way_out(root: Root, 
 
 def test_index_infos_have_the_keys_of_autofaiss() -> None:
     """100 vectors of 4 numbers are 1,600 bytes; in 400 bytes that is four to one. A squared error of 0.01 is 10 % of length 1."""
-    infos = index_infos(
+    infos = build_index_infos(
         IndexConfig(factory="IVF100,PQ4", nprobe=12), ["shard-00000.faiss"], size=400, vectors=100, dim=4, lists=100,
         timings={"single_query_p50_ms": 0.5, "single_query_p99_ms": 2.0}, baseline={"code_error": 0.01},
     )  # fmt: skip

@@ -9,11 +9,11 @@ import faiss
 import numpy as np
 import pytest
 
-from indexmill.tasks.indexes import narrowing
-from indexmill.tasks.indexes.narrowing import search_narrowed, vectors_of
-from indexmill.tasks.indexes.rerank import store
-from indexmill.tasks.indexes.searcher import Searcher, one_thread_here
-from indexmill.tasks.indexes.spill import filled, train_spilled
+from indexmill.tasks.indexing import filtered_search
+from indexmill.tasks.indexing.filtered_search import reconstruct_vectors, search_filtered
+from indexmill.tasks.indexing.reranking import store
+from indexmill.tasks.indexing.searcher import Searcher, use_single_thread
+from indexmill.tasks.indexing.soar import fill_index, train_soar
 
 N, DIM, K = 1500, 32, 10
 FAMILIES = ["Flat", "IVF16,Flat", "IVF16,SQ8", "HNSW16", "PCA32,IVF16,Flat", "IVF16,Flat re-ranked", "Flat re-ranked", "spilled"]
@@ -32,8 +32,8 @@ def searcher(family: str, ids: np.ndarray, vectors: np.ndarray) -> Searcher:
     """Two shards of the family, items dealt out in turn."""
     parts = [slice(0, None, 2), slice(1, None, 2)]
     if family == "spilled":
-        trained = train_spilled(vectors, 16, 16, "cosine")
-        shards: list[Any] = [filled(trained, [(ids[part], vectors[part])]) for part in parts]
+        trained = train_soar(vectors, 16, 16, "cosine")
+        shards: list[Any] = [fill_index(trained, [(ids[part], vectors[part])]) for part in parts]
     else:
         shards = [made(family.removesuffix(" re-ranked"), ids[part], vectors[part]) for part in parts]
     again = family == "spilled" or family.endswith("re-ranked")
@@ -59,11 +59,11 @@ def test_among_some_items_the_best_of_them_are_found(
 
     few: whether they are compared one by one, which is exact in every family that has the vectors.
     """
-    monkeypatch.setattr(narrowing, "FEW", few)
+    monkeypatch.setattr(filtered_search, "BRUTE_FORCE_MAX", few)
     ids, vectors, queries = data
     chosen = np.random.default_rng(7).random(N) < share
     k = min(K, int(chosen.sum()))
-    scores, found = search_narrowed(searcher(family, ids, vectors), queries, k, within=ids[chosen])
+    scores, found = search_filtered(searcher(family, ids, vectors), queries, k, allowed_ids=ids[chosen])
     expected = ids[chosen][np.argsort(-(queries @ vectors[chosen].T), axis=1)[:, :k]]
     agreement = np.mean([len({*row} & {*right}) / k for row, right in zip(found.tolist(), expected.tolist(), strict=True)])
     compared = few > 0 and (family == "HNSW16" or family == "spilled")
@@ -78,10 +78,10 @@ def test_an_item_gives_its_own_vector_and_an_unknown_one_an_error(family: str, d
     ids, vectors, _ = data
     asked = [3, 8, 1499]
     opened = searcher(family, ids, vectors)
-    assert np.allclose(vectors_of(opened, ids[asked].tolist()), vectors[asked], atol=0.01 if "SQ8" in family else 1e-5)
+    assert np.allclose(reconstruct_vectors(opened, ids[asked].tolist()), vectors[asked], atol=0.01 if "SQ8" in family else 1e-5)
     for unknown in (0, -1, int(ids[5]) + 1, 2**63 - 1):
         with pytest.raises(KeyError, match=str(unknown)):
-            vectors_of(opened, [int(ids[0]), unknown])
+            reconstruct_vectors(opened, [int(ids[0]), unknown])
 
 
 def test_threads_that_search_at_once_do_not_disturb_each_other(data: tuple[np.ndarray, ...]) -> None:
@@ -90,7 +90,7 @@ def test_threads_that_search_at_once_do_not_disturb_each_other(data: tuple[np.nd
     opened = searcher("spilled", ids, vectors)
     alone = {k: opened.search(queries, k)[1] for k in range(1, 21)}
     again = searcher("spilled", ids, vectors)
-    with ThreadPoolExecutor(4, initializer=one_thread_here) as pool:
+    with ThreadPoolExecutor(4, initializer=use_single_thread) as pool:
         found = list(pool.map(lambda k: (k, again.search(queries, k)[1]), [*range(1, 21), *range(20, 0, -1)]))
     assert all(np.array_equal(items, alone[k]) for k, items in found)
 
@@ -101,20 +101,20 @@ def test_a_graph_whose_paths_do_not_lead_to_the_items_still_gives_all_of_them(
     again: bool, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """6,000 items stand between queries and the 30 of a label, more than the graph is searched for: it alone finds none, and all come."""
-    monkeypatch.setattr(narrowing, "FEW", few)
+    monkeypatch.setattr(filtered_search, "BRUTE_FORCE_MAX", few)
     random = np.random.default_rng(11)
     near, far = random.standard_normal((6000, 8)), random.standard_normal((30, 8)) + 60
     vectors, queries = np.concatenate([near, far]).astype(np.float32), random.standard_normal((5, 8)).astype(np.float32)
     ids = np.arange(1, len(vectors) + 1) * 7
     index: Any = faiss.IndexIDMap2(faiss.IndexHNSWFlat(8, 8))
     index.add_with_ids(vectors, ids)
-    within = ids[6000:]
-    alone = index.search(queries, 10, params=narrowing._only(index, within))[1]
+    allowed_ids = ids[6000:]
+    alone = index.search(queries, 10, params=filtered_search._make_filter_params(index, allowed_ids))[1]
     assert (alone < 0).any()
     opened = Searcher([index], "l2", stores=[store(ids, vectors, "l2")] if again else [])
-    scores, found = search_narrowed(opened, queries, 40, within=within)
+    scores, found = search_filtered(opened, queries, 40, allowed_ids=allowed_ids)
     distances = np.square(queries[:, None] - vectors[6000:]).sum(axis=2)
-    assert found[:, :30].tolist() == within[np.argsort(distances, axis=1)].tolist()
+    assert found[:, :30].tolist() == allowed_ids[np.argsort(distances, axis=1)].tolist()
     assert np.allclose(scores[:, :30], np.sort(distances, axis=1), rtol=1e-4)
     assert (found[:, 30:] == -1).all()
 
@@ -123,8 +123,8 @@ def test_without_re_ranking_the_scores_are_those_of_the_codes(data: tuple[np.nda
     """Coarser than the true products, which re-ranking gives; and the next search is re-ranked again."""
     ids, vectors, queries = data
     opened = searcher("spilled", ids, vectors)
-    coarse, first = search_narrowed(opened, queries, K, rerank=False)
-    fine, second = search_narrowed(opened, queries, K)
+    coarse, first = search_filtered(opened, queries, K, rerank=False)
+    fine, second = search_filtered(opened, queries, K)
     truth = {item: row for row, item in enumerate(ids.tolist())}
     exact = [[queries[n] @ vectors[truth[item]] for item in row] for n, row in enumerate(second.tolist())]
     assert np.allclose(fine, exact, atol=1e-5)

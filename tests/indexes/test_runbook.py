@@ -6,7 +6,9 @@ from indexmill.configs.models import IndexConfig
 from indexmill.storage.root import Root
 from tests.indexes.runbook import DRIFTING, play
 
-CONFIG = IndexConfig.model_validate({"factory": "IVF16,Flat", "shard_bytes": 1500 * (4 * 16 + 8), "drift": {"sample": 3000, "probes": 300}})
+CONFIG = IndexConfig.model_validate(
+    {"factory": "IVF16,Flat", "shard_bytes": 1500 * (4 * 16 + 8), "drift": {"sample": 3000, "queries": 300}}
+)
 
 
 def test_every_night_is_as_good_as_a_build_from_nothing(root: Root) -> None:

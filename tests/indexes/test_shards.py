@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from indexmill.configs.models import IndexConfig, Rerank
-from indexmill.storage.embeddings import joined, vectors
+from indexmill.storage.embedding_store import concatenate_blocks, vectors
 from indexmill.storage.root import Root
-from indexmill.tasks.indexes.files import read_index
-from indexmill.tasks.indexes.shards import Filled, bytes_an_item
+from indexmill.tasks.indexing.shard_builder import ShardBuild, estimate_bytes_per_item
+from indexmill.tasks.indexing.shard_store import read_index
 from tests.indexes.nights import Database, centres, clustered, held, night, searcher
 
 DIM = 16
@@ -28,7 +28,7 @@ def database(root: Root) -> Database:
 
 def config(factory: str = "IVF8,Flat", **settings: object) -> IndexConfig:
     """Small shards, and a training that is kept whatever comes."""
-    lasting = {"max_changed": 1, "max_imbalance": 99, "max_error_rise": 99, "max_recall_drop": 1, "probes": 100}
+    lasting = {"max_changed": 1, "max_imbalance": 99, "max_error_rise": 99, "max_recall_drop": 1, "queries": 100}
     return IndexConfig.model_validate({"factory": factory, "shard_bytes": SHARD, "drift": lasting, **settings})
 
 
@@ -39,7 +39,7 @@ def changed_a_little(database: Database) -> None:
     database.insert(clustered(database.random, centres(database.random, 3, DIM), 100))
 
 
-def all_ids(root: Root, filled: Filled) -> list[int]:
+def all_ids(root: Root, filled: ShardBuild) -> list[int]:
     return sorted(np.concatenate([held(root, shard) for shard in filled.shards]).tolist())
 
 
@@ -53,7 +53,7 @@ def test_new_items_touch_the_open_shard_alone(root: Root, database: Database) ->
     assert (second.built, second.updated, second.reused) == (0, 1, 2)
     assert second.shards[:2] == first.shards[:2]
     assert second.shards[2].count == 250
-    assert root.verified(first.shards[2].index)  # copy on write: the earlier file is whole
+    assert root.verify_file(first.shards[2].index)  # copy on write: the earlier file is whole
     assert all_ids(root, second) == sorted(database.ids.tolist())
 
 
@@ -85,9 +85,9 @@ def test_vectors_beside_a_shard_are_those_of_its_items(rerank: Rerank, root: Roo
     changed_a_little(database)
     filled = night(root, "index", database, chosen, trained, first.shards)[1]
     assert filled.updated == 1
-    files = {suffix: np.load(root.verified(ref)) for suffix, ref in filled.shards[0].vectors.items()}
+    files = {suffix: np.load(root.verify_file(ref)) for suffix, ref in filled.shards[0].vectors.items()}
     with vectors(root, database.tonight(), side="database") as blocks:
-        ids, expected = joined(blocks, DIM)
+        ids, expected = concatenate_blocks(blocks, DIM)
     np.testing.assert_array_equal(files["ids.npy"], ids)
     found = files["vectors.npy"].astype(np.float32)
     if rerank == "sq8":
@@ -147,4 +147,4 @@ def test_lost_rows_tables_cost_a_rebuild_and_no_item(root: Root, database: Datab
 def test_the_size_of_an_item_is_its_code_its_id_and_its_links(factory: str, size: int, root: Root, database: Database) -> None:
     """64 bytes a vector of 16 numbers, 4 a code of 8 half-bytes, 8 an id, and 16 links on a graph's lowest level."""
     trained = night(root, "index", database, config(factory))[0]
-    assert bytes_an_item(read_index(root.file(trained.index), trained.index)) == size
+    assert estimate_bytes_per_item(read_index(root.file(trained.index), trained.index)) == size

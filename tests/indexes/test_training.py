@@ -8,10 +8,9 @@ import pytest
 
 from indexmill.configs.models import DriftConfig, IndexConfig
 from indexmill.storage.root import Root
-from indexmill.tasks.indexes.drift import changed, drift, errors, imbalance, judge
-from indexmill.tasks.indexes.files import read_index
-from indexmill.tasks.indexes.reuse import trained_for
-from indexmill.tasks.indexes.training import sample_size, train_index
+from indexmill.tasks.indexing.drift import check_drift, compute_changed_fraction, compute_errors, compute_imbalance, drift
+from indexmill.tasks.indexing.shard_store import read_index
+from indexmill.tasks.indexing.training import compute_sample_size, reuse_or_train, train_index
 from tests.indexes.nights import Database, centres, clustered
 
 DIM = 16
@@ -38,8 +37,8 @@ def crossed() -> faiss.IndexIVFFlat:
 def test_imbalance_and_error_of_a_hand_made_index() -> None:
     """Three of four vectors in one list: 2 * (3 * 2 + 0) / (4 * 3) = 1. Squared distances 0, 1, 0 and 4: 5 / 4."""
     sample = np.array([[1, 0], [2, 0], [1, 0], [0, 3]], np.float32)
-    assert imbalance(crossed(), sample) == {"imbalance": pytest.approx(1.0)}
-    assert errors(crossed(), sample) == {"list_error": pytest.approx(1.25)}
+    assert compute_imbalance(crossed(), sample) == {"imbalance": pytest.approx(1.0)}
+    assert compute_errors(crossed(), sample) == {"list_error": pytest.approx(1.25)}
 
 
 def test_each_signal_is_judged_against_its_limit() -> None:
@@ -47,21 +46,21 @@ def test_each_signal_is_judged_against_its_limit() -> None:
     limits = DriftConfig(max_changed=0.5, max_imbalance=1.2, max_error_rise=0.09, max_recall_drop=0.01)
     then = {"imbalance": 2.0, "list_error": 0.5, "recall": 0.9}
     now = {"changed": 0.1, "new": 0.1, "imbalance": 2.2, "list_error": 1.0, "recall": 0.85}
-    past, within = judge(now, then, limits)
+    past, within = check_drift(now, then, limits)
     assert past == ["list error risen by 0.1, at most 0.09"]
     assert within == ["changed 0.1, at most 0.5", "imbalance 1.1 times, at most 1.2", "recall fallen by 0.005, at most 0.01"]
-    assert len(judge(now | {"changed": 0.6, "imbalance": 3.0, "recall": 0.5}, then, limits)[0]) == 4
+    assert len(check_drift(now | {"changed": 0.6, "imbalance": 3.0, "recall": 0.5}, then, limits)[0]) == 4
 
 
 def test_a_training_is_reused_for_the_same_and_for_similar_data(root: Root, database: Database) -> None:
     """Nothing changed: that alone is looked at. A tenth more of the same kind: the signals are told, and stay within their limits."""
-    first = trained_for(root, "index", database.tonight(), CONFIG, None)
+    first = reuse_or_train(root, "index", database.tonight(), CONFIG, None)
     assert first.reason == "first training of this index"
     assert set(first.baseline) == {"imbalance", "list_error", "recall"}
-    again = trained_for(root, "index", database.tonight(), CONFIG, first)
+    again = reuse_or_train(root, "index", database.tonight(), CONFIG, first)
     assert (again.digest, again.signals) == (first.digest, {"changed": 0.0})
     database.insert(database.vectors[database.some(200)] + np.float32(1e-4))
-    more = trained_for(root, "index", database.tonight(), CONFIG, again)
+    more = reuse_or_train(root, "index", database.tonight(), CONFIG, again)
     assert more.digest == first.digest
     assert more.reason.startswith("reused: changed 0.0909, at most 0.5; imbalance")
     assert set(more.signals) == {"changed", "new", "imbalance", "list_error", "recall"}
@@ -69,9 +68,9 @@ def test_a_training_is_reused_for_the_same_and_for_similar_data(root: Root, data
 
 def test_other_data_are_trained_for_anew(root: Root, database: Database) -> None:
     """A quarter of the database comes from where nothing was: the error of the new vectors says so."""
-    first = trained_for(root, "index", database.tonight(), CONFIG, None)
+    first = reuse_or_train(root, "index", database.tonight(), CONFIG, None)
     database.insert(clustered(database.random, centres(database.random, 20, DIM), 700))
-    second = trained_for(root, "index", database.tonight(), CONFIG, first)
+    second = reuse_or_train(root, "index", database.tonight(), CONFIG, first)
     assert second.digest != first.digest
     assert second.reason.startswith("trained anew: ")
     assert "list error risen" in second.reason
@@ -83,24 +82,24 @@ def test_changed_is_the_share_of_contents_not_in_common(root: Root, database: Da
     first = train_index(root, "index", database.tonight(), CONFIG, "")
     database.delete(np.arange(500))
     database.insert(clustered(database.random, centres(database.random, 2, DIM), 100))
-    assert changed(root, database.tonight(), first) == pytest.approx(0.25)
+    assert compute_changed_fraction(root, database.tonight(), first) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(("key", "value"), [("factory", "IVF9,Flat"), ("seed", 7), ("metric", "l2"), ("train_points_per_list", 70)])
 def test_another_recipe_is_trained_for_and_named(key: str, value: object, root: Root, database: Database) -> None:
     """The reason names the key and its former value."""
-    first = trained_for(root, "index", database.tonight(), CONFIG, None)
-    second = trained_for(root, "index", database.tonight(), CONFIG.model_copy(update={key: value}), first)
+    first = reuse_or_train(root, "index", database.tonight(), CONFIG, None)
+    second = reuse_or_train(root, "index", database.tonight(), CONFIG.model_copy(update={key: value}), first)
     assert second.reason == f"trained anew: index.{key} was {getattr(CONFIG, key)}"
     assert second.digest != first.digest
 
 
 def test_a_damaged_training_is_never_used(root: Root, database: Database) -> None:
     """Its file has another digest than its record says."""
-    first = trained_for(root, "index", database.tonight(), CONFIG, None)
+    first = reuse_or_train(root, "index", database.tonight(), CONFIG, None)
     path = root.file(first.index)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    second = trained_for(root, "index", database.tonight(), CONFIG, first)
+    second = reuse_or_train(root, "index", database.tonight(), CONFIG, first)
     assert "SHA-256" in second.reason
     assert read_index(root.file(second.index), second.index).is_trained
 
@@ -109,9 +108,9 @@ def test_a_damaged_training_is_never_used(root: Root, database: Database) -> Non
 def test_what_needs_no_training_is_the_same_for_all_data(factory: str, root: Root, database: Database) -> None:
     """Shards of such an index depend on their rows alone."""
     config = IndexConfig(factory=factory)
-    first = trained_for(root, "index", database.tonight(), config, None)
+    first = reuse_or_train(root, "index", database.tonight(), config, None)
     database.insert(clustered(database.random, centres(database.random, 20, DIM), 5000))
-    second = trained_for(root, "index", database.tonight(), config, first)
+    second = reuse_or_train(root, "index", database.tonight(), config, first)
     assert (first.reason, first.sampled, second) == ("nothing to train", 0, first)
 
 
@@ -130,7 +129,7 @@ def test_signals_are_those_that_a_family_has(factory: str, root: Root, database:
 def test_the_sample_is_sized_by_lists_and_bounded_by_memory() -> None:
     """64 a list, or as many as train_memory holds three times over, and never fewer than there are lists."""
     config = IndexConfig(factory="IVF1024,Flat")
-    assert sample_size(config, 384) == 65_536
-    assert sample_size(config.model_copy(update={"train_memory": 46_080_000}), 384) == 10_000
-    assert sample_size(config.model_copy(update={"train_memory": 1_000_000}), 384) == 1024
-    assert sample_size(IndexConfig(factory="IVF50,Flat"), 384) == 10_000
+    assert compute_sample_size(config, 384) == 65_536
+    assert compute_sample_size(config.model_copy(update={"train_memory": 46_080_000}), 384) == 10_000
+    assert compute_sample_size(config.model_copy(update={"train_memory": 1_000_000}), 384) == 1024
+    assert compute_sample_size(IndexConfig(factory="IVF50,Flat"), 384) == 10_000

@@ -10,27 +10,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexmill.tasks.measures.exclusion import UNGROUPED, moved_up, own_places, own_relevant
-from indexmill.tasks.measures.groups import Groups
-from indexmill.tasks.measures.relevance import precision_at, recall_at
+from indexmill.tasks.evaluation.labels import DuplicateGroups
+from indexmill.tasks.metrics.exclusion import UNGROUPED, count_own_relevant, drop_excluded, mask_own_results
+from indexmill.tasks.metrics.ranking import precision_at, recall_at
 
 
 def test_own_places_are_the_query_and_its_group() -> None:
     """Query 1 of group 4 finds itself, item 2 of its group, item 3 of another; query 9 has no group and finds itself and an empty place."""
     found = np.array([[1, 2, 3], [8, 9, -1]])
     groups = np.array([[4, 4, 5], [UNGROUPED, UNGROUPED, UNGROUPED]])
-    assert own_places(np.array([1, 9]), np.array([4, UNGROUPED]), found, groups).tolist() == [[True, True, False], [False, True, False]]
+    assert mask_own_results(np.array([1, 9]), np.array([4, UNGROUPED]), found, groups).tolist() == [
+        [True, True, False],
+        [False, True, False],
+    ]
 
 
 def test_later_places_move_up_and_the_denominators_shrink() -> None:
     """Items 1 and 2 are out; of label 0's four relevant items two were the query's own, so P@2 = 1/2 and R@2 = 1/2."""
     found = np.array([[1, 30, 2, 40, 50]])
     excluded = np.array([[True, False, True, False, False]])
-    assert moved_up(found, excluded).tolist() == [[30, 40, 50, -1, -1]]
+    assert drop_excluded(found, excluded).tolist() == [[30, 40, 50, -1, -1]]
     hits = np.array([[True, False, True, True, False]])
-    left = moved_up(hits, excluded, empty=False)
+    left = drop_excluded(hits, excluded, empty=False)
     assert left.tolist() == [[False, True, False, False, False]]
-    own = own_relevant(np.array([1]), np.array([4]), np.array([0]), [(np.array([1, 2, 3]), np.array([4, 4, 5]), np.array([0, 0, 0]))])
+    own = count_own_relevant(np.array([1]), np.array([4]), np.array([0]), [(np.array([1, 2, 3]), np.array([4, 4, 5]), np.array([0, 0, 0]))])
     relevant = np.array([4]) - own
     assert relevant.tolist() == [2]
     assert precision_at(left, 2).tolist() == [0.5]
@@ -55,7 +58,7 @@ def test_the_shrinking_is_a_count_one_by_one(seed: int, pieces: int) -> None:
         )
         for query, (group, label) in zip(asked.tolist(), own, strict=True)
     ]
-    got = own_relevant(asked, np.array([group for group, _ in own]), np.array([label for _, label in own]), blocks)
+    got = count_own_relevant(asked, np.array([group for group, _ in own]), np.array([label for _, label in own]), blocks)
     assert got.tolist() == expected
 
 
@@ -63,7 +66,7 @@ def test_groups_are_looked_up_by_item_id(tmp_path: Path) -> None:
     """Items 3 and 9 share a group, 5 has another, 7 has none, 4 is not there."""
     table = tmp_path / "items.parquet"
     pl.DataFrame({"item_id": [9, 3, 7, 5], "content_group": ["b", "b", None, "a"]}).write_parquet(table)
-    nine, three, seven, five, four = Groups(table, spill=tmp_path).of(np.array([9, 3, 7, 5, 4])).tolist()
+    nine, three, seven, five, four = DuplicateGroups(table, spill=tmp_path).lookup(np.array([9, 3, 7, 5, 4])).tolist()
     assert nine == three != five
     assert seven == four == UNGROUPED
     assert UNGROUPED not in (nine, five)
@@ -73,20 +76,20 @@ def test_a_table_without_items_has_no_groups(tmp_path: Path) -> None:
     """And does not fail."""
     table = tmp_path / "items.parquet"
     pl.DataFrame({"item_id": [], "content_group": []}, schema={"item_id": pl.Int64, "content_group": pl.String}).write_parquet(table)
-    assert Groups(table, spill=tmp_path).of(np.array([[1, -1]])).tolist() == [[UNGROUPED, UNGROUPED]]
+    assert DuplicateGroups(table, spill=tmp_path).lookup(np.array([[1, -1]])).tolist() == [[UNGROUPED, UNGROUPED]]
 
 
 def test_a_long_ranking_keeps_its_order() -> None:
     """Every third of 1,000 places goes; what is left stands in its order."""
     places = np.random.default_rng(0).permutation(1000)[None]
     excluded = np.arange(1000)[None] % 3 == 0
-    assert moved_up(places, excluded)[0].tolist() == places[~excluded].tolist() + [-1] * 334
+    assert drop_excluded(places, excluded)[0].tolist() == places[~excluded].tolist() + [-1] * 334
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, bool])
 def test_moving_up_keeps_the_type(dtype: type) -> None:
     """Nothing excluded is nothing changed."""
     places = np.array([[1, 0, 1]], dtype)
-    same = moved_up(places, np.zeros((1, 3), bool), empty=0)
+    same = drop_excluded(places, np.zeros((1, 3), bool), empty=0)
     assert same.dtype == places.dtype
     assert same.tolist() == places.tolist()

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from indexmill.tasks.measures.full_depth import full_average_precision, relevant_ranks
-from indexmill.tasks.measures.labels import UNLABELLED
-from indexmill.tasks.measures.relevance import average_precision
+from indexmill.tasks.evaluation.labels import UNLABELED
+from indexmill.tasks.metrics.full_ranking import compute_relevant_ranks, full_average_precision
+from indexmill.tasks.metrics.ranking import average_precision
 
 
 def test_without_ties_it_is_scikit_learns() -> None:
@@ -25,10 +25,10 @@ def test_without_ties_it_is_scikit_learns() -> None:
 def test_ranks_by_hand() -> None:
     """Scores 3 2 2 1: the relevant 2 stands behind the other by row; two relevant ones that tie need no order."""
     scores = np.array([2, 3, 2, 1], np.float32)
-    assert relevant_ranks(scores, np.array([False, False, True, True])).tolist() == [3, 4]
-    assert relevant_ranks(scores, np.array([True, False, False, True])).tolist() == [2, 4]
-    assert relevant_ranks(scores, np.array([True, False, True, False])).tolist() == [2, 3]
-    assert relevant_ranks(scores, np.array([False, True, False, False])).tolist() == [1]
+    assert compute_relevant_ranks(scores, np.array([False, False, True, True])).tolist() == [3, 4]
+    assert compute_relevant_ranks(scores, np.array([True, False, False, True])).tolist() == [2, 4]
+    assert compute_relevant_ranks(scores, np.array([True, False, True, False])).tolist() == [2, 3]
+    assert compute_relevant_ranks(scores, np.array([False, True, False, False])).tolist() == [1]
 
 
 @settings(max_examples=60, deadline=None)
@@ -43,9 +43,9 @@ def test_with_ties_and_own_items_it_is_a_stable_sort_without_them(seed: int, at_
     for row, (query, label) in enumerate(zip(queries, asked, strict=True)):
         left = np.setdiff1d(np.arange(20), own[own[:, 0] == row, 1])
         order = left[np.argsort(-(database[left] @ query), kind="stable")]
-        hits = (labels[order] == label) & (label != UNLABELLED)
+        hits = (labels[order] == label) & (label != UNLABELED)
         expected.append(average_precision(hits[None], np.array([hits.sum()]))[0] if hits.any() else np.nan)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("indexmill.tasks.measures.full_depth.SCORES_AT_ONCE", at_once)
-        patch.setattr("indexmill.tasks.measures.full_depth.TIES", at_once % 4)
+        patch.setattr("indexmill.tasks.metrics.full_ranking.SCORES_AT_ONCE", at_once)
+        patch.setattr("indexmill.tasks.metrics.full_ranking.MAX_SEPARATE_TIES", at_once % 4)
         assert full_average_precision(queries, asked, database, labels, own) == pytest.approx(expected, nan_ok=True)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from indexmill.tasks.measures.graded import correlations, cosines, pearson, spearman
+from indexmill.tasks.metrics.correlation import compute_correlations, cosine_similarities, pearson, spearman
 
 
 @settings(max_examples=60, deadline=None)
@@ -41,14 +41,14 @@ def test_spearman_sees_only_order() -> None:
 def test_cosines_come_in_blocks_and_need_no_normalised_vectors() -> None:
     """(3, 4) with (4, 3) is 24/25, with itself 1, with its opposite -1; with zeros 0."""
     left, right = np.array([[3, 4], [3, 4], [3, 4], [3, 4]], np.float32), np.array([[4, 3], [6, 8], [-3, -4], [0, 0]], np.float32)
-    assert cosines([(left[:3], right[:3]), (left[3:], right[3:])]) == pytest.approx([0.96, 1, -1, 0])
-    assert cosines([]).tolist() == []
+    assert cosine_similarities([(left[:3], right[:3]), (left[3:], right[3:])]) == pytest.approx([0.96, 1, -1, 0])
+    assert cosine_similarities([]).tolist() == []
 
 
 def test_files_are_told_apart_and_overall_is_no_mean_of_them() -> None:
     """Each file rises perfectly; together they do not. A file of one pair has no correlation."""
     cosine, given_scores = np.array([0.1, 0.2, 0.8, 0.9, 0.5]), np.array([4.0, 5, 0, 1, 2])
-    figures = correlations(cosine, given_scores, np.array(["a", "a", "b", "b", "c"]))
+    figures = compute_correlations(cosine, given_scores, np.array(["a", "a", "b", "b", "c"]))
     assert figures["a"] == {"spearman": pytest.approx(1), "pearson": pytest.approx(1), "pairs": 2}
     assert figures["b"]["spearman"] == pytest.approx(1)
     assert figures["c"] == {"spearman": None, "pearson": None, "pairs": 1}

@@ -7,8 +7,8 @@ from math import log2
 import numpy as np
 import pytest
 
-from indexmill.tasks.measures.judgements import Judgements
-from indexmill.tasks.measures.relevance import (
+from indexmill.tasks.metrics.qrels import Qrels
+from indexmill.tasks.metrics.ranking import (
     average_precision,
     average_precision_at,
     hit_rate_at,
@@ -47,9 +47,9 @@ def test_a_ranking_of_no_places_is_worth_nothing() -> None:
 
 def test_ndcg_of_graded_gains() -> None:
     """Gains 3, 0, 1 found of 3, 2, 1: (3 + 1/2) / (3 + 2/log2(3) + 1/2); at 1 it is 1. A query whose gains are all 0 is worth 0."""
-    gains, ideal = np.array([[3.0, 0, 1], [0, 0, 0]]), np.array([[3.0, 2, 1], [0, 0, 0]])
-    assert ndcg_at(gains, ideal, 3) == pytest.approx([3.5 / (3.5 + 2 / log2(3)), 0])
-    assert ndcg_at(gains, ideal, 1).tolist() == [1, 0]
+    gains, ideal_gains = np.array([[3.0, 0, 1], [0, 0, 0]]), np.array([[3.0, 2, 1], [0, 0, 0]])
+    assert ndcg_at(gains, ideal_gains, 3) == pytest.approx([3.5 / (3.5 + 2 / log2(3)), 0])
+    assert ndcg_at(gains, ideal_gains, 1).tolist() == [1, 0]
 
 
 def test_ndcg_by_label() -> None:
@@ -59,17 +59,17 @@ def test_ndcg_by_label() -> None:
 
 def test_judged_pairs_say_what_each_place_is_worth() -> None:
     """Query 0 judged items 7 (worth 2) and 5 (1, said twice: the larger counts); query 1 item 7 as worth 0; query 2 nothing."""
-    judged = Judgements(3, np.array([0, 0, 1, 0]), np.array([7, 5, 7, 5]), np.array([2.0, 0.5, 0, 1]))
+    judged = Qrels(3, np.array([0, 0, 1, 0]), np.array([7, 5, 7, 5]), np.array([2.0, 0.5, 0, 1]))
     assert judged.gains(np.array([[5, 6, 7], [7, 5, -1], [5, 7, 1]])).tolist() == [[1, 0, 2], [0, 0, 0], [0, 0, 0]]
     assert judged.relevant.tolist() == [2, 0, 0]
-    assert judged.ideal(3).tolist() == [[2, 1, 0], [0, 0, 0], [0, 0, 0]]
-    assert judged.ideal(1).tolist() == [[2], [0], [0]]
+    assert judged.ideal_gains(3).tolist() == [[2, 1, 0], [0, 0, 0], [0, 0, 0]]
+    assert judged.ideal_gains(1).tolist() == [[2], [0], [0]]
 
 
 def test_no_judged_pairs_is_no_relevance() -> None:
     """And pairs without gains are worth 1."""
-    none = Judgements(2, np.empty(0, np.int64), np.empty(0, np.int64))
+    none = Qrels(2, np.empty(0, np.int64), np.empty(0, np.int64))
     assert none.gains(np.array([[1], [-1]])).tolist() == [[0], [0]]
     assert none.relevant.tolist() == [0, 0]
-    assert none.ideal(2).tolist() == [[0, 0], [0, 0]]
-    assert Judgements(1, np.array([0]), np.array([4])).gains(np.array([[4]])).tolist() == [[1]]
+    assert none.ideal_gains(2).tolist() == [[0, 0], [0, 0]]
+    assert Qrels(1, np.array([0]), np.array([4])).gains(np.array([[4]])).tolist() == [[1]]

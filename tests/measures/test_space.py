@@ -8,9 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
-from indexmill.tasks.measures.labels import UNLABELLED
-from indexmill.tasks.measures.space import balanced_sample, gathered, knn_purity, principal_components, silhouette
-from indexmill.tasks.measures.tsne import LEAST, affordable, layouts
+from indexmill.tasks.evaluation.labels import UNLABELED
+from indexmill.tasks.metrics.embedding_space import (
+    MIN_POINTS,
+    compute_pca,
+    compute_tsne,
+    knn_purity,
+    max_points_within,
+    sample_balanced,
+    select_vectors,
+    silhouette,
+)
 
 
 def clusters(count: int, labels: int, spread: float = 0.3, dim: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -25,8 +33,8 @@ def clusters(count: int, labels: int, spread: float = 0.3, dim: int = 12) -> tup
 def test_a_sample_is_as_even_as_the_labels_allow(labels: list[int], size: int, seed: int) -> None:
     """Full, distinct, ascending, the same for the same seed; no label has two more than another that still has items left."""
     codes = np.array(labels, np.int32)
-    rows = balanced_sample(codes, size, seed)
-    assert rows.tolist() == sorted(set(rows.tolist())) == balanced_sample(codes, size, seed).tolist()
+    rows = sample_balanced(codes, size, seed)
+    assert rows.tolist() == sorted(set(rows.tolist())) == sample_balanced(codes, size, seed).tolist()
     assert len(rows) == min(size, len(labels))
     drawn = {code: int((codes[rows] == code).sum()) for code in set(labels)}
     unfinished = [count for code, count in drawn.items() if count < labels.count(code)]
@@ -36,13 +44,13 @@ def test_a_sample_is_as_even_as_the_labels_allow(labels: list[int], size: int, s
 def test_another_seed_draws_another_sample() -> None:
     """50 of 1,000."""
     codes = np.zeros(1000, np.int32)
-    assert balanced_sample(codes, 50, 0).tolist() != balanced_sample(codes, 50, 1).tolist()
+    assert sample_balanced(codes, 50, 0).tolist() != sample_balanced(codes, 50, 1).tolist()
 
 
 def test_wanted_vectors_are_gathered_from_a_stream() -> None:
     """Ids and vectors stay together."""
     blocks = [(np.array([1, 2, 3]), np.eye(3, dtype=np.float32)), (np.array([7]), np.ones((1, 3), np.float32))]
-    ids, vectors = gathered(blocks, np.array([7, 2]))
+    ids, vectors = select_vectors(blocks, np.array([7, 2]))
     assert ids.tolist() == [2, 7]
     assert vectors.tolist() == [[0, 1, 0], [1, 1, 1]]
 
@@ -50,7 +58,7 @@ def test_wanted_vectors_are_gathered_from_a_stream() -> None:
 def test_principal_components_are_those_of_the_covariance() -> None:
     """Shares of the eigenvalues, and coordinates with their variances, by NumPy."""
     sample, _ = clusters(200, 5)
-    points, explained = principal_components(sample, 3, seed=0)
+    points, explained = compute_pca(sample, 3, seed=0)
     eigenvalues = np.linalg.eigvalsh(np.cov(sample.astype(np.float64).T))[::-1]
     assert explained == pytest.approx(eigenvalues[:3] / eigenvalues.sum(), rel=1e-3)
     assert points.var(axis=0, ddof=1) == pytest.approx(eigenvalues[:3], rel=1e-3)
@@ -58,11 +66,11 @@ def test_principal_components_are_those_of_the_covariance() -> None:
 
 def test_principal_components_of_next_to_nothing() -> None:
     """Two points have one direction, equal points none that explains anything, one point no direction."""
-    points, explained = principal_components(np.array([[0, 0], [3, 4]], np.float32), 3, seed=0)
+    points, explained = compute_pca(np.array([[0, 0], [3, 4]], np.float32), 3, seed=0)
     assert np.abs(points).ravel() == pytest.approx([2.5, 2.5])
     assert explained == pytest.approx([1])
-    assert principal_components(np.ones((4, 3), np.float32), 2, seed=0)[1].tolist() == [0, 0]
-    assert principal_components(np.ones((1, 3), np.float32), 2, seed=0)[0].shape == (1, 0)
+    assert compute_pca(np.ones((4, 3), np.float32), 2, seed=0)[1].tolist() == [0, 0]
+    assert compute_pca(np.ones((1, 3), np.float32), 2, seed=0)[0].shape == (1, 0)
 
 
 def test_purity_by_hand() -> None:
@@ -71,7 +79,7 @@ def test_purity_by_hand() -> None:
     sample = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     assert knn_purity(sample, np.array([0, 0, 1, 1]), k=1) == pytest.approx(3 / 4)
     assert knn_purity(sample, np.array([0, 0, 1, 1]), k=99) == pytest.approx(1 / 3)  # three others each, one of its label
-    assert knn_purity(sample, np.array([0, UNLABELLED, UNLABELLED, UNLABELLED])) is None
+    assert knn_purity(sample, np.array([0, UNLABELED, UNLABELED, UNLABELED])) is None
 
 
 def test_purity_is_scikit_learns_neighbours() -> None:
@@ -94,34 +102,34 @@ def test_silhouette_by_hand() -> None:
     angles = np.radians([0, 60, 90, 90])  # (1 - .5) / 1, (.134 - .5) / .5, and twice 1
     sides = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     assert silhouette(sides, np.array([0, 0, 1, 1])) == pytest.approx((0.5 + (1 - 3**0.5 / 2 - 0.5) / 0.5 + 2) / 4, abs=1e-6)
-    assert silhouette(sample, np.array([0, 0, 0, UNLABELLED])) is None
+    assert silhouette(sample, np.array([0, 0, 0, UNLABELED])) is None
     assert silhouette(sample, np.arange(4)) is None
 
 
 def test_tsne_keeps_clusters_together_in_both_dimensions() -> None:
     """Four far clusters: on paper, too, nearly all nearest neighbours have the same label. The same seed draws the same picture."""
     vectors, codes = clusters(60, 4, spread=0.1)
-    rows, made = layouts(vectors, codes, seed=1, seconds=60)
+    rows, made = compute_tsne(vectors, codes, seed=1, seconds=60)
     assert [layout.points.shape for layout in made] == [(60, 2), (60, 3)]
     assert rows.tolist() == list(range(60))
     for layout in made:
         distances = ((layout.points[:, None] - layout.points[None]) ** 2).sum(axis=2) + np.diag(np.full(60, np.inf))
         assert (codes[distances.argmin(axis=1)] == codes).mean() > 0.95
-    assert layouts(vectors, codes, seed=1, seconds=60)[1][0].points.tolist() == made[0].points.tolist()
+    assert compute_tsne(vectors, codes, seed=1, seconds=60)[1][0].points.tolist() == made[0].points.tolist()
 
 
 def test_the_time_bound_sets_the_number_of_points() -> None:
     """More time, more points; and no layout of fewer points than LEAST."""
     vectors, codes = clusters(60, 4)
-    assert affordable(10) < affordable(20) <= affordable(10_000)
-    rows, made = layouts(vectors, codes, seed=0, seconds=0.5)
-    assert len(rows) == affordable(0.5) < 60
+    assert max_points_within(10) < max_points_within(20) <= max_points_within(10_000)
+    rows, made = compute_tsne(vectors, codes, seed=0, seconds=0.5)
+    assert len(rows) == max_points_within(0.5) < 60
     assert all(len(layout.points) == len(rows) for layout in made)
-    assert layouts(vectors[: LEAST - 1], codes[: LEAST - 1], seed=0, seconds=60)[1] == []
+    assert compute_tsne(vectors[: MIN_POINTS - 1], codes[: MIN_POINTS - 1], seed=0, seconds=60)[1] == []
 
 
 def test_equal_vectors_still_make_a_picture() -> None:
     """Nothing to project along: the start is noise."""
-    _, made = layouts(np.ones((12, 4), np.float32), np.zeros(12, np.int32), seed=0, seconds=60)
+    _, made = compute_tsne(np.ones((12, 4), np.float32), np.zeros(12, np.int32), seed=0, seconds=60)
     assert all(np.isfinite(layout.points).all() for layout in made)
     assert len(made) == 2

@@ -8,9 +8,9 @@ import faiss
 import numpy as np
 import pytest
 
-from indexmill.tasks.indexes.searcher import Searcher
-from indexmill.tasks.measures.speed import bytes_a_vector, search_speed
-from indexmill.tasks.measures.timing import encode_share, encode_speed
+from indexmill.tasks.indexing.searcher import Searcher
+from indexmill.tasks.metrics.latency import compute_encode_fraction, measure_encode_latency
+from indexmill.tasks.metrics.search_speed import bytes_per_vector, measure_search_speed
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def searcher() -> Searcher:
 
 def test_search_speed_says_what_it_rests_on(searcher: Searcher) -> None:
     """Percentiles rise, the least rate is at most the median and that at most the largest; threads are FAISS's."""
-    figures = search_speed(searcher, np.ones((30, 4), np.float32), singles=20, repeats=3)
+    figures = measure_search_speed(searcher, np.ones((30, 4), np.float32), singles=20, repeats=3)
     assert 0 < figures["single_query_p50_ms"] <= figures["single_query_p95_ms"] <= figures["single_query_p99_ms"]
     least, median, most = (figures[f"batch_queries_per_second{which}"] for which in ("_least", "", "_most"))
     assert 0 < least <= median <= most
@@ -32,8 +32,8 @@ def test_search_speed_says_what_it_rests_on(searcher: Searcher) -> None:
 
 def test_without_queries_only_the_threads_are_known(searcher: Searcher) -> None:
     """No division by nothing."""
-    assert search_speed(searcher, np.empty((0, 4), np.float32)) == {"threads": float(faiss.omp_get_max_threads())}
-    assert encode_speed(lambda queries: np.ones((len(queries), 4)), []) == {}
+    assert measure_search_speed(searcher, np.empty((0, 4), np.float32)) == {"threads": float(faiss.omp_get_max_threads())}
+    assert measure_encode_latency(lambda queries: np.ones((len(queries), 4)), []) == {}
 
 
 def test_queries_are_encoded_one_at_a_time_after_a_warm_up() -> None:
@@ -44,7 +44,7 @@ def test_queries_are_encoded_one_at_a_time_after_a_warm_up() -> None:
         seen.append(list(queries))
         return np.ones((len(queries), 4))
 
-    figures = encode_speed(encode, ["a", "b", "c"], singles=2)
+    figures = measure_encode_latency(encode, ["a", "b", "c"], singles=2)
     assert seen == [["a"], ["a"], ["b"]]
     assert figures["encode_queries"] == 2
     assert figures["encode_query_p50_ms"] > 0
@@ -52,14 +52,14 @@ def test_queries_are_encoded_one_at_a_time_after_a_warm_up() -> None:
 
 def test_a_slow_part_is_cut_short(monkeypatch: pytest.MonkeyPatch, searcher: Searcher) -> None:
     """With no time at all each is done once."""
-    monkeypatch.setattr("indexmill.tasks.measures.timing.SECONDS", 0)
-    figures = search_speed(searcher, np.ones((30, 4), np.float32))
+    monkeypatch.setattr("indexmill.tasks.metrics.latency.MAX_SECONDS", 0)
+    figures = measure_search_speed(searcher, np.ones((30, 4), np.float32))
     assert (figures["single_queries"], figures["batch_repeats"]) == (1, 1)
 
 
 def test_encoding_beside_search() -> None:
     """3 ms of 4; unknown where one was not measured. 300 bytes of files for 4 vectors."""
-    assert encode_share({"encode_query_p50_ms": 3, "single_query_p50_ms": 1}) == 0.75
-    assert encode_share({"single_query_p50_ms": 1}) is None
-    assert bytes_a_vector([100, 200], 4) == 75
-    assert np.isnan(bytes_a_vector([], 0))
+    assert compute_encode_fraction({"encode_query_p50_ms": 3, "single_query_p50_ms": 1}) == 0.75
+    assert compute_encode_fraction({"single_query_p50_ms": 1}) is None
+    assert bytes_per_vector([100, 200], 4) == 75
+    assert np.isnan(bytes_per_vector([], 0))

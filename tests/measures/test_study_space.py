@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
-from indexmill.tasks.measures.labels import Labels
-from indexmill.tasks.measures.projection import study_space
+from indexmill.tasks.evaluation.labels import ItemLabels
+from indexmill.tasks.evaluation.projection import project_embedding_space
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def stored(tmp_path: Path) -> tuple[Root, EmbeddingSet]:
     items = root.path / "items.parquet"
     sides = ["database"] * 50 + ["query"] * 10
     pl.DataFrame({"item_id": ids, "label": labels, "content_digest": digests, "side": sides, "leak": [False] * 60}).write_parquet(items)
-    ref = root.ref(items)
+    ref = root.make_ref(items)
     embeddings = EmbeddingSet(
-        digest="d", files=(ref, *(root.ref(path) for path in store.paths())), split="s", modality="text", fingerprint="f", encoder={},
+        digest="d", files=(ref, *(root.make_ref(path) for path in store.paths())), split="s", modality="text", fingerprint="f", encoder={},
         dim=8,
         database=50, query=10, encoded=60, reused=0, rejected=0, truncated=0, items=ref, rejects=None,
     )  # fmt: skip
@@ -44,9 +44,9 @@ def stored(tmp_path: Path) -> tuple[Root, EmbeddingSet]:
 def test_a_study_is_of_a_balanced_sample_of_the_database_side(stored: tuple[Root, EmbeddingSet], monkeypatch: pytest.MonkeyPatch) -> None:
     """18 of 50 items: both that have no label, 8 of b, 8 of a; two clusters, so purity and silhouette are high; JSON throughout."""
     root, embeddings = stored
-    monkeypatch.setattr("indexmill.tasks.measures.projection.SAMPLE", 18)
-    labels = Labels(root, embeddings)
-    study = study_space(root, embeddings, labels, seed=1, seconds=60)
+    monkeypatch.setattr("indexmill.tasks.evaluation.projection.SAMPLE_SIZE", 18)
+    labels = ItemLabels(root, embeddings)
+    study = project_embedding_space(root, embeddings, labels, seed=1, seconds=60)
     assert Counter(study["labels"]) == {None: 2, "a": 8, "b": 8}
     assert max(study["items"]) <= 50
     assert len(study["pca"]["explained"]) == 8
@@ -54,5 +54,5 @@ def test_a_study_is_of_a_balanced_sample_of_the_database_side(stored: tuple[Root
     assert [(len(t["points"]), len(t["points"][0])) for t in study["tsne"]] == [(18, 2), (18, 3)]
     assert study["knn_purity_at_10"] > 0.6  # 7 of an item's 10 nearest can have its label: 7/10 is the most
     assert study["silhouette"] > 0.5
-    again = study_space(root, embeddings, labels, seed=1, seconds=60)
+    again = project_embedding_space(root, embeddings, labels, seed=1, seconds=60)
     assert json.dumps({**again, "tsne_seconds": 0}) == json.dumps({**study, "tsne_seconds": 0})

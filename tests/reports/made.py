@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from indexmill.storage.index_records import SearchSetting, TunedIndex
+from indexmill.storage.index_records import SearchParams, TunedIndex
 from indexmill.storage.manifests import Manifest
-from indexmill.storage.metrics_file import Compared, GradedPairs, MetricsFile, Rule, Since
-from indexmill.tasks.reports.contents import Contents, Rejects
+from indexmill.storage.metrics_file import GateRule, MetricComparison, MetricsFile, PairCorrelation, SnapshotDiff
+from indexmill.tasks.reports.model import RejectGroup, ReportModel
 
 KS = (1, 5, 10, 50)
 NOW, LIVE = "000012-abcdef0123", "000011-0123456789"
@@ -20,25 +20,25 @@ METRICS = {
     "ann_recall_at_1": 0.9871, "ann_recall_at_5": 0.9755, "ann_recall_at_10": 0.9688, "ann_recall_at_50": 0.9512,
     "ann_distance_recall_at_10": 0.9701, "ann_distance_ratio_at_10": 1.0042, "ann_share_below_half_at_10": 0.0031,
     "knn_purity_at_10": 0.8123, "silhouette": 0.1432,
-} | {f"{name}_at_{k}": round(base ** (1 + place / 4), 4) for name, base in (("precision", 0.87), ("ndcg", 0.91), ("map", 0.7))
+} | {f"{name}_at_{k}": round(image_root ** (1 + place / 4), 4) for name, image_root in (("precision", 0.87), ("ndcg", 0.91), ("map", 0.7))
      for place, k in enumerate(KS)} | {f"recall_at_{k}": value for k, value in zip(KS, (0.012, 0.055, 0.103, 0.412), strict=True)} \
   | {f"hit_rate_at_{k}": value for k, value in zip(KS, (0.87, 0.952, 0.971, 0.993), strict=True)}  # fmt: skip
 TIMINGS = {
     "single_query_p50_ms": 0.0821, "single_query_p95_ms": 0.121, "single_query_p99_ms": 0.2, "single_queries": 1000.0, "threads": 2.0,
-    "batch_queries_per_second": 51234.0, "batch_queries_per_second_least": 50000.0, "batch_queries_per_second_most": 52000.0,
+    "batch_queries_per_second": 51234.0, "batch_queries_per_second_min": 50000.0, "batch_queries_per_second_max": 52000.0,
     "batch_size": 1234.0, "batch_repeats": 5.0, "encode_query_p50_ms": 14.2, "encode_query_p95_ms": 16.1, "encode_query_p99_ms": 18.0,
-    "encode_queries": 20.0, "bytes_a_vector": 5128.0,
+    "encode_queries": 20.0, "bytes_per_vector": 5128.0,
 }  # fmt: skip
 STAGES = {"ingest": 1.2, "validate": 3.4, "split": 0.5, "encode": 201.7, "train": 4.0, "shard": 2.2, "tune": 9.1, "evaluate": 31.5}
 
 
-def compared(then: float, now: float, p: float | None) -> Compared:
+def compared(baseline: float, candidate: float, p: float | None) -> MetricComparison:
     """A measure over 1,200 common queries."""
-    difference = now - then
-    return Compared(
+    difference = candidate - baseline
+    return MetricComparison(
         queries=1200,
-        then=then,
-        now=now,
+        baseline=baseline,
+        candidate=candidate,
         difference=difference,
         low=difference - 0.004,
         high=difference + 0.004,
@@ -47,14 +47,14 @@ def compared(then: float, now: float, p: float | None) -> Compared:
     )
 
 
-def since() -> Since:
+def diff() -> SnapshotDiff:
     """mAP is surely better, nDCG surely worse, precision@10 maybe better."""
     measures = {
         "map": compared(0.7102, 0.7312, 0.0004),
         "ndcg_at_10": compared(0.88, 0.8675, 0.012),
         "precision_at_10": compared(0.83, 0.8309, 0.41),
     }
-    return Since(
+    return SnapshotDiff(
         snapshot_id=LIVE, measures=measures, churn_at_10=0.0712, common_queries=1200,
         items={"added": 321, "removed": 17, "changed": 5, "relabelled": 2, "kept": 8000}, rejected=-2,
     )  # fmt: skip
@@ -66,39 +66,39 @@ def metrics_file(**changes: Any) -> MetricsFile:
         name: (value - 0.012, value + 0.011) for name, value in METRICS.items() if name.startswith(("map", "precision", "ann_recall"))
     }
     rules = (
-        Rule(rule="minimum.ann_recall_at_10", measured=0.9688, limit=0.95, held=True,
-             says="ann_recall_at_10 is 0.9688, and must be at least 0.95"),
-        Rule(rule="maximum_drop.map", measured=-0.021, limit=0.01, held=True, says="map went from 0.7102 to 0.7312, within 0.01"),
+        GateRule(rule="minimum.ann_recall_at_10", measured=0.9688, limit=0.95, passed=True,
+             message="ann_recall_at_10 is 0.9688, and must be at least 0.95"),
+        GateRule(rule="maximum_drop.map", measured=-0.021, limit=0.01, passed=True, message="map went from 0.7102 to 0.7312, within 0.01"),
     )  # fmt: skip
     whole = {
         "name": "photographs", "snapshot_id": NOW, "parent": LIVE, "created_at": "2026-11-21T03:00:12+00:00", "verdict": "published",
-        "objections": (), "forced": None, "modality": "image", "holds": "image", "asks": "image",
+        "failed_rules": (), "force_reason": None, "modality": "image", "index_modality": "image", "query_modality": "image",
         "encoder": {"kind": "timm", "model": "resnet18", "fingerprint": "timm-resnet18-0123"}, "index": {"factory": "IVF64,Flat"},
-        "k": KS, "judged_by": "label", "metrics": METRICS, "intervals": intervals, "graded": {}, "timings": TIMINGS, "stages": STAGES,
+        "k": KS, "relevance_source": "label", "metrics": METRICS, "intervals": intervals, "scored_pairs": {}, "timings": TIMINGS, "stage_seconds": STAGES,
         "counts": {"queries": 1234, "queries_judged": 1200, "queries_full_depth": 1000, "database": 6789, "depth": 1000, "dim": 512,
                    "labels": 14, "index_bytes": 34813992, "items": 8023, "rejected": 9, "leaks": 3},
-        "rejects": {"damaged": 7, "too_small": 2}, "since": since(), "gate": rules,
+        "rejects": {"damaged": 7, "too_small": 2}, "diff": diff(), "gate": rules,
     }  # fmt: skip
     return MetricsFile(**{**whole, **changes})
 
 
-def manifest(figures: MetricsFile, base: Path | None, **changes: Any) -> Manifest:
+def manifest(build_metrics: MetricsFile, image_root: Path | None, **changes: Any) -> Manifest:
     """The manifest that goes with the figures."""
     whole = {
-        "name": figures.name, "snapshot_id": figures.snapshot_id, "parent": figures.parent, "created_at": figures.created_at,
+        "name": build_metrics.name, "snapshot_id": build_metrics.snapshot_id, "parent": build_metrics.parent, "created_at": build_metrics.created_at,
         "content": "c" * 32,
-        "config": {"name": figures.name, "split": {"leaks": "exclude"}, "dataset": {"source": "folder"}}, "modality": figures.modality,
-        "base": str(base) if base else None, "holds": figures.holds, "stores": {}, "fingerprint": "timm-resnet18-0123",
+        "config": {"name": build_metrics.name, "split": {"leaks": "exclude"}, "dataset": {"source": "folder"}}, "modality": build_metrics.modality,
+        "image_root": str(image_root) if image_root else None, "index_modality": build_metrics.index_modality, "embedding_stores": {}, "fingerprint": "timm-resnet18-0123",
         "encoder": {"kind": "timm", "model": "resnet18", "precision": "bfloat16"}, "truncated": 4,
         "datasets": {"validated": "v" * 32, "split": "s" * 32},
         "factory": "IVF64,Flat", "metric": "cosine", "dim": 512, "items": 8023, "database": 6789, "query": 1234, "rejected": 9,
-        "split": {"labels": 14, "groups": 7998, "conflicts": 1, "leaks": 3}, "metrics": figures.metrics, "timings": figures.timings,
+        "split": {"labels": 14, "groups": 7998, "conflicts": 1, "leaks": 3}, "metrics": build_metrics.metrics, "timings": build_metrics.timings,
         "training": {"digest": "t" * 32, "reason": "reused: changed 0.04, at most 0.3",
                      "signals": {"changed": 0.04, "imbalance": 1.31, "new": 0.04},
                      "baseline": {"imbalance": 1.28, "list_error": 0.41}, "sampled": 6789, "choice": ()},
-        "search": TunedIndex(digest="d", files=(), shards="s", setting=SearchSetting(nprobe=8), target=0.95, met=True, recall=0.9688,
-                             recall_bound=0.961, cpu_ms_a_query=0.07, latency_met=None, reason="recall 0.95 is met with nprobe 8"),
-        "shards": (), "files": (), "pool": (), "verdict": figures.verdict, "objections": figures.objections, "forced": figures.forced,
+        "search": TunedIndex(digest="d", files=(), shards="s", params=SearchParams(nprobe=8), target=0.95, met=True, recall=0.9688,
+                             recall_bound=0.961, cpu_ms_per_query=0.07, latency_met=None, reason="recall 0.95 is met with nprobe 8"),
+        "shards": (), "files": (), "pool_files": (), "verdict": build_metrics.verdict, "failed_rules": build_metrics.failed_rules, "force_reason": build_metrics.force_reason,
         "versions": {"indexmill": "0.1.0", "faiss-cpu": "1.15.0"}, "threads": 2,
     }  # fmt: skip
     return Manifest(**{**whole, **changes})
@@ -142,16 +142,16 @@ def space(labels: list[str | None], count: int = 300, seed: int = 0) -> dict[str
             "tsne": drawn, "knn_purity_at_10": 0.8123, "silhouette": 0.1432}  # fmt: skip
 
 
-def sketches(items: list[dict[str, Any]], labels: list[str | None], queries: int = 8) -> dict[str, Any]:
+def report_data(items: list[dict[str, Any]], labels: list[str | None], queries: int = 8) -> dict[str, Any]:
     """All that can be drawn of a build with labels."""
     rows = asked(items, 3 * queries)
     named = [label for label in labels if label]
     by_label = [{"label": label, "queries": 90 - at, "database": 400 + at, "map": 0.9 - at / 20, "precision_at_50": 0.95 - at / 20}
                 for at, label in enumerate(named)]  # fmt: skip
-    sweep = [{"nprobe": probe, "ef_search": None, "candidates": None, "recall_at_10": 1 - 0.4 / probe, "cpu_ms_a_query": 0.01 * probe,
+    sweep = [{"nprobe": probe, "ef_search": None, "rerank_candidates": None, "recall_at_10": 1 - 0.4 / probe, "cpu_ms_per_query": 0.01 * probe,
               "chosen": probe == 8} for probe in (1, 2, 4, 8, 16, 32)]  # fmt: skip
     confusion = [
-        {"query": named[at], "found": named[at + 1], "count": 50 - at, "share": 0.12 - at / 100} for at in range(min(5, len(named) - 1))
+        {"query": named[at], "retrieved": named[at + 1], "count": 50 - at, "share": 0.12 - at / 100} for at in range(min(5, len(named) - 1))
     ]
     curve = {"recall": [at / 10 for at in range(11)], "precision": [0.98 - at * 0.06 for at in range(11)]}
     return {"examples": rows[:queries], "best": rows[queries : 2 * queries], "worst": rows[2 * queries :], "by_label": by_label,
@@ -164,71 +164,78 @@ def history(count: int = 11) -> list[MetricsFile]:
     for at in range(count):
         metrics = {name: value - 0.021 * (count - at) / count for name, value in METRICS.items()}
         snapshot = LIVE if at == count - 1 else f"{at:06d}-aaaaaaaaaa"
-        made.append(metrics_file(snapshot_id=snapshot, metrics=metrics, since=None, verdict="refused" if at == 4 else "published"))
+        made.append(metrics_file(snapshot_id=snapshot, metrics=metrics, diff=None, verdict="refused" if at == 4 else "published"))
     return made
 
 
-def of_images(folder: Path, **changes: Any) -> Contents:
+def of_images(folder: Path, **changes: Any) -> ReportModel:
     """A nightly build of a folder of images, one folder a label, with rejects among them; changes: of its figures."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".png", ".jpg"))
     items = [item(at, path.parent.name, path.relative_to(folder).as_posix()) for at, path in enumerate(files)]
-    figures = metrics_file(**changes)
+    build_metrics = metrics_file(**changes)
     first = [{"key": one["key"], "path": one["path"], "message": "12 x 9 pixels, and the shorter side must have 16"} for one in items[:2]]
-    rejects = [Rejects("damaged", 7, [{"key": "gone/away.png", "path": "gone/away.png", "message": "SyntaxError: broken PNG file"}]),
-               Rejects("too_small", 2, first)]  # fmt: skip
+    rejects = [RejectGroup("damaged", 7, [{"key": "gone/away.png", "path": "gone/away.png", "message": "SyntaxError: broken PNG file"}]),
+               RejectGroup("too_small", 2, first)]  # fmt: skip
     labels: list[str | None] = list(dict.fromkeys(one["label"] for one in items))
-    return Contents(figures, manifest(figures, folder), "photographs, searched by likeness", sketches(items, labels), rejects, history())
-
-
-def of_texts(**changes: Any) -> Contents:
-    """The first build of sentences without labels, judged by scored pairs."""
-    texts = [f"A person number {at} is playing an instrument near the {'river' if at % 2 else 'old town hall'}." for at in range(60)]
-    items = [item(at, None, None, text) for at, text in enumerate(texts)]
-    graded = {
-        "overall": GradedPairs(spearman=0.8234, pearson=0.8311, pairs=8628),
-        "sts-test": GradedPairs(spearman=0.8021, pearson=None, pairs=1379),
-    }
-    plain = {
-        "modality": "text",
-        "holds": "text",
-        "asks": "text",
-        "judged_by": "pairs",
-        "graded": graded,
-        "since": None,
-        "parent": None,
-        "gate": (),
-    }
-    figures = metrics_file(**{**plain, **changes})
-    drawn = sketches(items, [None]) | {"by_label": [], "confusion": []}
-    rejects = [Rejects("empty_text", 3, [{"key": "row 17", "path": None, "text": "   ", "message": "the text has no characters"}])]
-    return Contents(
-        figures, manifest(figures, None, split={"labels": 0, "groups": 5000, "conflicts": 0, "leaks": 0}), "", drawn, rejects, []
+    return ReportModel(
+        build_metrics, manifest(build_metrics, folder), "photographs, searched by likeness", report_data(items, labels), rejects, history()
     )
 
 
-def of_captions(folder: Path) -> Contents:
+def of_texts(**changes: Any) -> ReportModel:
+    """The first build of sentences without labels, judged by scored pairs."""
+    texts = [f"A person number {at} is playing an instrument near the {'river' if at % 2 else 'old town hall'}." for at in range(60)]
+    items = [item(at, None, None, text) for at, text in enumerate(texts)]
+    scored_pairs = {
+        "overall": PairCorrelation(spearman=0.8234, pearson=0.8311, pairs=8628),
+        "sts-test": PairCorrelation(spearman=0.8021, pearson=None, pairs=1379),
+    }
+    plain = {
+        "modality": "text",
+        "index_modality": "text",
+        "query_modality": "text",
+        "relevance_source": "pairs",
+        "scored_pairs": scored_pairs,
+        "diff": None,
+        "parent": None,
+        "gate": (),
+    }
+    build_metrics = metrics_file(**{**plain, **changes})
+    drawn = report_data(items, [None]) | {"by_label": [], "confusion": []}
+    rejects = [RejectGroup("empty_text", 3, [{"key": "row 17", "path": None, "text": "   ", "message": "the text has no characters"}])]
+    return ReportModel(
+        build_metrics,
+        manifest(build_metrics, None, split={"labels": 0, "groups": 5000, "conflicts": 0, "leaks": 0}),
+        "",
+        drawn,
+        rejects,
+        [],
+    )
+
+
+def of_captions(folder: Path) -> ReportModel:
     """Images asked by their captions."""
     ways = {f"{way}_recall_at_{k}": 0.31 + k / 50 for way in ("text_to_image", "image_to_text") for k in (1, 5, 10)}
     ways |= {"text_to_image_median_rank": 3.0, "image_to_text_median_rank": 4.5}
-    contents = of_images(folder, asks="text", judged_by=None, metrics={**METRICS, **ways}, since=None)
+    contents = of_images(folder, query_modality="text", relevance_source=None, metrics={**METRICS, **ways}, diff=None)
     for kind in ("examples", "best", "worst"):
-        for row in contents.sketches[kind]:
+        for row in contents.report_data[kind]:
             for one in (row["query"], *row["results"]):
                 one["text"] = f"a drawing of the number {one['label']}"
     return contents
 
 
-def refused(contents: Contents, forced: str | None = None) -> Contents:
+def refused(contents: ReportModel, force_reason: str | None = None) -> ReportModel:
     """The same with a gate that objects, and published all the same where a reason is given."""
-    says = ("map fell from 0.7812 to 0.7312, by more than 0.01", "precision_at_10 is 0.8309, and must be at least 0.9")
-    named = zip(("maximum_drop.map", "minimum.precision_at_10"), says, strict=True)
-    rules = tuple(Rule(rule=name, measured=0.05, limit=0.01, held=False, says=one) for name, one in named)
-    changes = {"objections": says, "forced": forced, "verdict": "published" if forced is not None else "refused"}
-    figures = contents.figures.model_copy(update={**changes, "gate": rules})
-    return replace(contents, figures=figures, manifest=contents.manifest.model_copy(update=changes))
+    message = ("map fell from 0.7812 to 0.7312, by more than 0.01", "precision_at_10 is 0.8309, and must be at least 0.9")
+    named = zip(("maximum_drop.map", "minimum.precision_at_10"), message, strict=True)
+    rules = tuple(GateRule(rule=name, measured=0.05, limit=0.01, passed=False, message=one) for name, one in named)
+    changes = {"failed_rules": message, "force_reason": force_reason, "verdict": "published" if force_reason is not None else "refused"}
+    build_metrics = contents.build_metrics.model_copy(update={**changes, "gate": rules})
+    return replace(contents, build_metrics=build_metrics, manifest=contents.manifest.model_copy(update=changes))
 
 
-def unmeasured() -> Contents:
+def unmeasured() -> ReportModel:
     """A build without queries: hardly a figure."""
     counts = {
         "queries": 0,
@@ -240,11 +247,11 @@ def unmeasured() -> Contents:
         "labels": 0,
         "index_bytes": 64,
     }
-    figures = metrics_file(
-        metrics={}, intervals={}, timings={"threads": 2.0, "bytes_a_vector": 32.0}, counts=counts, judged_by=None, since=None, parent=None,
+    build_metrics = metrics_file(
+        metrics={}, intervals={}, timings={"threads": 2.0, "bytes_per_vector": 32.0}, counts=counts, relevance_source=None, diff=None, parent=None,
         gate=(),
-        stages={}, rejects={},
+        stage_seconds={}, rejects={},
     )  # fmt: skip
     drawn = {"examples": [], "best": [], "worst": [], "by_label": [], "confusion": [], "precision_recall": {"recall": [], "precision": []},
              "space": {}, "sweep": []}  # fmt: skip
-    return Contents(figures, manifest(figures, None, training={}, truncated=0), "", drawn, [], [])
+    return ReportModel(build_metrics, manifest(build_metrics, None, training={}, truncated=0), "", drawn, [], [])

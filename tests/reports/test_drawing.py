@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from indexmill.tasks.reports import formats, plots, space
-from indexmill.tasks.reports.trends import sparkline
+from indexmill.tasks.reports import formats, plots, svg
+from indexmill.tasks.reports.svg import sparkline
 from tests.reports import made
 
 
@@ -39,34 +39,34 @@ def test_numbers_and_strings_are_said_so(said: str, expected: str) -> None:
 def test_ten_labels_have_colours_and_the_rest_is_grey() -> None:
     """The commonest first, equals by name; what has no label or a rare one shares the last code."""
     labels = ["b", "a", "b", None, *(f"rare {at:02d}" for at in range(20)), "a"]
-    found = space.legend(labels)
+    found = svg.build_legend(labels)
     assert found.names[:3] == ["a", "b", "rare 00"]
     assert found.codes[:4] == [1, 0, 1, 10]
-    assert found.entries[-1] == (space.OTHERS, space.GREY, 13)
+    assert found.entries[-1] == (svg.OTHERS, svg.GREY, 13)
     assert sum(count for _, _, count in found.entries) == len(labels)
     assert len(set(found.colours)) == 11
 
 
 def test_a_sample_without_labels_is_one_colour() -> None:
     """And is called items, not other labels."""
-    assert space.legend([None, None]).entries == [("items", space.COLOURS[0], 2)]
-    assert space.flat({}, space.legend([])) == []
-    assert space.turning({}, space.legend([])) == {}
+    assert svg.build_legend([None, None]).entries == [("items", svg.LABEL_COLORS[0], 2)]
+    assert svg.plot_2d({}, svg.build_legend([])) == []
+    assert svg.turning({}, svg.build_legend([])) == {}
 
 
 def test_dots_keep_their_shape_within_the_picture() -> None:
     """A square stays a square in the middle, y upwards; one dot a point."""
-    (code, path), *rest = space.dots([[0, 0], [0, 2], [2, 2], [2, 0]], [0, 0, 0, 0])
+    (code, path), *rest = svg.dots([[0, 0], [0, 2], [2, 2], [2, 0]], [0, 0, 0, 0])
     assert (code, rest) == (0, [])
     places = [tuple(map(float, place)) for place in re.findall(r"M([\d.]+) ([\d.]+)h0", path)]
     assert places == [(60.0, 370.0), (60.0, 10.0), (420.0, 10.0), (420.0, 370.0)]
-    assert space.dots([[1, 1], [1, 1]], [0, 1]) == [(1, "M240.0 190.0h0"), (0, "M240.0 190.0h0")]
+    assert svg.dots([[1, 1], [1, 1]], [0, 1]) == [(1, "M240.0 190.0h0"), (0, "M240.0 190.0h0")]
 
 
 def test_the_cloud_that_turns_lies_within_a_ball_round_its_middle() -> None:
     """Centred, the farthest point at distance 1, each with the code of its own row; t-SNE has fewer points than the sample."""
     sample = made.space(["a", "b", "c"])
-    found = space.turning(sample, space.legend(sample["labels"]))
+    found = svg.turning(sample, svg.build_legend(sample["labels"]))
     assert [(cloud["name"], len(cloud["points"])) for cloud in found["clouds"]] == [("Principal components", 300), ("t-SNE", 240)]
     for cloud in found["clouds"]:
         assert max(sum(value**2 for value in point) for point in cloud["points"]) == pytest.approx(1, abs=1e-3)
@@ -79,15 +79,15 @@ def test_the_cloud_that_turns_lies_within_a_ball_round_its_middle() -> None:
 def test_plots_are_drawings_with_names_in_the_pages_own_colour() -> None:
     """Well-formed SVG, without addresses, its letters text."""
     drawn = (
-        plots.by_cutoff(made.METRICS, made.KS),
-        plots.precision_recall([0, 0.5, 1], [1, 0.6, 0.2]),
-        plots.recall_against_speed(made.sketches([made.item(1, "a")], ["a"])["sweep"]),
+        plots.plot_cutoffs(made.METRICS, made.KS),
+        plots.plot_precision_recall([0, 0.5, 1], [1, 0.6, 0.2]),
+        plots.plot_recall_vs_speed(made.report_data([made.item(1, "a")], ["a"])["sweep"]),
     )
     for text in drawn:
         root = ElementTree.fromstring(text)
         assert root.get("aria-label")
         assert "currentColor" in text
-        assert plots.INK not in text
+        assert plots.INK_PLACEHOLDER not in text
         assert "metadata" not in text
     assert ">ANN recall<" in drawn[0]
     assert ">chosen<" in drawn[2]

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from indexmill.storage.metrics_file import Compared
-from indexmill.tasks.reports import comparing
-from indexmill.tasks.reports.contents import Contents
-from indexmill.tasks.reports.glossary import MEANINGS, meaning, over
+from indexmill.storage.metrics_file import MetricComparison
+from indexmill.tasks.reports import metric_tables
+from indexmill.tasks.reports.glossary import METRIC_DEFINITIONS, meaning, over
 from indexmill.tasks.reports.html import render_html
 from indexmill.tasks.reports.markdown import render_markdown
+from indexmill.tasks.reports.model import ReportModel
 from tests.reports import made
 
 
@@ -25,12 +25,12 @@ def words(page: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def images(digits: Path) -> Contents:
+def images(digits: Path) -> ReportModel:
     return made.of_images(digits)
 
 
 @pytest.fixture(scope="module")
-def page(images: Contents) -> str:
+def page(images: ReportModel) -> str:
     return render_html(images)
 
 
@@ -45,12 +45,12 @@ def test_headlines_carry_value_interval_denominator_and_change(page: str) -> Non
     assert 'class="change worse"' in page
 
 
-def test_what_changed_is_summed_up_beside_the_verdict(images: Contents, page: str) -> None:
+def test_what_changed_is_summed_up_beside_the_verdict(images: ReportModel, page: str) -> None:
     """The sure changes by name, then the items."""
-    says = "mAP significantly better; nDCG@10 significantly worse; items: 321 added, 5 changed, 17 removed"
-    assert comparing.summed(images) == says
-    assert says in words(page)
-    assert says in render_markdown(images)
+    explanation = "mAP significantly better; nDCG@10 significantly worse; items: 321 added, 5 changed, 17 removed"
+    assert metric_tables.summed(images) == explanation
+    assert explanation in words(page)
+    assert explanation in render_markdown(images)
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,14 @@ def test_what_changed_is_summed_up_beside_the_verdict(images: Contents, page: st
     ],
 )
 def test_a_change_is_sure_below_five_hundredths_and_good_by_its_direction(
-    images: Contents, name: str, difference: float, p: float | None, tone: str, words: str
+    images: ReportModel, name: str, difference: float, p: float | None, tone: str, words: str
 ) -> None:
     """For measures where less is better, a rise is worse; without a test nothing is sure."""
-    one = Compared(queries=9, then=0.5, now=0.5 + difference, difference=difference, low=None, high=None, p_bootstrap=p, p_wilcoxon=None)
-    figures = images.figures.model_copy(update={"since": made.since().model_copy(update={"measures": {name: one}})})
-    found = comparing.change(Contents(figures, images.manifest, "", {}, [], []), name)
+    one = MetricComparison(
+        queries=9, baseline=0.5, candidate=0.5 + difference, difference=difference, low=None, high=None, p_bootstrap=p, p_wilcoxon=None
+    )
+    build_metrics = images.build_metrics.model_copy(update={"diff": made.diff().model_copy(update={"measures": {name: one}})})
+    found = metric_tables.change(ReportModel(build_metrics, images.manifest, "", {}, [], []), name)
     assert found is not None
     assert (found.tone, found.words) == (tone, words)
     assert found.sign == ("▲" if difference > 0 else "▼" if difference < 0 else "=")
@@ -80,15 +82,15 @@ def test_a_change_is_sure_below_five_hundredths_and_good_by_its_direction(
 def test_a_first_build_has_no_changes() -> None:
     """Without an earlier snapshot nothing is compared, in either form."""
     contents = made.of_texts()
-    assert all(one.change is None for one in comparing.headlines(contents))
+    assert all(one.change is None for one in metric_tables.headlines(contents))
     assert 'class="change' not in render_html(contents)
     assert "There is no earlier snapshot" in words(render_html(contents))
     assert "The first snapshot." in render_markdown(contents)
 
 
-def test_a_trend_ends_with_this_build(images: Contents) -> None:
+def test_a_trend_ends_with_this_build(images: ReportModel) -> None:
     """Eleven earlier values and this one, oldest first."""
-    trend = comparing.figure_of(images, "map").trend
+    trend = metric_tables.get_metric_row(images, "map").trend
     assert len(trend) == 12
     assert trend[-1] == 0.7312
     assert trend == sorted(trend)
@@ -97,7 +99,7 @@ def test_a_trend_ends_with_this_build(images: Contents) -> None:
 def test_all_parts_of_a_whole_build_are_there(page: str) -> None:
     """What came in, the gate, labels, confusions, cut-offs, the sweep, latency, stages, drift, provenance: each with its figures."""
     text = words(page)
-    for says in (
+    for explanation in (
         "items served 8,023 6,789 database, 1,234 query side", "added 321", "changed 5 same key, other content; 2 relabelled",
         "removed 17 8,000 kept as they were", "rejected 9 0.1% of all, −2 since", "damaged: 7", "and 6 more",
         "3 queries are nearly an item of the database. No figure counts such queries.", "1 group of equal items has more than one label.",
@@ -108,10 +110,10 @@ def test_all_parts_of_a_whole_build_are_there(page: str) -> None:
         "imbalance 1.280 1.310", "reused: changed 0.04, at most 0.3", "timm-resnet18-0123", "faiss-cpu 1.15.0",
         "The first two components hold 31% and 18% of the variance.", "kNN purity@10 0.812 , silhouette 0.143",
     ):  # fmt: skip
-        assert says in text, says
+        assert explanation in text, explanation
 
 
-def test_a_refused_build_says_why_first_and_a_forced_one_by_what_reason(images: Contents) -> None:
+def test_a_refused_build_says_why_first_and_a_forced_one_by_what_reason(images: ReportModel) -> None:
     """Every objection stands before the first figure; the reason given for force too."""
     refused, forced = made.refused(images), made.refused(images, "labels were cleaned on purpose")
     text = words(render_html(refused))
@@ -130,7 +132,7 @@ def test_a_refused_build_says_why_first_and_a_forced_one_by_what_reason(images: 
     assert "✗ broken | `maximum_drop.map`" in render_markdown(refused)
 
 
-def test_texts_and_graded_pairs(images: Contents) -> None:
+def test_texts_and_graded_pairs(images: ReportModel) -> None:
     """Correlations by file, – where one is not defined; rejects of texts with their snippets; no page for labels."""
     text = words(render_html(made.of_texts()))
     assert "overall 0.823 0.831 8,628 sts-test 0.802 – 1,379" in text
@@ -156,13 +158,13 @@ def test_a_build_without_queries_says_so() -> None:
     assert "Nothing was measured." in render_markdown(made.unmeasured())
 
 
-def test_every_measure_has_a_meaning_and_a_denominator(images: Contents) -> None:
+def test_every_measure_has_a_meaning_and_a_denominator(images: ReportModel) -> None:
     """Each name in metrics.json is explained; each mean says over what."""
-    for name in images.figures.metrics:
-        assert meaning(name).says, name
+    for name in images.build_metrics.metrics:
+        assert meaning(name).explanation, name
         assert re.search(r"\d", over(images, name)), name
     assert meaning("precision_at_10").label == "precision@10"
-    assert not meaning("ann_share_below_half_at_10").larger
-    assert meaning("map_at_10").says != meaning("map").says
+    assert not meaning("ann_share_below_half_at_10").higher_is_better
+    assert meaning("map_at_10").explanation != meaning("map").explanation
     assert meaning("new_measure").label == "new_measure"
-    assert len({pattern for pattern, *_ in MEANINGS}) == len(MEANINGS)
+    assert len({pattern for pattern, *_ in METRIC_DEFINITIONS}) == len(METRIC_DEFINITIONS)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from indexmill.tasks.reports.contents import Contents, Rejects
 from indexmill.tasks.reports.html import render_html
 from indexmill.tasks.reports.markdown import render_markdown
+from indexmill.tasks.reports.model import RejectGroup, ReportModel
 from tests.reports import made
 
 HOSTILE = (
@@ -59,7 +59,7 @@ def spoiled(value: Any, say: Any, key: str = "") -> Any:
     return say(value) if isinstance(value, str) and key != "path" else value
 
 
-def hostile(contents: Contents, strings: tuple[str, ...] = HOSTILE) -> Contents:
+def hostile(contents: ReportModel, strings: tuple[str, ...] = HOSTILE) -> ReportModel:
     """Every string of data exchanged for one of `strings`, each original for one and the same."""
     known: dict[str, str] = {}
 
@@ -76,29 +76,29 @@ def hostile(contents: Contents, strings: tuple[str, ...] = HOSTILE) -> Contents:
                 "training": training, "search": search,
                 "factory": say("factory"), "fingerprint": say("fingerprint"), "content": say("content")}
     )  # fmt: skip
-    figures = contents.figures
-    rules = tuple(rule.model_copy(update={"rule": say(rule.rule), "says": say(rule.says)}) for rule in figures.gate)
-    spoiled_figures = figures.model_copy(
-        update={"gate": rules, "objections": spoiled(figures.objections, say), "forced": figures.forced and say(figures.forced),
-                "graded": {say(name): pair for name, pair in figures.graded.items()},
-                "stages": {say(name): one for name, one in figures.stages.items()}}
+    build_metrics = contents.build_metrics
+    rules = tuple(rule.model_copy(update={"rule": say(rule.rule), "message": say(rule.message)}) for rule in build_metrics.gate)
+    spoiled_figures = build_metrics.model_copy(
+        update={"gate": rules, "failed_rules": spoiled(build_metrics.failed_rules, say), "force_reason": build_metrics.force_reason and say(build_metrics.force_reason),
+                "scored_pairs": {say(name): pair for name, pair in build_metrics.scored_pairs.items()},
+                "stage_seconds": {say(name): one for name, one in build_metrics.stage_seconds.items()}}
     )  # fmt: skip
-    rejects = [Rejects(say(one.reason), one.count, spoiled(one.examples, say)) for one in contents.rejects]
+    rejects = [RejectGroup(say(one.reason), one.count, spoiled(one.examples, say)) for one in contents.rejects]
     return replace(
         contents,
-        figures=spoiled_figures,
+        build_metrics=spoiled_figures,
         manifest=spoiled_manifest,
         description=say("description"),
-        sketches=spoiled(contents.sketches, say),
+        report_data=spoiled(contents.report_data, say),
         rejects=rejects,
     )
 
 
-@pytest.mark.parametrize("kind", ["images", "texts", "forced"])
+@pytest.mark.parametrize("kind", ["images", "texts", "force_reason"])
 def test_a_page_of_hostile_strings_has_the_elements_of_a_harmless_one(digits: Path, kind: str) -> None:
     """The tags and the names of their attributes are the same, one by one, whatever the strings say."""
     contents = made.of_texts() if kind == "texts" else made.of_images(digits)
-    contents = made.refused(contents, "because") if kind == "forced" else contents
+    contents = made.refused(contents, "because") if kind == "force_reason" else contents
     good, bad = (Structure(render_html(hostile(contents, strings))) for strings in (("harmless",), HOSTILE))
     assert bad.tags == good.tags
     assert [tag for tag, _ in bad.tags].count("script") == 2
@@ -109,7 +109,7 @@ def test_labels_come_through_json_as_they_are(digits: Path) -> None:
     """What the script reads for a legend is the very label, and ends no script element early."""
     label = "</script><b>&\"'\u2028"
     contents = made.of_images(digits)
-    contents.sketches["space"] = made.space([label, "other"])
+    contents.report_data["space"] = made.space([label, "other"])
     found = Structure(render_html(contents)).json
     assert [one["names"] for one in found] == [["</script><b>&\"'", "other"]]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from indexmill.tasks.reports.contents import Contents
 from indexmill.tasks.reports.html import render_html
+from indexmill.tasks.reports.model import ReportModel
 from tests.reports import made
 from tests.reports.browser import Browser
 
@@ -21,11 +21,11 @@ DRAG = """(() => { const c = document.getElementById('turning'); c.scrollIntoVie
   c.setPointerCapture = () => {};
   const say = (kind, x, type) => c.dispatchEvent(new PointerEvent(kind, { clientX: r.x + x, clientY: r.y + 50, pointerType: type }));
   say('pointerdown', 20, '%s'); say('pointermove', 120, '%s'); say('pointerup', 120, '%s'); })()"""
-COLOURS = "getComputedStyle(document.body).backgroundColor + ' ' + getComputedStyle(document.body).color"
+LABEL_COLORS = "getComputedStyle(document.body).backgroundColor + ' ' + getComputedStyle(document.body).color"
 
 
 @pytest.fixture(scope="module")
-def all_kinds(digits: Path) -> dict[str, Contents]:
+def all_kinds(digits: Path) -> dict[str, ReportModel]:
     return {
         "images": made.of_images(digits), "captions": made.of_captions(digits), "texts": made.of_texts(),
         "refused": made.refused(made.of_images(digits)), "unmeasured": made.unmeasured(),
@@ -33,7 +33,7 @@ def all_kinds(digits: Path) -> dict[str, Contents]:
 
 
 @pytest.fixture(scope="module")
-def pages(all_kinds: dict[str, Contents], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def pages(all_kinds: dict[str, ReportModel], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     for name, contents in all_kinds.items():
         (folder / f"{name}.html").write_text(render_html(contents), encoding="utf-8")
@@ -58,7 +58,7 @@ def test_what_the_browser_is_asked_about_can_be_seen(browser: Browser, tmp_path:
 def test_a_page_asks_for_nothing_and_fits(browser: Browser, pages: dict[str, Path], kind: str, width: int, dark: bool) -> None:
     """No console message, no request, no page-wide scrolling, details folded out too; every picture decodes; dark is dark."""
     unfold = "document.querySelectorAll('details').forEach((one) => (one.open = true))"
-    look = browser.look(pages[kind], WIDTH, unfold, WIDTH, LOADED, COLOURS, width=width, dark=dark)
+    look = browser.look(pages[kind], WIDTH, unfold, WIDTH, LOADED, LABEL_COLORS, width=width, dark=dark)
     assert look.complaints == []
     assert look.requests == []
     assert [look.values[0], look.values[2], look.values[3]] == [width, width, 0]
@@ -113,7 +113,7 @@ def test_it_turns_by_itself_only_for_those_who_did_not_ask_for_calm(
 def test_print_shows_all_on_white(browser: Browser, pages: dict[str, Path]) -> None:
     """On paper the details are open, whatever the screen's colours, and go back to how they were."""
     events = "dispatchEvent(new Event('%s')); document.querySelectorAll('details:not([open])').length"
-    look = browser.look(pages["images"], COLOURS, events % "beforeprint", events % "afterprint", dark=True, media="print")
+    look = browser.look(pages["images"], LABEL_COLORS, events % "beforeprint", events % "afterprint", dark=True, media="print")
     assert look.values[0].startswith("rgb(255, 255, 255) rgb(27, 30, 35)")
     assert look.values[1] == 0
     assert look.values[2] > 0

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indexmill.tasks.reports.contents import Contents, Rejects
-from indexmill.tasks.reports.html import LARGEST, render_html
-from indexmill.tasks.reports.queries import MOST, picture_path
-from indexmill.tasks.reports.thumbnails import SIDE, thumbnails
+from indexmill.tasks.reports.example_queries import MAX_QUERIES, resolve_image_path
+from indexmill.tasks.reports.html import MAX_PAGE_BYTES, render_html
+from indexmill.tasks.reports.model import RejectGroup, ReportModel
+from indexmill.tasks.reports.thumbnails import THUMBNAIL_SIDE, make_thumbnails
 from tests.reports import made
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "path", "polyline", "circle", "use"}
@@ -120,30 +120,30 @@ def test_the_worst_page_stays_below_ten_megabytes(noise: Path) -> None:
     contents = made.of_images(noise)
     labels = [f"{long[:200]}{number}" for number in range(60)]
     items = [made.item(at, labels[at % 60], f"{at % 20}/{at}.png", long) | {"key": long} for at in range(200)]
-    sketches = made.sketches(items, labels, queries=100)
-    sketches["space"] = made.space(labels, 1500)
+    report_data = made.report_data(items, labels, queries=100)
+    report_data["space"] = made.space(labels, 1500)
     reasons = [
-        Rejects(f"reason {long[:300]}{at}", 10**9, [{"key": long, "path": items[at]["path"], "message": long}] * 6) for at in range(60)
+        RejectGroup(f"reason {long[:300]}{at}", 10**9, [{"key": long, "path": items[at]["path"], "message": long}] * 6) for at in range(60)
     ]
     manifest = contents.manifest.model_copy(update={"config": {"split": {}, "dataset": {"exclude_labels": [long] * 50}}})
-    figures = contents.figures.model_copy(update={"objections": (long,) * 40, "verdict": "refused"})
-    page = render_html(Contents(figures, manifest, long, sketches, reasons, made.history(60)))
-    assert len(page.encode()) < LARGEST
+    build_metrics = contents.build_metrics.model_copy(update={"failed_rules": (long,) * 40, "verdict": "refused"})
+    page = render_html(ReportModel(build_metrics, manifest, long, report_data, reasons, made.history(60)))
+    assert len(page.encode()) < MAX_PAGE_BYTES
     assert page.count("data:image/jpeg") > 100
-    assert page.count('class="asked"') == 3 * MOST
+    assert page.count('class="asked"') == 3 * MAX_QUERIES
 
 
 def test_thumbnails_stay_within_their_budget_counting_each_use(noise: Path) -> None:
     """What does not fit is passed over; a picture that is shown twice costs twice."""
     paths = [str(path) for path in sorted(noise.rglob("*.png"))[:6]]
-    whole = thumbnails(paths)
+    whole = make_thumbnails(paths)
     size = max(map(len, whole.values()))
     assert len(whole) == 6
-    assert len(thumbnails(paths, budget=3 * size)) == 3
-    twice = thumbnails([*paths, *paths], budget=3 * size)
+    assert len(make_thumbnails(paths, budget=3 * size)) == 3
+    twice = make_thumbnails([*paths, *paths], budget=3 * size)
     assert len(twice) == 1
-    assert thumbnails(paths, budget=0) == {}
-    assert thumbnails([]) == {}
+    assert make_thumbnails(paths, budget=0) == {}
+    assert make_thumbnails([]) == {}
 
 
 def test_what_cannot_be_read_has_no_thumbnail_and_harms_nobody(tmp_path: Path) -> None:
@@ -155,14 +155,14 @@ def test_what_cannot_be_read_has_no_thumbnail_and_harms_nobody(tmp_path: Path) -
     whole = bytearray(good.read_bytes())
     whole[16:24] = (100_000).to_bytes(4, "big") * 2
     bomb.write_bytes(whole)
-    made_of = thumbnails([str(path) for path in (tmp_path / "gone.png", cut, text, bomb, good)])
+    made_of = make_thumbnails([str(path) for path in (tmp_path / "gone.png", cut, text, bomb, good)])
     assert list(made_of) == [str(good)]
     import base64
     import io
 
     picture = Image.open(io.BytesIO(base64.b64decode(made_of[str(good)].split(",")[1])))
     assert picture.format == "JPEG"
-    assert picture.size == (SIDE, SIDE // 2)
+    assert picture.size == (THUMBNAIL_SIDE, THUMBNAIL_SIDE // 2)
 
 
 @pytest.mark.parametrize(
@@ -170,17 +170,17 @@ def test_what_cannot_be_read_has_no_thumbnail_and_harms_nobody(tmp_path: Path) -
 )
 def test_pictures_come_from_the_data_sets_folder_alone(tmp_path: Path, path: str | None, inside: bool) -> None:
     """A path that leads out of it is not followed."""
-    found = picture_path(_with_base(tmp_path), path)
+    found = resolve_image_path(_with_base(tmp_path), path)
     assert found == (str(tmp_path / str(path)) if inside else None)
 
 
-def _with_base(base: Path) -> Contents:
+def _with_base(image_root: Path) -> ReportModel:
     contents = made.of_texts()
-    return Contents(contents.figures, contents.manifest.model_copy(update={"base": str(base)}), "", {}, [], [])
+    return ReportModel(contents.build_metrics, contents.manifest.model_copy(update={"image_root": str(image_root)}), "", {}, [], [])
 
 
 def test_the_order_of_pictures_does_not_depend_on_who_is_first_ready(digits: Path) -> None:
     """Every thumbnail stands under its own path, however many are asked for."""
     paths = [str(path) for path in sorted(digits.rglob("*.png"))]
     shuffled = random.Random(1).sample(paths, len(paths))
-    assert thumbnails(shuffled) == thumbnails(paths)
+    assert make_thumbnails(shuffled) == make_thumbnails(paths)

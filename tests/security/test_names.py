@@ -21,13 +21,13 @@ from typer.testing import CliRunner
 from indexmill.configs.loading import load_config
 from indexmill.flows.cli import app
 from indexmill.serve import open_index
-from indexmill.serve.app import create_app
+from indexmill.serve.http.app import create_app
 from indexmill.storage import catalog
 from indexmill.storage.errors import IndexmillError, InputError
-from indexmill.storage.names import inside, plain
+from indexmill.storage.names import is_plain_name, is_relative_inside
 from indexmill.storage.records import FileRef
 from indexmill.storage.root import Root
-from indexmill.storage.snapshots import Snapshots, seal
+from indexmill.storage.snapshots import Snapshots, compute_manifest_sha256
 from indexmill.tasks.sources.archives import unpack
 from indexmill.tasks.sources.downloads import check_names, commit_of
 from indexmill.tasks.sources.table import _inside
@@ -66,20 +66,20 @@ names = st.lists(st.sampled_from(TRICKS), max_size=7).map("".join) | st.text(max
 def test_a_name_that_passes_stays_below_its_folder(name: str) -> None:
     """Whatever the system makes of the path; and a plain name is one entry of the folder, as it is written."""
     folder = "/some/folder"
-    if inside(name):
+    if is_relative_inside(name):
         for written in (name, name.replace("\\", "/")):
             assert os.path.normpath(f"{folder}/{written}").startswith(folder)
-    if plain(name):
+    if is_plain_name(name):
         assert os.path.normpath(f"{folder}/{name}") == f"{folder}/{name}"
-    assert not (name.startswith(("/", "../", "..\\")) and inside(name))
+    assert not (name.startswith(("/", "../", "..\\")) and is_relative_inside(name))
 
 
 def test_what_only_looks_like_a_way_out_is_a_name_like_any_other() -> None:
     """No system reads full-width dots or slashes as a path; nothing is normalised before it becomes a path."""
-    assert plain("\uff0e\uff0e\uff0fetc\uff0fpasswd")
-    assert plain("\u202egnp.exe")
-    assert not inside("a/../..")
-    assert not plain("a/b")
+    assert is_plain_name("\uff0e\uff0e\uff0fetc\uff0fpasswd")
+    assert is_plain_name("\u202egnp.exe")
+    assert not is_relative_inside("a/../..")
+    assert not is_plain_name("a/b")
 
 
 @given(names, names)
@@ -90,8 +90,8 @@ def test_no_part_of_a_path_leads_out_of_the_root(one: str, other: str) -> None:
     made = {
         "sources": lambda: root.source(one, other), "datasets": lambda: root.dataset(one, "split", other),
         "studies": lambda: root.study(one),
-        "embeddings": lambda: root.embeddings(one), "openings": lambda: root.openings(one), "encoders": lambda: root.experience(one, other),
-        "indexes": lambda: root.trained("name", one, "faiss"),
+        "embeddings": lambda: root.embeddings(one), "image_checks": lambda: root.image_checks(one), "encoders": lambda: root.device_profile(one, other),
+        "indexes": lambda: root.trained_path("name", one, "faiss"),
     }  # fmt: skip
     for folder, make in made.items():
         try:
@@ -154,7 +154,7 @@ def test_a_key_is_a_text_and_never_a_path(root: Root, tmp_path: Path) -> None:
     """Items whose keys look like ways out are items like others, and nothing is written by their names."""
     keys = ["../../evil", "/etc/passwd", "\uff0e\uff0e/evil", "\u202egnp.evil"]
     items = [item.__class__(**{**item.__dict__, "key": key}) for item, key in zip(painted(tmp_path, len(keys)), keys, strict=True)]
-    found = validated(root, Listed(items, base=tmp_path / "base"))
+    found = validated(root, Listed(items, image_root=tmp_path / "base"))
     assert {row["key"] for row in rows(root, found.table)} == set(keys)
     assert not [path for path in tmp_path.rglob("*") if "evil" in path.name or "passwd" in path.name]
 
@@ -171,7 +171,7 @@ def test_a_link_out_of_an_image_folder_gives_nothing_away(root: Root, tmp_path: 
     secret.write_text("the secret of the house " * 20)
     painted(tmp_path, 3)
     (tmp_path / "base" / "l" / "link.png").symlink_to(secret)
-    found = validated(root, Listed(image_items(tmp_path / "base"), base=tmp_path / "base"))
+    found = validated(root, Listed(image_items(tmp_path / "base"), image_root=tmp_path / "base"))
     assert [(row["key"], row["reason"]) for row in rows(root, found.rejects)] == [("l/link.png", "not_an_image")]
     tables = [path for path in root.path.rglob("*.parquet") if "secret of the house" in str(pq.read_table(path).to_pylist())]
     assert tables == []
@@ -199,16 +199,16 @@ def test_no_record_names_a_file_outside_of_its_folder(path: str) -> None:
         FileRef(path=path, size=0, sha256=None)
 
 
-@pytest.mark.parametrize("key", ["files", "pool", "stores"])
+@pytest.mark.parametrize("key", ["files", "pool_files", "embedding_stores"])
 def test_a_manifest_that_leads_out_is_refused_by_every_reader(key: str, root: Root) -> None:
     """Sealed as it should be, and with a path to a file that is there: it is not opened, and the message says which part is wrong."""
     snapshots = Snapshots(root, "name")
     snapshot_id = publish(root, "a" * 64)
     path = snapshots.path(snapshot_id) / "manifest.json"
     values = json.loads(path.read_text())
-    leading = {"files": [{"path": EVIL[0], "size": 1, "sha256": None}], "pool": [EVIL[0]], "stores": {"f": EVIL[0]}}
+    leading = {"files": [{"path": EVIL[0], "size": 1, "sha256": None}], "pool_files": [EVIL[0]], "embedding_stores": {"f": EVIL[0]}}
     values[key] = leading[key]
-    path.write_text(json.dumps({**values, "seal": seal(values)}))
+    path.write_text(json.dumps({**values, "manifest_sha256": compute_manifest_sha256(values)}))
     readers = (snapshots.manifest, snapshots.live, lambda: open_index(root.path, "name"), lambda: catalog.rebuild(root))
     for reader in readers:
         with pytest.raises(InputError, match=f"cannot be read(.|\n)*{key}"):

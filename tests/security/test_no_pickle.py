@@ -16,14 +16,14 @@ import pytest
 from prefect._internal.result_records import ResultRecord
 from prefect.serializers import JSONSerializer
 
-from indexmill.configs.encoders import EfficientNetLiteEncoder, SentenceTransformersEncoder
+from indexmill.configs.encoders import EfficientNetLiteEncoderConfig, SentenceTransformersEncoderConfig
 from indexmill.flows.remembered import holds_record
 from indexmill.flows.stages import Stages
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Record
 from indexmill.storage.root import Root
-from indexmill.tasks.encoders import load_encoder
-from indexmill.tasks.evaluation.truth import _read
+from indexmill.tasks.encoding import load_encoder
+from indexmill.tasks.evaluation.retrieval import _read_cached_ground_truth
 from tests.flows.test_policy_at_work import stage
 from tests.tasks.checkpoints import malicious, sentence_folder
 
@@ -129,7 +129,7 @@ def test_arrays_of_objects_are_not_read(tmp_path: Path) -> None:
     """Ground truth whose file holds a pickled object counts as none."""
     path = tmp_path / "truth.npz"
     np.savez(path, scores=np.array([attack(tmp_path / "witness")], object), ids=np.zeros(1), key=np.array("k"))
-    assert _read(path, "k") is None
+    assert _read_cached_ground_truth(path, "k") is None
     assert not (tmp_path / "witness").exists()
     np.load(path, allow_pickle=True)["scores"]
     assert (tmp_path / "witness").exists()
@@ -139,13 +139,13 @@ def test_a_checkpoint_that_runs_something_is_refused_by_every_encoder(tmp_path: 
     """EfficientNet-Lite's file and a sentence model's; those of open_clip and timm are tried in their own tests."""
     path = malicious(tmp_path / "weights.pth", tmp_path / "witness")
     with pytest.raises(InputError, match="not EfficientNet-Lite0"):
-        load_encoder(EfficientNetLiteEncoder(kind="efficientnet-lite", model=str(path)))
+        load_encoder(EfficientNetLiteEncoderConfig(kind="efficientnet-lite", model=str(path)))
     folder = sentence_folder(tmp_path / "sentences")
     (weights,) = folder.rglob("model.safetensors")
     malicious(weights.with_name("pytorch_model.bin"), tmp_path / "witness")
     weights.unlink()
     with pytest.raises(Exception, match=r"weights_only|Weights only|pickle"):
-        load_encoder(SentenceTransformersEncoder(kind="sentence-transformers", model=str(folder)))
+        load_encoder(SentenceTransformersEncoderConfig(kind="sentence-transformers", model=str(folder)))
     assert not (tmp_path / "witness").exists()
     pickle.loads(path.read_bytes())
     assert (tmp_path / "witness").exists()

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import uvicorn
 
-from indexmill.serve.app import create_app
+from indexmill.serve.http.app import create_app
 from tests.conftest import QUICK
 
 SENTENCES = [
@@ -83,7 +83,7 @@ class Running:
 @pytest.fixture(scope="session")
 def running(published: Path) -> Iterator[Running]:
     """Both indexes, served without a token."""
-    service = Running(create_app(published, ["sentences", "demo-images"], every=0.1))
+    service = Running(create_app(published, ["sentences", "demo-images"], poll_seconds=0.1))
     try:
         service.ready()
         yield service

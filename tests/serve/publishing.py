@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from indexmill.storage.retention import retain
+from indexmill.storage.retention import apply_retention
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 
@@ -24,7 +24,7 @@ def publish_again(path: Path, name: str, *, keep: int = 3, live: bool = True, li
         snapshots.assemble(manifest, {ref.path: ref.model_copy(update={"path": f"{folder}/{ref.path}"}) for ref in model.files})
         if live:
             snapshots.publish(manifest.snapshot_id)
-            retain(snapshots, keep)
+            apply_retention(snapshots, keep)
         return manifest.snapshot_id
     finally:
         root.close()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from indexmill.serve.server import token_for
+from indexmill.serve.http.server import resolve_token
 from indexmill.storage.errors import InputError
 from tests.serve.conftest import SENTENCES, Running, keys, search, sound
 
@@ -86,10 +86,10 @@ def test_with_a_token_nothing_is_told_without_it(running: Running, monkeypatch: 
 
 def test_other_addresses_than_this_machines_need_a_token() -> None:
     """And a token is long; the message says how to get one."""
-    assert [token_for(host, None) for host in ("127.0.0.1", "::1", "localhost", "127.8.8.8")] == [None] * 4
+    assert [resolve_token(host, None) for host in ("127.0.0.1", "::1", "localhost", "127.8.8.8")] == [None] * 4
     for host in ("0.0.0.0", "192.168.1.5", "::", "example.org"):
         with pytest.raises(InputError, match="INDEXMILL_TOKEN"):
-            token_for(host, None)
-        assert token_for(host, "s" * 32) == "s" * 32
+            resolve_token(host, None)
+        assert resolve_token(host, "s" * 32) == "s" * 32
     with pytest.raises(InputError, match="too short"):
-        token_for("127.0.0.1", "secret")
+        resolve_token("127.0.0.1", "secret")

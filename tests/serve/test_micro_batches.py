@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from indexmill.serve.batching import Batcher
+from indexmill.serve.http.batching import Batcher
 
 
 class Gate:
@@ -26,8 +26,8 @@ class Gate:
         return [number**2 for number in numbers]
 
 
-def batcher(gate: Gate, *, threads: int = 1, most: int = 100, least: int = 1) -> Batcher[int, int]:
-    return Batcher(gate, most=most, least=least, weight=int, told=lambda _: None, threads=threads)
+def batcher(gate: Gate, *, threads: int = 1, max_weight: int = 100, min_weight: int = 1) -> Batcher[int, int]:
+    return Batcher(gate, max_weight=max_weight, min_weight=min_weight, weight=int, on_batch=lambda _: None, threads=threads)
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -37,7 +37,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 async def asked(batches: Batcher[int, int], numbers: Sequence[int]) -> list[asyncio.Task[list[int]]]:
-    tasks = [asyncio.create_task(batches.ask(number)) for number in numbers]
+    tasks = [asyncio.create_task(batches.submit(number)) for number in numbers]
     await asyncio.sleep(0.01)
     return tasks
 
@@ -47,7 +47,7 @@ def test_what_comes_while_a_call_runs_is_the_next_call() -> None:
 
     async def run() -> None:
         gate = Gate()
-        batches = batcher(gate, most=9)
+        batches = batcher(gate, max_weight=9)
         tasks = await asked(batches, [5, 2, 3, 4, 6])
         assert gate.calls == [[5]]
         gate.open.set()
@@ -63,7 +63,7 @@ def test_a_second_thread_is_woken_for_much_and_not_for_little() -> None:
 
     async def run() -> None:
         gate = Gate()
-        batches = batcher(gate, threads=2, least=8)
+        batches = batcher(gate, threads=2, min_weight=8)
         tasks = await asked(batches, [4, 3])
         assert gate.calls == [[4]]
         tasks += await asked(batches, [6])
@@ -81,11 +81,11 @@ def test_a_call_leaves_the_other_threads_their_share() -> None:
 
     async def run() -> None:
         gate = Gate()
-        batches = batcher(gate, threads=2, least=8)
-        task = asyncio.create_task(batches.ask(*[10] * 4))
+        batches = batcher(gate, threads=2, min_weight=8)
+        task = asyncio.create_task(batches.submit(*[10] * 4))
         await until(lambda: len(gate.calls) == 2)
         assert gate.calls == [[10, 10], [10, 10]]
-        later = asyncio.create_task(batches.ask(*[10] * 6))
+        later = asyncio.create_task(batches.submit(*[10] * 6))
         await asyncio.sleep(0.01)
         gate.open.set()
         assert await task == [100] * 4
@@ -125,7 +125,7 @@ def test_who_gives_up_is_left_out() -> None:
         gate.open.set()
         assert [await tasks[0], await tasks[2]] == [[1], [9]]
         assert gate.calls == [[1], [3]]
-        assert await batches.ask(7, 8) == [49, 64]
+        assert await batches.submit(7, 8) == [49, 64]
         assert gate.calls[2:] == [[7, 8]]
         batches.close()
 

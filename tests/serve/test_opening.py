@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from indexmill.serve import OpenIndex, open_index
-from indexmill.serve.queries import BadQuery
+from indexmill.serve.queries import InvalidQuery
 from indexmill.storage.errors import DamagedFile, InputError
 from tests.serve.conftest import SENTENCES
 
@@ -51,7 +51,7 @@ def test_an_item_is_asked_by_its_id_and_comes_first(sentences: OpenIndex) -> Non
     ids = [result.item_id for result in every]
     by_item = sentences.search(items=ids, k=2)
     assert [row[0].item_id for row in by_item.results] == ids
-    by_vector = sentences.search(vectors=7.5 * sentences.vectors_of(ids), k=2)
+    by_vector = sentences.search(vectors=7.5 * sentences.reconstruct_vectors(ids), k=2)
     assert [[result.item_id for result in row] for row in by_vector.results] == [
         [result.item_id for result in row] for row in by_item.results
     ]
@@ -86,7 +86,7 @@ def test_a_filter_leaves_only_what_it_names_and_all_of_that(sentences: OpenIndex
 )  # fmt: skip
 def test_what_cannot_be_asked_is_said(question: dict[str, object], said: str, sentences: OpenIndex) -> None:
     """As BadQuery, whose text tells no path."""
-    with pytest.raises(BadQuery, match=said) as caught:
+    with pytest.raises(InvalidQuery, match=said) as caught:
         sentences.search(**question)  # type: ignore[arg-type]
     assert "/" not in str(caught.value)
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from indexmill.configs.encoders import SentenceTransformersEncoder
+from indexmill.configs.encoders import SentenceTransformersEncoderConfig
 from indexmill.flows.cli import app
 from indexmill.serve import open_index
-from indexmill.storage.exports import Export, remember_export
+from indexmill.storage.onnx_exports import OnnxExport, save_onnx_export
 from indexmill.storage.root import Root
-from indexmill.tasks.encoders import identify
-from indexmill.tasks.encoders.sentence_transformers import SentenceTransformersModel
+from indexmill.tasks.encoding import identify
+from indexmill.tasks.encoding.sentence_transformers import SentenceTransformersModel
 
 ASKING = """
 import sys
@@ -52,14 +52,14 @@ def test_search_filters_by_label_names_a_snapshot_and_writes_a_sheet(published: 
 def test_a_text_is_looked_for_without_torch_where_the_encoder_was_exported(root_copy: Path) -> None:
     """A process of its own finds what torch found, and imports none of the slow libraries; before the export it needs them."""
     index = open_index(root_copy, "sentences")
-    config = SentenceTransformersEncoder.model_validate(index.manifest.config["encoder"])
+    config = SentenceTransformersEncoderConfig.model_validate(index.manifest.config["encoder"])
     expected = [(result.item_id, round(result.score, 4)) for result in index.search(texts=["a boat at sea"], k=4).results[0]]
     place, model = Root(root_copy), identify(config).fingerprint
-    graph, tokenizer = (place.exported(model) / name for name in ("graph.onnx", "tokenizer.json"))
+    graph, tokenizer = (place.onnx_export(model) / name for name in ("graph.onnx", "tokenizer.json"))
     graph.parent.mkdir(parents=True)
     prompt = SentenceTransformersModel(config, "float32").export(graph, tokenizer)
-    files = {"graph": place.ref(graph), "tokenizer": place.ref(tokenizer)}
-    remember_export(place, model, Export(dim=384, prompt=prompt, compared=1, least_cosine=1, holds=True, **files))
+    files = {"graph": place.make_ref(graph), "tokenizer": place.make_ref(tokenizer)}
+    save_onnx_export(place, model, OnnxExport(dim=384, prompt=prompt, compared_texts=1, min_cosine=1, passes=True, **files))
     place.close()
     run = subprocess.run([sys.executable, "-c", ASKING, str(root_copy)], capture_output=True, text=True, timeout=120, env=os.environ)
     assert run.stdout.strip() == f"{expected} []", run.stderr

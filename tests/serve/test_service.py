@@ -138,11 +138,11 @@ def test_a_thumbnail_is_shown_while_the_file_is_what_was_indexed(build: object, 
 
     row = index.items.rows([index.search(vectors=np.eye(1, 1280), k=1).results[0][0].item_id])[0]
     assert row is not None
-    picture = thumbnail(index.manifest.base, row)
+    picture = thumbnail(index.manifest.image_root, row)
     assert picture is not None
     assert Image.open(io.BytesIO(picture)).format == "JPEG"
-    assert thumbnail(index.manifest.base, {**row, "content_digest": "0" * 32}) is None
-    assert thumbnail(index.manifest.base, {**row, "path": "../" * 9 + "etc/passwd"}) is None
+    assert thumbnail(index.manifest.image_root, {**row, "content_digest": "0" * 32}) is None
+    assert thumbnail(index.manifest.image_root, {**row, "path": "../" * 9 + "etc/passwd"}) is None
 
 
 def test_a_thumbnail_comes_once(client: httpx.Client, digits: Path) -> None:

@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from indexmill.serve.app import create_app
+from indexmill.serve.http.app import create_app
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 from tests.serve.conftest import SENTENCES, Running, search, sound
@@ -21,7 +21,7 @@ from tests.serve.publishing import publish_again
 @pytest.fixture
 def own(root_copy: Path) -> Iterator[Running]:
     """A service over a root of the test's own, which looks ten times a second."""
-    service = Running(create_app(root_copy, ["sentences"], every=0.1))
+    service = Running(create_app(root_copy, ["sentences"], poll_seconds=0.1))
     try:
         service.ready()
         yield service
@@ -90,7 +90,7 @@ def test_a_snapshot_that_does_not_verify_is_not_taken_and_the_next_one_is(own: R
     path.write_bytes(content)
     snapshots.publish(broken)
     end = time.monotonic() + 20
-    while not own.client.get("/v1/indexes").json()["indexes"][0]["trouble"]:
+    while not own.client.get("/v1/indexes").json()["indexes"][0]["error"]:
         assert time.monotonic() < end
         time.sleep(0.05)
     assert search(own.client, texts=["x"]).json()["snapshot_id"] == first
@@ -98,7 +98,7 @@ def test_a_snapshot_that_does_not_verify_is_not_taken_and_the_next_one_is(own: R
     snapshots.publish(first)
     sound_one = publish_again(root_copy, "sentences")
     waited(own, sound_one)
-    assert own.client.get("/v1/indexes").json()["indexes"][0]["trouble"] is None
+    assert own.client.get("/v1/indexes").json()["indexes"][0]["error"] is None
     place.close()
 
 
@@ -107,7 +107,7 @@ def test_a_snapshot_of_another_encoder_is_not_taken(own: Running, root_copy: Pat
     first = live(own)
     publish_again(root_copy, "sentences", fingerprint="0" * 32)
     end = time.monotonic() + 20
-    while not own.client.get("/v1/indexes").json()["indexes"][0]["trouble"]:
+    while not own.client.get("/v1/indexes").json()["indexes"][0]["error"]:
         assert time.monotonic() < end
         time.sleep(0.05)
     assert live(own) == first
@@ -118,7 +118,7 @@ def test_an_index_is_served_from_when_it_is_first_published(root_copy: Path) -> 
     pointer = root_copy / "indexes/sentences/current"
     snapshot_id = pointer.read_text()
     pointer.unlink()
-    service = Running(create_app(root_copy, ["sentences"], every=0.1))
+    service = Running(create_app(root_copy, ["sentences"], poll_seconds=0.1))
     try:
         assert sound(service.client.get("/readyz"), 503)["detail"] == "without a snapshot yet: sentences"
         assert search(service.client, texts=["x"]).headers["retry-after"] == "5"

@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import close_session, constants
 from PIL import Image
 
-from indexmill.configs.datasets import HuggingFaceDataset
+from indexmill.configs.datasets import HuggingFaceDatasetConfig
 from indexmill.storage.root import Root
 from indexmill.tasks.sources.downloads import Patience
 from indexmill.tasks.sources.huggingface import HuggingFaceSource
@@ -97,10 +97,10 @@ def texts(root: Root, **changes: object) -> HuggingFaceSource:
 
 
 def source(root: Root, **config: object) -> HuggingFaceSource:
-    return HuggingFaceSource(HuggingFaceDataset.model_validate({"source": "huggingface"} | config), root, QUICK)
+    return HuggingFaceSource(HuggingFaceDatasetConfig.model_validate({"source": "huggingface"} | config), root, QUICK)
 
 
 def contents(source: HuggingFaceSource) -> list[bytes]:
     items = list(source.items())
-    assert source.base is not None
-    return [(source.base / str(item.path)).read_bytes() for item in items]
+    assert source.image_root is not None
+    return [(source.image_root / str(item.path)).read_bytes() for item in items]

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexmill.configs.datasets import FolderDataset
+from indexmill.configs.datasets import FolderDatasetConfig
 from indexmill.storage.digests import item_id
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
@@ -28,7 +28,7 @@ Picture = Callable[[Path], Path]
 
 
 def source(folder: Path, **settings: Any) -> FolderSource:
-    return FolderSource(folder, FolderDataset(source="folder", path=str(folder), **settings))
+    return FolderSource(folder, FolderDatasetConfig(source="folder", path=str(folder), **settings))
 
 
 def labels(folder: Path, **settings: Any) -> dict[str, str | None]:
@@ -374,7 +374,7 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
 
 def test_the_demo_folder_says_what_writes_it(root: Root) -> None:
     """{root} stands for the root directory, and a missing demo folder names the command that writes it."""
-    config = FolderDataset(source="folder", path="{root}/sources/digits/1")
+    config = FolderDatasetConfig(source="folder", path="{root}/sources/digits/1")
     with pytest.raises(InputError) as refused:
         open_source(config, root)
     assert refused.value.next_step == "indexmill demo writes it"

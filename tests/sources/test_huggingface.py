@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from indexmill.configs.datasets import HuggingFaceDataset
+from indexmill.configs.datasets import HuggingFaceDatasetConfig
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.sources import open_source
@@ -36,7 +36,7 @@ def test_rows_become_items_with_labels_captions_and_stats(hub: HubStandin, root:
     assert [item.key for item in items] == [f"train/0000000{number}" for number in range(4)]
     assert [item.label for item in items] == ["cat", "dog", "cat", None]
     assert [item.text for item in items] == ["a cat", "a dog", None, "who knows"]
-    stats = [(ours.base / str(item.path)).stat() for item in items] if ours.base else []
+    stats = [(ours.image_root / str(item.path)).stat() for item in items] if ours.image_root else []
     assert [(item.size, item.mtime_ns) for item in items] == [(stat.st_size, stat.st_mtime_ns) for stat in stats]
     assert {item.split for item in items} == {"train"}
 
@@ -45,7 +45,7 @@ def test_rows_become_items_with_labels_captions_and_stats(hub: HubStandin, root:
 def test_a_repository_of_image_files_gives_the_files(hub: HubStandin, root: Root, streaming_above: int) -> None:
     """Where rows only name image files, the files' own bytes are kept, and folders are labels."""
     ours = pictures(root, id="ours/folders", text_column=None, streaming_above_bytes=streaming_above)
-    kept = {item.label: (ours.base / str(item.path)).read_bytes() for item in ours.items() if ours.base}
+    kept = {item.label: (ours.image_root / str(item.path)).read_bytes() for item in ours.items() if ours.image_root}
     assert kept == {"oak": png(0), "elm": png(1)}
 
 
@@ -59,7 +59,7 @@ def test_several_splits_of_texts_are_listed_one_after_the_other(hub: HubStandin,
         Item(key="train/2", label="news", text="three", split="train"),
         Item(key="test/0", label="news", text="four", split="test"),
     ]
-    assert (ours.modality, ours.base) == ("text", None)
+    assert (ours.modality, ours.image_root) == ("text", None)
 
 
 @pytest.mark.parametrize("streaming_above", [10**9, 0], ids=["fetched", "streamed"])
@@ -95,7 +95,7 @@ def test_images_in_a_zip_keep_their_bytes(hub: HubStandin, root: Root, streaming
 
 def test_open_source_opens_a_hub_data_set(hub: HubStandin, root: Root) -> None:
     """The config's kind is all that is needed to open it."""
-    config = HuggingFaceDataset(source="huggingface", id="ours/texts", text_column="sentence")
+    config = HuggingFaceDatasetConfig(source="huggingface", id="ours/texts", text_column="sentence")
     assert isinstance(open_source(config, root), HuggingFaceSource)
 
 

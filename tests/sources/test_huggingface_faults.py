@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from indexmill.configs.datasets import HuggingFaceDataset
+from indexmill.configs.datasets import HuggingFaceDatasetConfig
 from indexmill.storage.errors import DamagedFile, InputError, SourceUnreachable
 from indexmill.storage.root import Root
 from indexmill.tasks.policy import PASSING
@@ -51,12 +51,12 @@ def test_a_killed_fetch_goes_on_where_it_was(hub: HubStandin, root: Root) -> Non
     """Without an inventory the fetch is taken up: files in the cache are not downloaded, images that are there are not rewritten."""
     ours = pictures(root)
     items = list(ours.items())
-    assert ours.base is not None
-    first, second = (ours.base / str(item.path) for item in items[:2])
+    assert ours.image_root is not None
+    first, second = (ours.image_root / str(item.path) for item in items[:2])
     before, downloads = first.stat(), hub.downloads()
     second.unlink()
-    (ours.base / "inventory.json").unlink()
-    (ours.base / "rows-train.parquet").unlink()
+    (ours.image_root / "inventory.json").unlink()
+    (ours.image_root / "rows-train.parquet").unlink()
     assert contents(pictures(root)) == PICTURES
     now = first.stat()  # reading it changes its access time
     assert (now.st_ino, now.st_size, now.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
@@ -84,8 +84,8 @@ def test_an_image_that_changed_on_disk_is_told(hub: HubStandin, root: Root) -> N
     """An image that is no longer as it was fetched stops the listing with the folder to remove."""
     ours = pictures(root)
     item = next(ours.items())
-    assert ours.base is not None
-    (ours.base / str(item.path)).write_bytes(b"cut")
+    assert ours.image_root is not None
+    (ours.image_root / str(item.path)).write_bytes(b"cut")
     with pytest.raises(DamagedFile, match="remove"):
         list(pictures(root).items())
 
@@ -138,7 +138,7 @@ def test_without_a_network_the_error_is_one_that_is_tried_again(hub: HubStandin,
 def test_a_silent_hub_is_not_waited_for_for_ever(hub: HubStandin, root: Root) -> None:
     """Listing a repository, for which the library names no time-out, ends at ours and is tried again."""
     hub.fail("/tree/", "silent")
-    config = HuggingFaceDataset(source="huggingface", id="ours/texts", text_column="sentence")
+    config = HuggingFaceDatasetConfig(source="huggingface", id="ours/texts", text_column="sentence")
     started = time.monotonic()
     assert len(list(HuggingFaceSource(config, root, Patience(tries=2, wait_s=0.01, timeout_s=0.5)).items())) == 3
     assert time.monotonic() - started < SILENCE_S / 2

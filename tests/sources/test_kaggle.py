@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from kagglesdk import kaggle_env
 
-from indexmill.configs.datasets import KaggleDataset
+from indexmill.configs.datasets import KaggleDatasetConfig
 from indexmill.storage.errors import DamagedFile, InputError, SourceUnreachable
 from indexmill.storage.root import Root
 from indexmill.tasks.policy import PASSING
@@ -45,12 +45,12 @@ def root(tmp_path: Path) -> Iterator[Root]:
 
 def leaves(root: Root, **changes: object) -> KaggleSource:
     config = {"source": "kaggle", "handle": "ours/leaves", "subdir": "leaves"} | changes
-    return KaggleSource(KaggleDataset.model_validate(config), root, QUICK)
+    return KaggleSource(KaggleDatasetConfig.model_validate(config), root, QUICK)
 
 
 def contents(source: KaggleSource) -> dict[str, bytes]:
-    assert source.base is not None
-    return {f"leaves/{item.path}": (source.base / str(item.path)).read_bytes() for item in source.items()}
+    assert source.image_root is not None
+    return {f"leaves/{item.path}": (source.image_root / str(item.path)).read_bytes() for item in source.items()}
 
 
 def test_the_newest_version_is_read_as_a_folder(kaggle: KaggleStandin, root: Root) -> None:
@@ -79,7 +79,7 @@ def test_a_tar_archive_is_read_as_well(kaggle: KaggleStandin, root: Root) -> Non
 
 def test_open_source_opens_a_kaggle_data_set(kaggle: KaggleStandin, root: Root) -> None:
     """The config's kind is all that is needed to open it."""
-    assert isinstance(open_source(KaggleDataset(source="kaggle", handle="ours/leaves"), root), KaggleSource)
+    assert isinstance(open_source(KaggleDatasetConfig(source="kaggle", handle="ours/leaves"), root), KaggleSource)
 
 
 def test_revision_downloads_nothing(kaggle: KaggleStandin, root: Root) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexmill.configs.datasets import StsDataset
+from indexmill.configs.datasets import StsDatasetConfig
 from indexmill.storage.digests import content_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
@@ -20,19 +20,19 @@ from indexmill.tasks.sources.sts import StsSource, _key
 HEADER = "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment\n"
 
 
-def benchmark(folder: Path, **files: str) -> StsDataset:
+def benchmark(folder: Path, **files: str) -> StsDatasetConfig:
     """A benchmark folder of these files (train, dev, test), empty where not given."""
     folder.mkdir(exist_ok=True)
     for split in ("train", "dev", "test"):
         (folder / f"sts-{split}.csv").write_text(files.get(split, ""), "utf-8")
-    return StsDataset(source="sts", stsbenchmark=str(folder))
+    return StsDatasetConfig(source="sts", stsbenchmark=str(folder))
 
 
-def sick(folder: Path, **files: str) -> StsDataset:
+def sick(folder: Path, **files: str) -> StsDatasetConfig:
     folder.mkdir(exist_ok=True)
     for name in ("SICK_train", "SICK_trial", "SICK_test_annotated"):
         (folder / f"{name}.txt").write_text(HEADER + files.get(name, ""), "utf-8")
-    return StsDataset(source="sts", sick=str(folder))
+    return StsDatasetConfig(source="sts", sick=str(folder))
 
 
 def line(first: str, second: str, score: str = "2.500", *extras: str) -> str:
@@ -95,7 +95,7 @@ def test_sick_is_read_with_its_header(tmp_path: Path) -> None:
 
 def test_two_corpora_share_their_sentences(tmp_path: Path, root: Root) -> None:
     """With both folders given, a sentence of both is one item, and the pairs of both are told apart by their file."""
-    both = StsDataset(
+    both = StsDatasetConfig(
         source="sts",
         stsbenchmark=benchmark(tmp_path / "sts", test=line("A cat.", "A dog.")).stsbenchmark,
         sick=sick(tmp_path / "sick", SICK_train="1\tA cat.\tA cow.\t2\tNEUTRAL\n").sick,
@@ -166,7 +166,7 @@ def test_keys_are_equal_exactly_for_equal_sentences(first: str, second: str) -> 
 
 def test_the_real_corpora_are_read_whole(real_data: Path) -> None:
     """8,628 pairs of the STS benchmark and 9,927 of SICK; every pair names two items; scores keep their scales."""
-    source = StsSource(StsDataset(source="sts", stsbenchmark=str(real_data / "stsbenchmark"), sick=str(real_data / "sick2014")))
+    source = StsSource(StsDatasetConfig(source="sts", stsbenchmark=str(real_data / "stsbenchmark"), sick=str(real_data / "sick2014")))
     pairs, keys = list(source.pairs()), [item.key for item in source.items()]
     assert Counter(pair.file for pair in pairs) == {
         "sts-train.csv": 5749,

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexmill.configs.datasets import TableDataset
+from indexmill.configs.datasets import TableDatasetConfig
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.sources import open_source
@@ -45,7 +45,7 @@ def write(path: Path, rows: list[Row]) -> Path:
 
 def source(root: Root, path: Path | str, **columns: Any) -> TableSource:
     form = Path(path).suffix[1:]
-    return TableSource(TableDataset.model_validate({"source": form, "path": str(path), **columns}), root)
+    return TableSource(TableDatasetConfig.model_validate({"source": form, "path": str(path), **columns}), root)
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
@@ -58,7 +58,7 @@ def test_a_row_is_an_item(tmp_path: Path, root: Root, form: str) -> None:
         ("b", 'say "x", y\nz', "01", None),
         ("a", "2020-01-01", "1e3", None),
     ]
-    assert (read.modality, read.base, read.labelled) == ("text", None, True)
+    assert (read.modality, read.image_root, read.labelled) == ("text", None, True)
     assert list(read.pairs()) == []
 
 
@@ -171,7 +171,7 @@ def test_image_paths_start_from_the_table(tmp_path: Path, root: Root, picture: P
     picture(tmp_path / "data/b.png")
     write(tmp_path / "data/one/t.csv", [{"f": "img/a.png", "t": "red", "k": "x"}, {"f": "../b.png", "t": None, "k": "y"}])
     read = source(root, f"{tmp_path}/data/*/t.csv", image_column="f", text_column="t", label_column="k")
-    assert (read.modality, read.base) == ("image", tmp_path / "data")
+    assert (read.modality, read.image_root) == ("image", tmp_path / "data")
     assert [(item.key, item.path, item.text, item.label) for item in read.items()] == [
         ("one/t.csv:0", "one/img/a.png", "red", "x"),
         ("one/t.csv:1", "b.png", None, "y"),
@@ -293,7 +293,7 @@ def test_a_malformed_file_is_refused_by_name(tmp_path: Path, root: Root, name: s
 def test_open_source_knows_tables(tmp_path: Path, root: Root) -> None:
     """A config of any of the three formats opens a table."""
     path = write(tmp_path / "t.csv", [{"t": "x"}])
-    assert isinstance(open_source(TableDataset(source="csv", path=str(path), text_column="t"), root), TableSource)
+    assert isinstance(open_source(TableDatasetConfig(source="csv", path=str(path), text_column="t"), root), TableSource)
 
 
 def test_csv_written_by_others_is_read(tmp_path: Path, root: Root) -> None:

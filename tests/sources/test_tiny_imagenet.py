@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 
-from indexmill.configs.datasets import TinyImagenetDataset
+from indexmill.configs.datasets import TinyImagenetDatasetConfig
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.sources import open_source
@@ -21,7 +21,7 @@ Split = Literal["train", "val"]
 
 
 def source(folder: Path, splits: tuple[Split, ...] = ("train", "val")) -> TinyImagenetSource:
-    return TinyImagenetSource(TinyImagenetDataset(source="tiny-imagenet", path=str(folder), splits=splits))
+    return TinyImagenetSource(TinyImagenetDatasetConfig(source="tiny-imagenet", path=str(folder), splits=splits))
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ def test_one_split_can_be_read_alone(archive: Path) -> None:
 
 def test_items_can_be_opened(archive: Path, root: Root) -> None:
     """Path and size lead to the file below base; the source is labelled and has no pairs."""
-    opened = open_source(TinyImagenetDataset(source="tiny-imagenet", path=str(archive)), root)
-    assert opened.base is not None
-    assert [(opened.base / str(item.path)).stat().st_size == item.size for item in opened.items()] == [True] * 3
+    opened = open_source(TinyImagenetDatasetConfig(source="tiny-imagenet", path=str(archive)), root)
+    assert opened.image_root is not None
+    assert [(opened.image_root / str(item.path)).stat().st_size == item.size for item in opened.items()] == [True] * 3
     assert opened.labelled
     assert list(opened.pairs()) == []
 

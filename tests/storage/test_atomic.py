@@ -18,7 +18,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary(root: Root) -> None
     """An exception between opening and committing changes nothing that a reader can see."""
     target = root.path / "file.txt"
     root.scratch.write_text(target, "old")
-    with pytest.raises(RuntimeError), root.replacing(target) as temporary:
+    with pytest.raises(RuntimeError), root.replace_atomically(target) as temporary:
         temporary.write_text("half of the new")
         raise RuntimeError
     assert target.read_text() == "old"
@@ -28,10 +28,10 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary(root: Root) -> None
 def test_a_commit_syncs_the_file_before_it_is_renamed_and_its_folder_after(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     """Order matters: a name that outlives a power cut must not point at unwritten data."""
     events: list[str] = []
-    sync = atomic._sync
-    monkeypatch.setattr(atomic, "_sync", lambda path: (events.append(f"sync {path.name}"), sync(path)))
+    sync = atomic._fsync
+    monkeypatch.setattr(atomic, "_fsync", lambda path: (events.append(f"sync {path.name}"), sync(path)))
     target = root.path / "folder" / "file.txt"
-    with root.replacing(target) as temporary:
+    with root.replace_atomically(target) as temporary:
         temporary.write_text("text")
         assert not target.exists()
     assert events == ["sync file.txt", "sync folder"]
@@ -46,11 +46,11 @@ def test_temporaries_of_a_killed_process_are_swept_and_those_of_a_living_one_are
     child = subprocess.Popen([sys.executable, "-c", code, str(root.path)], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     theirs, ours = Path(child.stdout.readline().strip()), root.scratch.folder
-    assert root.sweep() == 0
+    assert root.remove_stale_temporaries() == 0
     assert theirs.exists()
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    assert root.sweep() == 1
+    assert root.remove_stale_temporaries() == 1
     assert not theirs.exists()
     assert ours.exists()
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_snapshots import publish
 
-from indexmill.storage.collecting import collect
-from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.errors import BuildInProgress
-from indexmill.storage.lease import lease
+from indexmill.storage.garbage_collection import collect_garbage
+from indexmill.storage.locks import lease
 from indexmill.storage.retention import pin
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
@@ -61,14 +61,14 @@ def test_the_vectors_that_stay_are_those_of_the_snapshots_that_stay(
         pin(Snapshots(root, "name"), ids[0])
     store = encoded(root, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]])
     before = held(store)
-    planned = collect(root, dry_run=True)
+    planned = collect_garbage(root, dry_run=True)
     assert held(store) == before
     assert Snapshots(root, "name").ids() == ids
-    assert collect(root) == planned
+    assert collect_garbage(root) == planned
     wanted = kept[-1] | (kept[0] if pinned else set())
     assert held(store) == {f"c{one}": [one, -one] for one in sorted(wanted)}
     assert Snapshots(root, "name").ids() == ([ids[0], ids[-1]] if pinned and len(ids) > 1 else [ids[-1]])
-    assert [one.kind for one in collect(root)] == []
+    assert [one.kind for one in collect_garbage(root)] == []
     root.close()
 
 
@@ -77,7 +77,7 @@ def test_an_interrupted_builds_young_parts_stay_and_an_unused_encoders_go(root: 
     with_items(root, publish(root, "a" * 64), {1})
     store, unused = encoded(root, [[1, 2]]), encoded(root, [[1]], "other")
     store.add_vectors([3], ["c3"], np.zeros((1, 2), np.float32))
-    found = collect(root)
+    found = collect_garbage(root)
     assert [(one.kind, one.where, one.rows) for one in found] == [
         ("vectors", "embeddings/f/part-00000.parquet", 1), ("vectors", "embeddings/other/part-00000.parquet", 1),
     ]  # fmt: skip
@@ -97,17 +97,17 @@ def test_old_folders_of_a_stage_go_and_with_them_what_rests_on_them(root: Root) 
         record = {"__class__": "R", "data": {"files": [{"path": f"datasets/d/split/{number}/items.parquet", "size": 10, "sha256": None}]}}
         (root.cache / f"split-{number}").write_text(json.dumps({"metadata": {}, "result": json.dumps(record)}))
     (root.cache / "foreign").write_text("not ours")
-    found = [(one.kind, one.where) for one in collect(root)]
+    found = [(one.kind, one.where) for one in collect_garbage(root)]
     assert found == [("dataset", "datasets/d/split/0"), ("remembered stage", "cache/split-0")]
     assert sorted(path.name for path in root.cache.iterdir()) == ["foreign", "split-2"]
 
 
 def test_nobody_collects_while_somebody_builds(root: Root) -> None:
     """Builds share the root; who wants it alone is told that they are there."""
-    building = (root.shared(), lease(root.path / "lease", holder="another", wait=True, shared=True))
-    with building[0], building[1], pytest.raises(BuildInProgress, match="a build is running"), root.alone("a collector"):
+    building = (root.hold_shared(), lease(root.path / "lease", holder="another", wait=True, shared=True))
+    with building[0], building[1], pytest.raises(BuildInProgress, match="a build is running"), root.hold_exclusive("a collector"):
         pass
-    with root.alone("a collector"):
+    with root.hold_exclusive("a collector"):
         pass
 
 
@@ -121,5 +121,5 @@ def test_a_killed_rewrite_leaves_the_part_as_it_was(root: Root, monkeypatch: pyt
 
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        collect(root)
+        collect_garbage(root)
     assert set(held(store)) == {"c1", "c2"}

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from indexmill.storage import tables
+from indexmill.storage import parquet
 from indexmill.storage.digests import content_digest
-from indexmill.storage.embeddings import REJECTED, EmbeddingStore, vectors
+from indexmill.storage.embedding_store import REJECTED, EmbeddingStore, vectors
 from indexmill.storage.errors import DamagedFile
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
@@ -32,12 +32,12 @@ def items_table(root: Root, contents: dict[int, str], sides: dict[int, str] | No
         for item, text in contents.items()
     ]
     path = root.path / "items.parquet"
-    tables.write_parquet(path, SCHEMA, [pa.RecordBatch.from_pylist(rows, schema=SCHEMA)])
+    parquet.write_parquet(path, SCHEMA, [pa.RecordBatch.from_pylist(rows, schema=SCHEMA)])
     return path
 
 
 def embedding_set(root: Root, store: EmbeddingStore, items: Path) -> EmbeddingSet:
-    ref = root.ref(items)
+    ref = root.make_ref(items)
     return EmbeddingSet(
         digest="d", files=(ref, *store.refs(items)), split="s", modality="text", fingerprint=store.folder.name, encoder={}, dim=store.dim,
         database=0, query=0, encoded=0, reused=0, rejected=0, truncated=0, items=ref, rejects=None,
@@ -142,7 +142,7 @@ def test_a_content_that_was_rejected_is_not_missing(root: Root) -> None:
     row = {"content_digest": content_digest(b"a"), "reason": "zero_vector", "message": "all zero"}
     store.rejected.add(pa.RecordBatch.from_pylist([row], schema=REJECTED))
     assert missing(store, items) == ["b"]
-    assert tables.rows(f"SELECT * FROM {store.rejected_sql()}", spill=root.tmp) == [tuple(row.values())]
+    assert parquet.fetch_rows(f"SELECT * FROM {store.rejected_sql()}", spill=root.tmp) == [tuple(row.values())]
 
 
 def test_half_precision_takes_half_the_room_and_comes_back_as_float32(root: Root) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from indexmill.storage.errors import BuildInProgress
-from indexmill.storage.lease import lease
+from indexmill.storage.locks import lease
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from indexmill.storage.lease import lease\n"
+    "import sys, time; from pathlib import Path; from indexmill.storage.locks import lease\n"
     "with lease(Path(sys.argv[1]), holder='the other build'):\n    print('held', flush=True); time.sleep(60)"
 )
 

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from indexmill.flows.cli import app
 from indexmill.serve import open_index
 from indexmill.storage import catalog
-from indexmill.storage.collecting import collect
 from indexmill.storage.errors import DamagedFile, InputError
-from indexmill.storage.manifests import NEWEST, OLDEST, Manifest
+from indexmill.storage.garbage_collection import collect_garbage
+from indexmill.storage.manifests import NEWEST_SCHEMA_VERSION, OLDEST_SCHEMA_VERSION, Manifest
 from indexmill.storage.root import Root
-from indexmill.storage.snapshots import Snapshots, seal
+from indexmill.storage.snapshots import Snapshots, compute_manifest_sha256
 
 SAMPLES = Path(__file__).parent
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "manifest.schema.json").read_text(encoding="utf-8"))
@@ -31,7 +31,7 @@ def sample(version: int) -> dict[str, Any]:
 def put(root: Root, values: dict[str, Any], *, sealed: bool = True) -> Snapshots:
     """The only snapshot of its index, and the live one. sealed: with a seal that fits what the values are now."""
     snapshots = Snapshots(root, values["name"])
-    text = json.dumps({**values, "seal": seal(values)} if sealed else values)
+    text = json.dumps({**values, "manifest_sha256": compute_manifest_sha256(values)} if sealed else values)
     root.scratch.write_text(snapshots.path(values["snapshot_id"]) / "manifest.json", text)
     snapshots.publish(values["snapshot_id"])
     return snapshots
@@ -42,11 +42,11 @@ def test_the_schema_is_the_models_own() -> None:
     schema = dict(SCHEMA)
     assert schema.pop("$schema").startswith("https://json-schema.org/")
     assert schema == Manifest.model_json_schema()
-    jsonschema.validate(sample(NEWEST), SCHEMA)
-    assert Manifest.model_fields["schema_version"].default == NEWEST
+    jsonschema.validate(sample(NEWEST_SCHEMA_VERSION), SCHEMA)
+    assert Manifest.model_fields["schema_version"].default == NEWEST_SCHEMA_VERSION
 
 
-@pytest.mark.parametrize("version", range(OLDEST, NEWEST + 1))
+@pytest.mark.parametrize("version", range(OLDEST_SCHEMA_VERSION, NEWEST_SCHEMA_VERSION + 1))
 def test_a_manifest_of_every_number_is_read(version: int, root: Root) -> None:
     """As it was written by the Indexmill of its time, seal and all: nothing of it is lost or changed."""
     values = sample(version)
@@ -78,18 +78,26 @@ READERS = {
     "manifest": lambda root: Snapshots(root, "demo-images").manifest(),
     "live": lambda root: Snapshots(root, "demo-images").live(),
     "catalog": catalog.rebuild,
-    "gc": collect,
+    "gc": collect_garbage,
     "open_index": lambda root: open_index(root.path, "demo-images"),
 }
 COMMANDS = (["snapshots"], ["show"], ["diff", "{id}"], ["rollback", "{id}"], ["pin"], ["verify"], ["search", "text"], ["merge"])
 
 
-@pytest.mark.parametrize(("version", "what"), [(NEWEST + 1, "a newer Indexmill"), (NEWEST + 41, "a newer"), (OLDEST - 1, "an older")])
+@pytest.mark.parametrize(
+    ("version", "what"),
+    [(NEWEST_SCHEMA_VERSION + 1, "a newer Indexmill"), (NEWEST_SCHEMA_VERSION + 41, "a newer"), (OLDEST_SCHEMA_VERSION - 1, "an older")],
+)
 def test_another_number_is_refused_by_every_reader(version: int, what: str, root: Root, tmp_path: Path) -> None:
     """Whatever else it holds, and however it is sealed: with both numbers and the next step."""
     values = {**sample(1), "schema_version": version, "items": "a hundred and twenty"}
     snapshot_id = put(root, values, sealed=False).ids()[0]
-    said = f"written by {what}", f"expected: schema_version {NEWEST}\n", f"got:      schema_version {version}\n", "next:     "
+    said = (
+        f"written by {what}",
+        f"expected: schema_version {NEWEST_SCHEMA_VERSION}\n",
+        f"got:      schema_version {version}\n",
+        "next:     ",
+    )
     for name, reader in READERS.items():
         with pytest.raises(InputError) as refusal:
             reader(root)
@@ -101,7 +109,7 @@ def test_another_number_is_refused_by_every_reader(version: int, what: str, root
         assert f"schema_version {version}" in run.stderr, command
 
 
-@pytest.mark.parametrize("change", [{"schema_version": "1"}, {"schema_version": None}, {"seal": ""}, {"items": 121}])
+@pytest.mark.parametrize("change", [{"schema_version": "1"}, {"schema_version": None}, {"manifest_sha256": ""}, {"items": 121}])
 def test_what_was_changed_after_it_was_written_is_damage(change: dict[str, Any], root: Root) -> None:
     """The seal is over all that stands there."""
     with pytest.raises(DamagedFile, match="not what was written"):

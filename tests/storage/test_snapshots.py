@@ -9,15 +9,15 @@ import pytest
 
 from indexmill.storage import catalog
 from indexmill.storage.errors import DamagedFile, InputError
-from indexmill.storage.index_records import SearchSetting, TunedIndex
+from indexmill.storage.index_records import SearchParams, TunedIndex
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.records import FileRef
-from indexmill.storage.retention import pin, pins, reading, retain
+from indexmill.storage.retention import apply_retention, hold_snapshot, list_pinned, pin
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 
 UNTUNED = TunedIndex(
-    digest="t", files=(), shards="s", setting=SearchSetting(), target=None, met=None, recall=None, recall_bound=None, cpu_ms_a_query=None,
+    digest="t", files=(), shards="s", params=SearchParams(), target=None, met=None, recall=None, recall_bound=None, cpu_ms_per_query=None,
     latency_met=None, reason="by default",
 )  # fmt: skip
 
@@ -27,15 +27,15 @@ def publish(root: Root, content: str, text: str = "data", *, refused: bool = Fal
     snapshots = Snapshots(root, "name")
     pooled = root.index("name") / "shards" / f"{content}.faiss"
     root.scratch.write_text(pooled, text)
-    ref = root.ref(pooled)
+    ref = root.make_ref(pooled)
     manifest = Manifest(
-        name="name", snapshot_id=snapshots.next_id(content), parent=snapshots.current(), created_at=created_at,
-        content=content, config={"publish": {"keep": 1}}, modality="text", base=None, holds="text", stores={"f": "items.parquet"},
+        name="name", snapshot_id=snapshots.next_id(content), parent=snapshots.live_id(), created_at=created_at,
+        content=content, config={"publish": {"keep": 1}}, modality="text", image_root=None, index_modality="text", embedding_stores={"f": "items.parquet"},
         truncated=0, search=UNTUNED,
         fingerprint="f", encoder={}, datasets={},
         factory="Flat", metric="cosine", dim=2, items=1,
         database=1, query=0, rejected=0, split={}, metrics={"map": 0.5}, timings={},
-        shards=(), pool=(ref.path,), verdict="refused" if refused else "published", objections=(), forced=None, versions={},
+        shards=(), pool_files=(ref.path,), verdict="refused" if refused else "published", failed_rules=(), force_reason=None, versions={},
         threads=1, files=(FileRef(path="data.bin", size=ref.size, sha256=ref.sha256),),
     )  # fmt: skip
     snapshots.assemble(manifest, {"data.bin": ref})
@@ -59,7 +59,7 @@ def test_a_folder_without_a_manifest_is_no_snapshot(root: Root) -> None:
     snapshots = Snapshots(root, "name")
     (snapshots.path(snapshot_id) / "manifest.json").unlink()
     assert snapshots.ids() == []
-    assert snapshots.current() is None
+    assert snapshots.live_id() is None
     with pytest.raises(InputError, match="has not been published"):
         snapshots.manifest()
 
@@ -79,7 +79,7 @@ def test_retention_keeps_the_newest_the_live_one_and_what_they_were_made_from(ro
     ids = [publish(root, letter * 64, letter) for letter in "abcd"]
     snapshots = Snapshots(root, "name")
     snapshots.publish(ids[0])
-    assert retain(snapshots, keep=1) == ids[1:3]
+    assert apply_retention(snapshots, keep=1) == ids[1:3]
     assert snapshots.ids() == [ids[0], ids[3]]
     assert [path.stem[0] for path in sorted((root.index("name") / "shards").iterdir())] == ["a", "d"]
     snapshots.verify(snapshots.manifest())
@@ -92,23 +92,23 @@ def test_a_pinned_snapshot_stays_until_it_is_unpinned(root: Root) -> None:
     pin(snapshots, ids[0])
     with pytest.raises(InputError, match="has no snapshot 9"):
         pin(snapshots, "9")
-    assert pins(snapshots) == {ids[0]}
-    assert retain(snapshots, keep=1) == [ids[1]]
+    assert list_pinned(snapshots) == {ids[0]}
+    assert apply_retention(snapshots, keep=1) == [ids[1]]
     pin(snapshots, ids[0], keep=False)
-    assert retain(snapshots, keep=1) == [ids[0]]
-    assert pins(snapshots) == set()
+    assert apply_retention(snapshots, keep=1) == [ids[0]]
+    assert list_pinned(snapshots) == set()
 
 
 def test_a_snapshot_that_is_read_stays_until_it_is_let_go(root: Root) -> None:
     """The reader holds the manifest; one that is gone cannot be held."""
     ids = [publish(root, letter * 64, letter) for letter in "ab"]
     snapshots = Snapshots(root, "name")
-    with reading(snapshots, ids[0]) as manifest:
+    with hold_snapshot(snapshots, ids[0]) as manifest:
         assert manifest.snapshot_id == ids[0]
-        assert retain(snapshots, keep=1) == []
+        assert apply_retention(snapshots, keep=1) == []
         assert snapshots.ids() == ids
-    assert retain(snapshots, keep=1) == [ids[0]]
-    with pytest.raises(InputError, match="has no snapshot"), reading(snapshots, ids[0]):
+    assert apply_retention(snapshots, keep=1) == [ids[0]]
+    with pytest.raises(InputError, match="has no snapshot"), hold_snapshot(snapshots, ids[0]):
         pass
 
 
@@ -119,8 +119,8 @@ def test_young_snapshots_stay_and_refused_ones_take_no_place(root: Root) -> None
     middle, live = publish(root, "c" * 64, "c"), publish(root, "d" * 64, "d")
     first, second = publish(root, "e" * 64, "e", refused=True), publish(root, "f" * 64, "f", refused=True)
     snapshots = Snapshots(root, "name")
-    assert snapshots.current() == live
-    assert retain(snapshots, keep=1, days=1) == [old, middle, first]
+    assert snapshots.live_id() == live
+    assert apply_retention(snapshots, keep=1, days=1) == [old, middle, first]
     assert snapshots.ids() == [young, live, second]
 
 
@@ -138,10 +138,10 @@ def test_the_catalog_is_made_from_the_manifests(root: Root) -> None:
     for letter in "ab":
         publish(root, letter * 64)
     assert catalog.rebuild(root) == 2
-    rows = catalog.builds(root)
+    rows = catalog.list_builds(root)
     assert [(row["snapshot_id"], row["live"], row["parent"]) for row in rows] == [
         ("00001-aaaaaaaaaa", False, None), ("00002-bbbbbbbbbb", True, "00001-aaaaaaaaaa"),
     ]  # fmt: skip
     root.catalog.write_bytes(b"rubbish")
     catalog.rebuild(root)
-    assert catalog.builds(root) == rows
+    assert catalog.list_builds(root) == rows

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexmill.tasks.measures.neighbours import exact_search
+from indexmill.tasks.metrics.neighbors import exact_search
 from indexmill.tasks.studies import brute_force
-from indexmill.tasks.studies.brute_force import BruteForce, smallest
+from indexmill.tasks.studies.brute_force import BruteForce, select_smallest
 
 
 def test_equals_at_the_cut_stand_by_ascending_column() -> None:
     """By hand: of three ones the first two are taken, whatever a partial sort chose."""
     keys = np.array([[3.0, 1, 2, 1, 1], [5, 4, 3, 2, 1]], np.float32)
-    values, columns = smallest(keys, 2)
+    values, columns = select_smallest(keys, 2)
     assert columns.tolist() == [[1, 3], [4, 3]]
     assert values.tolist() == [[1, 1], [1, 2]]
-    assert smallest(keys, 5)[1].tolist() == [[1, 3, 4, 2, 0], [4, 3, 2, 1, 0]]
+    assert select_smallest(keys, 5)[1].tolist() == [[1, 3, 4, 2, 0], [4, 3, 2, 1, 0]]
 
 
 @given(

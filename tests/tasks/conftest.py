@@ -9,7 +9,7 @@ from stages import paint
 
 
 @pytest.fixture
-def base(tmp_path: Path) -> Path:
+def image_root(tmp_path: Path) -> Path:
     """Six pictures of two labels."""
     for number in range(6):
         paint(tmp_path / "base" / f"l{number % 2}" / f"{number}.bmp", number)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from indexmill.configs.datasets import StdlibDataset
+from indexmill.configs.datasets import StdlibDatasetConfig
 from indexmill.configs.models import SplitConfig, ValidateConfig
 from indexmill.storage.records import Dataset, FileRef, Modality, SplitDataset, ValidatedDataset
 from indexmill.storage.root import Root
@@ -31,13 +31,13 @@ class Listed:
     """A source whose items are given; images when it has a base."""
 
     listed: Sequence[Item]
-    base: Path | None = None
+    image_root: Path | None = None
     labelled: bool = True
     scored: Sequence[Pair] = ()
 
     @property
     def modality(self) -> Modality:
-        return "image" if self.base else "text"
+        return "image" if self.image_root else "text"
 
     def revision(self) -> str:
         return "r"
@@ -52,7 +52,7 @@ class Listed:
 def ingested(root: Root, source: Listed, name: str = "some", *, rehash: bool = False, **settings: Any) -> Dataset:
     """What ingest makes of the source; settings are those that every data set has."""
     with patch("indexmill.tasks.ingest.open_source", lambda config, root: source):
-        return ingest.fn(root, name, StdlibDataset(source="stdlib", **settings), source.revision(), rehash)
+        return ingest.fn(root, name, StdlibDatasetConfig(source="stdlib", **settings), source.revision(), rehash)
 
 
 def validated(root: Root, source: Listed, name: str = "some", **settings: Any) -> ValidatedDataset:
@@ -70,18 +70,18 @@ def rows(root: Root, table: FileRef) -> list[dict[str, Any]]:
     return pq.read_table(root.file(table)).to_pylist()
 
 
-def image_items(base: Path, **fields: Any) -> list[Item]:
-    """Every file below `base` as an image, labelled with its folder (or with `fields`)."""
+def image_items(image_root: Path, **fields: Any) -> list[Item]:
+    """Every file below `image_root` as an image, labelled with its folder (or with `fields`)."""
     found = []
-    for path in sorted(path for path in base.rglob("*") if path.is_file()):
-        name, stat = path.relative_to(base).as_posix(), path.stat()
+    for path in sorted(path for path in image_root.rglob("*") if path.is_file()):
+        name, stat = path.relative_to(image_root).as_posix(), path.stat()
         found.append(Item(name, **{"label": path.parent.name, **fields}, path=name, size=stat.st_size, mtime_ns=stat.st_mtime_ns))
     return found
 
 
-def pictures(base: Path) -> Listed:
-    """The images below `base` as they are now."""
-    return Listed(image_items(base), base=base)
+def pictures(image_root: Path) -> Listed:
+    """The images below `image_root` as they are now."""
+    return Listed(image_items(image_root), image_root=image_root)
 
 
 def paint(path: Path, seed: int, side: int = 24) -> Path:

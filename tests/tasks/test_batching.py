@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexmill.tasks.encoders.batching import fastest_batch
-from indexmill.tasks.encoders.encoding import Encoded
+from indexmill.tasks.encoding.base import EncodedItems
+from indexmill.tasks.encoding.row_batches import find_fastest_batch_size
 
 
 class Clock:
@@ -28,7 +28,7 @@ CLOCK = Clock()
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("indexmill.tasks.encoders.batching.time", CLOCK)
+    monkeypatch.setattr("indexmill.tasks.encoding.row_batches.time", CLOCK)
 
 
 class Costly:
@@ -39,39 +39,39 @@ class Costly:
     def __init__(self, knee: int, limit: int = 10_000) -> None:
         self.knee, self.limit, self.sizes = knee, limit, list[int]()
 
-    def prepare(self, item: Any) -> Any:
+    def preprocess(self, item: Any) -> Any:
         return item
 
-    def encode(self, prepared: Sequence[Any], batch_size: int) -> Encoded:
+    def encode(self, prepared: Sequence[Any], batch_size: int) -> EncodedItems:
         if batch_size > self.limit:
             raise MemoryError
         self.sizes.append(batch_size)
         CLOCK.now += 0.002 * len(prepared) / min(batch_size, self.knee)
-        return Encoded(np.ones((len(prepared), 1), np.float32), np.zeros(len(prepared), bool))
+        return EncodedItems(np.ones((len(prepared), 1), np.float32), np.zeros(len(prepared), bool))
 
 
 def test_the_smallest_batch_that_is_as_fast_as_any_is_taken() -> None:
     """Doubling helps up to 32; 64 and 128 are tried in vain, and 256 is not."""
     encoder = Costly(knee=32)
-    assert fastest_batch(encoder, range(512)) == 32  # type: ignore[arg-type]
+    assert find_fastest_batch_size(encoder, range(512)) == 32  # type: ignore[arg-type]
     assert set(encoder.sizes) == {8, 16, 32, 64, 128}
     assert encoder.batch_size == 4
 
 
 def test_the_search_ends_where_memory_or_the_sample_does() -> None:
     """The best size so far; 8 when nothing larger can be tried, which encoding halves if it must."""
-    assert fastest_batch(Costly(knee=512, limit=64), range(512)) == 64  # type: ignore[arg-type]
-    assert fastest_batch(Costly(knee=512), range(100)) == 64  # type: ignore[arg-type]
-    assert fastest_batch(Costly(knee=512, limit=4), range(100)) == 8  # type: ignore[arg-type]
-    assert fastest_batch(Costly(knee=512), range(3)) == 8  # type: ignore[arg-type]
+    assert find_fastest_batch_size(Costly(knee=512, limit=64), range(512)) == 64  # type: ignore[arg-type]
+    assert find_fastest_batch_size(Costly(knee=512), range(100)) == 64  # type: ignore[arg-type]
+    assert find_fastest_batch_size(Costly(knee=512, limit=4), range(100)) == 8  # type: ignore[arg-type]
+    assert find_fastest_batch_size(Costly(knee=512), range(3)) == 8  # type: ignore[arg-type]
 
 
 def test_other_faults_are_raised() -> None:
     """A model that cannot encode the items is no reason for a small batch."""
 
     class Broken(Costly):
-        def encode(self, prepared: Sequence[Any], batch_size: int) -> Encoded:
+        def encode(self, prepared: Sequence[Any], batch_size: int) -> EncodedItems:
             raise ValueError("poison")
 
     with pytest.raises(ValueError, match="poison"):
-        fastest_batch(Broken(8), range(10))  # type: ignore[arg-type]
+        find_fastest_batch_size(Broken(8), range(10))  # type: ignore[arg-type]

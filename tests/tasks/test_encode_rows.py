@@ -13,22 +13,22 @@ from PIL import Image
 from indexmill.storage.digests import content_digest
 from indexmill.storage.errors import SourceChanged
 from indexmill.tasks.checks.vectors import vector_problems
-from indexmill.tasks.encoders import Encoded
-from indexmill.tasks.encoders.rows import Block, encode_rows
+from indexmill.tasks.encoding import EncodedItems
+from indexmill.tasks.encoding.row_batches import EncodedWindow, encode_rows
 
 
 class Mean:
     """An encoder of images by their mean grey, that runs out of memory above 4 at once."""
 
-    modality, dim, batch_size, window, wants = "image", 2, 32, 32, None
+    modality, dim, batch_size, window, decode_size = "image", 2, 32, 32, None
 
-    def prepare(self, item: Image.Image) -> float:
+    def preprocess(self, item: Image.Image) -> float:
         return float(np.asarray(item).mean())
 
-    def encode(self, prepared: Sequence[Any], batch_size: int) -> Encoded:
+    def encode(self, prepared: Sequence[Any], batch_size: int) -> EncodedItems:
         if batch_size > 4:
             raise MemoryError
-        return Encoded(np.array([[grey + 1, 1] for grey in prepared], np.float32), np.zeros(len(prepared), dtype=bool))
+        return EncodedItems(np.array([[grey + 1, 1] for grey in prepared], np.float32), np.zeros(len(prepared), dtype=bool))
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def rows(tmp_path: Path) -> list[dict[str, Any]]:
     return made
 
 
-def blocks(encoder: Any, rows: list[dict[str, Any]], base: Path, advance: Any = lambda items: None) -> list[Block]:
-    return list(encode_rows(encoder, iter(rows), str(base), advance))
+def blocks(encoder: Any, rows: list[dict[str, Any]], image_root: Path, advance: Any = lambda items: None) -> list[EncodedWindow]:
+    return list(encode_rows(encoder, iter(rows), str(image_root), advance))
 
 
 def test_no_image_is_lost_or_moved_when_batches_shrink(rows: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_no_image_is_lost_or_moved_when_batches_shrink(rows: list[dict[str, Any]
     assert [row for block in found for row in block.rows] == rows
     assert np.concatenate([block.encoded.vectors for block in found])[:, 0].tolist() == list(range(1, 101))
     assert sum(counted) == 100
-    assert not any(block.problems for block in found)
+    assert not any(block.issues for block in found)
 
 
 def test_an_image_that_changed_since_it_was_listed_stops_the_stage(rows: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -67,16 +67,16 @@ def test_an_item_that_spoils_its_batch_goes_without_and_alone(rows: list[dict[st
     """The forward pass fails whenever image 7 is in it: 99 vectors, and one reason that says what the encoder said."""
 
     class Spoiled(Mean):
-        def encode(self, prepared: Sequence[Any], batch_size: int) -> Encoded:
+        def encode(self, prepared: Sequence[Any], batch_size: int) -> EncodedItems:
             if 7 in prepared:
                 raise ValueError("seven is too many")
-            return Encoded(np.array([[grey + 1, 1] for grey in prepared], np.float32), np.zeros(len(prepared), dtype=bool))
+            return EncodedItems(np.array([[grey + 1, 1] for grey in prepared], np.float32), np.zeros(len(prepared), dtype=bool))
 
     found = blocks(Spoiled(), rows, tmp_path)
-    assert {block.rows[row]["path"]: problem for block in found for row, problem in block.problems.items()} == {
+    assert {block.rows[row]["path"]: problem for block in found for row, problem in block.issues.items()} == {
         "7.png": ("encoder_error", "ValueError: seven is too many")
     }
-    sound = np.concatenate([np.delete(block.encoded.vectors, list(block.problems), axis=0) for block in found])
+    sound = np.concatenate([np.delete(block.encoded.vectors, list(block.issues), axis=0) for block in found])
     assert sound[:, 0].tolist() == [grey + 1 for grey in range(100) if grey != 7]
 
 
@@ -84,7 +84,7 @@ def test_an_encoder_that_fails_on_everything_is_broken_and_not_the_items(rows: l
     """Its own exception comes out: a hundred rejects would hide the cause."""
 
     class Broken(Mean):
-        def encode(self, prepared: Sequence[Any], batch_size: int) -> Encoded:
+        def encode(self, prepared: Sequence[Any], batch_size: int) -> EncodedItems:
             raise ZeroDivisionError("the device is gone")
 
     with pytest.raises(ZeroDivisionError, match="the device is gone"):

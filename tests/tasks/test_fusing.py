@@ -9,7 +9,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 
-from indexmill.tasks.encoders.fusing import fused
+from indexmill.tasks.encoding.torch_runtime import fuse_batch_norm
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -33,7 +33,7 @@ def test_a_folded_network_computes_the_same(name: str) -> None:
     model, pixels = randomised(timm.create_model(name, num_classes=0)), torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
         before = model(pixels)
-        after = fused(model, (Conv2dSame,), (BatchNormAct2d,))(pixels)
+        after = fuse_batch_norm(model, (Conv2dSame,), (BatchNormAct2d,))(pixels)
     assert norms(model) == 0
     assert torch.nn.functional.cosine_similarity(before, after).min() > 0.99999
 
@@ -71,5 +71,5 @@ def test_what_cannot_be_folded_safely_stays(odd: type[nn.Module]) -> None:
     model, pixels = randomised(odd()), torch.rand(2, 3, 8, 8)
     with torch.inference_mode():
         before, count = model(pixels), norms(model)
-        assert torch.equal(fused(model, (Conv2dSame,), (BatchNormAct2d,))(pixels), before)
+        assert torch.equal(fuse_batch_norm(model, (Conv2dSame,), (BatchNormAct2d,))(pixels), before)
     assert norms(model) == count > 0

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stages import LONG_AGO, Listed, aged, ingested, paint, pictures, rows
 
-from indexmill.configs.datasets import FolderDataset
+from indexmill.configs.datasets import FolderDatasetConfig
 from indexmill.storage.digests import content_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
@@ -64,7 +64,7 @@ def test_the_order_of_listing_means_nothing(listing: list[Item]) -> None:
         assert rows(one, first.table) == rows(other, second.table)
 
 
-def test_the_digest_tells_every_difference_that_matters(root: Root, base: Path) -> None:
+def test_the_digest_tells_every_difference_that_matters(root: Root, image_root: Path) -> None:
     """A key, label, text or split, an item more, a pair's score, whether labels count: each gives another digest."""
     item = Item("k", label="l", text="t", split="train")
     pair = Pair("k", "k", 1.0, "f")
@@ -150,24 +150,24 @@ def test_a_text_that_is_none_is_listed_for_validation_to_reject(root: Root) -> N
     assert (row["text"], row["content_digest"]) == (None, None)
 
 
-def test_unchanged_files_are_not_read_again(root: Root, base: Path, reads: list[str]) -> None:
+def test_unchanged_files_are_not_read_again(root: Root, image_root: Path, reads: list[str]) -> None:
     """The second night reads nothing and lists the same; a new picture is read alone."""
-    first = ingested(root, pictures(base))
+    first = ingested(root, pictures(image_root))
     assert sorted(reads) == [f"{number}.bmp" for number in range(6)]
     reads.clear()
-    assert ingested(root, pictures(base)).digest == first.digest
+    assert ingested(root, pictures(image_root)).digest == first.digest
     assert reads == []
-    paint(base / "l0" / "new.bmp", 6)
-    assert ingested(root, pictures(base)).items == 7
+    paint(image_root / "l0" / "new.bmp", 6)
+    assert ingested(root, pictures(image_root)).items == 7
     assert reads == ["new.bmp"]
 
 
 @pytest.mark.parametrize("change", ["path", "size", "mtime"])
-def test_a_file_is_known_by_path_size_and_time_together(change: str, root: Root, base: Path, reads: list[str]) -> None:
+def test_a_file_is_known_by_path_size_and_time_together(change: str, root: Root, image_root: Path, reads: list[str]) -> None:
     """Whichever of the three changes, the file is read again, and the others are not."""
-    ingested(root, pictures(base))
+    ingested(root, pictures(image_root))
     reads.clear()
-    path = base / "l0" / "0.bmp"
+    path = image_root / "l0" / "0.bmp"
     match change:
         case "path":
             path = path.rename(path.with_name("renamed.bmp"))
@@ -177,66 +177,66 @@ def test_a_file_is_known_by_path_size_and_time_together(change: str, root: Root,
         case "mtime":
             aged(path, LONG_AGO + 1)
     reads.clear()
-    ingested(root, pictures(base))
+    ingested(root, pictures(image_root))
     assert reads == [path.name]
 
 
-def test_a_change_behind_size_and_time_is_seen_by_rehash_alone(root: Root, base: Path, reads: list[str]) -> None:
+def test_a_change_behind_size_and_time_is_seen_by_rehash_alone(root: Root, image_root: Path, reads: list[str]) -> None:
     """Another content under the old size and time keeps the old digest until every file is read again, and the new one from then on."""
-    before = ingested(root, pictures(base))
-    paint(base / "l0" / "0.bmp", seed=99)
-    assert ingested(root, pictures(base)).digest == before.digest
+    before = ingested(root, pictures(image_root))
+    paint(image_root / "l0" / "0.bmp", seed=99)
+    assert ingested(root, pictures(image_root)).digest == before.digest
     reads.clear()
-    after = ingested(root, pictures(base), rehash=True)
+    after = ingested(root, pictures(image_root), rehash=True)
     assert len(reads) == 6
     assert after.digest != before.digest
     changed = {row["key"]: row["content_digest"] for row in rows(root, after.table)}
-    assert changed["l0/0.bmp"] == content_digest((base / "l0" / "0.bmp").read_bytes())
-    assert ingested(root, pictures(base)).digest == after.digest
+    assert changed["l0/0.bmp"] == content_digest((image_root / "l0" / "0.bmp").read_bytes())
+    assert ingested(root, pictures(image_root)).digest == after.digest
 
 
-def test_a_file_younger_than_two_seconds_is_read_again(root: Root, base: Path, reads: list[str]) -> None:
+def test_a_file_younger_than_two_seconds_is_read_again(root: Root, image_root: Path, reads: list[str]) -> None:
     """It may be written once more within the same tick of the clock; once it has settled, it is known."""
-    path = base / "l0" / "0.bmp"
+    path = image_root / "l0" / "0.bmp"
     aged(path, time.time_ns())
-    first = ingested(root, pictures(base))
+    first = ingested(root, pictures(image_root))
     kept = path.stat().st_mtime_ns
     paint(path, seed=99)
     aged(path, kept)
     reads.clear()
-    assert ingested(root, pictures(base)).digest != first.digest
+    assert ingested(root, pictures(image_root)).digest != first.digest
     assert reads == ["0.bmp"]
     aged(path, time.time_ns() - 3_000_000_000)
-    ingested(root, pictures(base))
+    ingested(root, pictures(image_root))
     reads.clear()
-    ingested(root, pictures(base))
+    ingested(root, pictures(image_root))
     assert reads == []
 
 
-def test_what_one_folder_taught_is_not_believed_of_another(root: Root, base: Path, tmp_path: Path) -> None:
+def test_what_one_folder_taught_is_not_believed_of_another(root: Root, image_root: Path, tmp_path: Path) -> None:
     """Two folders with the same names, sizes and times but other contents keep their own digests."""
     for number in range(6):
         paint(tmp_path / "other" / f"l{number % 2}" / f"{number}.bmp", 100 + number)
-    ingested(root, pictures(base))
+    ingested(root, pictures(image_root))
     found = {row["key"]: row["content_digest"] for row in rows(root, ingested(root, pictures(tmp_path / "other")).table)}
     assert found == {key: content_digest((tmp_path / "other" / key).read_bytes()) for key in found}
 
 
-def test_touching_a_file_changes_the_revision_and_not_the_data_set(root: Root, base: Path) -> None:
+def test_touching_a_file_changes_the_revision_and_not_the_data_set(root: Root, image_root: Path) -> None:
     """When bytes were written is no part of what an item is."""
-    config = FolderDataset(source="folder", path=str(base))
-    before, told = ingested(root, pictures(base)), revision(config, root)
+    config = FolderDatasetConfig(source="folder", path=str(image_root))
+    before, told = ingested(root, pictures(image_root)), revision(config, root)
     assert revision(config, root) == told
-    aged(base / "l0" / "0.bmp", LONG_AGO + 1)
+    aged(image_root / "l0" / "0.bmp", LONG_AGO + 1)
     assert revision(config, root) != told
-    assert ingested(root, pictures(base)).digest == before.digest
+    assert ingested(root, pictures(image_root)).digest == before.digest
 
 
-def test_an_image_that_is_not_there_has_no_digest_and_is_looked_for_again(root: Root, base: Path) -> None:
+def test_an_image_that_is_not_there_has_no_digest_and_is_looked_for_again(root: Root, image_root: Path) -> None:
     """It is listed for validation to reject; when it comes back under the same size and time, it is read."""
-    source, path = pictures(base), base / "l0" / "0.bmp"
-    path.rename(base / "away")
+    source, path = pictures(image_root), image_root / "l0" / "0.bmp"
+    path.rename(image_root / "away")
     gone = {row["key"]: row["content_digest"] for row in rows(root, ingested(root, source).table)}
     assert [key for key, digest in gone.items() if digest is None] == ["l0/0.bmp"]
-    (base / "away").rename(path)
+    (image_root / "away").rename(path)
     assert None not in [row["content_digest"] for row in rows(root, ingested(root, source).table)]

@@ -45,18 +45,18 @@ def apart(first: str, second: str) -> int:
 
 def test_twins_across_a_given_split_are_found_with_their_distance_and_others_are_not(root: Root, tmp_path: Path) -> None:
     """Recompressed, resized and slightly cropped twins leak, each to its original; unrelated pictures and far crops do not."""
-    base, pieces = tmp_path / "base", tiles()
-    (base / "train").mkdir(parents=True)
-    (base / "test").mkdir()
+    image_root, pieces = tmp_path / "base", tiles()
+    (image_root / "train").mkdir(parents=True)
+    (image_root / "test").mkdir()
     for number, tile in enumerate(pieces[:8]):
-        tile.save(base / "train" / f"{number}.png")
+        tile.save(image_root / "train" / f"{number}.png")
     for (name, make), number in zip(TWINS.items(), range(7), strict=True):
-        make(pieces[number], base / "test" / f"{number}-{name}.jpg")
+        make(pieces[number], image_root / "test" / f"{number}-{name}.jpg")
     for number, tile in enumerate(pieces[8:]):
-        tile.save(base / "test" / f"unrelated-{number}.png")
-    pieces[0].crop((20, 20, 193, 193)).save(base / "test" / "far-crop.png")
-    items = [Item(**{**vars(item), "split": item.label, "label": "l"}) for item in image_items(base)]
-    record = divided(root, Listed(items, base=base), mode="given", leak_distance=LEAK_DISTANCE)
+        tile.save(image_root / "test" / f"unrelated-{number}.png")
+    pieces[0].crop((20, 20, 193, 193)).save(image_root / "test" / "far-crop.png")
+    items = [Item(**{**vars(item), "split": item.label, "label": "l"}) for item in image_items(image_root)]
+    record = divided(root, Listed(items, image_root=image_root), mode="given", leak_distance=LEAK_DISTANCE)
     table = {row["item_id"]: row for row in rows(root, record.table)}
     found = rows(root, next(ref for ref in record.files if ref.path.endswith("leaks.parquet")))
     pairs = {table[pair["query_id"]]["key"]: table[pair["database_id"]]["key"] for pair in found}

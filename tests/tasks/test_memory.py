@@ -13,9 +13,9 @@ import json, resource, sys
 from pathlib import Path
 import numpy as np, torch
 from indexmill.configs.loading import load_config
-from indexmill.tasks.encoders import load_encoder
-from indexmill.tasks.encoders.batching import fastest_batch
-from indexmill.tasks.encoders.encoding import encode_batches
+from indexmill.tasks.encoding import load_encoder
+from indexmill.tasks.encoding.row_batches import find_fastest_batch_size
+from indexmill.tasks.encoding.base import encode_batches
 
 torch.set_num_threads(1)
 kind, precision, mebibytes = sys.argv[1:]
@@ -30,7 +30,7 @@ encoder.batch_size = encoder.window = len(items)
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + int(mebibytes) * 2**20, resource.RLIM_INFINITY))
 kept = np.abs(encode_batches(encoder, items).vectors - whole).max()
-print(json.dumps({"batch": encoder.batch_size, "difference": float(kept), "fastest": fastest_batch(encoder, items)}))
+print(json.dumps({"batch": encoder.batch_size, "difference": float(kept), "fastest": find_fastest_batch_size(encoder, items)}))
 """
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from indexmill.configs.models import IndexConfig
 from indexmill.storage.errors import InputError
-from indexmill.tasks.indexes.factory import check_factory, ivf_of, least_items, make_index
-from indexmill.tasks.indexes.searcher import Searcher, best
-from indexmill.tasks.measures.neighbours import distance_recall_at, exact_search, overlap_at
+from indexmill.tasks.indexing.factory import check_factory, find_ivf, make_index, min_training_items
+from indexmill.tasks.indexing.searcher import Searcher, select_top_k
+from indexmill.tasks.metrics.neighbors import ann_recall_at, distance_recall_at, exact_search
 
 
 def normalised(vectors: np.ndarray) -> np.ndarray:
@@ -41,22 +41,22 @@ def test_equal_scores_stand_by_ascending_id_and_empty_places_last() -> None:
     """Ids 9 and 4 tie at 0.5; -1 marks a place that stayed empty, whatever its score."""
     scores = np.array([[0.5, 0.9, 0.5, 3.0]], np.float32)
     ids = np.array([[9, 7, 4, -1]], np.int64)
-    assert best(scores, ids, 4, larger=True)[1].tolist() == [[7, 4, 9, -1]]
-    assert best(scores, ids, 4, larger=False)[1].tolist() == [[4, 9, 7, -1]]
+    assert select_top_k(scores, ids, 4, higher_is_better=True)[1].tolist() == [[7, 4, 9, -1]]
+    assert select_top_k(scores, ids, 4, higher_is_better=False)[1].tolist() == [[4, 9, 7, -1]]
 
 
 def test_overlap_divides_by_k_or_by_what_there_is() -> None:
     """Two of three exact neighbours found is 2/3; of a database of two items both found is 1, not 2/3."""
     found = np.array([[1, 2, 9], [5, 6, -1]])
     exact = np.array([[1, 2, 3], [5, 6, -1]])
-    assert overlap_at(found, exact, 3) == pytest.approx([2 / 3, 1])
+    assert ann_recall_at(found, exact, 3) == pytest.approx([2 / 3, 1])
 
 
 def test_distance_recall_forgives_ties() -> None:
     """An item as near as the k-th exact one counts though its id is another; one farther than that by 0.01 does not."""
     found, ids = np.array([[0.9, 0.8, 0.79]], np.float32), np.array([[1, 2, 3]])
-    assert distance_recall_at(found, ids, np.array([[0.9, 0.8, 0.8]], np.float32), 3, larger=True) == pytest.approx([2 / 3])
-    assert distance_recall_at(found, ids, np.array([[0.9, 0.8, 0.79]], np.float32), 3, larger=True).tolist() == [1]
+    assert distance_recall_at(found, ids, np.array([[0.9, 0.8, 0.8]], np.float32), 3, higher_is_better=True) == pytest.approx([2 / 3])
+    assert distance_recall_at(found, ids, np.array([[0.9, 0.8, 0.79]], np.float32), 3, higher_is_better=True).tolist() == [1]
 
 
 @settings(max_examples=25, deadline=None)
@@ -96,7 +96,7 @@ def test_every_family_takes_our_ids_and_finds_them_again(factory: str) -> None:
     by_id = dict(zip(ids.tolist(), vectors, strict=True))
     likeness = np.mean([vector @ by_id[item] for vector, item in zip(vectors, found[:, 0].tolist(), strict=True)])
     assert likeness > (0.5 if "PQ" in factory or "PCA" in factory else 0.99)  # ids given to the wrong vectors: about 0
-    assert (ivf_of(index) is not None) == ("IVF" in factory)
+    assert (find_ivf(index) is not None) == ("IVF" in factory)
 
 
 @pytest.mark.parametrize("factory", ["Bogus", "IVF", "IVF64,", "PQ7", "IDMap2,Flat", "IVF16,Flat,RFlat", "Flat,Refine(SQ8)"])
@@ -110,6 +110,6 @@ def test_a_factory_that_cannot_work_is_refused_before_any_work(factory: str) -> 
 
 def test_the_least_number_of_items_is_read_from_the_factory() -> None:
     """Lists, and centroids of a product quantizer's codes."""
-    assert [least_items(factory) for factory in ("Flat", "HNSW32", "IVF64,Flat", "IVF50,PQ8x8", "IVF8,PQ4x4fs", "OPQ8,IVF300,PQ8")] == [
+    assert [min_training_items(factory) for factory in ("Flat", "HNSW32", "IVF64,Flat", "IVF50,PQ8x8", "IVF8,PQ4x4fs", "OPQ8,IVF300,PQ8")] == [
         1, 1, 64, 256, 16, 300,
     ]  # fmt: skip

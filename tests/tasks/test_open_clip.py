@@ -16,13 +16,12 @@ import torch
 from huggingface_hub import close_session
 from pydantic import ValidationError
 
-from indexmill.configs.encoders import OpenClipEncoder
+from indexmill.configs.encoders import OpenClipEncoderConfig
 from indexmill.flows.search import search_index
 from indexmill.storage.errors import InputError, SourceUnreachable
-from indexmill.tasks.encoders import Identity, identify, load_encoder
-from indexmill.tasks.encoders.encoding import EncodesTextsToo, encode_items
-from indexmill.tasks.encoders.open_clip import OpenClipModel
-from indexmill.tasks.encoders.open_clip_texts import text_features
+from indexmill.tasks.encoding import EncoderIdentity, identify, load_encoder
+from indexmill.tasks.encoding.base import SupportsTexts, encode_items
+from indexmill.tasks.encoding.open_clip import OpenClipModel, compute_text_features
 from tests.conftest import Build
 from tests.tasks.checkpoints import TINY_CLIP, ModelHub, clip_folder, cosine, images, malicious, opened_hub
 
@@ -48,11 +47,11 @@ def weights(folder: Path) -> str:
     return str(folder / "open_clip_model.safetensors")
 
 
-def encoder(model: str, pretrained: str | None = None, **more: Any) -> OpenClipEncoder:
-    return OpenClipEncoder(kind="open-clip", model=model, pretrained=pretrained, **more)
+def encoder(model: str, pretrained: str | None = None, **more: Any) -> OpenClipEncoderConfig:
+    return OpenClipEncoderConfig(kind="open-clip", model=model, pretrained=pretrained, **more)
 
 
-def identity(*arguments: str, **more: Any) -> Identity:
+def identity(*arguments: str, **more: Any) -> EncoderIdentity:
     return identify(encoder(*arguments, **more))
 
 
@@ -66,8 +65,8 @@ def test_images_and_texts_agree_with_the_librarys_own_loop_one_at_a_time(folder:
         of_images = np.concatenate([model.encode_image(prepare(image)[None]).numpy() for image in images()])
         of_texts = np.concatenate([model.encode_text(tokenizer([text])).numpy() for text in TEXTS])
     ours = load_encoder(encoder(name, batch_size=2))
-    assert isinstance(ours, EncodesTextsToo)
-    pictures, texts = encode_items(ours, images()).vectors, encode_items(ours.texts, TEXTS).vectors
+    assert isinstance(ours, SupportsTexts)
+    pictures, texts = encode_items(ours, images()).vectors, encode_items(ours.text_encoder, TEXTS).vectors
     assert pictures.shape == (5, ours.dim) == (5, 32)
     assert texts.shape == (6, 32)
     assert pictures.dtype == texts.dtype == np.float32
@@ -79,17 +78,17 @@ def test_images_and_texts_agree_with_the_librarys_own_loop_one_at_a_time(folder:
 def test_a_text_is_truncated_exactly_when_its_tokens_do_not_fit(folder: Path) -> None:
     """The tiny model takes 40 tokens, two of which mark beginning and end: 38 words fit, 39 do not."""
     model = load_encoder(encoder(f"local-dir:{folder}"))
-    assert isinstance(model, EncodesTextsToo)
+    assert isinstance(model, SupportsTexts)
     words = [0, 1, 37, 38, 39, 40, 41, 200]
-    assert encode_items(model.texts, ["word " * count for count in words]).truncated.tolist() == [count > 38 for count in words]
+    assert encode_items(model.text_encoder, ["word " * count for count in words]).truncated.tolist() == [count > 38 for count in words]
 
 
 def test_half_the_bits_keep_images_and_texts_close(folder: Path) -> None:
     """bfloat16 of random weights: mean cosine at least 0.999 to float32, float32 vectors of unit length."""
     exact, fast = (load_encoder(encoder(f"local-dir:{folder}"), precision) for precision in ("float32", "bfloat16"))
-    assert isinstance(exact, EncodesTextsToo)
-    assert isinstance(fast, EncodesTextsToo)
-    for ours, theirs, items in ((fast, exact, images()), (fast.texts, exact.texts, TEXTS)):
+    assert isinstance(exact, SupportsTexts)
+    assert isinstance(fast, SupportsTexts)
+    for ours, theirs, items in ((fast, exact, images()), (fast.text_encoder, exact.texts, TEXTS)):
         vectors = encode_items(ours, items).vectors
         assert vectors.dtype == np.float32
         assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(items)), abs=1e-6)
@@ -101,9 +100,9 @@ def test_other_text_towers_are_asked_in_full(folder: Path, monkeypatch: pytest.M
     model = open_clip.create_model(f"local-dir:{folder}").eval()
     tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(["a cat"])
     with torch.inference_mode():
-        assert text_features(model, tokens) == pytest.approx(model.encode_text(tokens), abs=1e-5)
+        assert compute_text_features(model, tokens) == pytest.approx(model.encode_text(tokens), abs=1e-5)
         monkeypatch.setattr(model, "attn_mask", None)
-        assert torch.equal(text_features(model, tokens), model.encode_text(tokens))
+        assert torch.equal(compute_text_features(model, tokens), model.encode_text(tokens))
 
 
 def test_vectors_keep_their_length_when_they_are_not_normalised(folder: Path) -> None:
@@ -241,7 +240,7 @@ def test_an_index_of_images_answers_a_text(build: Build, pictures: Path, folder:
     from indexmill.tasks.checks.images import UNLIMITED, read_image
 
     vectors = encode_items(model, [read_image(path.read_bytes(), UNLIMITED) for path in paths]).vectors
-    scores = vectors @ encode_items(model.texts, ["a photo of a seven"]).vectors[0]
+    scores = vectors @ encode_items(model.text_encoder, ["a photo of a seven"]).vectors[0]
     assert [result["score"] for result in answer["results"]] == pytest.approx(sorted(scores, reverse=True)[:5], abs=1e-4)
     with pytest.raises(InputError, match="asked with one query"):
         search_index(root, "demo-images", text="a seven", image=paths[0], k=5)

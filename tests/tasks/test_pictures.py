@@ -17,8 +17,7 @@ from torchvision.transforms import InterpolationMode
 
 from indexmill.storage.errors import InputError
 from indexmill.tasks.checks.images import UNLIMITED, Limits, UnreadableImage, read_image
-from indexmill.tasks.encoders.pictures import Preparation
-from indexmill.tasks.encoders.transforms import preparation
+from indexmill.tasks.encoding.preprocessing import ImagePreprocessor, build_preprocessor
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -41,7 +40,7 @@ def test_a_batch_is_normalised_as_torchvision_normalises_each_image(std: tuple[f
     """Every value of every channel within 1e-6, and channels last in memory."""
     values = np.stack([np.arange(256, dtype=np.uint8).reshape(16, 16)] * 3, axis=2)
     theirs = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, std)])(Image.fromarray(values))
-    ours = Preparation(np.asarray, MEAN, std).normalised(torch.from_numpy(np.stack([values, values])))
+    ours = ImagePreprocessor(np.asarray, MEAN, std).normalize(torch.from_numpy(np.stack([values, values])))
     assert ours.shape == (2, 3, 16, 16)
     assert ours.is_contiguous(memory_format=torch.channels_last)
     assert (ours - theirs).abs().max() <= 1e-6
@@ -60,7 +59,7 @@ STEPS = {
 def test_pixels_are_nearly_the_librarys(name: str, width: int, height: int, seed: int) -> None:
     """Any shape, smaller or larger: no value is off by more than 2 of 255, and few are off at all where the picture is made smaller."""
     image = picture(width, height, seed)
-    ours = preparation(library(*STEPS[name])).sized(image).astype(int)
+    ours = build_preprocessor(library(*STEPS[name])).resize_image(image).astype(int)
     theirs = np.asarray(transforms.Compose(STEPS[name])(image)).astype(int)
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs).max() <= 2
@@ -78,8 +77,8 @@ def test_pixels_are_nearly_the_librarys(name: str, width: int, height: int, seed
 )
 def test_rarer_ways_are_left_to_the_librarys_own_steps(transform: Any) -> None:
     """Exactly its pixels."""
-    image, prepared = picture(90, 61), preparation(transform)
-    ours = prepared.normalised(torch.from_numpy(prepared.sized(image)[None].copy()))[0]
+    image, prepared = picture(90, 61), build_preprocessor(transform)
+    ours = prepared.normalize(torch.from_numpy(prepared.resize_image(image)[None].copy()))[0]
     assert (ours - transform(image)).abs().max() <= 1e-6
 
 
@@ -93,12 +92,12 @@ def stored(image: Image.Image, kind: str = "JPEG", **choices: Any) -> bytes:
 def test_a_large_jpeg_is_read_at_a_part_of_its_size(orientation: int) -> None:
     """At least twice the size that is wanted, turned as it should be, and less than 1 of 255 off on average."""
     content = stored(picture(900, 700), quality=90, exif=turned(orientation))
-    prepared = preparation(library(transforms.Resize(100, InterpolationMode.BICUBIC), transforms.CenterCrop(100)))
-    assert prepared.wants == 100
+    prepared = build_preprocessor(library(transforms.Resize(100, InterpolationMode.BICUBIC), transforms.CenterCrop(100)))
+    assert prepared.decode_size == 100
     whole, part = read_image(content, UNLIMITED), read_image(content, UNLIMITED, (100, 100))
     assert 200 <= min(part.size) <= min(whole.size) / 2
     assert (part.width > part.height) == (whole.width > whole.height) == (orientation == 1)
-    assert np.abs(prepared.sized(whole).astype(int) - prepared.sized(part)).mean() < 1
+    assert np.abs(prepared.resize_image(whole).astype(int) - prepared.resize_image(part)).mean() < 1
 
 
 def test_other_pictures_are_read_whole() -> None:
@@ -119,4 +118,4 @@ def turned(orientation: int) -> Image.Exif:
 def test_a_preparation_that_is_not_known_is_refused() -> None:
     """Rather than guessed."""
     with pytest.raises(InputError, match="not known here"):
-        preparation(transforms.Compose([transforms.ToTensor(), transforms.RandomErasing()]))
+        build_preprocessor(transforms.Compose([transforms.ToTensor(), transforms.RandomErasing()]))

@@ -16,8 +16,8 @@ from indexmill.flows.stages import Stage
 from indexmill.storage.errors import InputError, SourceUnreachable
 from indexmill.storage.records import Record
 from indexmill.storage.root import Root
-from indexmill.tasks.encode import encode, encode_shard
-from indexmill.tasks.encoders.process import WorkerLost
+from indexmill.tasks.encode import encode, encode_chunk
+from indexmill.tasks.encoding.process import WorkerLost
 from indexmill.tasks.evaluate import evaluate
 from indexmill.tasks.ingest import ingest
 from indexmill.tasks.policy import STAGES, TABLE, Policy, passes, stage_key
@@ -31,7 +31,7 @@ from indexmill.tasks.tune import tune
 from indexmill.tasks.validate import validate
 
 TASKS: dict[str, Task[..., Any]] = {
-    task.name: task for task in (ingest, validate, split, encode, encode_shard, train, shard, tune, evaluate, publish, study)
+    task.name: task for task in (ingest, validate, split, encode, encode_chunk, train, shard, tune, evaluate, publish, study)
 }
 ARCHITECTURE = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text(encoding="utf-8")
 

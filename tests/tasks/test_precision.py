@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexmill.configs.loading import load_config
-from indexmill.tasks.encoders import identify
-from indexmill.tasks.encoders.precision import Agreement, agreement, best_precision, holds
+from indexmill.tasks.encoding import identify
+from indexmill.tasks.encoding.precision import PrecisionAgreement, compute_agreement, find_fastest_precision, passes
 
 
 def points(degrees: Sequence[float]) -> np.ndarray:
@@ -26,34 +26,34 @@ CIRCLE = points([0, 10, 30, 60, 100, 150])
 
 def test_the_same_vectors_agree_wholly() -> None:
     """Whatever their lengths."""
-    assert agreement(CIRCLE, 3 * CIRCLE) == Agreement(pytest.approx(1), 1, 6)
-    assert holds(agreement(CIRCLE, CIRCLE))
+    assert compute_agreement(CIRCLE, 3 * CIRCLE) == PrecisionAgreement(pytest.approx(1), 1, 6)
+    assert passes(compute_agreement(CIRCLE, CIRCLE))
 
 
 def test_the_mean_cosine_is_over_all_items() -> None:
     """Two of three stay, one turns by 60 degrees: (1 + 1 + 0.5) / 3."""
     turned = CIRCLE[:3].copy()
     turned[0] = [0.5, np.sqrt(0.75)]
-    assert agreement(CIRCLE[:3], turned).mean_cosine == pytest.approx(2.5 / 3)
+    assert compute_agreement(CIRCLE[:3], turned).mean_cosine == pytest.approx(2.5 / 3)
 
 
 def test_overlap_counts_the_ten_nearest_others() -> None:
     """Eleven items at 0 to 10 degrees are one another's ten nearest. The twelfth goes from 90 to -80 degrees and loses one of its ten."""
     exact, fast = (points([*range(11), last]) for last in (90, -80))
-    assert agreement(exact, fast).overlap_at_10 == pytest.approx((11 + 9 / 10) / 12)
+    assert compute_agreement(exact, fast).overlap_at_10 == pytest.approx((11 + 9 / 10) / 12)
 
 
 def test_equally_near_items_may_change_places() -> None:
     """20 copies of one item: whichever 10 come first, all are right."""
     same = np.ones((20, 3), np.float32)
     jittered = same + np.random.default_rng(0).normal(0, 1e-4, same.shape).astype(np.float32)
-    assert agreement(same, jittered).overlap_at_10 == 1
+    assert compute_agreement(same, jittered).overlap_at_10 == 1
 
 
 @pytest.mark.parametrize(("cosine", "overlap", "verdict"), [(0.999, 0.95, True), (0.9989, 1, False), (1, 0.949, False)])
 def test_both_limits_count(cosine: float, overlap: float, verdict: bool) -> None:
     """0.999 and 0.95 are just enough."""
-    assert holds(Agreement(cosine, overlap, 100)) is verdict
+    assert passes(PrecisionAgreement(cosine, overlap, 100)) is verdict
 
 
 @given(st.integers(1, 30), st.integers(1, 5), st.integers(0, 2**32))
@@ -61,14 +61,14 @@ def test_figures_stay_in_their_range_and_orders_do_not_matter(count: int, dim: i
     """Overlap in 0 to 1 for unrelated vectors too; the sample may be shuffled; up to 11 items, everyone is everyone's neighbour."""
     random = np.random.default_rng(seed)
     exact, fast = random.standard_normal((2, count, dim + 1)).astype(np.float32)
-    told = agreement(exact, fast)
+    told = compute_agreement(exact, fast)
     assert 0 <= told.overlap_at_10 <= 1
     assert -1.0001 <= told.mean_cosine <= 1.0001
     assert told.items == count
     if count <= 11:
         assert told.overlap_at_10 == 1
     order = random.permutation(count)
-    shuffled = agreement(exact[order], fast[order])
+    shuffled = compute_agreement(exact[order], fast[order])
     assert shuffled.mean_cosine == pytest.approx(told.mean_cosine, abs=1e-5)
     assert shuffled.overlap_at_10 == pytest.approx(told.overlap_at_10, abs=1e-5)
 
@@ -76,9 +76,9 @@ def test_figures_stay_in_their_range_and_orders_do_not_matter(count: int, dim: i
 def test_the_best_precision_is_one_that_this_machine_computes_in() -> None:
     """bfloat16 exactly where the processor says it has it; never an imitation."""
     if torch.cuda.is_available():
-        assert best_precision() in ("bfloat16", "float16")
+        assert find_fastest_precision() in ("bfloat16", "float16")
     else:
-        assert best_precision() == ("bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _native() else "float32")
+        assert find_fastest_precision() == ("bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _native() else "float32")
 
 
 def _native() -> bool:

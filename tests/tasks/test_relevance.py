@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from indexmill.tasks.measures.relevance import average_precision, precision_at, recall_at, reciprocal_rank
+from indexmill.tasks.metrics.ranking import average_precision, precision_at, recall_at, reciprocal_rank
 
 # Two queries, five results each. The first has 3 relevant items in the database, of which it finds those at ranks 1 and 4;
 # the second has 4 and finds those at ranks 2, 3 and 5.

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from indexmill.configs.models import Rerank
-from indexmill.tasks.indexes.rerank import bounds_of, by_row, coded, open_store, store
-from indexmill.tasks.indexes.vector_files import suffixes, write_vectors
+from indexmill.tasks.indexing.reranking import by_row, compute_bounds, encode_sq8, list_suffixes, open_store, store, write_vectors
 
 VECTORS = np.random.default_rng(0).standard_normal((200, 12), dtype=np.float32)
 IDS = np.sort(np.random.default_rng(1).choice(2**62, 200, replace=False))
@@ -19,8 +18,8 @@ IDS = np.sort(np.random.default_rng(1).choice(2**62, 200, replace=False))
 @pytest.mark.parametrize(("rerank", "error"), [("exact", 0.0), ("fp16", 0.002), ("sq8", 0.02)])
 @pytest.mark.parametrize("metric", ["ip", "l2"])
 def test_faiss_scores_what_the_file_holds(tmp_path: Path, rerank: Rerank, error: float, metric: str) -> None:
-    bounds = bounds_of(VECTORS) if rerank == "sq8" else None
-    files = {suffix: tmp_path / suffix for suffix in suffixes(rerank)}
+    bounds = compute_bounds(VECTORS) if rerank == "sq8" else None
+    files = {suffix: tmp_path / suffix for suffix in list_suffixes(rerank)}
     write_vectors(files, IDS, iter([(IDS[:77], VECTORS[:77]), (IDS[77:], VECTORS[77:])]), 12, rerank, None, bounds)
     opened = open_store(files["ids.npy"], files["vectors.npy"], metric, files.get("bounds.npy"))
     assert isinstance(opened.vectors, np.memmap)
@@ -35,13 +34,13 @@ def test_sq8_codes_are_faiss_own() -> None:
     """The same bytes as FAISS's quantizer makes when it takes its range from the same sample."""
     own = faiss.IndexScalarQuantizer(12, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_L2)
     own.train(VECTORS)
-    bounds = bounds_of(VECTORS)
+    bounds = compute_bounds(VECTORS)
     assert faiss.vector_to_array(own.sq.trained) == pytest.approx(bounds.reshape(-1))
 
 
 def test_values_outside_the_bounds_are_the_nearest_inside() -> None:
     bounds = np.stack([np.zeros(12), np.ones(12)]).astype(np.float32)
-    assert coded(np.array([[9] * 12, [-9] * 12], np.float32), bounds).tolist() == [[255] * 12, [0] * 12]
+    assert encode_sq8(np.array([[9] * 12, [-9] * 12], np.float32), bounds).tolist() == [[255] * 12, [0] * 12]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +60,7 @@ def test_what_does_not_belong_together_is_refused(ids: np.ndarray, vectors: np.n
 
 def test_sq8_without_bounds_is_refused() -> None:
     with pytest.raises(ValueError, match="bounds"):
-        coded(VECTORS, None)
+        encode_sq8(VECTORS, None)
 
 
 @pytest.mark.parametrize("factory", ["IVF4,Flat", "IVF4,PQ6x4fs", "IVF4,PQ6x4", "PCA8,IVF4,Flat", "Flat", "HNSW8"])

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexmill.tasks.indexes.rerank import bounds_of, store
-from indexmill.tasks.indexes.searcher import Searcher, distinct
-from indexmill.tasks.indexes.spill import filled, train_spilled
+from indexmill.tasks.indexing.reranking import compute_bounds, store
+from indexmill.tasks.indexing.searcher import Searcher, select_distinct_top_k
+from indexmill.tasks.indexing.soar import fill_index, train_soar
 
 DIM = 16
 
@@ -33,9 +33,9 @@ def brute(k: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def spilled(metric: str, shards: int = 1, **options: int) -> Searcher:
-    trained = train_spilled(VECTORS, 8, 8, metric)
+    trained = train_soar(VECTORS, 8, 8, metric)
     parts = [slice(number, None, shards) for number in range(shards)]
-    indexes = [filled(trained, [(IDS[part], VECTORS[part])]) for part in parts]
+    indexes = [fill_index(trained, [(IDS[part], VECTORS[part])]) for part in parts]
     stores = [store(IDS[part], np.ascontiguousarray(VECTORS[part]), metric) for part in parts]
     return Searcher(indexes, metric, stores=stores, spill=True, **options)
 
@@ -43,7 +43,7 @@ def spilled(metric: str, shards: int = 1, **options: int) -> Searcher:
 @pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
 @pytest.mark.parametrize("shards", [1, 3])
 def test_every_list_and_candidate_gives_exact_search(metric: str, shards: int) -> None:
-    searcher = spilled(metric, shards, nprobe=8, candidates=2000)
+    searcher = spilled(metric, shards, nprobe=8, rerank_candidates=2000)
     scores, ids = searcher.search(QUERIES, 10)
     expected, exact = brute(10, metric)
     assert np.array_equal(ids, exact)
@@ -54,7 +54,7 @@ def test_every_list_and_candidate_gives_exact_search(metric: str, shards: int) -
 
 
 def test_one_by_one_is_the_same_as_all_at_once() -> None:
-    searcher = spilled("cosine", nprobe=3, candidates=30)
+    searcher = spilled("cosine", nprobe=3, rerank_candidates=30)
     scores, ids = searcher.search(QUERIES, 7)
     for row, query in enumerate(QUERIES):
         one_scores, one_ids = searcher.search(query[None], 7)
@@ -66,8 +66,8 @@ def test_more_candidates_never_find_worse() -> None:
     _, exact = brute(10, "cosine")
     hits = []
     searcher = spilled("cosine")
-    for candidates in (20, 40, 200):
-        searcher.widen(nprobe=8, candidates=candidates)
+    for rerank_candidates in (20, 40, 200):
+        searcher.set_search_params(nprobe=8, rerank_candidates=rerank_candidates)
         found = searcher.search(QUERIES, 10)[1]
         hits.append((found[:, :, None] == exact[:, None]).any(1).sum())
     assert hits == sorted(hits)
@@ -75,17 +75,21 @@ def test_more_candidates_never_find_worse() -> None:
 
 
 def test_spill_without_vectors_gives_each_item_once() -> None:
-    trained = train_spilled(VECTORS, 8, 8, "cosine")
-    searcher = Searcher([filled(trained, [(IDS, VECTORS)])], "cosine", nprobe=8, spill=True)
+    trained = train_soar(VECTORS, 8, 8, "cosine")
+    searcher = Searcher([fill_index(trained, [(IDS, VECTORS)])], "cosine", nprobe=8, spill=True)
     _, ids = searcher.search(QUERIES, 20)
     assert all(len(set(row)) == 20 for row in ids.tolist())
     assert searcher.items == 900
 
 
 def test_places_beyond_the_items_are_empty() -> None:
-    trained = train_spilled(VECTORS, 2, 8, "cosine")
+    trained = train_soar(VECTORS, 2, 8, "cosine")
     searcher = Searcher(
-        [filled(trained, [(IDS[:3], VECTORS[:3])])], "cosine", stores=[store(IDS[:3], VECTORS[:3].copy(), "cosine")], spill=True, nprobe=2
+        [fill_index(trained, [(IDS[:3], VECTORS[:3])])],
+        "cosine",
+        stores=[store(IDS[:3], VECTORS[:3].copy(), "cosine")],
+        spill=True,
+        nprobe=2,
     )
     scores, ids = searcher.search(VECTORS[:2], 5)
     assert ids[0, 0] == IDS[0]
@@ -95,9 +99,14 @@ def test_places_beyond_the_items_are_empty() -> None:
 
 def test_equal_vectors_come_by_ascending_id() -> None:
     same = np.repeat(VECTORS[:1], 30, axis=0)
-    trained = train_spilled(VECTORS, 4, 8, "cosine")
+    trained = train_soar(VECTORS, 4, 8, "cosine")
     searcher = Searcher(
-        [filled(trained, [(IDS[:30], same)])], "cosine", stores=[store(IDS[:30], same, "cosine")], spill=True, nprobe=4, candidates=100
+        [fill_index(trained, [(IDS[:30], same)])],
+        "cosine",
+        stores=[store(IDS[:30], same, "cosine")],
+        spill=True,
+        nprobe=4,
+        rerank_candidates=100,
     )
     assert searcher.search(VECTORS[:1], 30)[1][0].tolist() == IDS[:30].tolist()
 
@@ -109,9 +118,9 @@ def test_any_family_is_reranked(factory: str, kind: str) -> None:
     index.train(VECTORS)
     index = index if "IVF" in factory else faiss.IndexIDMap2(index)
     index.add_with_ids(VECTORS, IDS)
-    bounds = bounds_of(VECTORS)
+    bounds = compute_bounds(VECTORS)
     held = VECTORS.astype(kind) if kind != "uint8" else np.rint((VECTORS - bounds[0]) / bounds[1] * 255).astype(np.uint8)
-    searcher = Searcher([index], "cosine", nprobe=8, ef_search=400, stores=[store(IDS, held, "cosine", bounds)], candidates=300)
+    searcher = Searcher([index], "cosine", nprobe=8, ef_search=400, stores=[store(IDS, held, "cosine", bounds)], rerank_candidates=300)
     _, exact = brute(10, "cosine")
     found = searcher.search(QUERIES, 10)[1]
     recall = (found[:, :, None] == exact[:, None]).any(1).mean()
@@ -123,15 +132,17 @@ def test_any_family_is_reranked(factory: str, kind: str) -> None:
     st.integers(1, 8),
     st.booleans(),
 )
-def test_distinct_is_the_first_of_each_id(rows: list[list[tuple[int, int]]], k: int, larger: bool) -> None:
+def test_distinct_is_the_first_of_each_id(rows: list[list[tuple[int, int]]], k: int, higher_is_better: bool) -> None:
     """Against plain Python: sort, take each id once, fill with -1. An id has one score; rows come best first, ties in any order."""
     score_of = {item: float(score) for row in rows for score, item in row}
-    worst = -np.inf if larger else np.inf
-    filled_rows = [sorted((item for _, item in row), key=lambda item: -score_of[item] if larger else score_of[item]) for row in rows]
+    worst = -np.inf if higher_is_better else np.inf
+    filled_rows = [
+        sorted((item for _, item in row), key=lambda item: -score_of[item] if higher_is_better else score_of[item]) for row in rows
+    ]
     ids = np.array([row + [-1] * (8 - len(row)) for row in filled_rows])
     scores = np.array([[score_of.get(item, worst) for item in row] for row in ids.tolist()], np.float32)
-    got_scores, got = distinct(scores, ids, k, larger=larger)
+    got_scores, got = select_distinct_top_k(scores, ids, k, higher_is_better=higher_is_better)
     for row, found, values in zip(filled_rows, got.tolist(), got_scores.tolist(), strict=True):
-        expected = sorted(set(row), key=lambda item: (-score_of[item] if larger else score_of[item], item))[:k]
+        expected = sorted(set(row), key=lambda item: (-score_of[item] if higher_is_better else score_of[item], item))[:k]
         assert found == expected + [-1] * (k - len(expected))
         assert values == [score_of[item] for item in expected] + [worst] * (k - len(expected))

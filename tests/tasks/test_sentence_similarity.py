@@ -13,8 +13,8 @@ from scipy.stats import spearmanr
 
 from indexmill.configs.encoders import Precision
 from indexmill.configs.loading import load_config
-from indexmill.tasks.encoders import Encoder, load_encoder
-from indexmill.tasks.encoders.encoding import encode_items
+from indexmill.tasks.encoding import Encoder, load_encoder
+from indexmill.tasks.encoding.base import encode_items
 
 REAL_DATA = os.environ.get("INDEXMILL_REAL_DATA", "")
 

@@ -6,8 +6,8 @@ import faiss
 import numpy as np
 import pytest
 
-from indexmill.tasks.indexes.factory import ivf_of
-from indexmill.tasks.indexes.spill import PENALTY, assign, filled, projection, train_spilled, update
+from indexmill.tasks.indexing.factory import find_ivf
+from indexmill.tasks.indexing.soar import SPILL_PENALTY, assign_lists, fill_index, fit_projection, train_soar, update
 
 DIM, LISTS, PIECES = 16, 8, 8
 
@@ -19,7 +19,7 @@ def unit(count: int, seed: int = 0) -> np.ndarray:
 
 def held(index: faiss.IndexIVF) -> np.ndarray:
     """All ids in the lists, sorted."""
-    index = ivf_of(index)
+    index = find_ivf(index)
     lists = [
         faiss.rev_swig_ptr(index.invlists.get_ids(i), index.get_list_size(i)).copy() for i in range(index.nlist) if index.get_list_size(i)
     ]
@@ -29,17 +29,17 @@ def held(index: faiss.IndexIVF) -> np.ndarray:
 def test_the_spill_list_is_the_one_whose_residual_crosses_the_first() -> None:
     """By hand: x = 0, c₁ = (-1, 0), so r₁ = (1, 0). (1.2, 0) errs along r₁: 1.44 + 1.5 · 1.44 = 3.6. (0, 1.4) errs across it: 1.96."""
     centroids = np.array([[-1, 0], [1.2, 0], [0, 1.4], [5, 5]], np.float32)
-    first, second = assign(np.zeros((1, 2), np.float32), centroids)
+    first, second = assign_lists(np.zeros((1, 2), np.float32), centroids)
     assert (first[0], second[0]) == (0, 2)
 
 
 def test_assignment_is_the_formula_written_out() -> None:
     vectors, centroids = unit(300), unit(40, seed=1)
-    first, second = assign(vectors, centroids)
+    first, second = assign_lists(vectors, centroids)
     for x, one, two in zip(vectors.astype(float), first, second, strict=True):
         residuals = x - centroids.astype(float)
         squares = (residuals**2).sum(axis=1)
-        loss = squares + PENALTY * (residuals @ residuals[one]) ** 2 / squares[one]
+        loss = squares + SPILL_PENALTY * (residuals @ residuals[one]) ** 2 / squares[one]
         near = np.argsort(squares)[1:16]
         assert one == squares.argmin()
         assert two in near
@@ -47,15 +47,15 @@ def test_assignment_is_the_formula_written_out() -> None:
 
 
 def test_a_single_list_takes_both_places() -> None:
-    first, second = assign(unit(5), unit(1))
+    first, second = assign_lists(unit(5), unit(1))
     assert first.tolist() == second.tolist() == [0] * 5
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
 def test_every_item_lies_in_two_lists_and_is_its_own_neighbour(metric: str) -> None:
     vectors, ids = unit(500), np.arange(500) * 7 + 2**40
-    trained = train_spilled(vectors, LISTS, PIECES, metric)
-    index = filled(trained, [(ids[:333], vectors[:333]), (ids[333:], vectors[333:])])
+    trained = train_soar(vectors, LISTS, PIECES, metric)
+    index = fill_index(trained, [(ids[:333], vectors[:333]), (ids[333:], vectors[333:])])
     assert trained.ntotal == 0
     assert index.ntotal == 1000
     assert held(index).tolist() == np.repeat(ids, 2).tolist()
@@ -65,12 +65,12 @@ def test_every_item_lies_in_two_lists_and_is_its_own_neighbour(metric: str) -> N
 
 def test_both_entries_of_a_vector_carry_the_code_that_faiss_gives_it() -> None:
     vectors = unit(200)
-    trained = train_spilled(vectors, LISTS, PIECES, "cosine")
-    first, _ = assign(vectors, trained.quantizer.reconstruct_n(0, LISTS))
+    trained = train_soar(vectors, LISTS, PIECES, "cosine")
+    first, _ = assign_lists(vectors, trained.quantizer.reconstruct_n(0, LISTS))
     plain = faiss.clone_index(trained)
     plain.add_core(200, faiss.swig_ptr(vectors), faiss.swig_ptr(np.arange(200)), faiss.swig_ptr(first))
     plain.nprobe = LISTS
-    index = filled(trained, [(np.arange(200), vectors)])
+    index = fill_index(trained, [(np.arange(200), vectors)])
     index.nprobe = LISTS
     exact, found = plain.search(vectors[:9], 20), index.search(vectors[:9], 40)
     for row in range(9):
@@ -79,9 +79,9 @@ def test_both_entries_of_a_vector_carry_the_code_that_faiss_gives_it() -> None:
 
 def test_items_leave_and_come() -> None:
     vectors, ids = unit(400), np.arange(400)
-    trained = train_spilled(vectors, LISTS, PIECES, "cosine")
-    index = filled(trained, [(ids[:300], vectors[:300])])
-    update(index, filled(trained, [(ids[300:], vectors[300:])]), removed=np.arange(0, 100))
+    trained = train_soar(vectors, LISTS, PIECES, "cosine")
+    index = fill_index(trained, [(ids[:300], vectors[:300])])
+    update(index, fill_index(trained, [(ids[300:], vectors[300:])]), removed=np.arange(0, 100))
     assert held(index).tolist() == np.repeat(np.arange(100, 400), 2).tolist()
     assert index.ntotal == 600
     index.nprobe = LISTS
@@ -90,10 +90,10 @@ def test_items_leave_and_come() -> None:
 
 def test_an_update_without_anything_changes_nothing() -> None:
     vectors = unit(100)
-    trained = train_spilled(vectors, LISTS, PIECES, "cosine")
-    index = filled(trained, [(np.arange(100), vectors)])
+    trained = train_soar(vectors, LISTS, PIECES, "cosine")
+    index = fill_index(trained, [(np.arange(100), vectors)])
     before = faiss.serialize_index(index).tobytes()
-    update(index, filled(trained, []), np.empty(0, np.int64))
+    update(index, fill_index(trained, []), np.empty(0, np.int64))
     assert faiss.serialize_index(index).tobytes() == before
 
 
@@ -101,8 +101,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not() -> None:
     vectors = unit(600)
 
     def made(seed: int) -> bytes:
-        trained = train_spilled(vectors, LISTS, PIECES, "cosine", seed=seed)
-        return faiss.serialize_index(filled(trained, [(np.arange(600), vectors)])).tobytes()
+        trained = train_soar(vectors, LISTS, PIECES, "cosine", seed=seed)
+        return faiss.serialize_index(fill_index(trained, [(np.arange(600), vectors)])).tobytes()
 
     assert made(0) == made(0)
     assert made(0) != made(1)
@@ -110,9 +110,9 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not() -> None:
 
 def test_blocks_of_any_size_give_the_same_answers() -> None:
     vectors, ids = unit(300), np.arange(300)
-    trained = train_spilled(vectors, LISTS, PIECES, "cosine")
-    one = filled(trained, [(ids, vectors)])
-    many = filled(trained, [(ids[i : i + 7], vectors[i : i + 7]) for i in range(0, 300, 7)])
+    trained = train_soar(vectors, LISTS, PIECES, "cosine")
+    one = fill_index(trained, [(ids, vectors)])
+    many = fill_index(trained, [(ids[i : i + 7], vectors[i : i + 7]) for i in range(0, 300, 7)])
     one.nprobe = many.nprobe = 3
     scores, other = one.search(vectors, 5)[0], many.search(vectors, 5)[0]
     assert np.array_equal(scores, other)
@@ -120,8 +120,8 @@ def test_blocks_of_any_size_give_the_same_answers() -> None:
 
 def test_a_written_index_reads_back_the_same(tmp_path: object) -> None:
     vectors = unit(300)
-    trained = train_spilled(vectors, LISTS, PIECES, "cosine")
-    index = filled(trained, [(np.arange(300), vectors)])
+    trained = train_soar(vectors, LISTS, PIECES, "cosine")
+    index = fill_index(trained, [(np.arange(300), vectors)])
     again = faiss.deserialize_index(faiss.serialize_index(index))
     assert np.array_equal(again.search(vectors, 5)[1], index.search(vectors, 5)[1])
 
@@ -129,7 +129,7 @@ def test_a_written_index_reads_back_the_same(tmp_path: object) -> None:
 def test_a_projection_keeps_the_principal_directions_and_deals_them_out() -> None:
     """By hand: axes 0 to 3 with variances 4 > 3 > 2 > 1 and two pieces: the draft gives piece 0 axes 0 and 3, piece 1 axes 1 and 2."""
     sample = np.diag(np.sqrt(np.array([4, 3, 2, 1, 0.1]))).astype(np.float32)
-    transform = projection(sample, 4, 2)
+    transform = fit_projection(sample, 4, 2)
     matrix = faiss.vector_to_array(transform.A).reshape(4, 5)
     assert np.abs(matrix).argmax(axis=1).tolist() == [0, 3, 1, 2]
     assert matrix @ matrix.T == pytest.approx(np.eye(4), abs=1e-6)
@@ -137,26 +137,26 @@ def test_a_projection_keeps_the_principal_directions_and_deals_them_out() -> Non
 
 def test_all_directions_change_no_inner_product() -> None:
     vectors = unit(200)
-    turned = projection(vectors, DIM, 8).apply(vectors)
+    turned = fit_projection(vectors, DIM, 8).apply(vectors)
     assert turned @ turned.T == pytest.approx(vectors @ vectors.T, abs=1e-5)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_a_projected_index_gains_and_loses_items_and_is_written_and_read(metric: str) -> None:
     vectors, ids = unit(400), np.arange(400)
-    trained = train_spilled(vectors, LISTS, 6, metric, dims=12)
-    index = filled(trained, [(ids[:300], vectors[:300])])
-    update(index, filled(trained, [(ids[300:], vectors[300:])]), removed=np.arange(0, 100))
+    trained = train_soar(vectors, LISTS, 6, metric, pca_dims=12)
+    index = fill_index(trained, [(ids[:300], vectors[:300])])
+    update(index, fill_index(trained, [(ids[300:], vectors[300:])]), removed=np.arange(0, 100))
     again = faiss.deserialize_index(faiss.serialize_index(index))
     assert index.ntotal == again.ntotal == 600
     assert held(again).tolist() == np.repeat(np.arange(100, 400), 2).tolist()
-    ivf_of(again).nprobe = LISTS
+    find_ivf(again).nprobe = LISTS
     assert (again.search(vectors[100:], 30)[1] == ids[100:, None]).any(axis=1).all()
 
 
 def test_without_spill_every_item_lies_in_its_nearest_list() -> None:
     vectors = unit(300)
-    trained = train_spilled(vectors, LISTS, PIECES, "cosine")
-    index = filled(trained, [(np.arange(300), vectors)], spill=False)
+    trained = train_soar(vectors, LISTS, PIECES, "cosine")
+    index = fill_index(trained, [(np.arange(300), vectors)], spill=False)
     assert held(index).tolist() == list(range(300))
     assert (index.search(vectors, 20)[1] == np.arange(300)[:, None]).any(axis=1).mean() > 0.97  # nprobe is 1

@@ -73,7 +73,7 @@ def test_no_picture_moves_when_others_come_go_or_change_places(root: Root, tmp_p
     whole = sides(root, source)
     assert set(whole.values()) == {"query", "database"}
     for part in (source.listed[::2], source.listed[::-1], source.listed[5:9]):
-        assert sides(root, Listed(part, base=source.base)) == {item.key: whole[item.key] for item in part}
+        assert sides(root, Listed(part, image_root=source.image_root)) == {item.key: whole[item.key] for item in part}
 
 
 def test_a_given_split_is_followed_by_the_names_of_its_parts(root: Root) -> None:

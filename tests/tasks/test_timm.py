@@ -16,10 +16,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from indexmill.configs.encoders import TimmEncoder
+from indexmill.configs.encoders import TimmEncoderConfig
 from indexmill.storage.errors import InputError, SourceUnreachable
-from indexmill.tasks.encoders import Identity, identify, load_encoder
-from indexmill.tasks.encoders.encoding import encode_items
+from indexmill.tasks.encoding import EncoderIdentity, identify, load_encoder
+from indexmill.tasks.encoding.base import encode_items
 from tests.tasks.checkpoints import ModelHub, cosine, images, malicious, opened_hub
 
 SMALL = "mobilenetv3_small_050"
@@ -43,11 +43,11 @@ def saved(name: str, path: Path, seed: int = 0, **choices: Any) -> str:
     return str(path)
 
 
-def encoder(model: str = SMALL, pretrained: str | None = None, **more: Any) -> TimmEncoder:
-    return TimmEncoder(kind="timm", model=model, pretrained=pretrained, **more)
+def encoder(model: str = SMALL, pretrained: str | None = None, **more: Any) -> TimmEncoderConfig:
+    return TimmEncoderConfig(kind="timm", model=model, pretrained=pretrained, **more)
 
 
-def identity(*arguments: str, **more: Any) -> Identity:
+def identity(*arguments: str, **more: Any) -> EncoderIdentity:
     return identify(encoder(*arguments, **more))
 
 
@@ -121,7 +121,7 @@ def test_the_fingerprint_depends_on_what_the_model_computes_and_not_on_where_it_
 def test_a_local_checkpoint_is_identified_without_loading_torch(checkpoint: str) -> None:
     """For both libraries: seconds that a night without new items does not pay."""
     program = (
-        "import sys; from indexmill.configs.encoders import OpenClipEncoder, TimmEncoder; from indexmill.tasks.encoders import identify\n"
+        "import sys; from indexmill.configs.encoders import OpenClipEncoder, TimmEncoder; from indexmill.tasks.encoding import identify\n"
         f"identify(TimmEncoder(kind='timm', model={SMALL!r}, pretrained={checkpoint!r}))\n"
         f"identify(OpenClipEncoder(kind='open-clip', model='ViT-B-32', pretrained={checkpoint!r}))\n"
         "sys.exit('torch' in sys.modules)"

@@ -8,11 +8,11 @@ import faiss
 import numpy as np
 import pytest
 
-from indexmill.tasks.indexes.rerank import store
-from indexmill.tasks.indexes.searcher import Searcher
-from indexmill.tasks.indexes.spill import filled, train_spilled
-from indexmill.tasks.indexes.tuning import Setting, Trials, _bisected, lower_bound, tune
-from indexmill.tasks.measures.neighbours import overlap_at
+from indexmill.tasks.indexing.reranking import store
+from indexmill.tasks.indexing.searcher import Searcher
+from indexmill.tasks.indexing.soar import fill_index, train_soar
+from indexmill.tasks.indexing.tuning import SearchParams, TrialRunner, _bisect_width, lower_bound, tune
+from indexmill.tasks.metrics.neighbors import ann_recall_at
 
 DIM, COUNT = 16, 1500
 
@@ -28,7 +28,7 @@ EXACT = IDS[np.argsort(-(QUERIES @ VECTORS.T), axis=1)[:, :10]]
 
 def searcher(family: str) -> Searcher:
     if family == "spill":
-        index = filled(train_spilled(VECTORS, 32, 4, "cosine"), [(IDS, VECTORS)])
+        index = fill_index(train_soar(VECTORS, 32, 4, "cosine"), [(IDS, VECTORS)])
         return Searcher([index], "cosine", stores=[store(IDS, VECTORS, "cosine")], spill=True)
     index = faiss.index_factory(DIM, family, faiss.METRIC_INNER_PRODUCT)
     index = index if "IVF" in family else faiss.IndexIDMap2(index)
@@ -57,29 +57,31 @@ def test_the_bound_holds_in_about_95_of_100_samples() -> None:
 def test_what_is_told_is_what_the_searcher_then_does(family: str, target: float) -> None:
     tuned_searcher = searcher(family)
     tuned = tune(tuned_searcher, QUERIES, EXACT, target)
-    recalls = overlap_at(tuned_searcher.search(QUERIES, 10)[1], EXACT, 10)
+    recalls = ann_recall_at(tuned_searcher.search(QUERIES, 10)[1], EXACT, 10)
     assert tuned.met
     assert tuned.chosen.recall == pytest.approx(recalls.mean())
-    assert target <= tuned.chosen.bound == lower_bound(recalls) <= tuned.chosen.recall
+    assert target <= tuned.chosen.recall_lower_bound == lower_bound(recalls) <= tuned.chosen.recall
 
 
 def test_the_width_is_the_least_that_meets_the_target() -> None:
     """Against trying every nprobe."""
     ivf = searcher("IVF32,Flat")
-    width = _bisected(Trials(ivf, QUERIES, EXACT, 10, 256), 0.9, None)
+    width = _bisect_width(TrialRunner(ivf, QUERIES, EXACT, 10, 256), 0.9, None)
     bounds = []
     for nprobe in range(1, 33):
-        ivf.widen(nprobe=nprobe)
-        bounds.append(lower_bound(overlap_at(ivf.search(QUERIES, 10)[1], EXACT, 10)))
-    assert width == 1 + next(i for i, bound in enumerate(bounds) if bound >= 0.9)
+        ivf.set_search_params(nprobe=nprobe)
+        bounds.append(lower_bound(ann_recall_at(ivf.search(QUERIES, 10)[1], EXACT, 10)))
+    assert width == 1 + next(i for i, recall_lower_bound in enumerate(bounds) if recall_lower_bound >= 0.9)
 
 
 def test_no_trial_that_meets_the_target_is_quicker() -> None:
-    trials = Trials(searcher("spill"), QUERIES, EXACT, 10, 256)
-    for width, candidates in ((2, 20), (32, 300), (32, 100), (16, 300)):
-        trials(width, candidates)
+    trials = TrialRunner(searcher("spill"), QUERIES, EXACT, 10, 256)
+    for width, rerank_candidates in ((2, 20), (32, 300), (32, 100), (16, 300)):
+        trials(width, rerank_candidates)
     chosen = trials.tuned(0.5).chosen
-    assert chosen.cpu_seconds == min(trial.cpu_seconds for trial in trials.done.values() if trial.bound >= 0.5)
+    assert chosen.cpu_seconds_per_query == min(
+        trial.cpu_seconds_per_query for trial in trials.measured.values() if trial.recall_lower_bound >= 0.5
+    )
 
 
 def test_a_target_that_cannot_be_met_is_said_with_the_nearest() -> None:
@@ -89,7 +91,7 @@ def test_a_target_that_cannot_be_met_is_said_with_the_nearest() -> None:
     index.add_with_ids(VECTORS, IDS)
     tuned = tune(Searcher([index], "cosine"), QUERIES, EXACT, 0.95)
     assert not tuned.met
-    assert tuned.chosen.setting.nprobe is not None
+    assert tuned.chosen.params.nprobe is not None
     assert "cannot be met; the nearest is" in str(tuned)
 
 
@@ -97,4 +99,4 @@ def test_flat_has_nothing_to_tune() -> None:
     tuned = tune(searcher("Flat"), QUERIES, EXACT, 0.99)
     assert tuned.met
     assert tuned.trials == 1
-    assert tuned.chosen.setting == Setting()
+    assert tuned.chosen.params == SearchParams()

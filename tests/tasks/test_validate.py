@@ -77,20 +77,20 @@ def test_labels_may_lack_where_the_data_set_has_none(root: Root) -> None:
     assert reasons(root, Listed([Item("k", text="t")], labelled=False)) == {}
 
 
-def test_images_that_cannot_be_used_are_set_aside_by_reason(root: Root, base: Path) -> None:
+def test_images_that_cannot_be_used_are_set_aside_by_reason(root: Root, image_root: Path) -> None:
     """By the row (no path, no label), by the file (gone, empty, no image, cut short) and by the limits."""
-    (base / "l0" / "nothing.bmp").write_bytes(b"")
-    (base / "l0" / "page.bmp").write_text("<html></html>")
-    (base / "l0" / "cut.bmp").write_bytes((base / "l0" / "0.bmp").read_bytes()[:300])
-    listing = image_items(base)
+    (image_root / "l0" / "nothing.bmp").write_bytes(b"")
+    (image_root / "l0" / "page.bmp").write_text("<html></html>")
+    (image_root / "l0" / "cut.bmp").write_bytes((image_root / "l0" / "0.bmp").read_bytes()[:300])
+    listing = image_items(image_root)
     listing += [Item("no path", label="l"), Item("gone", label="l", path="gone.bmp", size=1, mtime_ns=1)]
     listing += [Item("no label", path="l0/0.bmp", size=1, mtime_ns=1)]
-    assert reasons(root, Listed(listing, base=base)) == {
+    assert reasons(root, Listed(listing, image_root=image_root)) == {
         "no path": "missing_path", "gone": "unopenable", "no label": "missing_label", "l0/nothing.bmp": "empty",
         "l0/page.bmp": "not_an_image", "l0/cut.bmp": "damaged",
     }  # fmt: skip
-    paint(base / "l0" / "big.bmp", 90, side=40)
-    assert set(reasons(root, pictures(base), min_side=25).values()) == {"too_small", "empty", "not_an_image"}
+    paint(image_root / "l0" / "big.bmp", 90, side=40)
+    assert set(reasons(root, pictures(image_root), min_side=25).values()) == {"too_small", "empty", "not_an_image"}
 
 
 cells = st.sampled_from([None, "", " ", "a", "b!", "B", "a much longer text", "é"])
@@ -121,19 +121,19 @@ def test_rejects_in_a_later_batch_are_their_own_rows(root: Root) -> None:
     assert record.items == 19_980
 
 
-def test_seen_since_is_the_first_day_of_the_same_fault(root: Root, base: Path, clock: list[int]) -> None:
+def test_seen_since_is_the_first_day_of_the_same_fault(root: Root, image_root: Path, clock: list[int]) -> None:
     """It stays while key, reason and content stay, and begins anew with another content, another reason, or after a sound night."""
-    paint(base / "l0" / "big.bmp", 90, side=40)
-    bad = base / "l0" / "bad.bmp"
+    paint(image_root / "l0" / "big.bmp", 90, side=40)
+    bad = image_root / "l0" / "bad.bmp"
 
     def since(day: int, content: bytes, **limits: object) -> str:
         clock[0] = day
         bad.write_bytes(content)
         aged(bad, LONG_AGO + day)
-        found = {row["key"]: row["seen_since"] for row in rows(root, validated(root, pictures(base), **limits).rejects)}
+        found = {row["key"]: row["seen_since"] for row in rows(root, validated(root, pictures(image_root), **limits).rejects)}
         return found.get("l0/bad.bmp", "")[:10]
 
-    sound = (base / "l0" / "0.bmp").read_bytes()
+    sound = (image_root / "l0" / "0.bmp").read_bytes()
     assert since(1, b"rubbish") == since(2, b"rubbish") == "2026-09-01"
     assert since(3, b"other rubbish") == since(4, b"other rubbish") == "2026-09-03"
     assert since(5, sound) == ""
@@ -142,43 +142,45 @@ def test_seen_since_is_the_first_day_of_the_same_fault(root: Root, base: Path, c
     assert since(9, b"rubbish") == "2026-09-09"
 
 
-def test_an_image_is_opened_once_by_content(root: Root, base: Path, tmp_path: Path) -> None:
+def test_an_image_is_opened_once_by_content(root: Root, image_root: Path, tmp_path: Path) -> None:
     """Not again the next night, nor under another name, nor in another data set; a copy is opened with its original."""
-    first = validated(root, pictures(base))
+    first = validated(root, pictures(image_root))
     assert opened(root) == 6
-    paint(base / "l1" / "copy.bmp", seed=0)
+    paint(image_root / "l1" / "copy.bmp", seed=0)
     for number in range(6):
         paint(tmp_path / "other" / "label" / f"renamed-{number}.bmp", number)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("indexmill.tasks.checks.opening.Decoders", lambda *_: pytest.fail("opened again"))
-        assert validated(root, pictures(base)).items == 7
+        assert validated(root, pictures(image_root)).items == 7
         assert validated(root, pictures(tmp_path / "other"), "other").items == 6
     assert opened(root) == 6 and first.items == 6
 
 
-def test_a_rejected_image_is_opened_again_only_once_its_bytes_change(root: Root, base: Path) -> None:
+def test_a_rejected_image_is_opened_again_only_once_its_bytes_change(root: Root, image_root: Path) -> None:
     """Touching it does nothing; other bytes are looked at, and then it passes."""
-    bad = base / "l0" / "bad.bmp"
+    bad = image_root / "l0" / "bad.bmp"
     bad.write_bytes(b"rubbish")
-    validated(root, pictures(base))
+    validated(root, pictures(image_root))
     assert opened(root) == 7
     os.utime(bad)
-    assert validated(root, pictures(base)).rejected == 1
+    assert validated(root, pictures(image_root)).rejected == 1
     assert opened(root) == 7
     paint(bad, seed=50)
-    assert validated(root, pictures(base)).rejected == 0
+    assert validated(root, pictures(image_root)).rejected == 0
     assert opened(root) == 8
 
 
-def test_other_limits_are_another_judgement(root: Root, base: Path) -> None:
+def test_other_limits_are_another_judgement(root: Root, image_root: Path) -> None:
     """What came of opening under one policy says nothing under another."""
-    paint(base / "l0" / "big.bmp", 90, side=40)
-    assert validated(root, pictures(base)).rejected == 0
-    assert validated(root, pictures(base), min_side=25).rejected_by_reason == {"too_small": 6}
+    paint(image_root / "l0" / "big.bmp", 90, side=40)
+    assert validated(root, pictures(image_root)).rejected == 0
+    assert validated(root, pictures(image_root), min_side=25).rejected_by_reason == {"too_small": 6}
 
 
 @pytest.mark.parametrize("reason", ["changed", "unopenable", "timeout", "damaged"])
-def test_what_may_pass_is_tried_again_and_what_lasts_is_not(reason: str, root: Root, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_may_pass_is_tried_again_and_what_lasts_is_not(
+    reason: str, root: Root, image_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A slow machine or a file in flux says nothing of the content; a damaged picture stays damaged."""
     from indexmill.tasks.checks.decoding import Decoders
 
@@ -188,18 +190,18 @@ def test_what_may_pass_is_tried_again_and_what_lasts_is_not(reason: str, root: R
             "groups",
             lambda self, requests: (UnreadableImage(reason, "not tonight") if number else "0" * 64 for number, _ in enumerate(requests)),
         )
-        assert validated(root, pictures(base)).rejected_by_reason == {reason: 5}
-    again = validated(root, pictures(base))
+        assert validated(root, pictures(image_root)).rejected_by_reason == {reason: 5}
+    again = validated(root, pictures(image_root))
     assert again.rejected == (5 if reason == "damaged" else 0)
 
 
-def test_a_file_that_changed_since_it_was_listed_is_set_aside_until_it_is_listed_anew(root: Root, base: Path) -> None:
+def test_a_file_that_changed_since_it_was_listed_is_set_aside_until_it_is_listed_anew(root: Root, image_root: Path) -> None:
     """Its digest would be that of other bytes."""
-    dataset = ingested(root, pictures(base))
-    aged(paint(base / "l0" / "0.bmp", seed=77), LONG_AGO + 1)
+    dataset = ingested(root, pictures(image_root))
+    aged(paint(image_root / "l0" / "0.bmp", seed=77), LONG_AGO + 1)
     record = validate.fn(root, dataset, ValidateConfig(max_reject_fraction=1))
     assert record.rejected_by_reason == {"changed": 1}
-    assert reasons(root, pictures(base)) == {}
+    assert reasons(root, pictures(image_root)) == {}
 
 
 def test_too_many_rejects_stop_with_their_counts_the_most_frequent_first(root: Root) -> None:

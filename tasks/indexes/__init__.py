@@ -1,1 +1,0 @@
-"""FAISS indexes: made, trained, filled, written, searched."""

@@ -1,0 +1,1 @@
+"""Train, fill, write and search FAISS indexes."""

@@ -1,0 +1,84 @@
+"""Merge all shards of a snapshot into one FAISS file for consumers that only have FAISS; item ids do not change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from faiss.contrib.ondisk import merge_ondisk
+
+from indexmill.storage.atomic import commit
+from indexmill.storage.errors import InputError
+from indexmill.storage.records import FileRef
+from indexmill.tasks.indexing.factory import find_ivf
+from indexmill.tasks.indexing.shard_store import read_index, save
+
+BLOCK_ROWS = 8192
+
+
+def merge_shards(shards: Sequence[tuple[Path, FileRef]], output: Path, *, memory: int, lists: Path) -> tuple[int, bool]:
+    """Write the shards, each checked by digest, as `output`; the number of vectors, and whether their lists lie in the file `lists`.
+
+    Lists that take more than `memory` bytes are merged on disk, list by list. Codes that cannot be paged in (fast-scan) and families
+    without lists are merged in memory; a graph, which cannot be merged at all, is built anew from the vectors that its shards hold.
+    """
+    first = read_index(*shards[0], mapped=True)
+    on_disk = sum(ref.size for _, ref in shards) > memory and _is_pageable(first)
+    merged = _merge_on_disk(shards, lists) if on_disk else _merge_in_memory(shards)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.part")
+    try:
+        save(merged, temporary)
+        commit(temporary, output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return int(merged.ntotal), on_disk
+
+
+def _merge_in_memory(shards: Sequence[tuple[Path, FileRef]]) -> faiss.Index:
+    merged = read_index(*shards[0])
+    inner = faiss.downcast_index(merged.index) if isinstance(merged, faiss.IndexIDMap) else merged
+    for path, ref in shards[1:]:
+        shard = read_index(path, ref)
+        if isinstance(inner, faiss.IndexHNSW):
+            _copy_vectors(merged, shard)
+            continue
+        try:
+            merged.merge_from(shard, 0)
+        except RuntimeError as problem:
+            raise InputError(
+                "FAISS cannot merge shards of this family",
+                got=f"{type(inner).__name__}: {str(problem).strip()[-200:]}",
+                next_step="build with index.shards: 1, whose one shard is the whole index",
+            ) from None
+    return merged
+
+
+def _merge_on_disk(shards: Sequence[tuple[Path, FileRef]], lists: Path) -> faiss.Index:
+    """An index whose lists lie in a file of their own, which the index names."""
+    merged: Any = read_index(*shards[0], mapped=True)
+    ivf: Any = find_ivf(merged)
+    empty: Any = faiss.ArrayInvertedLists(ivf.nlist, ivf.code_size)
+    empty.this.disown()  # the index frees it
+    ivf.replace_invlists(empty, True)
+    merged.ntotal = ivf.ntotal = 0
+    for path, ref in shards[1:]:
+        read_index(path, ref, mapped=True)  # the digest; FAISS opens the file again
+    merge_ondisk(merged, [str(path) for path, _ in shards], str(lists))
+    return merged
+
+
+def _is_pageable(index: faiss.Index) -> bool:
+    ivf: Any = find_ivf(index)
+    return ivf is not None and not isinstance(faiss.downcast_InvertedLists(ivf.invlists), faiss.BlockInvertedLists)  # type: ignore[attr-defined]
+
+
+def _copy_vectors(merged: Any, shard: Any) -> None:
+    """Add what a graph's shard holds, as its storage gives it back, block by block."""
+    ids = faiss.vector_to_array(shard.id_map)
+    for start in range(0, len(ids), BLOCK_ROWS):
+        count = min(BLOCK_ROWS, len(ids) - start)
+        merged.add_with_ids(shard.index.reconstruct_n(start, count), np.ascontiguousarray(ids[start : start + count]))
