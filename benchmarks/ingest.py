@@ -98,7 +98,7 @@ def _opened(root: Any) -> int:
     """How many contents were ever opened as images: rows of the openings."""
     from indexmill.storage import parquet
 
-    parts = sorted(root.path.glob("openings/*/part-*.parquet"))
+    parts = sorted(root.path.glob("image_checks/*/part-*.parquet"))
     return int(parquet.fetch_rows(f"SELECT count(*) FROM {parquet.scan_sql(*parts)}", spill=root.tmp)[0][0]) if parts else 0
 
 

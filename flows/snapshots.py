@@ -139,7 +139,7 @@ def print_difference(found: SnapshotDiff) -> None:
     table = Table(box=None, header_style="bold")
     for heading in ("measure", "then", "now", "difference", "95 % interval", "p", "queries"):
         table.add_column(heading, justify="left" if heading == "measure" else "right")
-    for name, one in found.measures.items():
+    for name, one in found.metrics.items():
         if one.difference is None:
             continue
         interval, p = f"{one.low:+.4f} {one.high:+.4f}", f"{one.p_bootstrap:.4f}"

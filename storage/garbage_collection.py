@@ -115,7 +115,7 @@ def _rewrite_part(root: Root, part: Path, used: list[str]) -> None:
 def _collect_dataset_folders(root: Root, before: float, live: set[str], *, dry_run: bool) -> Iterator[Garbage]:
     """Older folders of the stages, but those named in `live`: which are newer is told by the clock, and clocks are set."""
     for stage in sorted((root.path / "datasets").glob("*/*")):
-        if stage.name == "memory":
+        if stage.name == "cache":
             continue
         folders = sorted(stage.iterdir(), key=lambda folder: folder.stat().st_mtime)
         for folder in folders[:-STAGE_FOLDERS_TO_KEEP]:

@@ -18,7 +18,7 @@ from indexmill.storage.index_records import Shard, TunedIndex
 from indexmill.storage.names import RelativePath
 from indexmill.storage.records import FileRef, FrozenModel, Modality
 
-OLDEST_SCHEMA_VERSION, NEWEST_SCHEMA_VERSION = 1, 1
+OLDEST_SCHEMA_VERSION, NEWEST_SCHEMA_VERSION = 2, 2
 
 
 class Manifest(FrozenModel):
@@ -33,7 +33,7 @@ class Manifest(FrozenModel):
     checks it.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     name: str
     snapshot_id: str
     parent: str | None

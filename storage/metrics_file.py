@@ -33,7 +33,7 @@ class SnapshotDiff(FrozenModel):
     """
 
     snapshot_id: str
-    measures: dict[str, MetricComparison]
+    metrics: dict[str, MetricComparison]
     churn_at_10: float | None
     common_queries: int
     items: dict[str, int]
@@ -68,7 +68,7 @@ class MetricsFile(FrozenModel):
     are those that were broken, and `force_reason` is the reason given for publishing all the same.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     name: str
     snapshot_id: str
     parent: str | None

@@ -8,14 +8,14 @@
 <root>/models/                                    encoders fetched from a hub
 <root>/sources/_huggingface/                      the Hugging Face libraries' own files
 <root>/datasets/<name>/<stage>/<digest>/          items.parquet, rejects.parquet, manifest.json
-<root>/datasets/<name>/memory/                    what ingest and validate remember from night to night
-<root>/openings/<policy>/part-*.parquet           what came of opening each image, by content
+<root>/datasets/<name>/cache/                     what ingest and validate remember from night to night
+<root>/image_checks/<policy>/part-*.parquet       what came of opening each image, by content
 <root>/embeddings/<fingerprint>/part-*.parquet    the content-addressed embedding store
 <root>/encoders/<model>/<device>.json             what a device has shown with an encoder: precision, batch size, rate
 <root>/encoders/<model>/texts/                    an encoder of texts as ONNX graph and tokenizer; export.json last
 <root>/indexes/<name>/trained|shards/             FAISS files by key, with their rows and records, shared between snapshots
 <root>/indexes/<name>/evaluations/<digest>/       tables and sketches of an evaluation; <snapshot>/ in it: its report
-<root>/indexes/<name>/evaluations/truth-*.npz     exact neighbours of the queries, by what they were asked of
+<root>/indexes/<name>/evaluations/ground_truth-*.npz  exact neighbours of the queries, by what they were asked of
 <root>/indexes/<name>/history/<snapshot>.json     metrics.json of every build, also of those whose snapshot is gone
 <root>/indexes/<name>/snapshots/<snapshot>/       a published index, manifest.json last
 <root>/indexes/<name>/current                     the pointer: a snapshot's id
@@ -130,10 +130,10 @@ class Root:
         return self._join("datasets", name, stage, digest[:16])
 
     def dataset_cache(self, name: str, what: str) -> Path:
-        return self._join("datasets", name, "memory", f"{what}.parquet")
+        return self._join("datasets", name, "cache", f"{what}.parquet")
 
     def revision_file(self, name: str) -> Path:
-        return self._join("datasets", name, "memory", "revision.txt")
+        return self._join("datasets", name, "cache", "revision.txt")
 
     def last_revision(self, name: str) -> str | None:
         """The revision of the source that the last build of a pipeline saw; None before the first."""
@@ -141,7 +141,7 @@ class Root:
         return path.read_bytes().decode(errors="replace").strip() if path.exists() else None
 
     def image_checks(self, policy: str) -> Path:
-        return self._join("openings", policy)
+        return self._join("image_checks", policy)
 
     def embeddings(self, fingerprint: str) -> Path:
         return self._join("embeddings", fingerprint)

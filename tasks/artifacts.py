@@ -22,6 +22,6 @@ def leave_artifacts(figures: MetricsFile, folder: Path) -> None:
 
 def _row(figures: MetricsFile, name: str) -> dict[str, str | float | None]:
     low, high = figures.intervals.get(name, (None, None))
-    compared = figures.diff.measures.get(name) if figures.diff else None
+    compared = figures.diff.metrics.get(name) if figures.diff else None
     change = compared.difference if compared else None
     return {"measure": name, "value": figures.metrics[name], "low": low, "high": high, "change": change}

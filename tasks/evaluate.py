@@ -69,9 +69,9 @@ def evaluate(
         write_per_query(staging / "per_query.parquet", run, judge, judged, agreed)
         by_label = write_per_label(staging / "per_label.parquet", judge, judged)
         swept = sweep_search_params(searcher, run, ground_truth, tuned.params)
-        write_search_sweep(staging / "study.parquet", swept, trained.factory, trained.rerank)
+        write_search_sweep(staging / "search_sweep.parquet", swept, trained.factory, trained.rerank)
         drawn = build_report_data(root, embeddings, run, judge, judged, by_label, config.examples) | {"space": space, "sweep": swept}
-        (staging / "sketches.json").write_text(json.dumps(drawn, ensure_ascii=False), encoding="utf-8")
+        (staging / "report_data.json").write_text(json.dumps(drawn, ensure_ascii=False), encoding="utf-8")
         if config.trec:
             write_run(staging / "run.trec", run, searcher.higher_is_better)
             write_qrels(staging / "qrels.trec", root, indexed, staging / "per_query.parquet", pairs, config.relevance_threshold)
@@ -79,7 +79,7 @@ def evaluate(
     return Evaluation(
         digest=digest, files=(*files.values(), ground_truth.file), shards=shards.digest, relevance_source=judged.source, metrics=metrics, intervals=bounds,
         scored_pairs=told, timings=timings, counts=counts, per_query=files["per_query.parquet"], per_label=files["per_label.parquet"],
-        search_sweep=files["study.parquet"], report_data=files["sketches.json"], ground_truth=ground_truth.file,
+        search_sweep=files["search_sweep.parquet"], report_data=files["report_data.json"], ground_truth=ground_truth.file,
         trec=tuple(ref for name, ref in files.items() if name.endswith(".trec")),
     )  # fmt: skip
 

@@ -78,7 +78,7 @@ def compute_ground_truth(
     The key is made of the digests of both sides' vectors, the query ids, k and the metric; how the index is made is not in it.
     """
     key = json_digest([indexed.digest, indexed.modality, query_embeddings.digest, query_embeddings.modality, run.ids.tolist(), k, metric])
-    path = folder / f"truth-{key[:16]}.npz"
+    path = folder / f"ground_truth-{key[:16]}.npz"
     if path.exists() and (known := _read_cached_ground_truth(path, key)):
         return GroundTruth(*known, root.make_ref(path))
     with track("exact search", indexed.database) as advance, vectors(root, indexed, side="database") as blocks:

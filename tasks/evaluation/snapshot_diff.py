@@ -73,7 +73,7 @@ def compute_snapshot_diff(
     churn = float(churn_at(before, after, STORED_NEIGHBORS).mean()) if len(ids) else None
     changes = count_item_changes(baseline[1], candidate[1], spill=spill)
     return SnapshotDiff(
-        snapshot_id=snapshot_id, measures=told, churn_at_10=churn, common_queries=len(ids), items=changes, rejected=rejected
+        snapshot_id=snapshot_id, metrics=told, churn_at_10=churn, common_queries=len(ids), items=changes, rejected=rejected
     )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def _significant(candidate: GateInput, rules: GateConfig) -> Iterator[GateRule]:
     if candidate.diff is None:
         return
     for name, level in rules.significant_drop.items():
-        found = candidate.diff.measures.get(name)
+        found = candidate.diff.metrics.get(name)
         if found is None or found.difference is None or found.p_bootstrap is None:
             message = f"{name} could not be compared: no query of both snapshots has it"
             yield _rule(f"significant_drop.{name}", None, level, False, message)

@@ -65,7 +65,7 @@ def change(contents: ReportModel, name: str) -> MetricChange | None:
     diff, higher_is_better = contents.build_metrics.diff, meaning(name).higher_is_better
     if diff is None:
         return None
-    compared = diff.measures.get(name)
+    compared = diff.metrics.get(name)
     if compared and compared.difference is not None:
         return _describe_tested_change(compared, compared.difference, higher_is_better)
     before = find_live_metrics(contents)
@@ -86,7 +86,7 @@ def summed(contents: ReportModel) -> str:
     diff = contents.build_metrics.diff
     if diff is None:
         return ""
-    told = {name: change(contents, name) for name in diff.measures}
+    told = {name: change(contents, name) for name in diff.metrics}
     parts = []
     for tone in ("better", "worse"):
         names = [meaning(name).label for name, one in told.items() if one and one.tone == tone]

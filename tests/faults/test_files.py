@@ -51,7 +51,7 @@ def replaced(path: Path, content: bytes) -> None:
 
 # What a build reads that earlier ones left behind.
 READ = (
-    "embeddings/*/part-*", "openings/*/part-*", "datasets/*/memory/*", "datasets/*/ingested/*/items.parquet",
+    "embeddings/*/part-*", "image_checks/*/part-*", "datasets/*/cache/*", "datasets/*/ingested/*/items.parquet",
     "datasets/*/validated/*/items.parquet", "datasets/*/split/*/items.parquet", "indexes/*/shards/*.faiss", "indexes/*/trained/*",
     "indexes/*/evaluations/*/*", "encoders/*/*.json", "cache/*", "catalog.duckdb",
 )  # fmt: skip

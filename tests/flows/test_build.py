@@ -148,7 +148,7 @@ ARTEFACTS = {
     "indexes/*/trained/*.faiss": {"train"},
     "indexes/*/shards/*.faiss": {"shard"},
     "indexes/*/evaluations/*/per_query.parquet": {"evaluate"},
-    "indexes/*/evaluations/truth-*.npz": {"evaluate"},
+    "indexes/*/evaluations/ground_truth-*.npz": {"evaluate"},
     "indexes/*/current": {"publish"},
     "indexes/*/snapshots/*/manifest.json": {"publish"},
     "indexes/*/snapshots/*/shard-00000.faiss": {"publish"},
@@ -270,7 +270,7 @@ def test_metrics_json_follows_its_schema_and_compares_with_the_live_snapshot(qui
     assert told[0]["diff"] is None
     assert told[1]["diff"]["snapshot_id"] == first["snapshot_id"]
     assert told[1]["diff"]["items"] == {"added": 0, "removed": 12, "changed": 0, "relabelled": 0, "kept": 108}
-    assert told[1]["diff"]["measures"]["map"]["queries"] == told[1]["counts"]["queries_judged"]
+    assert told[1]["diff"]["metrics"]["map"]["queries"] == told[1]["counts"]["queries_judged"]
     assert told[1]["timings"]["encode_query_p50_ms"] > told[1]["timings"]["single_query_p50_ms"] > 0
     queries = pq.read_table(folders[1] / "per_query.parquet").to_pydict()
     assert np.mean(queries["map"]) == pytest.approx(told[1]["metrics"]["map"])

@@ -24,7 +24,7 @@ def test_search_speed_says_what_it_rests_on(searcher: Searcher) -> None:
     """Percentiles rise, the least rate is at most the median and that at most the largest; threads are FAISS's."""
     figures = measure_search_speed(searcher, np.ones((30, 4), np.float32), singles=20, repeats=3)
     assert 0 < figures["single_query_p50_ms"] <= figures["single_query_p95_ms"] <= figures["single_query_p99_ms"]
-    least, median, most = (figures[f"batch_queries_per_second{which}"] for which in ("_least", "", "_most"))
+    least, median, most = (figures[f"batch_queries_per_second{which}"] for which in ("_min", "", "_max"))
     assert 0 < least <= median <= most
     assert (figures["single_queries"], figures["batch_size"], figures["batch_repeats"]) == (20, 30, 3)
     assert figures["threads"] == faiss.omp_get_max_threads()

@@ -55,7 +55,7 @@ def diff() -> SnapshotDiff:
         "precision_at_10": compared(0.83, 0.8309, 0.41),
     }
     return SnapshotDiff(
-        snapshot_id=LIVE, measures=measures, churn_at_10=0.0712, common_queries=1200,
+        snapshot_id=LIVE, metrics=measures, churn_at_10=0.0712, common_queries=1200,
         items={"added": 321, "removed": 17, "changed": 5, "relabelled": 2, "kept": 8000}, rejected=-2,
     )  # fmt: skip
 

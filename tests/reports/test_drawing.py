@@ -42,7 +42,7 @@ def test_ten_labels_have_colours_and_the_rest_is_grey() -> None:
     found = svg.build_legend(labels)
     assert found.names[:3] == ["a", "b", "rare 00"]
     assert found.codes[:4] == [1, 0, 1, 10]
-    assert found.entries[-1] == (svg.OTHERS, svg.GREY, 13)
+    assert found.entries[-1] == (svg.OTHER_LABELS, svg.OTHER_COLOR, 13)
     assert sum(count for _, _, count in found.entries) == len(labels)
     assert len(set(found.colours)) == 11
 

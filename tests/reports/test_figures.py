@@ -72,7 +72,7 @@ def test_a_change_is_sure_below_five_hundredths_and_good_by_its_direction(
     one = MetricComparison(
         queries=9, baseline=0.5, candidate=0.5 + difference, difference=difference, low=None, high=None, p_bootstrap=p, p_wilcoxon=None
     )
-    build_metrics = images.build_metrics.model_copy(update={"diff": made.diff().model_copy(update={"measures": {name: one}})})
+    build_metrics = images.build_metrics.model_copy(update={"diff": made.diff().model_copy(update={"metrics": {name: one}})})
     found = metric_tables.change(ReportModel(build_metrics, images.manifest, "", {}, [], []), name)
     assert found is not None
     assert (found.tone, found.words) == (tone, words)

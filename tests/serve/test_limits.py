@@ -31,7 +31,7 @@ def test_a_body_past_the_limit_is_refused_whether_it_says_its_length_or_not(runn
     sound(running.client.post("/v1/indexes/sentences/search", content=b"x" * 10_001, headers=headers), 413)
     pieces = (b"x" * 1000 for _ in range(20))
     sound(running.client.post("/v1/indexes/sentences/search", content=pieces, headers=headers), 413)
-    assert running.app.held == 0
+    assert running.app.buffered_bytes == 0
 
 
 def test_a_request_that_takes_too_long_is_given_up(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

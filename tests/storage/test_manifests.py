@@ -63,7 +63,7 @@ def test_a_manifest_of_every_number_is_read(version: int, root: Root) -> None:
 
 def test_a_field_that_was_added_within_the_number_is_passed_over(root: Root) -> None:
     """At the top and below; one that is gone is missed unless it has a default."""
-    values = sample(1)
+    values = sample(NEWEST_SCHEMA_VERSION)
     values["moon"] = "waxing"
     values["search"]["moon"] = values["shards"][0]["moon"] = "waxing"
     assert put(root, values).manifest().items == 120
@@ -90,7 +90,7 @@ COMMANDS = (["snapshots"], ["show"], ["diff", "{id}"], ["rollback", "{id}"], ["p
 )
 def test_another_number_is_refused_by_every_reader(version: int, what: str, root: Root, tmp_path: Path) -> None:
     """Whatever else it holds, and however it is sealed: with both numbers and the next step."""
-    values = {**sample(1), "schema_version": version, "items": "a hundred and twenty"}
+    values = {**sample(NEWEST_SCHEMA_VERSION), "schema_version": version, "items": "a hundred and twenty"}
     snapshot_id = put(root, values, sealed=False).ids()[0]
     said = (
         f"written by {what}",
@@ -109,8 +109,8 @@ def test_another_number_is_refused_by_every_reader(version: int, what: str, root
         assert f"schema_version {version}" in run.stderr, command
 
 
-@pytest.mark.parametrize("change", [{"schema_version": "1"}, {"schema_version": None}, {"manifest_sha256": ""}, {"items": 121}])
+@pytest.mark.parametrize("change", [{"schema_version": "2"}, {"schema_version": None}, {"manifest_sha256": ""}, {"items": 121}])
 def test_what_was_changed_after_it_was_written_is_damage(change: dict[str, Any], root: Root) -> None:
     """The seal is over all that stands there."""
     with pytest.raises(DamagedFile, match="not what was written"):
-        put(root, {**sample(1), **change}, sealed=False).manifest()
+        put(root, {**sample(NEWEST_SCHEMA_VERSION), **change}, sealed=False).manifest()

@@ -33,7 +33,7 @@ def test_it_finds_what_exact_search_finds(seed: int, items: int, asked: int, k: 
     database, queries = (random.integers(-2, 3, (count, 4)).astype(np.float32) for count in (items, asked))
     ids, k = np.sort(random.choice(10**9, items, replace=False)), min(k, items)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(brute_force, "SCORES_AT_ONCE", at_once)
+        patch.setattr(brute_force, "MAX_SCORES_PER_BLOCK", at_once)
         scores, found = BruteForce(ids, database, metric).search(queries, k)
     # Enough of exact search's own results that its cut, which takes any of the equals, cannot matter.
     exact_scores, exact = exact_search(queries, [(ids, database)], items, metric)

@@ -136,7 +136,7 @@ def test_candidates_ranked_again_find_more_than_codes_alone(rows: list[StudyRow]
     plain, again = of(rows, "IVF12,PQ4x4", rerank="none")[0], of(rows, "IVF12,PQ4x4", rerank="exact")[0]
     assert plain.ann_recall_at_10 < again.ann_recall_at_10
     assert again.ann_recall_at_10 > 0.7
-    assert (plain.mapped_bytes, again.params) == (0, "nprobe 12, candidates 100")
+    assert (plain.mapped_bytes, again.params) == (0, "nprobe 12, rerank_candidates 100")
     assert again.mapped_bytes == pytest.approx(DATABASE * DIM * 4, abs=200)
 
 

@@ -24,7 +24,7 @@ def diff(difference: float | None, p: float | None, churn: float | None = 0.25) 
     compared = MetricComparison(
         queries=40, baseline=0.5, candidate=0.4, difference=difference, low=None, high=None, p_bootstrap=p, p_wilcoxon=None
     )  # fmt: skip
-    return SnapshotDiff(snapshot_id="1", measures={"map": compared}, churn_at_10=churn, common_queries=40, items={}, rejected=0)
+    return SnapshotDiff(snapshot_id="1", metrics={"map": compared}, churn_at_10=churn, common_queries=40, items={}, rejected=0)
 
 
 def test_good_figures_pass() -> None:

@@ -44,7 +44,7 @@ def reasons(root: Root, source: Listed, **limits: object) -> dict[str, str]:
 
 def opened(root: Root) -> int:
     """How many results of opening an image are kept."""
-    return sum(pq.read_metadata(part).num_rows for part in root.path.glob("openings/*/part-*.parquet"))
+    return sum(pq.read_metadata(part).num_rows for part in root.path.glob("image_checks/*/part-*.parquet"))
 
 
 TEXTS = {
