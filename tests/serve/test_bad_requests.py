@@ -157,5 +157,5 @@ def test_mutated_bodies_and_options(running: Running, sent: tuple[str, bytes], n
 def test_it_answers_as_ever_afterwards(running: Running) -> None:
     """Nothing that was sent stays in it: no body is held, no search runs, and a question is answered."""
     assert running.app.buffered_bytes == 0
-    assert running.app.metrics.searching._value.get() == 0
+    assert running.app.metrics.running_searches._value.get() == 0
     assert running.client.post("/v1/indexes/sentences/search", json={"texts": ["a boat"]}).status_code == 200
