@@ -34,7 +34,7 @@ def check_sizes(config: PipelineConfig, split: SplitDataset) -> None:
     """Raise InputError where the items are too few for the cut-offs or the factory, or their labels say nothing."""
     ks, factory = config.evaluation.k, config.index.factory
     sides = f"{split.database} on the database side, {split.query} on the query side"
-    if split.labelled and split.labels == 1:
+    if split.labeled and split.labels == 1:
         raise InputError(
             "all items have one label, so every result would count as relevant",
             where=f"dataset of {config.name}" + (f": {split.image_root}" if split.image_root else ""),

@@ -12,9 +12,9 @@ from indexmill.configs.models import ValidateConfig
 from indexmill.storage.errors import InputError
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.records import Modality
-from indexmill.tasks.checks.images import Limits, UnreadableImage, read_image
-from indexmill.tasks.checks.texts import normalised
 from indexmill.tasks.encoding import MODALITIES_BY_KIND
+from indexmill.tasks.validation.image_reader import ImageLimits, UnreadableImage, read_image
+from indexmill.tasks.validation.text_normalization import normalize_text
 
 QueryImage = bytes | str | Path | Image.Image
 
@@ -42,7 +42,7 @@ def check_modality(manifest: Manifest, modality: Modality) -> None:
 
 def read_query_text(text: str) -> str:
     """The text as those of the index were encoded: Unicode NFC, single spaces."""
-    if not (query := normalised(text)):
+    if not (query := normalize_text(text)):
         raise InvalidQuery("the query is empty", expected="a text with a letter in it", next_step="ask with a word or a sentence")
     return query
 
@@ -54,7 +54,7 @@ def read_query_image(
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
     rules = ValidateConfig.model_validate(manifest.config["validate"])
-    limits = Limits(min(rules.max_pixels, max_pixels), rules.min_side, rules.max_aspect_ratio)
+    limits = ImageLimits(min(rules.max_pixels, max_pixels), rules.min_side, rules.max_aspect_ratio)
     try:
         content = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
         return read_image(content, limits, decode_size)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from indexmill.storage.digests import content_digest
-from indexmill.tasks.checks.images import Limits, UnreadableImage, read_image
+from indexmill.tasks.validation.image_reader import ImageLimits, UnreadableImage, read_image
 
 MAX_SIDE = 320
 MAX_FILE_BYTES = 256 << 20
@@ -29,7 +29,7 @@ def thumbnail(image_root: str | None, row: dict[str, Any], max_side: int = MAX_S
         content = path.read_bytes()
         if content_digest(content) != row["content_digest"]:
             return None
-        picture = read_image(content, Limits(max_pixels=MAX_PIXELS), (max_side, max_side))
+        picture = read_image(content, ImageLimits(max_pixels=MAX_PIXELS), (max_side, max_side))
     except (OSError, UnreadableImage):
         return None
     picture.thumbnail((max_side, max_side))

@@ -51,7 +51,7 @@ class Dataset(Record):
     revision: str
     modality: Modality
     image_root: str | None
-    labelled: bool
+    labeled: bool
     items: int
     unread: int
     table: FileRef
@@ -64,7 +64,7 @@ class ValidatedDataset(Record):
     name: str
     modality: Modality
     image_root: str | None
-    labelled: bool
+    labeled: bool
     items: int
     rejected: int
     rejected_by_reason: dict[str, int]
@@ -83,7 +83,7 @@ class SplitDataset(Record):
     name: str
     modality: Modality
     image_root: str | None
-    labelled: bool
+    labeled: bool
     content: str
     database: int
     query: int

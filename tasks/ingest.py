@@ -18,11 +18,11 @@ from indexmill.storage.digests import content_digest, item_id, json_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Dataset, FileRef
 from indexmill.storage.root import Root
-from indexmill.tasks.checks.texts import normalised
 from indexmill.tasks.policy import options
 from indexmill.tasks.progress import track
 from indexmill.tasks.sources import Item, Source, open_source
-from indexmill.tasks.sources.listing import Pair
+from indexmill.tasks.sources.base import ScoredPair
+from indexmill.tasks.validation.text_normalization import normalize_text
 
 LISTING = pa.schema(
     {"item_id": pa.int64(), "key": pa.string(), "label": pa.string(), "text": pa.string(), "path": pa.string()}
@@ -39,7 +39,7 @@ SETTLED_NS = 2_000_000_000
 
 def revision(config: DatasetConfig, root: Root) -> str:
     """The source's present revision: what decides whether anything has to be listed anew."""
-    return open_source(config, root).revision()
+    return open_source(config, root).compute_revision()
 
 
 @task(**options("ingest"))
@@ -64,7 +64,7 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
         pairs = staging / "pairs.parquet"
         scored = parquet.write_parquet(pairs, PAIRS, _pairs(source.pairs()))
         digest = json_digest(
-            [parquet.compute_digest(table, IDENTITY), parquet.compute_digest(pairs), image_root, source.modality, source.labelled]
+            [parquet.compute_digest(table, IDENTITY), parquet.compute_digest(pairs), image_root, source.modality, source.labeled]
         )
         folder = root.dataset(name, "ingested", digest)
         if image_root:
@@ -76,7 +76,7 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
     pairs_ref = root.make_ref(folder / "pairs.parquet") if scored else None
     dataset = Dataset(
         digest=digest, files=present(ref, pairs_ref), name=name, source=config.source, revision=revision, modality=source.modality,
-        image_root=image_root, labelled=source.labelled, items=items, unread=missing, table=ref, pairs=pairs_ref,
+        image_root=image_root, labeled=source.labeled, items=items, unread=missing, table=ref, pairs=pairs_ref,
     )  # fmt: skip
     root.write_record(folder / "manifest.json", dataset)
     return dataset
@@ -101,12 +101,12 @@ def _listing(source: Source, config: DatasetConfig) -> Iterator[pa.RecordBatch]:
 
 def _row(item: Item) -> dict[str, Any]:
     return {
-        "item_id": item_id(item.key), "key": item.key, "label": item.label, "text": None if item.text is None else normalised(item.text),
+        "item_id": item_id(item.key), "key": item.key, "label": item.label, "text": None if item.text is None else normalize_text(item.text),
         "path": item.path, "given_split": item.split, "size": item.size, "mtime_ns": item.mtime_ns,
     }  # fmt: skip
 
 
-def _pairs(pairs: Iterable[Pair]) -> Iterator[pa.RecordBatch]:
+def _pairs(pairs: Iterable[ScoredPair]) -> Iterator[pa.RecordBatch]:
     rows = (
         {"file": pair.file, "split": pair.split, "score": pair.score, "item_a": item_id(pair.key_a), "item_b": item_id(pair.key_b)}
         for pair in pairs

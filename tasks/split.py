@@ -14,8 +14,8 @@ from indexmill.storage.atomic import commit
 from indexmill.storage.digests import json_digest, unit_interval
 from indexmill.storage.records import Side, SplitDataset, ValidatedDataset
 from indexmill.storage.root import Root
-from indexmill.tasks.checks.leaks import find_leaks
 from indexmill.tasks.policy import options
+from indexmill.tasks.validation.near_duplicates import find_leaks
 
 SIDED = pa.schema(
     {"item_id": pa.int64(), "key": pa.string(), "label": pa.string(), "text": pa.string(), "path": pa.string()}
@@ -56,7 +56,7 @@ def split(root: Root, dataset: ValidatedDataset, config: SplitConfig) -> SplitDa
     with root.scratch.staging() as staging:
         sided, leaks, table, by_label = (staging / f"{name}.parquet" for name in ("sided", "leaks", "items", "by_label"))
         parquet.write_parquet(sided, SIDED, _sided(root, dataset, config))
-        find_leaks(root, sided, leaks, hashed=dataset.image_root is not None, distance=config.leak_distance)
+        find_leaks(root, sided, leaks, groups_are_hashes=dataset.image_root is not None, max_distance=config.leak_distance)
         parquet.copy_query(_marked_sql(sided, leaks), table, spill=root.tmp)
         parquet.copy_query(BY_LABEL.format(table=parquet.scan_sql(table)), by_label, spill=root.tmp)
         counts = parquet.fetch_rows(COUNTS.format(table=parquet.scan_sql(table)), spill=root.tmp)[0]
@@ -68,7 +68,7 @@ def split(root: Root, dataset: ValidatedDataset, config: SplitConfig) -> SplitDa
     refs = {name: root.make_ref(folder / f"{name}.parquet") for name in ("items", "by_label", "leaks")}
     record = SplitDataset(
         digest=digest, files=tuple(refs.values()), name=dataset.name, modality=dataset.modality, image_root=dataset.image_root,
-        labelled=dataset.labelled, content=content, database=counts[0], query=counts[1], labels=counts[2], groups=counts[3],
+        labeled=dataset.labeled, content=content, database=counts[0], query=counts[1], labels=counts[2], groups=counts[3],
         conflicts=counts[4], leaks=counts[5], table=refs["items"], by_label=refs["by_label"], pairs=dataset.pairs,
     )  # fmt: skip
     root.write_record(folder / "manifest.json", record)

@@ -17,12 +17,12 @@ from indexmill.storage.digests import content_digest, json_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Dataset, ValidatedDataset
 from indexmill.storage.root import Root
-from indexmill.tasks.checks import rejects
-from indexmill.tasks.checks.items import items_schema, row_rejects
-from indexmill.tasks.checks.opening import PASSING, open_images
-from indexmill.tasks.checks.texts import text_group
 from indexmill.tasks.policy import options
 from indexmill.tasks.progress import track
+from indexmill.tasks.validation import rejects
+from indexmill.tasks.validation.image_checks import TRANSIENT_REASONS, check_images
+from indexmill.tasks.validation.schema import build_items_schema, find_invalid_rows
+from indexmill.tasks.validation.text_normalization import normalize_for_grouping
 
 ITEMS = pa.schema(
     {"item_id": pa.int64(), "key": pa.string(), "label": pa.string(), "text": pa.string(), "path": pa.string()}
@@ -43,15 +43,15 @@ def validate(root: Root, dataset: Dataset, config: ValidateConfig) -> ValidatedD
         items = parquet.copy_query(f"SELECT {', '.join(ITEMS.names)} FROM ({passing_sql}) ORDER BY item_id", passed, spill=root.tmp)
         reasons = rejects.write_rejects(root, rejected_sql, root.dataset_cache(dataset.name, "rejects"), rejected)
         _stop_past_budget(dataset, config, reasons)
-        found = [parquet.compute_digest(passed), parquet.compute_digest(rejected, rejects.IDENTITY)]
-        digest = json_digest([dataset.image_root, dataset.modality, dataset.labelled, dataset.pairs and dataset.pairs.sha256, *found])
+        found = [parquet.compute_digest(passed), parquet.compute_digest(rejected, rejects.REJECT_IDENTITY)]
+        digest = json_digest([dataset.image_root, dataset.modality, dataset.labeled, dataset.pairs and dataset.pairs.sha256, *found])
         folder = root.dataset(dataset.name, "validated", digest)
         commit(rejected, folder / "rejects.parquet")
         commit(passed, folder / "items.parquet")
     table, rejects_ref = root.make_ref(folder / "items.parquet"), root.make_ref(folder / "rejects.parquet")
     validated = ValidatedDataset(
         digest=digest, files=(table, rejects_ref), name=dataset.name, modality=dataset.modality, image_root=dataset.image_root,
-        labelled=dataset.labelled, items=items, rejected=sum(reasons.values()), rejected_by_reason=reasons, table=table,
+        labeled=dataset.labeled, items=items, rejected=sum(reasons.values()), rejected_by_reason=reasons, table=table,
         rejects=rejects_ref, pairs=dataset.pairs,
     )  # fmt: skip
     root.write_record(folder / "manifest.json", validated)
@@ -60,23 +60,23 @@ def validate(root: Root, dataset: Dataset, config: ValidateConfig) -> ValidatedD
 
 def undecided(validated: ValidatedDataset) -> str:
     """Why a remembered verdict is worth another look: rejects that say more about the moment than about the image."""
-    return ", ".join(reason for reason in validated.rejected_by_reason if reason in PASSING)
+    return ", ".join(reason for reason in validated.rejected_by_reason if reason in TRANSIENT_REASONS)
 
 
 def _check_rows(root: Root, dataset: Dataset, config: ValidateConfig, staging: Path) -> tuple[str, str]:
     """Hold every row against the schema, a batch at a time. Returns SQL for the rows that pass, and for those that do not."""
     sound, failed = staging / "sound.parquet", staging / "failed.parquet"
-    with parquet.open_writer(failed, rejects.SCHEMA) as failures:
+    with parquet.open_writer(failed, rejects.REJECTS_SCHEMA) as failures:
         parquet.write_parquet(sound, ITEMS, _sound(root, dataset, config, failures))
     return f"SELECT * FROM {parquet.scan_sql(sound)}", f"SELECT * FROM {parquet.scan_sql(failed)}"
 
 
 def _sound(root: Root, dataset: Dataset, config: ValidateConfig, failures: parquet.ParquetRowWriter) -> Iterator[pa.RecordBatch]:
     """The rows that the schema lets through; the others go to `failures`. Texts get their group here."""
-    schema = items_schema(modality=dataset.modality, labelled=dataset.labelled, max_text_length=config.max_text_length)
+    schema = build_items_schema(modality=dataset.modality, labeled=dataset.labeled, max_text_length=config.max_text_length)
     with track("checking rows", dataset.items) as advance:
         for frame in parquet.to_polars(parquet.read_batches(root.file(dataset.table))):
-            problems = row_rejects(frame, schema)
+            problems = find_invalid_rows(frame, schema)
             numbered = frame.with_row_index("row")
             failing = pl.col("row").is_in(list(problems))
             failures.write([_reject(row, *problems[row["row"]]) for row in numbered.filter(failing).to_dicts()])
@@ -89,7 +89,7 @@ def _sound(root: Root, dataset: Dataset, config: ValidateConfig, failures: parqu
 
 def _text_group(text: str) -> str:
     """Texts alike but for case, punctuation and spacing are one group. One of punctuation alone is a group with its exact equals."""
-    return content_digest((text_group(text) or text).encode())
+    return content_digest((normalize_for_grouping(text) or text).encode())
 
 
 def _reject(row: Row, reason: str, message: str) -> Row:
@@ -99,11 +99,11 @@ def _reject(row: Row, reason: str, message: str) -> Row:
 def _check_images(root: Root, image_root: str, config: ValidateConfig, staging: Path, sound_sql: str, failed_sql: str) -> tuple[str, str]:
     """The same two, once every image among the sound rows has been opened, tonight or earlier."""
     unopened = staging / "unopened.parquet"
-    known = open_images(root, config, Path(image_root), staging / "sound.parquet", unopened)
+    known = check_images(root, config, Path(image_root), staging / "sound.parquet", unopened)
     results = f"(SELECT * FROM {known.sql(image_check_cache.IMAGE_CHECK_SCHEMA)} UNION ALL SELECT * FROM {parquet.scan_sql(unopened)})"
     opened = f"({sound_sql}) s JOIN {results} o ON o.content_digest = s.content_digest"
     passed = ", ".join(f"{'o' if name == 'content_group' else 's'}.{name}" for name in ITEMS.names)
-    failed = ", ".join(f"{'o' if name in ('reason', 'message') else 's'}.{name}" for name in rejects.SCHEMA.names)
+    failed = ", ".join(f"{'o' if name in ('reason', 'message') else 's'}.{name}" for name in rejects.REJECTS_SCHEMA.names)
     return (
         f"SELECT {passed} FROM {opened} WHERE o.reason IS NULL",
         f"{failed_sql} UNION ALL SELECT {failed} FROM {opened} WHERE o.reason IS NOT NULL",

@@ -21,9 +21,9 @@ from indexmill.storage.embedding_store import REJECTED, EmbeddingStore
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import FileRef
 from indexmill.storage.root import Root
-from indexmill.tasks.checks.rejects import SCHEMA
 from indexmill.tasks.encoding.protocol import ChunkResult, EncodeChunk, ModelSpec
 from indexmill.tasks.progress import Advance, track
+from indexmill.tasks.validation.rejects import REJECTS_SCHEMA
 
 
 def write_captions(items: Path, target: Path) -> int:
@@ -133,7 +133,7 @@ def partition_items(
     failed: a table of contents that could not be encoded this time. A table already under the root is kept when all its items passed.
     """
     without = f"(SELECT * FROM {store.rejected_sql()} UNION SELECT * FROM {parquet.scan_sql(failed)})"
-    wanted = ", ".join(f"{'r' if column in ('reason', 'message') else 'i'}.{column}" for column in SCHEMA.names)
+    wanted = ", ".join(f"{'r' if column in ('reason', 'message') else 'i'}.{column}" for column in REJECTS_SCHEMA.names)
     rejected_sql = f"SELECT {wanted} FROM {parquet.scan_sql(items)} i JOIN {without} r USING (content_digest) ORDER BY i.item_id"
     reasons = dict(parquet.fetch_rows(f"SELECT reason, count(*) FROM ({rejected_sql}) GROUP BY 1 ORDER BY 2 DESC", spill=root.tmp))
     total = int(parquet.fetch_rows(f"SELECT count(*) FROM {parquet.scan_sql(items)}", spill=root.tmp)[0][0])

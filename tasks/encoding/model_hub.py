@@ -19,10 +19,17 @@ from indexmill.storage import atomic
 from indexmill.storage.digests import file_digest
 from indexmill.storage.errors import DamagedFile, InputError
 from indexmill.storage.records import FrozenModel
-from indexmill.tasks.sources.downloads import Patience, check_names, commit_of, patiently, read_record, status
+from indexmill.tasks.sources.downloads import (
+    RetryPolicy,
+    get_http_status,
+    read_record,
+    require_commit_hash,
+    require_relative_names,
+    with_retries,
+)
 
 NETWORK_ERRORS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError)
-HUB_RETRY = Patience(tries=3, wait_s=0.5, longest_wait_s=20.0, timeout_s=20.0)
+HUB_RETRY = RetryPolicy(attempts=3, first_wait_s=0.5, max_wait_s=20.0, timeout_s=20.0)
 
 T = TypeVar("T")
 SelectFiles = Callable[[list[str]], list[str]]
@@ -62,9 +69,9 @@ def _fetch_model(name: str, purpose: str, select: SelectFiles, key: str) -> tupl
         if all((folder / file).is_file() for file in kept.files):
             return folder, kept.files
     info = _call_hub(lambda: HfApi().model_info(name, timeout=HUB_RETRY.timeout_s, files_metadata=True), name, key)
-    commit = commit_of(info.sha, f"{key} = {name}")
+    commit = require_commit_hash(info.sha, f"{key} = {name}")
     files = _select_files(name, info, select, key)
-    check_names(files, f"{key} = {name}")
+    require_relative_names(files, f"{key} = {name}")
     for file in files:
         _download_file(name, info, file, key)
     _write_record(record, HubRecord(commit=commit, files=tuple(files)))
@@ -108,13 +115,13 @@ def _call_hub(call: Callable[[], T], name: str, key: str) -> T:
     """What `call` returns, waited for with patience; a refusal of the hub becomes an InputError with what to do about it."""
     where = f"{key} = {name}, at {constants.ENDPOINT}"
     try:
-        return patiently(call, HUB_RETRY, where=where, faults=NETWORK_ERRORS, whose="the hub that has the model")
+        return with_retries(call, HUB_RETRY, where=where, transient_errors=NETWORK_ERRORS, service="the hub that has the model")
     except (HfHubHTTPError, HFValidationError) as error:
         gated = isinstance(error, GatedRepoError)
         raise InputError(
             "the model is gated" if gated else "no such model on the hub, or a private one",
             where=where,
-            got=f"HTTP status {status(error)}: {str(error).splitlines()[0]}",
+            got=f"HTTP status {get_http_status(error)}: {str(error).splitlines()[0]}",
             next_step=("accept its terms on its page, then " if gated else f"mend {key}, or ") + "log in with `hf auth login` or HF_TOKEN",
         ) from None
 

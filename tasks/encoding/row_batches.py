@@ -15,10 +15,25 @@ import numpy as np
 
 from indexmill.storage.digests import content_digest
 from indexmill.storage.errors import SourceChanged
-from indexmill.tasks.checks.images import UNLIMITED, UnreadableImage, read_image
-from indexmill.tasks.checks.vectors import Problem, vector_problems
 from indexmill.tasks.encoding.base import EncodedItems, Encoder, encode_batches, is_out_of_memory
 from indexmill.tasks.progress import Advance
+from indexmill.tasks.validation.image_reader import UNLIMITED, UnreadableImage, read_image
+
+RejectReason = tuple[str, str]  # a reason's code, and what it says
+
+
+def find_invalid_vectors(vectors: np.ndarray, dim: int) -> dict[int, RejectReason]:
+    """Row -> reason, for the rows of float32 (n, any) that are not `dim` finite numbers, one of them at least not zero.
+
+    Reasons: `wrong_dimension`, `not_finite`, `zero_vector`.
+    """
+    if vectors.shape[1] != dim:
+        return dict.fromkeys(range(len(vectors)), ("wrong_dimension", f"{vectors.shape[1]} numbers, and the encoder's vectors have {dim}"))
+    finite = np.isfinite(vectors).all(axis=1)
+    issues = {int(row): ("not_finite", "the encoder gave a number that is infinite or none") for row in np.flatnonzero(~finite)}
+    zero = finite & ~vectors.any(axis=1)
+    return issues | {int(row): ("zero_vector", "the encoder gave zeros alone, which have no direction") for row in np.flatnonzero(zero)}
+
 
 READER_THREADS = max(2, (os.cpu_count() or 2) - 1)
 WINDOWS_AHEAD = 2
@@ -31,14 +46,14 @@ class EncodedWindow(NamedTuple):
 
     rows: list[ItemRow]
     encoded: EncodedItems
-    issues: dict[int, Problem]
+    issues: dict[int, RejectReason]
 
 
 def encode_rows(encoder: Encoder, rows: Iterator[ItemRow], image_root: str | None, advance: Advance) -> Iterator[EncodedWindow]:
     """The rows (item_id, content_digest, text, path) in their order, window by window. base: the folder of images; None for texts."""
     for window, prepared in preprocess_windows(encoder, rows, image_root):
         encoded, failed = _encode_with_fallback(encoder, prepared, advance)
-        yield EncodedWindow(window, encoded, vector_problems(encoded.vectors, encoder.dim) | failed)
+        yield EncodedWindow(window, encoded, find_invalid_vectors(encoded.vectors, encoder.dim) | failed)
 
 
 def preprocess_windows(encoder: Encoder, rows: Iterator[ItemRow], image_root: str | None) -> Iterator[tuple[list[ItemRow], list[Any]]]:
@@ -76,7 +91,7 @@ def _read_and_preprocess(encoder: Encoder, image_root: Path, row: ItemRow) -> An
     raise SourceChanged("an image changed while the build was running", where=str(path), next_step="run the build again")
 
 
-def _encode_with_fallback(encoder: Encoder, prepared: list[Any], advance: Advance) -> tuple[EncodedItems, dict[int, Problem]]:
+def _encode_with_fallback(encoder: Encoder, prepared: list[Any], advance: Advance) -> tuple[EncodedItems, dict[int, RejectReason]]:
     """The window's vectors. When an item spoils its batch, all are tried one by one, and it alone goes without.
 
     When every one of several fails, it is the encoder that is broken: its exception is raised.
@@ -87,7 +102,7 @@ def _encode_with_fallback(encoder: Encoder, prepared: list[Any], advance: Advanc
         if is_out_of_memory(problem):
             raise
     vectors, truncated = np.full((len(prepared), encoder.dim), np.nan, np.float32), np.zeros(len(prepared), bool)
-    failed: dict[int, Problem] = {}
+    failed: dict[int, RejectReason] = {}
     for row, item in enumerate(prepared):
         try:
             alone = encode_batches(encoder, [item], advance)

@@ -16,9 +16,9 @@ def average_per_label(labels: np.ndarray, values: dict[str, np.ndarray]) -> tupl
     labels: codes of the queries (queries,); UNLABELLED ones are left out. values: measures (queries,) as of `per_query`; the denominator is
     the label's queries given, so give only those that were judged.
     """
-    labelled = labels != UNLABELED
-    codes, place, queries = np.unique(labels[labelled], return_inverse=True, return_counts=True)
-    means = {name: np.bincount(place, column[labelled], len(codes)) / queries for name, column in values.items()}
+    labeled = labels != UNLABELED
+    codes, place, queries = np.unique(labels[labeled], return_inverse=True, return_counts=True)
+    means = {name: np.bincount(place, column[labeled], len(codes)) / queries for name, column in values.items()}
     return codes, queries, means
 
 

@@ -30,7 +30,12 @@ def evaluate_rules(candidate: GateInput, live: Mapping[str, float] | None, rules
     live: the live snapshot's metrics, None before the first: then nothing can have fallen. A measure that a rule names and nobody measured
     breaks that rule, or the gate would watch nothing.
     """
-    parts = (_bounds(candidate, rules), _drops(candidate, live, rules), _significant(candidate, rules), _whole(candidate, rules))
+    parts = (
+        _check_bounds(candidate, rules),
+        _check_drops(candidate, live, rules),
+        _check_significant_drops(candidate, rules),
+        _check_totals(candidate, rules),
+    )
     return tuple(chain.from_iterable(parts))
 
 
@@ -39,30 +44,30 @@ def failed_rules(rules: tuple[GateRule, ...]) -> tuple[str, ...]:
     return tuple(rule.message for rule in rules if not rule.passed)
 
 
-def _bounds(candidate: GateInput, rules: GateConfig) -> Iterator[GateRule]:
+def _check_bounds(candidate: GateInput, rules: GateConfig) -> Iterator[GateRule]:
     for kind, limits, word in (("minimum", rules.minimum, "least"), ("maximum", rules.maximum, "most")):
         for name, limit in limits.items():
             value = candidate.metrics.get(name)
             passed = value is not None and (value >= limit if kind == "minimum" else value <= limit)
             got = "was not measured" if value is None else f"is {value:.4f}"
-            yield _rule(f"{kind}.{name}", value, limit, passed, f"{name} {got}, and must be at {word} {limit:g}")
+            yield _make_rule(f"{kind}.{name}", value, limit, passed, f"{name} {got}, and must be at {word} {limit:g}")
 
 
-def _drops(candidate: GateInput, live: Mapping[str, float] | None, rules: GateConfig) -> Iterator[GateRule]:
+def _check_drops(candidate: GateInput, live: Mapping[str, float] | None, rules: GateConfig) -> Iterator[GateRule]:
     for name, most in rules.maximum_drop.items():
         before, value = (live or {}).get(name), candidate.metrics.get(name)
         if before is None:
             continue
         if value is None:
             message = f"{name} was not measured, and was {before:.4f} in the live snapshot"
-            yield _rule(f"maximum_drop.{name}", None, most, False, message)
+            yield _make_rule(f"maximum_drop.{name}", None, most, False, message)
             continue
         passed = before - value <= most
         message = f"went from {before:.4f} to {value:.4f}, within" if passed else f"fell from {before:.4f} to {value:.4f}, by more than"
-        yield _rule(f"maximum_drop.{name}", before - value, most, passed, f"{name} {message} {most:g}")
+        yield _make_rule(f"maximum_drop.{name}", before - value, most, passed, f"{name} {message} {most:g}")
 
 
-def _significant(candidate: GateInput, rules: GateConfig) -> Iterator[GateRule]:
+def _check_significant_drops(candidate: GateInput, rules: GateConfig) -> Iterator[GateRule]:
     """A drop counts when the paired bootstrap's p-value is below the level."""
     if candidate.diff is None:
         return
@@ -70,30 +75,30 @@ def _significant(candidate: GateInput, rules: GateConfig) -> Iterator[GateRule]:
         found = candidate.diff.metrics.get(name)
         if found is None or found.difference is None or found.p_bootstrap is None:
             message = f"{name} could not be compared: no query of both snapshots has it"
-            yield _rule(f"significant_drop.{name}", None, level, False, message)
+            yield _make_rule(f"significant_drop.{name}", None, level, False, message)
             continue
         passed = found.difference >= 0 or found.p_bootstrap >= level
         message = f"{name} changed by {found.difference:+.4f} over {found.queries:,} common queries, p = {found.p_bootstrap:.4f}"
-        yield _rule(f"significant_drop.{name}", found.p_bootstrap, level, passed, f"{message}; a fall may not have p below {level:g}")
+        yield _make_rule(f"significant_drop.{name}", found.p_bootstrap, level, passed, f"{message}; a fall may not have p below {level:g}")
 
 
-def _whole(candidate: GateInput, rules: GateConfig) -> Iterator[GateRule]:
+def _check_totals(candidate: GateInput, rules: GateConfig) -> Iterator[GateRule]:
     """Rules about the build as a whole."""
     if (least := rules.minimum_items) is not None:
         message = f"{candidate.items:,} items are served, and must be at least {least:,}"
-        yield _rule("minimum_items", candidate.items, least, candidate.items >= least, message)
+        yield _make_rule("minimum_items", candidate.items, least, candidate.items >= least, message)
     if (most := rules.maximum_reject_fraction) is not None:
         share = candidate.rejected / max(candidate.rejected + candidate.items, 1)
-        yield _rule(
+        yield _make_rule(
             "maximum_reject_fraction", share, most, share <= most, f"{share:.2%} of the items are rejected, at most {most:.2%} may be"
         )
     if (most := rules.maximum_churn) is not None and candidate.diff is not None:
         churn = candidate.diff.churn_at_10
         told = "could not be measured: no query was asked of both snapshots" if churn is None else f"is {churn:.2%}, at most {most:.2%}"
-        yield _rule("maximum_churn", churn, most, churn is not None and churn <= most, f"churn of the first ten results {told}")
+        yield _make_rule("maximum_churn", churn, most, churn is not None and churn <= most, f"churn of the first ten results {told}")
 
 
-def _rule(rule: str, measured: float | None, limit: float, passed: bool, message: str) -> GateRule:
+def _make_rule(rule: str, measured: float | None, limit: float, passed: bool, message: str) -> GateRule:
     return GateRule(rule=rule, measured=measured, limit=limit, passed=passed, message=message)
 
 

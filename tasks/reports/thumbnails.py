@@ -10,13 +10,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from indexmill.tasks.checks.decoder import Request
-from indexmill.tasks.checks.decoding import Decoders
-from indexmill.tasks.checks.images import Limits, UnreadableImage, read_image
+from indexmill.tasks.validation.decoder_pool import DecoderPool
+from indexmill.tasks.validation.decoder_worker import DecodeRequest
+from indexmill.tasks.validation.image_reader import ImageLimits, UnreadableImage, read_image
 
 THUMBNAIL_SIDE = 160  # pixels; shown at about 110
 MAX_THUMBNAIL_BYTES = 5_000_000  # bytes of all pictures on the page, as base64
-LIMITS = Limits(max_pixels=100_000_000)
+LIMITS = ImageLimits(max_pixels=100_000_000)
 DECODE_TIMEOUT_SECONDS = 10.0
 
 
@@ -29,15 +29,15 @@ def make_thumbnails(paths: Iterable[str], budget: int = MAX_THUMBNAIL_BYTES) -> 
     made: dict[str, str] = {}
     if not uses:
         return made
-    with Decoders(LIMITS, DECODE_TIMEOUT_SECONDS, decode=thumbnail) as decoders:
-        for path, answer in zip(uses, decoders.groups(Request(path, "") for path in uses), strict=True):
+    with DecoderPool(LIMITS, DECODE_TIMEOUT_SECONDS, decode=thumbnail) as decoders:
+        for path, answer in zip(uses, decoders.decode_all(DecodeRequest(path, "") for path in uses), strict=True):
             if isinstance(answer, str) and len(answer) * uses[path] <= budget:
                 budget -= len(answer) * uses[path]
                 made[path] = answer
     return made
 
 
-def thumbnail(request: Request, limits: Limits) -> str:
+def thumbnail(request: DecodeRequest, limits: ImageLimits) -> str:
     """One image within SIDE x SIDE as a data: URL. Raises UnreadableImage."""
     try:
         content = Path(request.path).read_bytes()

@@ -1,4 +1,4 @@
-"""Where items come from: one file a source."""
+"""Data sources: one module per kind of source."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from indexmill.configs.datasets import (
     TinyImagenetDatasetConfig,
 )
 from indexmill.storage.root import Root
+from indexmill.tasks.sources.base import Item, Source
 from indexmill.tasks.sources.folder import FolderSource
-from indexmill.tasks.sources.listing import Item, Source
 from indexmill.tasks.sources.stdlib import StdlibSource
 from indexmill.tasks.sources.sts import StsSource
 from indexmill.tasks.sources.table import TableSource

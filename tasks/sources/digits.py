@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits written as a class-folder tree of PNGs, for the demo."""
+"""Write scikit-learn's handwritten digits as a folder of PNG files with one subfolder per class, for the demo."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 from indexmill.storage.root import Root
 from indexmill.tasks.progress import track
 
-SIDE = 64
+IMAGE_SIDE = 64
 
 
 def write_digits(root: Root) -> Path:
@@ -25,7 +25,7 @@ def write_digits(root: Root) -> Path:
         for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
             grey = Image.fromarray((255 - pixels * (255 / 16)).round().astype(np.uint8))
             with root.replace_atomically(folder / str(label) / f"{number:04d}.png") as temporary:
-                grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(temporary)
+                grey.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC).save(temporary)
             advance(1)
     # Written last: its presence says that every picture is there.
     root.scratch.write_text(folder / "README.txt", "The digits of sklearn.datasets.load_digits, one folder a digit.\n")

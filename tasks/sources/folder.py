@@ -1,24 +1,117 @@
-"""A tree of images: key = path below the folder; labels from the folders or from metadata, captions from metadata or from .txt files."""
+"""A folder of images, with labels from folder names and labels or captions from files.
+
+The item key is the path below the folder. Labels come from folders or metadata files, captions from metadata or
+.txt files. Metadata files follow Hugging Face's ImageFolder. Images and metadata rows are merged in path order, so
+neither list is held in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
+from typing import cast
+
+import pyarrow as pa
 
 from indexmill.configs.datasets import ImageFolderConfig
+from indexmill.storage import parquet
 from indexmill.storage.digests import rows_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Modality
-from indexmill.tasks.sources.images import FoundFile, image_item, is_image, walk
-from indexmill.tasks.sources.listing import Item, Pair
-from indexmill.tasks.sources.metadata import NAMES, MetadataRow, joined, metadata_rows
+from indexmill.tasks.sources.base import Item, ScoredPair
+from indexmill.tasks.sources.image_files import FileEntry, is_image_name, make_image_item, walk_files
+from indexmill.tasks.sources.table_reader import TableFormat, read_text_rows, require_columns
+
+METADATA_FILE_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+
+METADATA_SCHEMA = pa.schema({"path": pa.string(), "label": pa.string(), "caption": pa.string()})
+
+
+@dataclass(frozen=True)
+class MetadataRow:
+    """What a metadata file says of the image at `path`, which starts from the same folder as the images' paths."""
+
+    path: str
+    label: str | None
+    caption: str | None
+
+
+def read_metadata_rows(image_root: Path, config: ImageFolderConfig, spill: Path) -> Iterator[MetadataRow]:
+    """The rows of all metadata files below `image_root`, in path order.
+
+    A row without a file name goes by the name of its metadata file. Raises InputError on a file that cannot be used.
+    """
+    label = config.label_column if config.labels == "metadata" else None
+    caption = config.caption_column if config.captions == "metadata" else None
+    files = _find_metadata_files(image_root)
+    named = {"dataset.label_column": label, "dataset.caption_column": caption, "Hugging Face's layout": "file_name"}
+    for file in files:
+        require_columns(image_root / file, _get_table_format(file), {setting: column for setting, column in named.items() if column}, spill)
+    listing = spill / "metadata.parquet"
+    parquet.write_parquet(listing, METADATA_SCHEMA, _read_batches(image_root, files, ("file_name", label, caption), spill))
+    sql = f"SELECT path, label, caption FROM {parquet.scan_sql(listing)} ORDER BY string_split(path, '/')"
+    with parquet.query(sql, spill=spill) as batches:
+        for batch in batches:
+            yield from (MetadataRow(**row) for row in batch.to_pylist())
+
+
+def join_metadata(images: Iterable[FileEntry], rows: Iterable[MetadataRow]) -> Iterator[tuple[FileEntry | None, MetadataRow | None]]:
+    """Every image with its row, an image without a row, a row without an image; an image that two rows name comes twice."""
+    sides: tuple[Iterable[FileEntry | MetadataRow], ...] = (images, rows)
+    stream = heapq.merge(*sides, key=lambda entry: entry.path.split("/"))
+    for _, group in itertools.groupby(stream, key=lambda entry: entry.path):
+        entries = list(group)
+        image = next((entry for entry in entries if isinstance(entry, FileEntry)), None)
+        named: list[MetadataRow | None] = [entry for entry in entries if isinstance(entry, MetadataRow)]
+        yield from ((image, row) for row in named or [None])
+
+
+def _find_metadata_files(image_root: Path) -> list[PurePosixPath]:
+    files = [PurePosixPath(file.path) for file in walk_files(image_root, METADATA_FILE_NAMES.__contains__)]
+    if not files:
+        raise InputError(
+            "there is no metadata file",
+            where=f"dataset.path = {image_root}",
+            expected=" or ".join(METADATA_FILE_NAMES),
+            got="none in the folder or below it",
+            next_step="add one, or set dataset.labels and dataset.captions to something other than metadata",
+        )
+    folders = Counter(file.parent for file in files)
+    for folder in (folder for folder, count in folders.items() if count > 1):
+        raise InputError(
+            "a folder has two metadata files",
+            where=str(image_root / folder),
+            expected="one of " + ", ".join(METADATA_FILE_NAMES),
+            got=", ".join(file.name for file in files if file.parent == folder),
+            next_step="keep the one that holds, and remove or rename the others",
+        )
+    return files
+
+
+def _read_batches(image_root: Path, files: list[PurePosixPath], columns: Sequence[str | None], spill: Path) -> Iterator[pa.RecordBatch]:
+    for file in files:
+        rows = read_text_rows(image_root / file, _get_table_format(file), columns, spill)
+        while batch := list(itertools.islice(rows, parquet.BATCH_ROWS)):
+            names, labels, captions = zip(*batch, strict=True)
+            paths = [(file.parent / (name or file.name)).as_posix() for name in names]
+            yield pa.RecordBatch.from_arrays(
+                [pa.array(column, pa.string()) for column in (paths, labels, captions)], schema=METADATA_SCHEMA
+            )
+
+
+def _get_table_format(file: PurePosixPath) -> TableFormat:
+    return cast("TableFormat", file.suffix[1:])
+
 
 CAPTION_SUFFIX = ".txt"
 
 
 class FolderSource:
-    """Images below `folder`, as `walk` finds them and `config` reads them.
+    """Images below `folder`, as `walk_files` finds them and `config` reads them.
 
     What cannot be used is listed and left to validation to reject: an image that has no label to take (it lies too high, or no metadata
     row names it); a metadata row whose image was not found, as an item without a path; a caption file that is not UTF-8, as an empty
@@ -31,7 +124,7 @@ class FolderSource:
     def __init__(self, folder: str | Path, config: ImageFolderConfig) -> None:
         self._folder = self.image_root = Path(folder).expanduser().resolve()
         self._config = config
-        self.labelled = config.labels != "none"
+        self.labeled = config.labels != "none"
         self._metadata = "metadata" in (config.labels, config.captions)
         if not self._folder.is_dir():
             raise InputError(
@@ -44,31 +137,31 @@ class FolderSource:
                 else "mend dataset.path, or create the folder",
             )
 
-    def revision(self) -> str:
+    def compute_revision(self) -> str:
         """Digest of the path, size and modification time of every image, and of the metadata and caption files that are read."""
-        return rows_digest((file.path, file.size, file.mtime_ns) for file in walk(self._folder, self._is_read))
+        return rows_digest((file.path, file.size, file.mtime_ns) for file in walk_files(self._folder, self._is_relevant_name))
 
     def items(self) -> Iterator[Item]:
         """Images in path order."""
-        images = walk(self._folder, is_image)
+        images = walk_files(self._folder, is_image_name)
         if not self._metadata:
-            yield from (self._item(image.path, image, None) for image in images)
+            yield from (self._make_item(image.path, image, None) for image in images)
             return
         with TemporaryDirectory(prefix="indexmill-") as spill:
-            for image, row in joined(images, metadata_rows(self._folder, self._config, Path(spill))):
-                yield self._item(image.path if image else row.path if row else "", image, row)
+            for image, row in join_metadata(images, read_metadata_rows(self._folder, self._config, Path(spill))):
+                yield self._make_item(image.path if image else row.path if row else "", image, row)
 
-    def pairs(self) -> Iterator[Pair]:
+    def pairs(self) -> Iterator[ScoredPair]:
         """None: a folder scores nothing."""
         return iter(())
 
-    def _item(self, path: str, image: FoundFile | None, row: MetadataRow | None) -> Item:
-        label = self._label(path, row)
+    def _make_item(self, path: str, image: FileEntry | None, row: MetadataRow | None) -> Item:
+        label = self._get_label(path, row)
         if image is None:
             return Item(key=path, label=label, text=row.caption if row else None)
-        return image_item(image, label=label, text=self._caption(path, row))
+        return make_image_item(image, label=label, text=self._get_caption(path, row))
 
-    def _label(self, path: str, row: MetadataRow | None) -> str | None:
+    def _get_label(self, path: str, row: MetadataRow | None) -> str | None:
         match self._config.labels:
             case "folder":
                 parts, depth = path.split("/"), self._config.label_depth
@@ -78,21 +171,21 @@ class FolderSource:
             case "none":
                 return None
 
-    def _caption(self, path: str, row: MetadataRow | None) -> str | None:
+    def _get_caption(self, path: str, row: MetadataRow | None) -> str | None:
         match self._config.captions:
             case "metadata":
                 return row.caption if row else None
             case "text":
-                return _content((self._folder / path).with_suffix(CAPTION_SUFFIX))
+                return _read_caption((self._folder / path).with_suffix(CAPTION_SUFFIX))
             case "none":
                 return None
 
-    def _is_read(self, name: str) -> bool:
+    def _is_relevant_name(self, name: str) -> bool:
         captions = self._config.captions == "text" and name.endswith(CAPTION_SUFFIX)
-        return is_image(name) or captions or (self._metadata and name in NAMES)
+        return is_image_name(name) or captions or (self._metadata and name in METADATA_FILE_NAMES)
 
 
-def _content(caption: Path) -> str | None:
+def _read_caption(caption: Path) -> str | None:
     """The text of a caption file, without a byte-order mark; None where there is no such file, empty where it is not UTF-8."""
     if not caption.is_file():
         return None

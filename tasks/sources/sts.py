@@ -1,7 +1,7 @@
-"""Scored sentence pairs in the layouts of the STS benchmark and of SICK: one item a distinct sentence.
+"""Scored sentence pairs in the formats of the STS benchmark and SICK, one item per distinct sentence.
 
-key = digest of the normalised sentence, so that a sentence is one item however many pairs, files and corpora it stands in.
-"""
+The key is the digest of the normalized sentence, so a sentence is one item in however many pairs, files and corpora
+it occurs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from indexmill.configs.datasets import StsDatasetConfig
 from indexmill.storage.digests import content_digest, rows_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Modality
-from indexmill.tasks.checks.texts import normalised
-from indexmill.tasks.sources.listing import Item, Pair
+from indexmill.tasks.sources.base import Item, ScoredPair
+from indexmill.tasks.validation.text_normalization import normalize_text
 
 
 @dataclass(frozen=True)
-class Layout:
+class CorpusLayout:
     """How a corpus writes its pairs: its files with their splits, whether they have a header, and where the cells stand.
 
     Cells are set apart by tabs and quotes are literal; cells past the last one named are ignored.
@@ -33,14 +33,16 @@ class Layout:
     score: int
 
 
-STS_BENCHMARK = Layout({"sts-train.csv": "train", "sts-dev.csv": "dev", "sts-test.csv": "test"}, header=False, first=5, second=6, score=4)
-SICK = Layout(
+STS_BENCHMARK = CorpusLayout(
+    {"sts-train.csv": "train", "sts-dev.csv": "dev", "sts-test.csv": "test"}, header=False, first=5, second=6, score=4
+)
+SICK = CorpusLayout(
     {"SICK_train.txt": "train", "SICK_trial.txt": "trial", "SICK_test_annotated.txt": "test"}, header=True, first=1, second=2, score=3
 )
 
 
 @dataclass(frozen=True)
-class ScoredSentences:
+class CorpusLine:
     """One line of a corpus."""
 
     first: str
@@ -58,7 +60,7 @@ class StsSource:
 
     modality: Modality = "text"
     image_root: Path | None = None
-    labelled = False
+    labeled = False
 
     def __init__(self, config: StsDatasetConfig) -> None:
         folders = {"stsbenchmark": (config.stsbenchmark, STS_BENCHMARK), "sick": (config.sick, SICK)}
@@ -73,7 +75,7 @@ class StsSource:
                     next_step=f"set dataset.{name} to the folder that holds these files",
                 )
 
-    def revision(self) -> str:
+    def compute_revision(self) -> str:
         """Digest of every file's name, size and modification time."""
         files = (folder / file for folder, layout in self._corpora.values() for file in layout.files)
         return rows_digest((file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)
@@ -81,28 +83,28 @@ class StsSource:
     def items(self) -> Iterator[Item]:
         """The distinct sentences, in the order of the files."""
         seen: set[str] = set()
-        for line in self._lines():
+        for line in self._read_lines():
             for sentence in (line.first, line.second):
-                if (key := _key(sentence)) not in seen:
+                if (key := _make_key(sentence)) not in seen:
                     seen.add(key)
                     yield Item(key=key, text=sentence, split=line.split)
 
-    def pairs(self) -> Iterator[Pair]:
+    def pairs(self) -> Iterator[ScoredPair]:
         """Every line of the files."""
-        for line in self._lines():
-            yield Pair(_key(line.first), _key(line.second), line.score, line.file, line.split)
+        for line in self._read_lines():
+            yield ScoredPair(_make_key(line.first), _make_key(line.second), line.score, line.file, line.split)
 
-    def _lines(self) -> Iterator[ScoredSentences]:
+    def _read_lines(self) -> Iterator[CorpusLine]:
         for folder, layout in self._corpora.values():
             for file, split in layout.files.items():
-                yield from _read(folder / file, split, layout)
+                yield from _read_file(folder / file, split, layout)
 
 
-def _key(sentence: str) -> str:
-    return content_digest(normalised(sentence).encode())
+def _make_key(sentence: str) -> str:
+    return content_digest(normalize_text(sentence).encode())
 
 
-def _read(path: Path, split: str, layout: Layout) -> Iterator[ScoredSentences]:
+def _read_file(path: Path, split: str, layout: CorpusLayout) -> Iterator[CorpusLine]:
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         try:
@@ -113,12 +115,12 @@ def _read(path: Path, split: str, layout: Layout) -> Iterator[ScoredSentences]:
                     raise ValueError(f"{len(cells)} columns")
                 if not math.isfinite(score := float(cells[layout.score])):
                     raise ValueError(f"the score {cells[layout.score]}")
-                yield ScoredSentences(cells[layout.first], cells[layout.second], score, path.name, split)
+                yield CorpusLine(cells[layout.first], cells[layout.second], score, path.name, split)
         except (ValueError, csv.Error) as problem:
-            raise _malformed(path, lines.line_num, layout, str(problem)) from None
+            raise _build_malformed_line_error(path, lines.line_num, layout, str(problem)) from None
 
 
-def _malformed(path: Path, line: int, layout: Layout, problem: str) -> InputError:
+def _build_malformed_line_error(path: Path, line: int, layout: CorpusLayout, problem: str) -> InputError:
     columns = max(layout.first, layout.second, layout.score) + 1
     return InputError(
         "a line is not a scored pair of sentences",

@@ -1,4 +1,4 @@
-"""A table of a team's own: one item a row, key = the key column, or the row's number in its file."""
+"""A Parquet, CSV or JSON-lines table with one item per row."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from indexmill.storage.digests import rows_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Modality
 from indexmill.storage.root import Root
-from indexmill.tasks.sources.columns import require_columns, text_rows
-from indexmill.tasks.sources.listing import Item, Pair
+from indexmill.tasks.sources.base import Item, ScoredPair
+from indexmill.tasks.sources.table_reader import read_text_rows, require_columns
 
 
 class TableSource:
@@ -30,10 +30,10 @@ class TableSource:
 
     def __init__(self, config: TableDatasetConfig, root: Root) -> None:
         self._config, self._spill = config, root.tmp
-        self._folder, self._files = _matching(config.path)
+        self._folder, self._files = _find_table_files(config.path)
         self.modality: Modality = "image" if config.image_column else "text"
         self.image_root = self._folder if config.image_column else None
-        self.labelled = config.label_column is not None
+        self.labeled = config.label_column is not None
         if not self._files:
             raise InputError(
                 "no table is there",
@@ -44,9 +44,9 @@ class TableSource:
             )
         self._require_columns(self._files[0])
 
-    def revision(self) -> str:
+    def compute_revision(self) -> str:
         """Digest of the path, size and modification time of every table file, and of every image that they list."""
-        files = ((file, *_stat(self._folder / file)) for file in self._files)
+        files = ((file, *_get_size_and_mtime(self._folder / file)) for file in self._files)
         images = ((item.path, item.size, item.mtime_ns) for item in self.items()) if self.image_root else ()
         return rows_digest(itertools.chain(files, images))
 
@@ -56,18 +56,22 @@ class TableSource:
         columns = (config.key_column, config.label_column, config.text_column, config.image_column)
         for file in self._files:
             self._require_columns(file)
-            rows = text_rows(self._folder / file, config.source, columns, self._spill)
-            for number, (key, label, text, image) in enumerate(rows):
-                named = (key or "") if config.key_column else f"{file}:{number}"
-                yield self._image(file, image, named, label, text) if self.image_root else Item(key=named, label=label, text=text or "")
+            rows = read_text_rows(self._folder / file, config.source, columns, self._spill)
+            for row_number, (key, label, text, image) in enumerate(rows):
+                item_key = (key or "") if config.key_column else f"{file}:{row_number}"
+                yield (
+                    self._make_image_item(file, image, item_key, label, text)
+                    if self.image_root
+                    else Item(key=item_key, label=label, text=text or "")
+                )
 
-    def pairs(self) -> Iterator[Pair]:
+    def pairs(self) -> Iterator[ScoredPair]:
         """None: the rows are not scored."""
         return iter(())
 
-    def _image(self, file: str, image: str | None, key: str, label: str | None, text: str | None) -> Item:
-        path = _inside(self._folder, Path(file).parent, image)
-        size, mtime_ns = _stat(self._folder / path) if path else (None, None)
+    def _make_image_item(self, file: str, image: str | None, key: str, label: str | None, text: str | None) -> Item:
+        path = _resolve_image_path(self._folder, Path(file).parent, image)
+        size, mtime_ns = _get_size_and_mtime(self._folder / path) if path else (None, None)
         return Item(key=key, label=label, text=text, path=path, size=size, mtime_ns=mtime_ns)
 
     def _require_columns(self, file: str) -> None:
@@ -76,7 +80,7 @@ class TableSource:
         require_columns(self._folder / file, self._config.source, columns, self._spill)
 
 
-def _matching(pattern: str) -> tuple[Path, list[str]]:
+def _find_table_files(pattern: str) -> tuple[Path, list[str]]:
     """The folder before the first wildcard, and the files below it that match, by name, but for hidden names.
 
     A file that is there under this very name is no pattern.
@@ -89,7 +93,7 @@ def _matching(pattern: str) -> tuple[Path, list[str]]:
     return folder.resolve(), sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
 
 
-def _inside(folder: Path, below: Path, image: str | None) -> str | None:
+def _resolve_image_path(folder: Path, below: Path, image: str | None) -> str | None:
     """The path of an image from `folder`, given from `below` in it; None where it names no file in the folder. Links are not looked at."""
     if not image or "\0" in image:
         return None
@@ -97,7 +101,7 @@ def _inside(folder: Path, below: Path, image: str | None) -> str | None:
     return path.relative_to(folder).as_posix() if folder in path.parents else None
 
 
-def _stat(path: Path) -> tuple[int | None, int | None]:
+def _get_size_and_mtime(path: Path) -> tuple[int | None, int | None]:
     """A file's size and modification time; None where it is not there."""
     try:
         stat = path.stat()

@@ -7,11 +7,11 @@ import signal
 import time
 from pathlib import Path
 
-from indexmill.tasks.checks.decoder import Request
-from indexmill.tasks.checks.images import Limits, UnreadableImage
+from indexmill.tasks.validation.decoder_worker import DecodeRequest
+from indexmill.tasks.validation.image_reader import ImageLimits, UnreadableImage
 
 
-def moody(request: Request, limits: Limits) -> str:
+def moody(request: DecodeRequest, limits: ImageLimits) -> str:
     """Hang, crash, swell, fail or refuse, as the request says."""
     match request.path:
         case "hang":
@@ -34,7 +34,7 @@ def moody(request: Request, limits: Limits) -> str:
     return request.path
 
 
-def crash_once(request: Request, limits: Limits) -> str:
+def crash_once(request: DecodeRequest, limits: ImageLimits) -> str:
     """Crash at the first request for a path that does not exist yet, and leave it behind."""
     path = Path(request.path)
     if not path.exists():
@@ -43,7 +43,7 @@ def crash_once(request: Request, limits: Limits) -> str:
     return path.name
 
 
-def process(request: Request, limits: Limits) -> str:
+def process(request: DecodeRequest, limits: ImageLimits) -> str:
     """The process that answers."""
     time.sleep(0.01)
     return str(os.getpid())

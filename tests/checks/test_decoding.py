@@ -16,12 +16,12 @@ from sound_files import sound_files
 
 from indexmill.storage.digests import content_digest
 from indexmill.storage.errors import IndexmillError
-from indexmill.tasks.checks import decoding
-from indexmill.tasks.checks.decoder import Request
-from indexmill.tasks.checks.decoding import AHEAD, Decoders
-from indexmill.tasks.checks.images import Limits, UnreadableImage, perceptual_hash, read_image
+from indexmill.tasks.validation import decoder_pool
+from indexmill.tasks.validation.decoder_pool import MAX_IN_FLIGHT, DecoderPool
+from indexmill.tasks.validation.decoder_worker import DecodeRequest
+from indexmill.tasks.validation.image_reader import ImageLimits, UnreadableImage, compute_perceptual_hash, read_image
 
-LIMITS = Limits(max_pixels=1_000_000, min_side=2, max_aspect_ratio=50)
+LIMITS = ImageLimits(max_pixels=1_000_000, min_side=2, max_aspect_ratio=50)
 
 
 @pytest.fixture(autouse=True)
@@ -35,13 +35,13 @@ def no_child_left() -> Iterator[None]:
 @pytest.fixture
 def many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second process starts with the first."""
-    monkeypatch.setattr(decoding, "WORTH_A_PROCESS", 0)
+    monkeypatch.setattr(decoder_pool, "REQUESTS_PER_PROCESS", 0)
 
 
-def outcomes(paths: list[str], seconds: float = 10, decode: Callable[[Request, Limits], str] = moody) -> list[str]:
+def outcomes(paths: list[str], seconds: float = 10, decode: Callable[[DecodeRequest, ImageLimits], str] = moody) -> list[str]:
     """The group of each path, or the reason in brackets."""
-    with Decoders(LIMITS, seconds, decode=decode) as decoders:
-        groups = list(decoders.groups(Request(path, "") for path in paths))
+    with DecoderPool(LIMITS, seconds, decode=decode) as decoders:
+        groups = list(decoders.decode_all(DecodeRequest(path, "") for path in paths))
     return [f"({group.reason})" if isinstance(group, UnreadableImage) else group for group in groups]
 
 
@@ -74,8 +74,8 @@ def test_bad_images_in_a_row_are_each_given_their_reason(many_processes: None) -
 
 def test_a_message_says_what_happened() -> None:
     """The signal by its name, the limit in seconds, the exception by its type."""
-    with Decoders(LIMITS, 0.5, decode=moody) as decoders:
-        crash, hang, fail = map(str, decoders.groups(Request(path, "") for path in ("crash", "hang", "fail")))
+    with DecoderPool(LIMITS, 0.5, decode=moody) as decoders:
+        crash, hang, fail = map(str, decoders.decode_all(DecodeRequest(path, "") for path in ("crash", "hang", "fail")))
     assert "SIGSEGV" in crash and "0.5 seconds" in hang and "KeyError: 'a bug'" in fail
 
 
@@ -94,31 +94,31 @@ def test_no_more_than_so_many_are_under_way(many_processes: None) -> None:
     """Requests are taken as answers are used, never all at once, also behind one that hangs."""
     taken = 0
 
-    def requests() -> Iterator[Request]:
+    def requests() -> Iterator[DecodeRequest]:
         nonlocal taken
         for number in range(3000):
             taken += 1
-            yield Request("hang" if number == 20 else str(number), "")
+            yield DecodeRequest("hang" if number == 20 else str(number), "")
 
-    with Decoders(LIMITS, 1, decode=moody) as decoders:
-        for used, _ in enumerate(decoders.groups(requests())):
-            assert taken - used <= AHEAD + 1
+    with DecoderPool(LIMITS, 1, decode=moody) as decoders:
+        for used, _ in enumerate(decoders.decode_all(requests())):
+            assert taken - used <= MAX_IN_FLIGHT + 1
 
 
 def test_few_images_take_one_process_and_many_take_all() -> None:
     """A second process starts once there is enough to do, and both serve the batches that follow."""
     assert len(set(outcomes(["x"] * 20, decode=process))) == 1
     assert len(set(outcomes(["x"] * 400, decode=process))) == 2
-    with Decoders(LIMITS, 10, decode=process) as decoders:
-        first, second = (set(decoders.groups([Request("x", "")] * 3)) for _ in range(2))
+    with DecoderPool(LIMITS, 10, decode=process) as decoders:
+        first, second = (set(decoders.decode_all([DecodeRequest("x", "")] * 3)) for _ in range(2))
     assert first == second
 
 
 def test_no_work_starts_no_process() -> None:
     """A pool that is asked nothing costs nothing."""
     before = psutil.Process().children()
-    with Decoders(LIMITS, 10) as decoders:
-        assert list(decoders.groups([])) == []
+    with DecoderPool(LIMITS, 10) as decoders:
+        assert list(decoders.decode_all([])) == []
         assert psutil.Process().children() == before
 
 
@@ -126,8 +126,8 @@ def test_no_work_starts_no_process() -> None:
 def test_an_exception_ends_the_processes(problem: type[BaseException]) -> None:
     """Whatever interrupts the caller, a hanging decoder does not outlive it."""
     start = time.monotonic()
-    with pytest.raises(problem), Decoders(LIMITS, 60, decode=moody) as decoders:
-        for group in decoders.groups(Request(path, "") for path in ("0", "1", "hang")):
+    with pytest.raises(problem), DecoderPool(LIMITS, 60, decode=moody) as decoders:
+        for group in decoders.decode_all(DecodeRequest(path, "") for path in ("0", "1", "hang")):
             if group == "1":
                 raise problem
     assert time.monotonic() - start < 10
@@ -135,21 +135,21 @@ def test_an_exception_ends_the_processes(problem: type[BaseException]) -> None:
 
 def test_leaving_a_batch_early_spoils_no_later_one() -> None:
     """Answers that nobody waited for do not turn up in the next batch."""
-    with Decoders(LIMITS, 10, decode=moody) as decoders:
-        batch = decoders.groups(Request(str(number), "") for number in range(100))
+    with DecoderPool(LIMITS, 10, decode=moody) as decoders:
+        batch = decoders.decode_all(DecodeRequest(str(number), "") for number in range(100))
         assert next(batch) == "0"
         batch.close()  # type: ignore[attr-defined]
-        assert list(decoders.groups([Request("other", "")])) == ["other"]
+        assert list(decoders.decode_all([DecodeRequest("other", "")])) == ["other"]
 
 
 def test_a_killed_caller_leaves_no_process(tmp_path: Path) -> None:
     """The processes end by themselves when the other side is gone without a word."""
     code = (
         "import os, signal, sys; sys.path[:0] = sys.argv[1:]\n"
-        "from decoders import process\nfrom indexmill.tasks.checks.decoding import Decoders\n"
-        "from indexmill.tasks.checks.decoder import Request\n"
-        "from indexmill.tasks.checks.images import Limits\n"
-        "pool = Decoders(Limits(), 5, decode=process); print(*pool.groups([Request('x', '')]), flush=True)\n"
+        "from decoders import process\nfrom indexmill.tasks.validation.decoder_pool import DecoderPool\n"
+        "from indexmill.tasks.validation.decoder_worker import DecodeRequest\n"
+        "from indexmill.tasks.validation.image_reader import ImageLimits\n"
+        "pool = DecoderPool(ImageLimits(), 5, decode=process); print(*pool.decode_all([DecodeRequest('x', '')]), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     said = subprocess.run([sys.executable, "-c", code, *sys.path], capture_output=True, text=True)
@@ -175,7 +175,7 @@ def test_a_process_that_cannot_start_stops_the_run(monkeypatch: pytest.MonkeyPat
 
 def test_the_process_imports_little() -> None:
     """It starts in a fraction of a second since neither Prefect nor what needs it is loaded."""
-    code = "import sys, indexmill.tasks.checks.decoder; print(*sys.modules)"
+    code = "import sys, indexmill.tasks.validation.decoder_worker; print(*sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)})
     assert not {"prefect", "torch", "polars", "pyarrow", "pandera", "pydantic", "scipy", "pandas"} & set(said.stdout.split())
 
@@ -185,10 +185,10 @@ def test_every_file_of_a_folder_is_accounted_for(tmp_path: Path) -> None:
     requests, expected = [], []
     for kind in [*sound_files(), *broken_files()]:
         (tmp_path / kind.name).write_bytes(kind.content)
-        requests.append(Request(str(tmp_path / kind.name), content_digest(kind.content)))
-        expected.append(kind.reason or perceptual_hash(read_image(kind.content, LIMITS)))
-    requests += [requests[0]._replace(content_digest="0" * 32), Request(str(tmp_path / "none"), ""), Request(str(tmp_path), "")]
-    with Decoders(LIMITS, 20) as decoders:
-        groups = list(decoders.groups(requests))
+        requests.append(DecodeRequest(str(tmp_path / kind.name), content_digest(kind.content)))
+        expected.append(kind.reason or compute_perceptual_hash(read_image(kind.content, LIMITS)))
+    requests += [requests[0]._replace(content_digest="0" * 32), DecodeRequest(str(tmp_path / "none"), ""), DecodeRequest(str(tmp_path), "")]
+    with DecoderPool(LIMITS, 20) as decoders:
+        groups = list(decoders.decode_all(requests))
     found = [group.reason if isinstance(group, UnreadableImage) else group for group in groups]
     assert found == [*expected, "changed", "unopenable", "unopenable"]

@@ -14,10 +14,9 @@ from pictures import Kind, saved, scene
 from PIL import Image
 from sound_files import sound_files
 
-from indexmill.tasks.checks.images import UNLIMITED, Limits, UnreadableImage, read_image
-from indexmill.tasks.checks.pixels import visible
+from indexmill.tasks.validation.image_reader import UNLIMITED, ImageLimits, UnreadableImage, convert_to_rgb, read_image
 
-LIMITS = Limits(max_pixels=10_000_000, min_side=2, max_aspect_ratio=50)
+LIMITS = ImageLimits(max_pixels=10_000_000, min_side=2, max_aspect_ratio=50)
 KINDS = [*sound_files(), *broken_files()]
 VALID = [
     saved(scene(), "JPEG"),
@@ -68,7 +67,7 @@ def test_a_palette_with_its_own_alpha_is_laid_on_white() -> None:
     """Mode PA, which a few decoders give, is transparent where its alpha is zero."""
     image = Image.new("L", (4, 4), 7).convert("PA")
     image.putalpha(Image.new("L", (4, 4), 0))
-    assert visible(image).getpixel((0, 0)) == (255, 255, 255)
+    assert convert_to_rgb(image).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_without_limits_every_size_is_read() -> None:
@@ -80,7 +79,7 @@ def test_limits_are_met_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None
     """An image past the limits is refused by its header alone."""
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
     with pytest.raises(UnreadableImage, match="more than 100"):
-        read_image(saved(scene(), "JPEG"), Limits(max_pixels=100))
+        read_image(saved(scene(), "JPEG"), ImageLimits(max_pixels=100))
 
 
 @st.composite

@@ -217,7 +217,7 @@ def test_one_new_item_among_a_hundred_thousand_is_encoded_alone(server: str, roo
     pl.DataFrame(columns, schema_overrides={"path": pl.String}).write_parquet(table)
     ref = root.make_ref(table)
     split = SplitDataset(
-        digest="d", files=(ref,), name="many", modality="text", image_root=None, labelled=False, content="c", database=count, query=0, labels=0,
+        digest="d", files=(ref,), name="many", modality="text", image_root=None, labeled=False, content="c", database=count, query=0, labels=0,
         groups=count, conflicts=0, leaks=0, table=ref, by_label=ref, pairs=None,
     )  # fmt: skip
     config = OpenClipEncoderConfig(kind="open-clip", model=clip.removeprefix("encoder.model="), precision="float32")

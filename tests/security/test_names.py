@@ -28,9 +28,8 @@ from indexmill.storage.names import is_plain_name, is_relative_inside
 from indexmill.storage.records import FileRef
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots, compute_manifest_sha256
-from indexmill.tasks.sources.archives import unpack
-from indexmill.tasks.sources.downloads import check_names, commit_of
-from indexmill.tasks.sources.table import _inside
+from indexmill.tasks.sources.downloads import require_commit_hash, require_relative_names, unpack_archive
+from indexmill.tasks.sources.table import _resolve_image_path
 from tests.storage.test_snapshots import publish
 from tests.tasks.stages import Listed, image_items, paint, rows, validated
 
@@ -110,7 +109,7 @@ def test_an_archive_writes_below_its_folder_or_not_at_all(members: list[str], zi
         folder.parent.mkdir()
         archive.write_bytes(packed(members, zipped=zipped))
         try:
-            unpack(archive, folder, where="here")
+            unpack_archive(archive, folder, where="here")
         except (IndexmillError, OSError) as problem:
             if isinstance(problem, InputError):
                 assert not list(folder.iterdir())
@@ -136,7 +135,7 @@ def packed(members: list[str], *, zipped: bool) -> bytes:
 @settings(max_examples=200, deadline=None)
 def test_a_cell_of_a_table_names_a_file_below_the_tables_folder_or_none(cell: str) -> None:
     """Given from the folder that the table lies in."""
-    path = _inside(Path("/data"), Path("tables"), cell)
+    path = _resolve_image_path(Path("/data"), Path("tables"), cell)
     assert path is None or (os.path.normpath(f"/data/{path}") == f"/data/{path}" and not path.startswith(".."))
 
 
@@ -182,11 +181,11 @@ def test_a_link_out_of_an_image_folder_gives_nothing_away(root: Root, tmp_path: 
 def test_a_hub_names_commits_and_files_of_its_own(told: str | None) -> None:
     """Both become paths here: what could lead out is refused, by whichever of the two clients it is asked."""
     with pytest.raises(InputError, match="could lead out"):
-        commit_of(told, "x")
+        require_commit_hash(told, "x")
     with pytest.raises(InputError, match="could lead out"):
-        check_names(["model.json", "../../../.ssh/authorized_keys"], "x")
-    check_names(["model.json", "a/b.bin"], "x")
-    assert commit_of("0a" * 20, "x") == "0a" * 20
+        require_relative_names(["model.json", "../../../.ssh/authorized_keys"], "x")
+    require_relative_names(["model.json", "a/b.bin"], "x")
+    assert require_commit_hash("0a" * 20, "x") == "0a" * 20
 
 
 EVIL = ["../../../../../etc/passwd", "/etc/passwd", "a/../../b", "..\\b", "a\0b"]

@@ -16,11 +16,11 @@ from PIL import Image
 
 from indexmill.configs.datasets import HuggingFaceDatasetConfig
 from indexmill.storage.root import Root
-from indexmill.tasks.sources.downloads import Patience
+from indexmill.tasks.sources.downloads import RetryPolicy
 from indexmill.tasks.sources.huggingface import HuggingFaceSource
 from tests.sources.hub_standin import HubStandin
 
-QUICK = Patience(tries=3, wait_s=0.01, longest_wait_s=0.05, timeout_s=5)
+QUICK = RetryPolicy(attempts=3, first_wait_s=0.01, max_wait_s=0.05, timeout_s=5)
 
 
 def png(shade: int) -> bytes:

@@ -20,9 +20,8 @@ from indexmill.storage.digests import item_id
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.sources import open_source
-from indexmill.tasks.sources.folder import FolderSource
-from indexmill.tasks.sources.images import FoundFile, walk
-from indexmill.tasks.sources.metadata import MetadataRow, joined
+from indexmill.tasks.sources.folder import FolderSource, MetadataRow, join_metadata
+from indexmill.tasks.sources.image_files import FileEntry, walk_files
 
 Picture = Callable[[Path], Path]
 
@@ -61,8 +60,8 @@ def test_images_can_be_read_unlabelled(tmp_path: Path, picture: Picture) -> None
     for path in ("a.png", "x/y/b.png"):
         picture(tmp_path / path)
     assert labels(tmp_path, labels="none") == {"a.png": None, "x/y/b.png": None}
-    assert not source(tmp_path, labels="none").labelled
-    assert source(tmp_path).labelled
+    assert not source(tmp_path, labels="none").labeled
+    assert source(tmp_path).labeled
 
 
 def test_items_carry_size_and_time_and_no_pairs(tmp_path: Path, picture: Picture) -> None:
@@ -128,7 +127,7 @@ def test_paths_that_are_not_utf8_become_items_without_a_path(tmp_path: Path, pic
     }
     assert pa.array([item.key for item in items], pa.string()).null_count == 0
     assert len({item_id(item.key) for item in items}) == 4
-    assert len(source(tmp_path).revision()) == 64
+    assert len(source(tmp_path).compute_revision()) == 64
 
 
 def test_odd_but_valid_names_are_kept_as_they_are(tmp_path: Path, picture: Picture) -> None:
@@ -154,9 +153,10 @@ def test_walking_holds_one_folder_of_a_level_at_a_time(tmp_path: Path, picture: 
     read: list[str] = []
     scandir = os.scandir
     monkeypatch.setattr(
-        "indexmill.tasks.sources.images.os", SimpleNamespace(scandir=lambda folder: (read.append(Path(folder).name), scandir(folder))[1])
+        "indexmill.tasks.sources.image_files.os",
+        SimpleNamespace(scandir=lambda folder: (read.append(Path(folder).name), scandir(folder))[1]),
     )
-    files = walk(tmp_path, lambda name: True)
+    files = walk_files(tmp_path, lambda name: True)
     assert next(files).path == "a/1.png"
     assert read == [tmp_path.name, "a"]
 
@@ -282,10 +282,10 @@ def test_metadata_without_file_names_is_refused(tmp_path: Path, picture: Picture
 def test_metadata_is_ignored_where_the_config_does_not_read_it(tmp_path: Path, picture: Picture) -> None:
     """With folder labels and no captions, even a damaged metadata file neither stops the listing nor counts in the revision."""
     picture(tmp_path / "cat/a.png")
-    before = source(tmp_path).revision()
+    before = source(tmp_path).compute_revision()
     (tmp_path / "metadata.csv").write_bytes(b"\xff\n1,2\n")
     assert labels(tmp_path) == {"cat/a.png": "cat"}
-    assert source(tmp_path).revision() == before
+    assert source(tmp_path).compute_revision() == before
 
 
 NAMES = st.lists(st.sampled_from(["a", "b", "a b", "a.", "é", "B", "a!", "~"]), min_size=1, max_size=3).map("/".join)
@@ -298,7 +298,7 @@ def test_joining_equals_looking_up(images: set[str], rows: set[str]) -> None:
     def ordered(paths: set[str]) -> list[str]:
         return sorted(paths, key=lambda path: path.split("/"))
 
-    pairs = joined((FoundFile(path, 1, 1) for path in ordered(images)), (MetadataRow(path, None, None) for path in ordered(rows)))
+    pairs = join_metadata((FileEntry(path, 1, 1) for path in ordered(images)), (MetadataRow(path, None, None) for path in ordered(rows)))
     seen = [(image.path if image else None, row.path if row else None) for image, row in pairs]
     assert sorted(seen, key=str) == sorted(((p if p in images else None, p if p in rows else None) for p in images | rows), key=str)
 
@@ -344,18 +344,18 @@ def test_the_revision_covers_what_is_read(tmp_path: Path, picture: Picture) -> N
     (tmp_path / "metadata.csv").write_text("file_name,label\ncat/a.png,x\n")
     (tmp_path / "cat/a.txt").write_text("one")
     settings = {"labels": "metadata", "captions": "text"}
-    seen = [source(tmp_path, **settings).revision()]
+    seen = [source(tmp_path, **settings).compute_revision()]
     (tmp_path / "metadata.csv").write_text("file_name,label\ncat/a.png,yy\n")
-    seen.append(source(tmp_path, **settings).revision())
+    seen.append(source(tmp_path, **settings).compute_revision())
     (tmp_path / "cat/a.txt").write_text("three")
-    seen.append(source(tmp_path, **settings).revision())
+    seen.append(source(tmp_path, **settings).compute_revision())
     os.utime(image, ns=(1, 1))
-    seen.append(source(tmp_path, **settings).revision())
+    seen.append(source(tmp_path, **settings).compute_revision())
     picture(tmp_path / "cat/b.png")
-    seen.append(source(tmp_path, **settings).revision())
+    seen.append(source(tmp_path, **settings).compute_revision())
     assert len(set(seen)) == 5
     (tmp_path / "notes.md").write_text("x")
-    assert source(tmp_path, **settings).revision() == seen[-1]
+    assert source(tmp_path, **settings).compute_revision() == seen[-1]
 
 
 # a folder that is not there

@@ -9,8 +9,8 @@ from indexmill.configs.datasets import HuggingFaceDatasetConfig
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.sources import open_source
+from indexmill.tasks.sources.base import Item
 from indexmill.tasks.sources.huggingface import HuggingFaceSource
-from indexmill.tasks.sources.listing import Item
 from tests.sources.hub_samples import PICTURES, contents, jpeg, opened, pictures, png, texts, texts_parquet
 from tests.sources.hub_standin import HubStandin
 from tests.sources.kaggle_standin import zipped
@@ -32,7 +32,7 @@ def test_rows_become_items_with_labels_captions_and_stats(hub: HubStandin, root:
     """Keys number the rows of a split, class numbers become names (-1 none), captions are texts, sizes and times are the file's."""
     ours = pictures(root)
     items = list(ours.items())
-    assert (ours.modality, ours.labelled, list(ours.pairs())) == ("image", True, [])
+    assert (ours.modality, ours.labeled, list(ours.pairs())) == ("image", True, [])
     assert [item.key for item in items] == [f"train/0000000{number}" for number in range(4)]
     assert [item.label for item in items] == ["cat", "dog", "cat", None]
     assert [item.text for item in items] == ["a cat", "a dog", None, "who knows"]
@@ -101,40 +101,40 @@ def test_open_source_opens_a_hub_data_set(hub: HubStandin, root: Root) -> None:
 
 def test_revision_downloads_nothing(hub: HubStandin, root: Root) -> None:
     """One small request tells the commit."""
-    texts(root).revision()
+    texts(root).compute_revision()
     assert len(hub.requests) == 1
 
 
 def test_revision_changes_with_the_commit_and_with_the_columns(hub: HubStandin, root: Root) -> None:
     """The same commit and columns give the same revision; another commit or another column gives another."""
-    first = texts(root).revision()
-    assert texts(root).revision() == first
-    assert texts(root, label_column="topic").revision() != first
+    first = texts(root).compute_revision()
+    assert texts(root).compute_revision() == first
+    assert texts(root, label_column="topic").compute_revision() != first
     hub.datasets["ours/texts"]["README.md"] = b"# Texts, mended\n"
-    assert texts(root).revision() != first
+    assert texts(root).compute_revision() != first
 
 
 def test_a_fetched_commit_is_not_fetched_again(hub: HubStandin, root: Root) -> None:
     """Once the inventory is there, items come from disk: no download, and without `revision` no request at all."""
-    texts(root).revision()
+    texts(root).compute_revision()
     before = list(texts(root).items())
     asked = len(hub.requests)
     assert list(texts(root).items()) == before
     assert len(hub.requests) == asked
     downloads = hub.downloads()
     again = texts(root)
-    again.revision()
+    again.compute_revision()
     assert list(again.items()) == before
     assert hub.downloads() == downloads
 
 
 def test_items_are_those_of_the_announced_commit(hub: HubStandin, root: Root) -> None:
     """A commit that arrives between `revision` and `items` waits for the next night."""
-    texts(root).revision()
+    texts(root).compute_revision()
     listed = list(texts(root).items())
     hub.datasets["ours/texts"]["data/train-00000-of-00001.parquet"] = texts_parquet("other")
     assert list(texts(root).items()) == listed
-    assert texts(root).revision()
+    assert texts(root).compute_revision()
     assert [item.text for item in texts(root).items()] == ["other"]
 
 
@@ -159,7 +159,7 @@ def test_nothing_is_written_outside_of_the_root(hub: HubStandin, root: Root, tmp
 def test_a_full_commit_needs_no_network_once_fetched(hub: HubStandin, root: Root) -> None:
     """With a commit as the revision both `revision` and `items` work offline, with the same answers."""
     ours = texts(root, revision=hub.commit("ours/texts"))
-    revision, items = ours.revision(), list(ours.items())
+    revision, items = ours.compute_revision(), list(ours.items())
     hub.close()
     offline = texts(root, revision=hub.commit("ours/texts"))
-    assert (offline.revision(), list(offline.items())) == (revision, items)
+    assert (offline.compute_revision(), list(offline.items())) == (revision, items)

@@ -11,7 +11,7 @@ from indexmill.configs.datasets import HuggingFaceDatasetConfig
 from indexmill.storage.errors import DamagedFile, InputError, SourceUnreachable
 from indexmill.storage.root import Root
 from indexmill.tasks.policy import PASSING
-from indexmill.tasks.sources.downloads import Patience
+from indexmill.tasks.sources.downloads import RetryPolicy
 from indexmill.tasks.sources.huggingface import HuggingFaceSource
 from tests.sources.faulty_server import SILENCE_S
 from tests.sources.hub_samples import PICTURES, contents, opened, pictures, png, texts
@@ -36,7 +36,7 @@ def test_rows_that_the_library_cannot_make_out_are_told(hub: HubStandin, root: R
 def test_a_busy_hub_is_asked_again(hub: HubStandin, root: Root, fault: int, request_line: str) -> None:
     """429 and 503 delay a fetch and do not end it."""
     hub.fail(request_line, fault)
-    texts(root).revision()
+    texts(root).compute_revision()
     assert [item.text for item in texts(root).items()] == ["one", "two", "three"]
 
 
@@ -106,7 +106,7 @@ def test_what_the_data_set_lacks_is_named(hub: HubStandin, root: Root, change: d
     """A data set, revision, configuration, split or column that is not there is an InputError that says what is."""
     ours = texts(root, **change)
     with pytest.raises(InputError, match=what):
-        list(ours.items()) if ours.revision() else None
+        list(ours.items()) if ours.compute_revision() else None
 
 
 def test_a_gated_data_set_says_how_to_get_in(hub: HubStandin, root: Root) -> None:
@@ -131,7 +131,7 @@ def test_without_a_network_the_error_is_one_that_is_tried_again(hub: HubStandin,
     """A refused connection is a SourceUnreachable, which the tasks' retry policy counts among the passing faults."""
     hub.close()
     with pytest.raises(SourceUnreachable, match="cannot be reached") as told:
-        texts(root).revision()
+        texts(root).compute_revision()
     assert isinstance(told.value, PASSING)
 
 
@@ -140,7 +140,7 @@ def test_a_silent_hub_is_not_waited_for_for_ever(hub: HubStandin, root: Root) ->
     hub.fail("/tree/", "silent")
     config = HuggingFaceDatasetConfig(source="huggingface", id="ours/texts", text_column="sentence")
     started = time.monotonic()
-    assert len(list(HuggingFaceSource(config, root, Patience(tries=2, wait_s=0.01, timeout_s=0.5)).items())) == 3
+    assert len(list(HuggingFaceSource(config, root, RetryPolicy(attempts=2, first_wait_s=0.01, timeout_s=0.5)).items())) == 3
     assert time.monotonic() - started < SILENCE_S / 2
 
 

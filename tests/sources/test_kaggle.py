@@ -12,11 +12,11 @@ from indexmill.storage.errors import DamagedFile, InputError, SourceUnreachable
 from indexmill.storage.root import Root
 from indexmill.tasks.policy import PASSING
 from indexmill.tasks.sources import open_source
-from indexmill.tasks.sources.downloads import Patience
+from indexmill.tasks.sources.downloads import RetryPolicy
 from indexmill.tasks.sources.kaggle import KaggleSource
 from tests.sources.kaggle_standin import KaggleStandin, tarred, zipped
 
-QUICK = Patience(tries=3, wait_s=0.01, longest_wait_s=0.05, timeout_s=0.5)
+QUICK = RetryPolicy(attempts=3, first_wait_s=0.01, max_wait_s=0.05, timeout_s=0.5)
 LEAVES = {f"leaves/{name}/{number}.png": random.Random(number).randbytes(5000) for number, name in enumerate(["oak", "elm", "oak"])}
 # Downloads go on by the megabyte, so only an archive of some has a part to keep.
 FOREST = {f"leaves/oak/{number}.png": random.Random(number).randbytes(1_500_000) for number in range(2)}
@@ -60,15 +60,15 @@ def test_the_newest_version_is_read_as_a_folder(kaggle: KaggleStandin, root: Roo
     assert {(item.key, item.label, item.size) for item in ours.items()} == {
         ("oak/0.png", "oak", 5000), ("elm/1.png", "elm", 5000), ("oak/2.png", "oak", 5000), ("elm/9.png", "elm", 4),
     }  # fmt: skip
-    assert (ours.modality, ours.labelled, list(ours.pairs())) == ("image", True, [])
+    assert (ours.modality, ours.labeled, list(ours.pairs())) == ("image", True, [])
 
 
 def test_a_named_version_is_the_one_that_is_read(kaggle: KaggleStandin, root: Root) -> None:
     """A version in the config is taken though there is a newer one, and takes no request to resolve."""
     ours = leaves(root, version=1)
-    assert ours.revision() != leaves(root).revision()
+    assert ours.compute_revision() != leaves(root).compute_revision()
     assert contents(ours) == LEAVES
-    assert leaves(root, version=2).revision() == leaves(root).revision()
+    assert leaves(root, version=2).compute_revision() == leaves(root).compute_revision()
 
 
 def test_a_tar_archive_is_read_as_well(kaggle: KaggleStandin, root: Root) -> None:
@@ -84,28 +84,28 @@ def test_open_source_opens_a_kaggle_data_set(kaggle: KaggleStandin, root: Root) 
 
 def test_revision_downloads_nothing(kaggle: KaggleStandin, root: Root) -> None:
     """One small request tells the newest version."""
-    leaves(root).revision()
+    leaves(root).compute_revision()
     assert (len(kaggle.requests), kaggle.downloads()) == (1, 0)
 
 
 def test_a_fetched_version_is_not_fetched_again(kaggle: KaggleStandin, root: Root) -> None:
     """Once the inventory is there, items come from disk: no download, and without `revision` no request at all."""
-    leaves(root).revision()
+    leaves(root).compute_revision()
     contents(leaves(root))
     asked = len(kaggle.requests)
     assert contents(leaves(root)) == MORE_LEAVES
     assert len(kaggle.requests) == asked
-    leaves(root).revision()
+    leaves(root).compute_revision()
     assert contents(leaves(root)) == MORE_LEAVES
     assert kaggle.downloads() == 1
 
 
 def test_items_are_those_of_the_announced_version(kaggle: KaggleStandin, root: Root) -> None:
     """A version that arrives between `revision` and `items` waits for the next night."""
-    leaves(root).revision()
+    leaves(root).compute_revision()
     kaggle.datasets["ours/leaves"][3] = zipped(LEAVES)
     assert contents(leaves(root)) == MORE_LEAVES
-    leaves(root).revision()
+    leaves(root).compute_revision()
     assert contents(leaves(root)) == LEAVES
 
 
@@ -125,7 +125,7 @@ def test_the_inventory_says_what_was_fetched_and_the_archive_is_gone(kaggle: Kag
 def test_a_busy_server_is_asked_again(kaggle: KaggleStandin, root: Root, fault: int, request_line: str) -> None:
     """429 and 503 delay a fetch and do not end it."""
     kaggle.fail(request_line, fault)
-    leaves(root).revision()
+    leaves(root).compute_revision()
     assert contents(leaves(root)) == MORE_LEAVES
 
 
@@ -225,12 +225,12 @@ def test_a_private_data_set_says_how_to_get_in(kaggle: KaggleStandin, root: Root
     """A refusal is an InputError whose next step is to log in."""
     kaggle.private.add("ours/leaves")
     with pytest.raises(InputError, match="log in"):
-        leaves(root).revision()
+        leaves(root).compute_revision()
 
 
 def test_without_a_network_the_error_is_one_that_is_tried_again(kaggle: KaggleStandin, root: Root) -> None:
     """A refused connection is a SourceUnreachable, which the tasks' retry policy counts among the passing faults."""
     kaggle.close()
     with pytest.raises(SourceUnreachable, match="cannot be reached") as told:
-        leaves(root).revision()
+        leaves(root).compute_revision()
     assert isinstance(told.value, PASSING)

@@ -14,8 +14,8 @@ from indexmill.storage.digests import content_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.sources import open_source
-from indexmill.tasks.sources.listing import Pair
-from indexmill.tasks.sources.sts import StsSource, _key
+from indexmill.tasks.sources.base import ScoredPair
+from indexmill.tasks.sources.sts import StsSource, _make_key
 
 HEADER = "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment\n"
 
@@ -51,15 +51,15 @@ def test_items_are_the_distinct_sentences(tmp_path: Path) -> None:
         (key("A dog."), "A dog.", "train", None),
         (key("A cow."), "A cow.", "test", None),
     ]
-    assert not source.labelled
+    assert not source.labeled
 
 
 def test_pairs_carry_the_raw_score_file_and_split(tmp_path: Path) -> None:
     """Every line is a pair of item keys with its score as written."""
     source = StsSource(benchmark(tmp_path / "sts", dev=line("A cat.", "A dog.", "3.200"), test=line("A dog.", "A dog.", "5")))
     assert list(source.pairs()) == [
-        Pair(key("A cat."), key("A dog."), 3.2, "sts-dev.csv", "dev"),
-        Pair(key("A dog."), key("A dog."), 5.0, "sts-test.csv", "test"),
+        ScoredPair(key("A cat."), key("A dog."), 3.2, "sts-dev.csv", "dev"),
+        ScoredPair(key("A dog."), key("A dog."), 5.0, "sts-test.csv", "test"),
     ]
 
 
@@ -87,8 +87,8 @@ def test_sick_is_read_with_its_header(tmp_path: Path) -> None:
     config = sick(tmp_path / "sick", SICK_trial="4\tA kid.\tA man.\t4.5\tNEUTRAL\n", SICK_test_annotated="6\tA kid.\tA boy.\t1\tNEUTRAL\n")
     source = StsSource(config)
     assert list(source.pairs()) == [
-        Pair(key("A kid."), key("A man."), 4.5, "SICK_trial.txt", "trial"),
-        Pair(key("A kid."), key("A boy."), 1.0, "SICK_test_annotated.txt", "test"),
+        ScoredPair(key("A kid."), key("A man."), 4.5, "SICK_trial.txt", "trial"),
+        ScoredPair(key("A kid."), key("A boy."), 1.0, "SICK_test_annotated.txt", "test"),
     ]
     assert [item.split for item in source.items()] == ["trial", "trial", "test"]
 
@@ -146,10 +146,10 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_the_revision_follows_the_files(tmp_path: Path) -> None:
     """The revision stays while the files do, and changes when one is written anew."""
     config = benchmark(tmp_path / "sts", train=line("a", "b"))
-    before = StsSource(config).revision()
-    assert StsSource(config).revision() == before
+    before = StsSource(config).compute_revision()
+    assert StsSource(config).compute_revision() == before
     (tmp_path / "sts/sts-train.csv").write_text(line("a", "bc"))
-    assert StsSource(config).revision() != before
+    assert StsSource(config).compute_revision() != before
 
 
 @given(st.text(), st.text())
@@ -160,8 +160,8 @@ def test_keys_are_equal_exactly_for_equal_sentences(first: str, second: str) -> 
     def words(text: str) -> list[str]:
         return unicodedata.normalize("NFC", text).split()
 
-    assert (_key(first) == _key(second)) == (words(first) == words(second))
-    assert _key(f" {first}\n") == _key(first)
+    assert (_make_key(first) == _make_key(second)) == (words(first) == words(second))
+    assert _make_key(f" {first}\n") == _make_key(first)
 
 
 def test_the_real_corpora_are_read_whole(real_data: Path) -> None:

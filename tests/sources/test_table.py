@@ -20,8 +20,8 @@ from indexmill.configs.datasets import TableDatasetConfig
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.sources import open_source
-from indexmill.tasks.sources.columns import TableFormat, text_rows
 from indexmill.tasks.sources.table import TableSource
+from indexmill.tasks.sources.table_reader import TableFormat, read_text_rows
 
 Picture = Callable[[Path], Path]
 Row = dict[str, Any]
@@ -58,7 +58,7 @@ def test_a_row_is_an_item(tmp_path: Path, root: Root, form: str) -> None:
         ("b", 'say "x", y\nz', "01", None),
         ("a", "2020-01-01", "1e3", None),
     ]
-    assert (read.modality, read.image_root, read.labelled) == ("text", None, True)
+    assert (read.modality, read.image_root, read.labeled) == ("text", None, True)
     assert list(read.pairs()) == []
 
 
@@ -159,7 +159,7 @@ def test_csv_and_json_give_back_what_was_written(rows: list[tuple[str, str]]) ->
         for form in ("csv", "jsonl"):
             kind: TableFormat = "csv" if form == "csv" else "jsonl"
             path = write(Path(folder) / f"t.{form}", table)
-            assert list(text_rows(path, kind, ["a", "b"], Path(folder))) == rows
+            assert list(read_text_rows(path, kind, ["a", "b"], Path(folder))) == rows
 
 
 # images
@@ -208,16 +208,16 @@ def test_the_revision_covers_tables_and_images(tmp_path: Path, root: Root, pictu
     """The revision changes with a table file, with a new one, and with an image that one lists; with nothing else."""
     write(tmp_path / "a.jsonl", [{"f": "a.png"}])
     pattern = f"{tmp_path}/*.jsonl"
-    seen = [source(root, pattern, image_column="f").revision()]
+    seen = [source(root, pattern, image_column="f").compute_revision()]
     image = picture(tmp_path / "a.png")
-    seen.append(source(root, pattern, image_column="f").revision())
+    seen.append(source(root, pattern, image_column="f").compute_revision())
     os.utime(image, ns=(1, 1))
-    seen.append(source(root, pattern, image_column="f").revision())
+    seen.append(source(root, pattern, image_column="f").compute_revision())
     write(tmp_path / "b.jsonl", [{"f": "a.png"}])
-    seen.append(source(root, pattern, image_column="f").revision())
+    seen.append(source(root, pattern, image_column="f").compute_revision())
     assert len(set(seen)) == 4
     picture(tmp_path / "unlisted.png")
-    assert source(root, pattern, image_column="f").revision() == seen[-1]
+    assert source(root, pattern, image_column="f").compute_revision() == seen[-1]
 
 
 # what is refused

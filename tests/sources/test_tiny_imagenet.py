@@ -72,7 +72,7 @@ def test_items_can_be_opened(archive: Path, root: Root) -> None:
     opened = open_source(TinyImagenetDatasetConfig(source="tiny-imagenet", path=str(archive)), root)
     assert opened.image_root is not None
     assert [(opened.image_root / str(item.path)).stat().st_size == item.size for item in opened.items()] == [True] * 3
-    assert opened.labelled
+    assert opened.labeled
     assert list(opened.pairs()) == []
 
 
@@ -105,13 +105,13 @@ def test_annotations_without_tabs_are_refused(archive: Path) -> None:
 
 def test_the_revision_covers_images_and_labels(archive: Path) -> None:
     """The revision changes with an image's time, with a label, and with the list of classes."""
-    seen = [source(archive).revision(), source(archive).revision()]
+    seen = [source(archive).compute_revision(), source(archive).compute_revision()]
     os.utime(archive / "train/n1/images/n1_0.JPEG", ns=(1, 1))
-    seen.append(source(archive).revision())
+    seen.append(source(archive).compute_revision())
     (archive / "words.txt").write_text("n1\tcarp\nn2\tcrane\n")
-    seen.append(source(archive).revision())
+    seen.append(source(archive).compute_revision())
     (archive / "wnids.txt").write_text("n1\n")
-    seen.append(source(archive).revision())
+    seen.append(source(archive).compute_revision())
     assert seen[0] == seen[1]
     assert len(set(seen)) == 4
 

@@ -89,12 +89,12 @@ def opened_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[ModelHu
     from huggingface_hub import close_session
 
     from indexmill.tasks.encoding import model_hub
-    from indexmill.tasks.sources.downloads import Patience
+    from indexmill.tasks.sources.downloads import RetryPolicy
 
     standin = ModelHub()
     point_at(standin.url, monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(model_hub, "HUB_RETRY", Patience(tries=2, wait_s=0.01, longest_wait_s=0.05, timeout_s=5))
+    monkeypatch.setattr(model_hub, "HUB_RETRY", RetryPolicy(attempts=2, first_wait_s=0.01, max_wait_s=0.05, timeout_s=5))
     try:
         yield standin
     finally:

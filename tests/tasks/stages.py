@@ -19,7 +19,7 @@ from indexmill.storage.records import Dataset, FileRef, Modality, SplitDataset, 
 from indexmill.storage.root import Root
 from indexmill.tasks.ingest import ingest
 from indexmill.tasks.sources import Item
-from indexmill.tasks.sources.listing import Pair
+from indexmill.tasks.sources.base import ScoredPair
 from indexmill.tasks.split import split
 from indexmill.tasks.validate import validate
 
@@ -32,27 +32,27 @@ class Listed:
 
     listed: Sequence[Item]
     image_root: Path | None = None
-    labelled: bool = True
-    scored: Sequence[Pair] = ()
+    labeled: bool = True
+    scored: Sequence[ScoredPair] = ()
 
     @property
     def modality(self) -> Modality:
         return "image" if self.image_root else "text"
 
-    def revision(self) -> str:
+    def compute_revision(self) -> str:
         return "r"
 
     def items(self) -> Iterator[Item]:
         yield from self.listed
 
-    def pairs(self) -> Iterator[Pair]:
+    def pairs(self) -> Iterator[ScoredPair]:
         yield from self.scored
 
 
 def ingested(root: Root, source: Listed, name: str = "some", *, rehash: bool = False, **settings: Any) -> Dataset:
     """What ingest makes of the source; settings are those that every data set has."""
     with patch("indexmill.tasks.ingest.open_source", lambda config, root: source):
-        return ingest.fn(root, name, StdlibDatasetConfig(source="stdlib", **settings), source.revision(), rehash)
+        return ingest.fn(root, name, StdlibDatasetConfig(source="stdlib", **settings), source.compute_revision(), rehash)
 
 
 def validated(root: Root, source: Listed, name: str = "some", **settings: Any) -> ValidatedDataset:

@@ -12,9 +12,8 @@ from PIL import Image
 
 from indexmill.storage.digests import content_digest
 from indexmill.storage.errors import SourceChanged
-from indexmill.tasks.checks.vectors import vector_problems
 from indexmill.tasks.encoding import EncodedItems
-from indexmill.tasks.encoding.row_batches import EncodedWindow, encode_rows
+from indexmill.tasks.encoding.row_batches import EncodedWindow, encode_rows, find_invalid_vectors
 
 
 class Mean:
@@ -94,7 +93,7 @@ def test_an_encoder_that_fails_on_everything_is_broken_and_not_the_items(rows: l
 def test_vectors_that_cannot_be_searched_are_named_with_their_reason() -> None:
     """By hand: none, infinite, all zero; a zero among others is sound."""
     vectors = np.array([[1, 0], [np.nan, 1], [0, 0], [np.inf, 0], [-1, 2]], np.float32)
-    found = vector_problems(vectors, 2)
+    found = find_invalid_vectors(vectors, 2)
     assert {row: reason for row, (reason, _) in found.items()} == {1: "not_finite", 2: "zero_vector", 3: "not_finite"}
-    assert {reason for reason, _ in vector_problems(vectors, 3).values()} == {"wrong_dimension"}
-    assert len(vector_problems(vectors, 3)) == 5
+    assert {reason for reason, _ in find_invalid_vectors(vectors, 3).values()} == {"wrong_dimension"}
+    assert len(find_invalid_vectors(vectors, 3)) == 5

@@ -36,7 +36,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> OpenClipEncoderConfig:
 def split(root: Root) -> SplitDataset:
     """300 short texts."""
     return divided(
-        root, Listed([Item(f"k{number}", text=f"thing number {number} of {number % 7}") for number in range(COUNT)], labelled=False)
+        root, Listed([Item(f"k{number}", text=f"thing number {number} of {number % 7}") for number in range(COUNT)], labeled=False)
     )
 
 

@@ -86,7 +86,7 @@ def test_the_least_cosine_is_the_worst_texts_and_counts_lengths() -> None:
 
 def asked(root: Root) -> EmbeddingSet:
     """Real sentences as a set of which only the items are looked at."""
-    split = divided(root, Listed([Item(f"k{n}", text=text) for n, text in enumerate(LENGTHS)], labelled=False))
+    split = divided(root, Listed([Item(f"k{n}", text=text) for n, text in enumerate(LENGTHS)], labeled=False))
     return EmbeddingSet.model_construct(modality="text", items=split.table)
 
 

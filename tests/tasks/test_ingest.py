@@ -19,7 +19,7 @@ from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.ingest import revision
 from indexmill.tasks.sources import Item
-from indexmill.tasks.sources.listing import Pair
+from indexmill.tasks.sources.base import ScoredPair
 
 TEXTS = [Item(f"k{number}", label=f"l{number % 3}", text=f"text {number}") for number in range(40)]
 
@@ -67,7 +67,7 @@ def test_the_order_of_listing_means_nothing(listing: list[Item]) -> None:
 def test_the_digest_tells_every_difference_that_matters(root: Root, image_root: Path) -> None:
     """A key, label, text or split, an item more, a pair's score, whether labels count: each gives another digest."""
     item = Item("k", label="l", text="t", split="train")
-    pair = Pair("k", "k", 1.0, "f")
+    pair = ScoredPair("k", "k", 1.0, "f")
     sources = [
         Listed([item]),
         Listed([Item("K", label="l", text="t", split="train")]),
@@ -76,9 +76,9 @@ def test_the_digest_tells_every_difference_that_matters(root: Root, image_root: 
         Listed([Item("k", label="l", text="T", split="train")]),
         Listed([Item("k", label="l", text="t", split="test")]),
         Listed([item, Item("k2", label="l", text="t")]),
-        Listed([item], labelled=False),
+        Listed([item], labeled=False),
         Listed([item], scored=[pair]),
-        Listed([item], scored=[Pair("k", "k", 2.0, "f")]),
+        Listed([item], scored=[ScoredPair("k", "k", 2.0, "f")]),
     ]
     assert len({ingested(root, source).digest for source in sources}) == len(sources)
 

@@ -15,9 +15,9 @@ from stages import Listed, divided, image_items, rows
 
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
-from indexmill.tasks.checks.images import perceptual_hash
-from indexmill.tasks.checks.leaks import find_leaks
 from indexmill.tasks.sources import Item
+from indexmill.tasks.validation.image_reader import compute_perceptual_hash
+from indexmill.tasks.validation.near_duplicates import find_leaks
 from tests.conftest import Build
 
 LEAK_DISTANCE = 12
@@ -72,14 +72,14 @@ def test_twins_across_a_given_split_are_found_with_their_distance_and_others_are
 
 def test_photographs_that_differ_are_far_apart() -> None:
     """The bound of 12 bits leaves room: no two pieces are nearer than 64."""
-    hashes = [perceptual_hash(tile) for tile in tiles()]
+    hashes = [compute_perceptual_hash(tile) for tile in tiles()]
     assert min(apart(first, second) for row, first in enumerate(hashes) for second in hashes[:row]) > 64
 
 
 @pytest.mark.parametrize("distance", [0, 5, 12])
 def test_find_leaks_agrees_with_brute_force(distance: int, root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nearest item, lowest id of equals, over several blocks on both sides, with near pairs planted around the bound."""
-    monkeypatch.setattr("indexmill.tasks.checks.leaks.QUERIES_AT_ONCE", 100)
+    monkeypatch.setattr("indexmill.tasks.validation.near_duplicates.QUERY_BATCH_ROWS", 100)
     draw = np.random.default_rng(distance)
     hashes = draw.integers(0, 256, (20_000, 32), np.uint8)
     side = np.where(draw.random(len(hashes)) < 0.02, "query", "database")
@@ -93,7 +93,7 @@ def test_find_leaks_agrees_with_brute_force(distance: int, root: Root, tmp_path:
         hashes[draw.choice(database, 2, replace=False)] = hashes[query]  # equally near, in different blocks mostly
     columns = {"item_id": np.arange(len(hashes)) + 7, "content_group": [row.tobytes().hex() for row in hashes], "side": side}
     pq.write_table(pa.table(columns), tmp_path / "items.parquet")
-    count = find_leaks(root, tmp_path / "items.parquet", tmp_path / "leaks.parquet", hashed=True, distance=distance)
+    count = find_leaks(root, tmp_path / "items.parquet", tmp_path / "leaks.parquet", groups_are_hashes=True, distance=distance)
     expected = []
     for query in queries:
         bits = np.bitwise_count(hashes[database] ^ hashes[query]).sum(1)
@@ -108,7 +108,7 @@ def test_one_side_alone_has_no_leaks(queries: int, database: int, root: Root, tm
     """Nothing to hold against nothing."""
     side = ["query"] * queries + ["database"] * database
     pq.write_table(pa.table({"item_id": range(5), "content_group": ["00" * 32] * 5, "side": side}), tmp_path / "items.parquet")
-    assert find_leaks(root, tmp_path / "items.parquet", tmp_path / "leaks.parquet", hashed=True, distance=12) == 0
+    assert find_leaks(root, tmp_path / "items.parquet", tmp_path / "leaks.parquet", groups_are_hashes=True, distance=12) == 0
 
 
 def test_texts_alike_but_for_case_and_punctuation_leak_across_a_given_split(root: Root) -> None:

@@ -237,7 +237,7 @@ def test_an_index_of_images_answers_a_text(build: Build, pictures: Path, folder:
     answer = search_index(root, "demo-images", text="a photo of a seven", image=None, k=5)
     model = OpenClipModel(encoder(f"local-dir:{folder}"), "float32")
     paths = sorted(pictures.rglob("*.png"))
-    from indexmill.tasks.checks.images import UNLIMITED, read_image
+    from indexmill.tasks.validation.image_reader import UNLIMITED, read_image
 
     vectors = encode_items(model, [read_image(path.read_bytes(), UNLIMITED) for path in paths]).vectors
     scores = vectors @ encode_items(model.text_encoder, ["a photo of a seven"]).vectors[0]

@@ -16,8 +16,8 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from indexmill.storage.errors import InputError
-from indexmill.tasks.checks.images import UNLIMITED, Limits, UnreadableImage, read_image
 from indexmill.tasks.encoding.preprocessing import ImagePreprocessor, build_preprocessor
+from indexmill.tasks.validation.image_reader import UNLIMITED, ImageLimits, UnreadableImage, read_image
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -106,7 +106,7 @@ def test_other_pictures_are_read_whole() -> None:
     assert read_image(stored(image), UNLIMITED, (224, 224)).size == (390, 300)
     assert read_image(stored(picture(900, 700), "PNG"), UNLIMITED, (100, 100)).size == (900, 700)
     with pytest.raises(UnreadableImage, match="900 x 700"):
-        read_image(stored(picture(900, 700)), Limits(max_pixels=600_000), (100, 100))
+        read_image(stored(picture(900, 700)), ImageLimits(max_pixels=600_000), (100, 100))
 
 
 def turned(orientation: int) -> Image.Exif:

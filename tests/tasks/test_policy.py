@@ -23,7 +23,7 @@ from indexmill.tasks.ingest import ingest
 from indexmill.tasks.policy import STAGES, TABLE, Policy, passes, stage_key
 from indexmill.tasks.publish import publish
 from indexmill.tasks.shard import shard
-from indexmill.tasks.sources.downloads import Patience
+from indexmill.tasks.sources.downloads import RetryPolicy
 from indexmill.tasks.split import split
 from indexmill.tasks.study import study
 from indexmill.tasks.train import train
@@ -82,7 +82,7 @@ def test_the_document_shows_the_table() -> None:
     rows = [row(name, policy) for name, policy in TABLE.items()]
     assert [line for line in shown.splitlines() if line.startswith("| ")][1:] == rows, "\n".join(rows)
     assert "tried 4 times by itself\n(3 for the hub that has a model), after 1, 2, 4 s" in ARCHITECTURE
-    assert (Patience().tries, Patience().wait_s) == (4, 1)
+    assert (RetryPolicy().attempts, RetryPolicy().first_wait_s) == (4, 1)
 
 
 def row(name: str, policy: Policy) -> str:

@@ -11,9 +11,9 @@ from stages import Listed, divided, paint, pictures, rows
 
 from indexmill.configs.models import SplitConfig
 from indexmill.storage.root import Root
-from indexmill.tasks.checks.texts import normalised, text_group
 from indexmill.tasks.sources import Item
 from indexmill.tasks.split import side_of
+from indexmill.tasks.validation.text_normalization import normalize_for_grouping, normalize_text
 
 groups = st.lists(st.text(min_size=1), min_size=1, max_size=50, unique=True)
 
@@ -39,13 +39,13 @@ def test_the_query_fraction_holds_on_average() -> None:
 def test_case_punctuation_and_spacing_do_not_part_texts(text: str) -> None:
     """A text and its shouted, quoted twin stand on one side. (Letters whose upper case folds to others are left aside.)"""
     if text.upper().casefold() == text.casefold():
-        assert text_group(f' "{text.upper()}" !') == text_group(text)
+        assert normalize_for_grouping(f' "{text.upper()}" !') == normalize_for_grouping(text)
 
 
 def test_normalised_text_is_nfc_with_single_spaces() -> None:
     """What is digested and encoded: case and punctuation stay, spelling of accents and spacing do not."""
-    assert normalised("  Cafe\u0301\n\t  au\u00a0lait! ") == "Caf\u00e9 au lait!"
-    assert text_group("Cafe\u0301,  AU lait!") == "caf\u00e9 au lait"
+    assert normalize_text("  Cafe\u0301\n\t  au\u00a0lait! ") == "Caf\u00e9 au lait!"
+    assert normalize_for_grouping("Cafe\u0301,  AU lait!") == "caf\u00e9 au lait"
 
 
 TEXTS = [Item(f"k{number}", label=f"l{number % 4}", text=f"Text {number % 50}" + "!" * (number // 50)) for number in range(60)]
@@ -95,7 +95,7 @@ def test_what_each_label_got_is_recorded(root: Root) -> None:
     """by_label is a count by hand, labels of fewer than five items and items without a label among them."""
     sizes = {None: 7, "large": 100, "four": 4, "one": 1}
     listing = [Item(f"{label}{number}", label, f"{label} {number}") for label, size in sizes.items() for number in range(size)]
-    record = divided(root, Listed(listing, labelled=False))
+    record = divided(root, Listed(listing, labeled=False))
     counted = Counter((row["label"], row["side"]) for row in rows(root, record.table))
     found = rows(root, record.by_label)
     assert [row["label"] for row in found] == [None, "four", "large", "one"]

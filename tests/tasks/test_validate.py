@@ -16,9 +16,9 @@ from stages import LONG_AGO, Listed, aged, image_items, ingested, paint, picture
 from indexmill.configs.models import ValidateConfig
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
-from indexmill.tasks.checks.images import UnreadableImage
 from indexmill.tasks.sources import Item
 from indexmill.tasks.validate import validate
+from indexmill.tasks.validation.image_reader import UnreadableImage
 
 GOOD = Item("good", label="l", text="a text")
 
@@ -33,7 +33,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         def now(cls, tz: object = None) -> datetime:
             return datetime(2026, 9, day[0], tzinfo=UTC)
 
-    monkeypatch.setattr("indexmill.tasks.checks.rejects.datetime", Clock)
+    monkeypatch.setattr("indexmill.tasks.validation.rejects.datetime", Clock)
     yield day
 
 
@@ -74,7 +74,7 @@ def test_a_text_is_as_long_as_its_characters(root: Root) -> None:
 
 def test_labels_may_lack_where_the_data_set_has_none(root: Root) -> None:
     """An unlabelled source's items pass without a label."""
-    assert reasons(root, Listed([Item("k", text="t")], labelled=False)) == {}
+    assert reasons(root, Listed([Item("k", text="t")], labeled=False)) == {}
 
 
 def test_images_that_cannot_be_used_are_set_aside_by_reason(root: Root, image_root: Path) -> None:
@@ -98,16 +98,16 @@ cells = st.sampled_from([None, "", " ", "a", "b!", "B", "a much longer text", "Ã
 
 @given(st.dictionaries(st.sampled_from(["", *map(str, range(20))]), st.tuples(cells, cells), max_size=20), st.booleans())
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_every_row_is_an_item_or_a_reject(root: Root, table: dict[str, tuple[str | None, str | None]], labelled: bool) -> None:
+def test_every_row_is_an_item_or_a_reject(root: Root, table: dict[str, tuple[str | None, str | None]], labeled: bool) -> None:
     """Never both, never neither; and it is a reject exactly when a rule says so."""
     listing = [GOOD, *(Item(key, label=label, text=text) for key, (label, text) in table.items())]
-    record = validated(root, Listed(listing, labelled=labelled), max_text_length=10)
+    record = validated(root, Listed(listing, labeled=labeled), max_text_length=10)
     passed, rejected = ([row["key"] for row in rows(root, table)] for table in (record.table, record.rejects))
     assert sorted(passed + rejected) == sorted(item.key for item in listing)
     sound = {
         item.key
         for item in listing
-        if item.key and (item.label or (item.label is None and not labelled)) and item.text and 0 < len(item.text.strip()) <= 10
+        if item.key and (item.label or (item.label is None and not labeled)) and item.text and 0 < len(item.text.strip()) <= 10
     }
     assert set(passed) == sound
     assert (record.items, record.rejected) == (len(passed), sum(record.rejected_by_reason.values())) == (len(passed), len(rejected))
@@ -150,7 +150,7 @@ def test_an_image_is_opened_once_by_content(root: Root, image_root: Path, tmp_pa
     for number in range(6):
         paint(tmp_path / "other" / "label" / f"renamed-{number}.bmp", number)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("indexmill.tasks.checks.opening.Decoders", lambda *_: pytest.fail("opened again"))
+        patch.setattr("indexmill.tasks.validation.image_checks.DecoderPool", lambda *_: pytest.fail("opened again"))
         assert validated(root, pictures(image_root)).items == 7
         assert validated(root, pictures(tmp_path / "other"), "other").items == 6
     assert opened(root) == 6 and first.items == 6
@@ -182,12 +182,12 @@ def test_what_may_pass_is_tried_again_and_what_lasts_is_not(
     reason: str, root: Root, image_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slow machine or a file in flux says nothing of the content; a damaged picture stays damaged."""
-    from indexmill.tasks.checks.decoding import Decoders
+    from indexmill.tasks.validation.decoder_pool import DecoderPool
 
     with monkeypatch.context() as patch:
         patch.setattr(
-            Decoders,
-            "groups",
+            DecoderPool,
+            "decode_all",
             lambda self, requests: (UnreadableImage(reason, "not tonight") if number else "0" * 64 for number, _ in enumerate(requests)),
         )
         assert validated(root, pictures(image_root)).rejected_by_reason == {reason: 5}

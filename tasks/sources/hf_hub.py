@@ -1,9 +1,8 @@
-"""The Hugging Face Hub's side of the source: a commit looked up, its files fetched and checked, its rows read in a stream.
+"""Client for one data set on the Hugging Face Hub: resolve a commit, download and verify its files, stream its rows.
 
-A small repository is fetched whole into the hub library's cache below the root, each file is checked against the digest that the hub
-gives, and rows are read from there; a large one is read over the network, row by row. Nothing is written in the home directory: the
-library's own way of loading by name would keep files there, whatever cache folder it is given.
-"""
+A small repository is downloaded whole into the library's cache below the root, and each file is verified against
+the hub's digest. A large one is streamed row by row. Nothing is written to the home directory: loading by name
+would keep files there, whatever cache folder it is given."""
 
 from __future__ import annotations
 
@@ -25,79 +24,88 @@ from huggingface_hub.utils._http import default_client_factory
 
 from indexmill.storage.digests import file_digest
 from indexmill.storage.errors import DamagedFile, InputError
-from indexmill.tasks.sources.downloads import Patience, check_names, commit_of, passes, patiently, status
+from indexmill.tasks.sources.downloads import (
+    RetryPolicy,
+    get_http_status,
+    is_transient,
+    require_commit_hash,
+    require_relative_names,
+    with_retries,
+)
 
-FAULTS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError)
+NETWORK_ERRORS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError)
 
 T = TypeVar("T")
 
 
-class Hub:
+class HubDataset:
     """One data set on the hub. cache: the folder for the library's files."""
 
-    def __init__(self, name: str, cache: Path, patience: Patience) -> None:
-        self._name, self._cache, self._patience = name, cache, patience
-        self._place = ""
-        _bound_every_call(patience.timeout_s)
+    def __init__(self, name: str, cache: Path, retry_policy: RetryPolicy) -> None:
+        self._name, self._cache, self._retry_policy = name, cache, retry_policy
+        self._location = ""
+        _set_default_timeout(retry_policy.timeout_s)
         os.environ.setdefault("HF_XET_CACHE", str(cache / "xet"))  # read by the hub's fast transfer, which takes no argument for it
 
-    def commit(self, revision: str) -> str:
+    def resolve_commit(self, revision: str) -> str:
         """The full commit that a branch, tag or commit stands for; one small request."""
-        return commit_of(self.ask(lambda: self._info(revision)).sha, self._name)
+        return require_commit_hash(self.call_with_retries(lambda: self._fetch_info(revision)).sha, self._name)
 
-    def builder(self, commit: str, config: str | None, *, streaming_above: int) -> DatasetBuilder:
-        """What reads the rows of a commit: from files fetched now, or over the network where they are larger than `streaming_above`."""
-        info = self._info(commit, files=True)
-        streaming = sum(file.size or 0 for file in info.siblings or []) > streaming_above
-        self._place = f"hf://datasets/{self._name}@{commit}" if streaming else str(self._snapshot(info))
-        named = {"path": f"hf://datasets/{self._name}", "revision": commit} if streaming else {"path": self._place}
-        with _library_cache(self._cache / "hub"):
+    def load_builder(self, commit: str, config: str | None, *, streaming_above_bytes: int) -> DatasetBuilder:
+        """What reads the rows of a commit: from files fetched now, or over the network where they are larger than `streaming_above_bytes`."""
+        info = self._fetch_info(commit, files=True)
+        streaming = sum(file.size or 0 for file in info.siblings or []) > streaming_above_bytes
+        self._location = f"hf://datasets/{self._name}@{commit}" if streaming else str(self._download_snapshot(info))
+        named = {"path": f"hf://datasets/{self._name}", "revision": commit} if streaming else {"path": self._location}
+        with _use_hub_cache(self._cache / "hub"):
             return load_dataset_builder(**named, name=config, cache_dir=str(self._cache / "datasets"))
 
     @contextmanager
-    def reading(self, config: str | None) -> Iterator[None]:
+    def translate_read_errors(self, config: str | None) -> Iterator[None]:
         """Turn what the libraries say of a data set that they cannot make out while the block runs into an InputError."""
         try:
             yield
-        except (ValueError, TypeError, KeyError, RuntimeError, FileNotFoundError) as problem:
-            if passes(problem, FAULTS) or status(problem):
+        except (ValueError, TypeError, KeyError, RuntimeError, FileNotFoundError) as error:
+            if is_transient(error, NETWORK_ERRORS) or get_http_status(error):
                 raise
             raise InputError(
                 "the data set cannot be read",
                 where=f"dataset.id = {self._name}, dataset.config = {config}",
                 expected="a configuration of the data set, with data files and no program of its own",
-                got=" ".join(f"{type(problem).__name__}: {problem}".split())[:400],
+                got=" ".join(f"{type(error).__name__}: {error}".split())[:400],
                 next_step="mend dataset.config, or choose another data set",
-            ) from problem
+            ) from error
 
-    def read(self, path: str) -> bytes:
+    def read_file(self, path: str) -> bytes:
         """The bytes of a file that a row names. A row may name files of its own data set only."""
-        *packed, place = path.split("::")
-        outside = not place.startswith(self._place + "/") or ".." in PurePosixPath(place).parts
+        *packed, location = path.split("::")
+        outside = not location.startswith(self._location + "/") or ".." in PurePosixPath(location).parts
         if outside or not all(archive.startswith("zip://") for archive in packed):
             raise InputError(
                 "a row names a file outside of its data set",
                 where=f"dataset.id = {self._name}",
-                expected=f"a path below {self._place}",
+                expected=f"a path below {self._location}",
                 got=path,
                 next_step="choose another dataset.image_column, or tell the data set's authors",
             )
         with fsspec.open(path, "rb") as file:
             return bytes(file.read())
 
-    def ask(self, call: Callable[[], T]) -> T:
+    def call_with_retries(self, call: Callable[[], T]) -> T:
         """What `call` returns, waited for with patience; a refusal of the hub becomes an InputError with what to do about it."""
         try:
-            return patiently(call, self._patience, where=f"dataset.id = {self._name}, at {constants.ENDPOINT}", faults=FAULTS)
+            return with_retries(
+                call, self._retry_policy, where=f"dataset.id = {self._name}, at {constants.ENDPOINT}", transient_errors=NETWORK_ERRORS
+            )
         except HfHubHTTPError as error:
-            raise self._refused(error) from None
+            raise self._build_refusal_error(error) from None
 
-    def _info(self, revision: str, *, files: bool = False) -> DatasetInfo:
-        return HfApi().dataset_info(self._name, revision=revision, timeout=self._patience.timeout_s, files_metadata=files)
+    def _fetch_info(self, revision: str, *, files: bool = False) -> DatasetInfo:
+        return HfApi().dataset_info(self._name, revision=revision, timeout=self._retry_policy.timeout_s, files_metadata=files)
 
-    def _snapshot(self, info: DatasetInfo) -> Path:
+    def _download_snapshot(self, info: DatasetInfo) -> Path:
         """The commit's files in the cache, each one whole: what a killed fetch had finished is kept."""
-        check_names((file.rfilename for file in info.siblings or []), self._name)
+        require_relative_names((file.rfilename for file in info.siblings or []), self._name)
         try:
             folder = Path(
                 snapshot_download(
@@ -105,19 +113,19 @@ class Hub:
                     repo_type="dataset",
                     revision=info.sha,
                     cache_dir=self._cache / "hub",
-                    etag_timeout=self._patience.timeout_s,
+                    etag_timeout=self._retry_policy.timeout_s,
                 )
             )
-        except OSError as problem:
+        except OSError as error:
             # The library tells of a file that came out too short or too long by an error without number or class of its own.
-            if problem.errno is not None or passes(problem, FAULTS) or status(problem):
+            if error.errno is not None or is_transient(error, NETWORK_ERRORS) or get_http_status(error):
                 raise
-            raise _damaged(self._name, "a file as the hub describes it", str(problem)) from None
+            raise _build_damaged_file_error(self._name, "a file as the hub describes it", str(error)) from None
         for file in info.siblings or []:
-            _check(folder / file.rfilename, file, self._name)
+            _verify_file(folder / file.rfilename, file, self._name)
         return folder
 
-    def _refused(self, error: HfHubHTTPError) -> InputError:
+    def _build_refusal_error(self, error: HfHubHTTPError) -> InputError:
         match error:
             case GatedRepoError():
                 what, next_step = "the data set is gated", "accept its terms on its page, then log in with `hf auth login` or set HF_TOKEN"
@@ -132,30 +140,30 @@ class Hub:
             what,
             where=f"dataset.id = {self._name}, at {constants.ENDPOINT}",
             expected="a data set and a revision that can be read",
-            got=f"HTTP status {status(error)}: {str(error).splitlines()[0]}",
+            got=f"HTTP status {get_http_status(error)}: {str(error).splitlines()[0]}",
             next_step=next_step,
         )
 
 
-def _check(path: Path, file: RepoSibling, name: str) -> None:
+def _verify_file(path: Path, file: RepoSibling, name: str) -> None:
     """Refuse a fetched file that is not what the hub says it holds, and forget it, so that the next fetch takes it anew."""
     if not path.exists():
         raise ConnectionError(f"{file.rfilename} did not arrive")  # the library gives what it has when the hub stops answering
     expected = f"SHA-256 {file.lfs.sha256}" if file.lfs else f"git blob {file.blob_id}"
-    got = f"SHA-256 {file_digest(path)}" if file.lfs else f"git blob {_git_blob(path)}"
+    got = f"SHA-256 {file_digest(path)}" if file.lfs else f"git blob {_compute_git_blob_id(path)}"
     if got != expected:
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
-        raise _damaged(f"{name}, {file.rfilename}", expected, got)
+        raise _build_damaged_file_error(f"{name}, {file.rfilename}", expected, got)
 
 
-def _git_blob(path: Path) -> str:
+def _compute_git_blob_id(path: Path) -> str:
     """Git's own name of a file's content."""
     content = path.read_bytes()  # the hub keeps only files of a few megabytes outside of its large-file storage
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def _damaged(where: str, expected: str, got: str) -> DamagedFile:
+def _build_damaged_file_error(where: str, expected: str, got: str) -> DamagedFile:
     return DamagedFile(
         "a downloaded file is not what the hub says it is",
         where=where,
@@ -166,26 +174,26 @@ def _damaged(where: str, expected: str, got: str) -> DamagedFile:
 
 
 @functools.lru_cache(maxsize=1)
-def _bound_every_call(seconds: float) -> None:
+def _set_default_timeout(seconds: float) -> None:
     """Give every call of the hub's library a time-out: it names none for listing a repository, and its client then waits for ever."""
 
-    def bound(request: httpx2.Request) -> None:
+    def set_timeout(request: httpx2.Request) -> None:
         named: dict[str, Any] = request.extensions.get("timeout", {})
         request.extensions["timeout"] = {kind: named.get(kind) or seconds for kind in ("connect", "read", "write", "pool")}
 
     def client() -> httpx2.Client:
         made = default_client_factory()
-        made.event_hooks = {**made.event_hooks, "request": [*made.event_hooks["request"], bound]}
+        made.event_hooks = {**made.event_hooks, "request": [*made.event_hooks["request"], set_timeout]}
         return made
 
     set_client_factory(client)
 
 
 @contextmanager
-def _library_cache(folder: Path) -> Iterator[None]:
+def _use_hub_cache(folder: Path) -> Iterator[None]:
     """Let the library keep its files in `folder` while the block runs: where it takes no argument it reads this constant at each call."""
-    kept, constants.HF_HUB_CACHE = constants.HF_HUB_CACHE, str(folder)
+    previous, constants.HF_HUB_CACHE = constants.HF_HUB_CACHE, str(folder)
     try:
         yield
     finally:
-        constants.HF_HUB_CACHE = kept
+        constants.HF_HUB_CACHE = previous

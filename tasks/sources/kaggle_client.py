@@ -1,8 +1,7 @@
-"""Kaggle's side of the source: the newest version looked up, a version's archive downloaded and checked.
+"""Client for one Kaggle data set: find the newest version, download and verify the archive of a version.
 
-kagglehub's client and its resuming download are used, but not its `dataset_download`: that waits for ever on a silent server, believes
-an archive of the right length whatever it holds, and unpacks it before anyone can look inside.
-"""
+Uses kagglehub's client and resumable download, but not `dataset_download`, which waits forever on a silent server,
+accepts any archive of the right length, and unpacks it before it can be checked."""
 
 from __future__ import annotations
 
@@ -23,62 +22,63 @@ from requests.adapters import HTTPAdapter
 
 from indexmill.storage.digests import file_digest
 from indexmill.storage.errors import DamagedFile, InputError
-from indexmill.tasks.sources.archives import damaged
-from indexmill.tasks.sources.downloads import Patience, patiently, status
+from indexmill.tasks.sources.downloads import RetryPolicy, build_archive_error, get_http_status, with_retries
 
-FAULTS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+NETWORK_ERRORS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 T = TypeVar("T")
 
 
-class Kaggle:
+class KaggleClient:
     """One data set on Kaggle."""
 
-    def __init__(self, handle: str, patience: Patience) -> None:
-        self._handle, self._patience = handle, patience
+    def __init__(self, handle: str, retry_policy: RetryPolicy) -> None:
+        self._handle, self._retry_policy = handle, retry_policy
         logging.getLogger("kagglehub").setLevel(logging.WARNING)  # it tells of every step on standard output
 
-    def newest(self) -> int:
+    def find_newest_version(self) -> int:
         """The number of the newest version; one small request."""
         request = ApiGetDatasetRequest()
         request.owner_slug, request.dataset_slug = self._handle.split("/")
-        return int(self._ask(lambda api: api.get_dataset(request)).current_version_number)
+        return int(self._call_api(lambda api: api.get_dataset(request)).current_version_number)
 
     def download(self, version: int, archive: Path) -> str:
         """Bring a version's archive to disk, going on where an earlier download was cut; its SHA-256."""
-        return self._ask(lambda api: self._download(api, version, archive))
+        return self._call_api(lambda api: self._download(api, version, archive))
 
     def _download(self, api: Any, version: int, archive: Path) -> str:
         handle = parse_dataset_handle(f"{self._handle}/versions/{version}")
         request = ApiDownloadDatasetRequest()
         request.owner_slug, request.dataset_slug, request.dataset_version_number = handle.owner, handle.dataset, handle.version
-        resumed = archive.exists()
+        is_resumed = archive.exists()
         try:
             with api.download_dataset(request) as response:
                 download_file(response, str(archive), handle)
-                return _checked(archive, response, where=str(handle))
-        except (DataCorruptionError, DamagedFile) as problem:
-            if resumed:
-                raise ConnectionError("the rest of a cut download did not fit its beginning") from problem  # both are gone: start anew
-            raise problem if isinstance(problem, DamagedFile) else damaged(str(handle), "the provider's MD5", _told(problem)) from None
+                return _verify_archive(archive, response, where=str(handle))
+        except (DataCorruptionError, DamagedFile) as error:
+            if is_resumed:
+                raise ConnectionError("the rest of a cut download did not fit its beginning") from error  # both are gone: start anew
+            raise (
+                error if isinstance(error, DamagedFile) else build_archive_error(str(handle), "the provider's MD5", _get_last_line(error))
+            ) from None
 
-    def _ask(self, call: Callable[[Any], T]) -> T:
+    def _call_api(self, call: Callable[[Any], T]) -> T:
         """What `call` returns for Kaggle's data set API, waited for with patience; a refusal becomes an InputError."""
 
         def attempt() -> T:
             with build_kaggle_client() as client:
                 session = client.http_client()._session
                 for scheme in ("http://", "https://"):
-                    session.mount(scheme, _Bounded(self._patience.timeout_s))
+                    session.mount(scheme, _TimeoutAdapter(self._retry_policy.timeout_s))
                 return call(client.datasets.dataset_api_client)
 
         try:
-            return patiently(attempt, self._patience, where=f"dataset.handle = {self._handle}", faults=FAULTS)
+            return with_retries(attempt, self._retry_policy, where=f"dataset.handle = {self._handle}", transient_errors=NETWORK_ERRORS)
         except requests.HTTPError as error:
-            raise self._refused(error) from None
+            raise self._build_refusal_error(error) from None
 
-    def _refused(self, error: requests.HTTPError) -> InputError:
-        match status(error):
+    def _build_refusal_error(self, error: requests.HTTPError) -> InputError:
+        match get_http_status(error):
             case 401 | 403:
                 what = "Kaggle refuses access to the data set"
                 next_step = "log in (KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY), and accept the data set's terms on its page"
@@ -91,28 +91,28 @@ class Kaggle:
             what,
             where=f"dataset.handle = {self._handle}",
             expected="a data set and a version that can be read",
-            got=f"HTTP status {status(error)}: {str(error).splitlines()[0]}",
+            got=f"HTTP status {get_http_status(error)}: {str(error).splitlines()[0]}",
             next_step=next_step,
         )
 
 
-def _told(problem: Exception) -> str:
+def _get_last_line(error: Exception) -> str:
     """The last thing that an error says."""
-    return str(problem).strip().splitlines()[-1].strip()
+    return str(error).strip().splitlines()[-1].strip()
 
 
-class _Bounded(HTTPAdapter):
+class _TimeoutAdapter(HTTPAdapter):
     """Gives every request a time-out: kagglehub's client names none."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         super().__init__()
 
-    def send(self, *args: Any, **named: Any) -> requests.Response:
-        return super().send(*args, **{**named, "timeout": named.get("timeout") or self._seconds})
+    def send(self, *args: Any, **kwargs: Any) -> requests.Response:
+        return super().send(*args, **{**kwargs, "timeout": kwargs.get("timeout") or self._seconds})
 
 
-def _checked(archive: Path, response: requests.Response, *, where: str) -> str:
+def _verify_archive(archive: Path, response: requests.Response, *, where: str) -> str:
     """SHA-256 of an archive whose size and MD5 are as its answer's headers say, where they do; else it is removed: DamagedFile."""
     size, md5 = response.headers.get("Content-Length"), get_md5_checksum_from_response(response)
     expected, got = [], []
@@ -121,13 +121,13 @@ def _checked(archive: Path, response: requests.Response, *, where: str) -> str:
         got.append(f"{archive.stat().st_size} bytes")
     if md5 is not None:
         expected.append(f"MD5 {md5}")
-        got.append(f"MD5 {_md5(archive)}")
+        got.append(f"MD5 {_compute_md5(archive)}")
     if got != expected:
         archive.unlink()
-        raise damaged(where, ", ".join(expected), ", ".join(got))
+        raise build_archive_error(where, ", ".join(expected), ", ".join(got))
     return file_digest(archive)
 
 
-def _md5(path: Path) -> str:
+def _compute_md5(path: Path) -> str:
     with path.open("rb") as file:
         return base64.b64encode(hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).digest()).decode()

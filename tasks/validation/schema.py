@@ -1,4 +1,6 @@
-"""The schema of the items table, checked batch by batch with pandera; a row that fails is a reject with a reason, not an error."""
+"""Validate batches of the items table with pandera.
+
+A row that fails becomes a reject with a reason, not an error."""
 
 from __future__ import annotations
 
@@ -9,40 +11,40 @@ import polars as pl
 from pandera.errors import SchemaErrors
 
 
-def items_schema(*, modality: str, labelled: bool, max_text_length: int) -> pa.DataFrameSchema:
+def build_items_schema(*, modality: str, labeled: bool, max_text_length: int) -> pa.DataFrameSchema:
     """What a row must be. Each check's error is the reason code of a row that fails it."""
-    text = [_filled("empty_text"), pa.Check.str_length(max_value=max_text_length, error="text_too_long")]
+    text = [_require_nonempty("empty_text"), pa.Check.str_length(max_value=max_text_length, error="text_too_long")]
     return pa.DataFrameSchema(
         {
             "item_id": pa.Column(pl.Int64, pa.Check.gt(0, error="bad_id")),
-            "key": pa.Column(pl.String, _filled("empty_key")),
-            "label": pa.Column(pl.String, _filled("empty_label"), nullable=not labelled),
+            "key": pa.Column(pl.String, _require_nonempty("empty_key")),
+            "label": pa.Column(pl.String, _require_nonempty("empty_label"), nullable=not labeled),
             "text": pa.Column(pl.String, text, nullable=modality != "text"),
-            "path": pa.Column(pl.String, _filled("empty_path"), nullable=modality != "image"),
+            "path": pa.Column(pl.String, _require_nonempty("empty_path"), nullable=modality != "image"),
             "content_digest": pa.Column(pl.String, pa.Check.str_matches("^[0-9a-f]{32}$", error="bad_digest")),
         }
     )
 
 
-def _filled(reason: str) -> pa.Check:
+def _require_nonempty(reason: str) -> pa.Check:
     return pa.Check.str_length(min_value=1, error=reason)
 
 
-def row_rejects(frame: pl.DataFrame, schema: pa.DataFrameSchema) -> dict[int, tuple[str, str]]:
+def find_invalid_rows(frame: pl.DataFrame, schema: pa.DataFrameSchema) -> dict[int, tuple[str, str]]:
     """Row number -> (reason code, message) for the rows of a batch that fail; the first failure of a row counts."""
     try:
         schema.validate(frame, lazy=True)
         return {}
-    except SchemaErrors as problem:
+    except SchemaErrors as error:
         rejects: dict[int, tuple[str, str]] = {}
-        for failure in problem.failure_cases.to_dicts():
+        for failure in error.failure_cases.to_dicts():
             if failure["index"] is None:
                 raise  # the table as a whole is wrong (a column missing, another type): no row's fault
-            rejects.setdefault(int(failure["index"]), _reason(failure))
+            rejects.setdefault(int(failure["index"]), _describe_failure(failure))
         return rejects
 
 
-def _reason(failure: dict[str, Any]) -> tuple[str, str]:
+def _describe_failure(failure: dict[str, Any]) -> tuple[str, str]:
     column = failure["column"]
     if failure["check"] != "not_nullable":
         return str(failure["check"]), f"{column} is {str(failure['failure_case'])[:200]!r}"

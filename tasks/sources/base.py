@@ -1,4 +1,4 @@
-"""What a source is: something that lists items, and whose revision tells cheaply whether the list has changed."""
+"""The interface of a data source: it lists items, and its revision shows cheaply whether the list has changed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ScoredPair:
     """Two texts and how alike people found them. key_a and key_b name items of the same source; file says where the pair stands."""
 
     key_a: str
@@ -50,11 +50,11 @@ class Source(Protocol):
         ...
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         """Whether items have labels."""
         ...
 
-    def revision(self) -> str:
+    def compute_revision(self) -> str:
         """A digest that changes whenever the list or the content of an item may have changed; found without opening items."""
         ...
 
@@ -62,6 +62,6 @@ class Source(Protocol):
         """All items, in any order."""
         ...
 
-    def pairs(self) -> Iterator[Pair]:
+    def pairs(self) -> Iterator[ScoredPair]:
         """Scored pairs of items, where the data set has them; else none."""
         ...

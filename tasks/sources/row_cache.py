@@ -1,0 +1,131 @@
+"""Write streamed rows to disk: images as files with their original bytes, everything else as one Parquet file per split.
+
+The Parquet file of a split is written last, so a split is complete or is read again; images already on disk are kept."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, IterableDataset
+
+from indexmill.storage import parquet
+from indexmill.storage.errors import InputError
+from indexmill.storage.root import Root
+from indexmill.tasks.sources.downloads import list_with_nearest
+from indexmill.tasks.sources.image_files import IMAGE_SUFFIXES
+
+ROWS_SCHEMA = pa.schema({"key": pa.string(), "label": pa.string(), "text": pa.string(), "path": pa.string(), "size": pa.int64()})
+BATCH_ROWS = 1024
+FILES_PER_FOLDER = 1000
+
+
+def get_rows_path(folder: Path, split: str) -> Path:
+    """Where the rows of a split are kept."""
+    return folder / f"rows-{split}.parquet"
+
+
+class RowCacheWriter:
+    """Keeps splits below `folder`. columns: the column for each of the uses image, text, label and key. read: the bytes behind a path."""
+
+    def __init__(self, columns: Mapping[str, str], folder: Path, root: Root, read_file: Callable[[str], bytes]) -> None:
+        self._columns, self._folder, self._root, self._read_file = columns, folder, root, read_file
+
+    def write_split(self, split: str, stream: IterableDataset) -> int:
+        """Write the rows of a split unless they are there; their number."""
+        target = get_rows_path(self._folder, split)
+        if not target.exists():
+            rows = self._iterate_rows(split, stream)
+            with self._root.replace_atomically(target) as temporary, parquet.open_writer(temporary, ROWS_SCHEMA) as writer:
+                while batch := list(itertools.islice(rows, BATCH_ROWS)):
+                    writer.write(batch)
+        return int(pq.read_metadata(target).num_rows)
+
+    def _iterate_rows(self, split: str, stream: IterableDataset) -> Iterator[dict[str, Any]]:
+        """What is kept of each row; writes the images on the way."""
+        self._check_columns(stream)
+        names = _get_class_names(stream, self._columns.get("label"))
+        image = self._columns.get("image")
+        if stream.features:
+            stream = stream.decode(False)  # casting the column would not do: a streamed image folder is decoded before the cast
+        stream = stream.select_columns(list(dict.fromkeys(self._columns.values())))
+        for row_number, row in enumerate(stream):
+            values = {role: row[column] for role, column in self._columns.items()}
+            yield {
+                "key": f"{split}/{self._convert_text('key', values['key'], row_number) if 'key' in values else f'{row_number:08d}'}",
+                "label": _convert_label(values.get("label"), names),
+                "text": self._convert_text("text", values.get("text"), row_number),
+                **(self._write_image(split, row_number, values["image"]) if image else {}),
+            }
+
+    def _check_columns(self, stream: IterableDataset) -> None:
+        available = stream.column_names or list(next(iter(stream), {}))
+        for role, column in self._columns.items():
+            if column not in available:
+                raise InputError(
+                    "the data set has no such column",
+                    where=f"dataset.{role}_column = {column}",
+                    expected="a column of the data set",
+                    got=list_with_nearest(column, available),
+                    next_step=f"name one of them in dataset.{role}_column",
+                )
+
+    def _convert_text(self, role: str, value: object, row_number: int) -> str | None:
+        if value is None and role == "text":
+            return None if "image" in self._columns else ""
+        if not isinstance(value, str | int | float):
+            raise self._build_column_error(role, value, row_number)
+        return str(value)
+
+    def _write_image(self, split: str, row_number: int, value: object) -> dict[str, Any]:
+        """Write an image's bytes as they are; the path relative to the folder and the size, which is null where the row has none."""
+        content, name = self._read_image(value, row_number)
+        suffix = PurePosixPath(name).suffix.lower()
+        where = PurePosixPath(
+            "images", split, f"{row_number // FILES_PER_FOLDER:05d}", f"{row_number:08d}{suffix if suffix in IMAGE_SUFFIXES else ''}"
+        )
+        path = self._folder / where
+        if content is None:
+            return {"path": str(where), "size": None}
+        if not path.is_file() or path.stat().st_size != len(content):
+            with self._root.replace_atomically(path) as temporary:
+                temporary.write_bytes(content)
+        return {"path": str(where), "size": len(content)}
+
+    def _read_image(self, value: object, row_number: int) -> tuple[bytes | None, str]:
+        """The bytes and the name of an image, however the data set gives it."""
+        match value:
+            case {"bytes": bytes(content), **rest}:
+                return content, str(rest.get("path") or "")
+            case {"path": str(path)} | str(path):
+                return self._read_file(path), path
+            case bytes(content):
+                return content, ""
+            case None | {"bytes": None, "path": None}:
+                return None, ""
+        raise self._build_column_error("image", value, row_number)
+
+    def _build_column_error(self, role: str, value: object, row_number: int) -> InputError:
+        return InputError(
+            f"a column cannot serve as {role}",
+            where=f"dataset.{role}_column = {self._columns[role]}, row {row_number}",
+            expected="an image, its bytes or its path" if role == "image" else "a text or a number in every row",
+            got=f"{type(value).__name__} {str(value)[:60]}",
+            next_step=f"name another dataset.{role}_column",
+        )
+
+
+def _get_class_names(stream: IterableDataset, column: str | None) -> list[str] | None:
+    feature = (stream.features or {}).get(column)
+    return feature.names if isinstance(feature, ClassLabel) else None
+
+
+def _convert_label(value: object, names: list[str] | None) -> str | None:
+    """A label as text; a class number as its name. Data sets write -1 for `not told`."""
+    if value is None or (names and value == -1):
+        return None
+    return names[value] if names and isinstance(value, int) else str(value)
