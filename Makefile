@@ -34,7 +34,7 @@ worker: $(INSTALLED)  ## A worker that runs what is scheduled, one process a bui
 	$(CLIENT) $(BIN)/prefect worker start --pool indexmill --type process
 
 deploy: $(INSTALLED)  ## Tell the server of all deployments in prefect.yaml, their pool, the limit `gpu`, and what ends runs that died.
-	$(CLIENT) $(BIN)/python -m indexmill.flows.provisioning
+	$(CLIENT) $(BIN)/python -m indexmill.flows.deployments
 	$(CLIENT) $(BIN)/prefect --no-prompt deploy --all
 
 up: $(INSTALLED)  ## Server, deployments and worker together, for a laptop; Ctrl-C ends them.

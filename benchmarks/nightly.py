@@ -51,7 +51,7 @@ class Night:
 def night(kind: str, config: Path, root: Path) -> Night:
     """Build once more."""
     before, start, peak = os.times(), time.perf_counter(), 0
-    command = [sys.executable, "-m", "indexmill.flows.cli", "build", str(config), "--root", str(root), "--json"]
+    command = [sys.executable, "-m", "indexmill", "build", str(config), "--root", str(root), "--json"]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as told:
         process = subprocess.Popen(command, stdout=out, stderr=told)
         watched = psutil.Process(process.pid)

@@ -37,7 +37,7 @@ EVERY = 20
 @contextmanager
 def served(root: Path, name: str = NAME) -> Iterator[tuple[int, psutil.Process]]:
     """`indexmill serve` as a process of its own: its port, and the process."""
-    with running([sys.executable, "-m", "indexmill.flows.cli", "serve", name, "--root", str(root), "--port"], "/readyz") as both:
+    with running([sys.executable, "-m", "indexmill", "serve", name, "--root", str(root), "--port"], "/readyz") as both:
         yield both
 
 

@@ -44,7 +44,7 @@ def make_root(folder: Path, count: int, family: str) -> Path:
     (folder / "items.jsonl").write_text("\n".join(lines))
     (folder / "bench.yaml").write_text(CONFIG.format(path=folder / "items.jsonl"))
     root = folder / "root"
-    subprocess.run([sys.executable, "-m", "indexmill.flows.cli", "build", str(folder / "bench.yaml"), "--root", str(root)], check=True)
+    subprocess.run([sys.executable, "-m", "indexmill", "build", str(folder / "bench.yaml"), "--root", str(root)], check=True)
     _enlarge(root, count, family)
     return root
 

@@ -17,7 +17,7 @@ import time
 def timed(*arguments: str) -> tuple[float, dict[str, object]]:
     """Wall seconds of one `indexmill` process, and the JSON object that it printed."""
     start = time.perf_counter()
-    run = subprocess.run([sys.executable, "-m", "indexmill.flows.cli", *arguments, "--json"], check=True, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-m", "indexmill", *arguments, "--json"], check=True, capture_output=True, text=True)
     return time.perf_counter() - start, json.loads(run.stdout)
 
 

@@ -10,9 +10,9 @@ from indexmill.storage.root import Root
 from indexmill.tasks.encoding import MODALITIES_BY_KIND, EncoderIdentity, identify
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.encoding.protocol import ModelSpec
+from indexmill.tasks.gpu_slot import acquire_gpu_slot
 from indexmill.tasks.indexing.factory import check_factory, min_training_items
 from indexmill.tasks.progress import track
-from indexmill.tasks.turns import device_turn
 
 
 def check_encoder(config: EncoderConfig, root: Root, process: EncoderProcess) -> EncoderIdentity:
@@ -22,9 +22,9 @@ def check_encoder(config: EncoderConfig, root: Root, process: EncoderProcess) ->
     """
     identity = identify(config)
     if not root.encoder(identity.fingerprint).is_dir():
-        with device_turn() as shared, track("loading the model", 1) as advance:
+        with acquire_gpu_slot() as is_shared, track("loading the model", 1) as advance:
             process.load(ModelSpec(config, "float32", MODALITIES_BY_KIND[config.kind][0]))
-            if shared:
+            if is_shared:
                 process.stop()  # nothing stays on a device between turns
             advance(1)
     return identity
@@ -69,7 +69,7 @@ def check_sizes(config: PipelineConfig, split: SplitDataset) -> None:
         )
 
 
-def held_set(config: PipelineConfig, embeddings: EmbeddingSet) -> EmbeddingSet:
+def get_index_embeddings(config: PipelineConfig, embeddings: EmbeddingSet) -> EmbeddingSet:
     """The vectors that the index holds. Raises InputError when there are none of them, or of those that it is to be asked with."""
     try:
         embeddings.for_modality(config.evaluation.query_modality)
@@ -84,4 +84,4 @@ def held_set(config: PipelineConfig, embeddings: EmbeddingSet) -> EmbeddingSet:
         ) from None
 
 
-__all__ = ["check_encoder", "check_factory", "check_sizes", "held_set"]
+__all__ = ["check_encoder", "check_factory", "check_sizes", "get_index_embeddings"]

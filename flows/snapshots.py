@@ -19,7 +19,7 @@ from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 
 
-def listed(root: Root, name: str) -> list[dict[str, Any]]:
+def list_snapshots(root: Root, name: str) -> list[dict[str, Any]]:
     """A row a snapshot, oldest first."""
     snapshots = Snapshots(root, name)
     live, kept = snapshots.live_id(), list_pinned(snapshots)
@@ -32,7 +32,7 @@ def listed(root: Root, name: str) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def shown(root: Root, name: str, snapshot_id: str | None) -> Manifest:
+def get_manifest(root: Root, name: str, snapshot_id: str | None) -> Manifest:
     """The manifest of a snapshot, of the live one by default."""
     return Snapshots(root, name).manifest(snapshot_id)
 
@@ -53,7 +53,7 @@ def difference(root: Root, name: str, baseline: str, candidate: str | None) -> S
     )  # fmt: skip
 
 
-def rolled_back(root: Root, name: str, snapshot_id: str | None) -> tuple[str, str]:
+def rollback_snapshot(root: Root, name: str, snapshot_id: str | None) -> tuple[str, str]:
     """Point at an earlier snapshot, the newest published one before the live one by default: the ids before and after.
 
     Waits for no build: raises BuildInProgress while one is under way. Every file is checked first; a refused snapshot is not gone back to.
@@ -61,7 +61,7 @@ def rolled_back(root: Root, name: str, snapshot_id: str | None) -> tuple[str, st
     snapshots = Snapshots(root, name)
     with root.hold_shared(), lease(root.index(name) / "lease", holder=f"rollback of {name}"):
         live = snapshots.manifest()
-        wanted = snapshots.manifest(snapshot_id or _before(snapshots, live))
+        wanted = snapshots.manifest(snapshot_id or _find_previous_published(snapshots, live))
         if wanted.verdict == "refused":
             raise InputError(
                 "the gate refused this snapshot", where=f"index {name}", got=wanted.snapshot_id,
@@ -73,7 +73,7 @@ def rolled_back(root: Root, name: str, snapshot_id: str | None) -> tuple[str, st
     return live.snapshot_id, wanted.snapshot_id
 
 
-def _before(snapshots: Snapshots, live: Manifest) -> str:
+def _find_previous_published(snapshots: Snapshots, live: Manifest) -> str:
     earlier = [one for one in snapshots.ids() if one < live.snapshot_id and snapshots.manifest(one).verdict == "published"]
     if not earlier:
         raise InputError(
@@ -83,7 +83,7 @@ def _before(snapshots: Snapshots, live: Manifest) -> str:
     return earlier[-1]
 
 
-def pinned(root: Root, name: str, snapshot_id: str | None, *, keep: bool) -> str:
+def pin_snapshot(root: Root, name: str, snapshot_id: str | None, *, keep: bool) -> str:
     """Pin a snapshot, the live one by default, or let it go; its id."""
     snapshots = Snapshots(root, name)
     found = snapshots.manifest(snapshot_id).snapshot_id
@@ -91,7 +91,7 @@ def pinned(root: Root, name: str, snapshot_id: str | None, *, keep: bool) -> str
     return found
 
 
-def verified(root: Root, name: str, snapshot_id: str | None) -> Manifest:
+def verify_snapshot(root: Root, name: str, snapshot_id: str | None) -> Manifest:
     """The manifest of a snapshot whose files are all whole; raises DamagedFile for the first that is not."""
     snapshots = Snapshots(root, name)
     manifest = snapshots.manifest(snapshot_id)
@@ -130,7 +130,7 @@ def print_snapshot(manifest: Manifest) -> None:
     console.print(f"  files     {len(manifest.files)}, {sum(ref.size for ref in manifest.files) / 1e6:,.1f} MB; after {manifest.parent}")
 
 
-def print_difference(found: SnapshotDiff) -> None:
+def print_diff(found: SnapshotDiff) -> None:
     """Items, churn, and a line a measure."""
     console = Console(highlight=False)
     console.print("items: " + ", ".join(f"{count:,} {kind}" for kind, count in found.items.items()) + f"; rejected {found.rejected:+,}")

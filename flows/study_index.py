@@ -13,12 +13,12 @@ from prefect import flow
 from indexmill.configs.encoders import EncoderConfig
 from indexmill.configs.loading import load_config
 from indexmill.configs.models import PipelineConfig
-from indexmill.flows.build_index import prepare
+from indexmill.flows.build_index import run_data_stages
+from indexmill.flows.cancellation import cancel_on_signal
 from indexmill.flows.environment import open_root
 from indexmill.flows.planning import check_fit, plan_build
-from indexmill.flows.preflight import check_factory, check_sizes, held_set
-from indexmill.flows.stages import Stages
-from indexmill.flows.stopping import stoppable
+from indexmill.flows.preflight import check_factory, check_sizes, get_index_embeddings
+from indexmill.flows.stage_runner import StageRunner
 from indexmill.storage.atomic import Scratch
 from indexmill.storage.device_profiles import load_device_profile
 from indexmill.storage.disk_errors import translate_disk_errors
@@ -37,7 +37,7 @@ from indexmill.tasks.study import study
 
 
 @flow(name="study-index", flow_run_name="{config}", validate_parameters=False)
-@stoppable
+@cancel_on_signal
 def study_index(config: str, root: str | None = None, settings: list[str] | None = None, out: str | None = None) -> dict[str, Any]:
     """Compare the encoders and indexes of the config's section `study`. Vectors go through the pipeline's own stages, into its own store.
 
@@ -45,68 +45,68 @@ def study_index(config: str, root: str | None = None, settings: list[str] | None
     Returns what `indexmill study --json` prints.
     """
     pipeline = load_config(config, settings or [])
-    place = open_root(root)
+    storage_root = open_root(root)
     try:
-        with translate_disk_errors(place.path):
+        with translate_disk_errors(storage_root.path):
             rows: list[StudyRow] = []
-            for name, one in _by_encoder(pipeline).items():
-                with lease(place.index(pipeline.name) / "lease", holder=f"study-index of {pipeline.name}"):
-                    embeddings, extraction = extract(one, place)
-                rows += study(place, name, one, embeddings, extraction)
-            return _written(pipeline, place, Path(out) if out else None, rows)
+            for name, one in _split_by_encoder(pipeline).items():
+                with lease(storage_root.index(pipeline.name) / "lease", holder=f"study-index of {pipeline.name}"):
+                    embeddings, encode_stats = encode_for_study(one, storage_root)
+                rows += study(storage_root, name, one, embeddings, encode_stats)
+            return _write_report(pipeline, storage_root, Path(out) if out else None, rows)
     finally:
-        place.close()
+        storage_root.close()
 
 
-def extract(config: PipelineConfig, root: Root) -> tuple[EmbeddingSet, EncodeStats]:
+def encode_for_study(config: PipelineConfig, root: Root) -> tuple[EmbeddingSet, EncodeStats]:
     """The stages before an index, each remembered where it can be, and how long the encoding took."""
-    entries = [make_index_config(config.index, entry) for entry in config.study.indexes]
-    for index in entries:
+    index_configs = [make_index_config(config.index, entry) for entry in config.study.indexes]
+    for index in index_configs:
         check_factory(index)
-    stages = Stages(root)
+    stages = StageRunner(root)
     with EncoderProcess() as process:
-        _, validated, sides, identity = prepare(config, stages, process)
-        for index in entries or [config.index.model_copy(update={"factory": "Flat"})]:
-            check_sizes(config.model_copy(update={"index": index}), sides)
-        check_fit(plan_build(config, root, identity, validated, sides))
-        embeddings = stages.run(encode, process, sides, config.encoder, identity, config.validate_.max_reject_fraction)
-    held_set(config, embeddings)
-    return embeddings, extraction_of(root, identity, embeddings, None if stages.runs["encode"].cached else stages.runs["encode"].seconds)
+        _, validated, split_dataset, identity = run_data_stages(config, stages, process)
+        for index in index_configs or [config.index.model_copy(update={"factory": "Flat"})]:
+            check_sizes(config.model_copy(update={"index": index}), split_dataset)
+        check_fit(plan_build(config, root, identity, validated, split_dataset))
+        embeddings = stages.run(encode, process, split_dataset, config.encoder, identity, config.validate_.max_reject_fraction)
+    get_index_embeddings(config, embeddings)
+    return embeddings, measure_encoding(root, identity, embeddings, None if stages.runs["encode"].cached else stages.runs["encode"].seconds)
 
 
-def extraction_of(root: Root, identity: EncoderIdentity, embeddings: EmbeddingSet, seconds: float | None) -> EncodeStats:
+def measure_encoding(root: Root, identity: EncoderIdentity, embeddings: EmbeddingSet, seconds: float | None) -> EncodeStats:
     """How long the encoding took; where nothing was encoded now, the rate that this device has shown before. identity: in float32."""
     encoded = 0 if seconds is None else embeddings.encoded + (embeddings.captions.encoded if embeddings.captions else 0)
     if encoded and seconds:
         return EncodeStats(encoded=encoded, seconds=seconds, items_per_second=encoded / seconds, rate_from_profile=False)
-    known = load_device_profile(root, identity.fingerprint, embeddings.modality, get_device_name())
-    rate = known.rates.get(embeddings.encoder["precision"])
+    profile = load_device_profile(root, identity.fingerprint, embeddings.modality, get_device_name())
+    rate = profile.rates.get(embeddings.encoder["precision"])
     return EncodeStats(encoded=0, seconds=None, items_per_second=rate, rate_from_profile=rate is not None)
 
 
-def encoder_name(encoder: EncoderConfig) -> str:
+def get_encoder_name(encoder: EncoderConfig) -> str:
     """A short name for an encoder that the config gives none: its model, without the way to it."""
     parts = re.sub(r"^[a-z-]+:", "", encoder.model).split("/")
     return parts[0] if encoder.model.startswith("package:") else parts[-1].removesuffix(".pth")
 
 
-def _by_encoder(config: PipelineConfig) -> dict[str, PipelineConfig]:
+def _split_by_encoder(config: PipelineConfig) -> dict[str, PipelineConfig]:
     """A pipeline an encoder, by the name that the encoder has in the table."""
-    encoders = config.study.encoders or {encoder_name(config.encoder): config.encoder}
+    encoders = config.study.encoders or {get_encoder_name(config.encoder): config.encoder}
     return {name: config.model_copy(update={"encoder": encoder}) for name, encoder in encoders.items()}
 
 
-def _written(config: PipelineConfig, root: Root, out: Path | None, rows: list[StudyRow]) -> dict[str, Any]:
+def _write_report(config: PipelineConfig, root: Root, out: Path | None, rows: list[StudyRow]) -> dict[str, Any]:
     """Write all files, and what the command prints."""
-    about = {
+    report_header = {
         "name": config.name, "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{get_device_name()}, {os.cpu_count()} cores", "target": config.index.recall_target or DEFAULT_RECALL_TARGET,
     }  # fmt: skip
     folder = out or root.study(config.name)
     scratch = Scratch(folder) if out else root.scratch
     try:
-        paths = write_study_report(scratch, folder, about, rows)
+        paths = write_study_report(scratch, folder, report_header, rows)
     finally:
         if out:
             scratch.close()
-    return about | {"files": [str(path) for path in paths], "rows": [row.model_dump() for row in rows]}
+    return report_header | {"files": [str(path) for path in paths], "rows": [row.model_dump() for row in rows]}

@@ -23,20 +23,22 @@ def watch_sources(configs: list[str] | None = None, root: str | None = None) -> 
         configs: Names; by default those of the pipelines that come along that have been built under the root.
         root: Where everything lies; INDEXMILL_ROOT by default, else ./indexmill-data.
     """
-    place = open_root(root)
+    storage_root = open_root(root)
     try:
-        watched = configs if configs is not None else [name for name in list_bundled_pipelines() if place.revision_file(name).exists()]
-        return {name: _looked_at(place, name) for name in watched}
+        watched = (
+            configs if configs is not None else [name for name in list_bundled_pipelines() if storage_root.revision_file(name).exists()]
+        )
+        return {name: _start_if_changed(storage_root, name) for name in watched}
     finally:
-        place.close()
+        storage_root.close()
 
 
-def _looked_at(root: Root, name: str) -> str:
+def _start_if_changed(root: Root, name: str) -> str:
     try:
-        now = revision(load_config(name, []).dataset, root)
-    except IndexmillError as problem:
-        return problem.what
-    if root.last_revision(name) == now:
+        source_revision = revision(load_config(name, []).dataset, root)
+    except IndexmillError as error:
+        return error.what
+    if root.last_revision(name) == source_revision:
         return "unchanged"
     run_deployment(f"build-index/{name}", timeout=0, as_subflow=False)
     return "started"

@@ -20,12 +20,12 @@ from indexmill.tasks.encoding.fill_store import EncodeRequest, fill_store, parti
 from indexmill.tasks.encoding.precision import choose_precision
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.encoding.protocol import ChunkResult, ComparePrecision, EncodeChunk, ModelSpec, PrecisionComparison
-from indexmill.tasks.policy import options
+from indexmill.tasks.gpu_slot import acquire_gpu_slot
 from indexmill.tasks.progress import Advance, track
-from indexmill.tasks.turns import device_turn
+from indexmill.tasks.stage_policy import get_task_options
 
 
-@task(**options("encode"))
+@task(**get_task_options("encode"))
 def encode(
     root: Root, process: EncoderProcess, split: SplitDataset, config: EncoderConfig, identity: EncoderIdentity, max_reject_fraction: float
 ) -> EmbeddingSet:
@@ -35,35 +35,35 @@ def encode(
     in float32. max_reject_fraction: past this share of items without a vector the stage stops.
     """
     if split.modality not in MODALITIES_BY_KIND[config.kind]:
-        raise _wrong_kind(config, split)
-    with device_turn():
+        raise _build_modality_error(config, split)
+    with acquire_gpu_slot():
         try:
-            return _both_sides(root, Side(root, process, split, config, identity, max_reject_fraction))
+            return _encode_all_modalities(root, ModalityEncoder(root, process, split, config, identity, max_reject_fraction))
         finally:
             process.stop()
 
 
-def _both_sides(root: Root, side: Side) -> EmbeddingSet:
-    split = side.split
-    found = side.encoded(split.modality, root.file(split.table))
-    if split.modality == "text" or "text" not in MODALITIES_BY_KIND[side.config.kind]:
+def _encode_all_modalities(root: Root, modality_encoder: ModalityEncoder) -> EmbeddingSet:
+    split = modality_encoder.split
+    found = modality_encoder.encoded(split.modality, root.file(split.table))
+    if split.modality == "text" or "text" not in MODALITIES_BY_KIND[modality_encoder.config.kind]:
         return found
     with root.scratch.staging() as staging:
         if not write_captions(root.file(found.items), staging / "captions.parquet"):
             return found
-        captions = side.encoded("text", staging / "captions.parquet")
+        captions = modality_encoder.encoded("text", staging / "captions.parquet")
     both = {"digest": json_digest([found.digest, captions.digest]), "files": (*found.files, *captions.files), "captions": captions}
     return found.model_copy(update=both)
 
 
-@task(**options("encode-shard"))
+@task(**get_task_options("encode-chunk"))
 def encode_chunk(process: EncoderProcess, job: EncodeChunk, advance: Advance) -> ChunkResult:
     """One planned shard as files that nobody sees before they are whole; done again when the encoding process is lost."""
     return process.encode(job, advance)
 
 
 @dataclass(frozen=True)
-class Side:
+class ModalityEncoder:
     """One encoder at work on one split; which of its sides, the images' or the texts', is asked of `encoded`. budget: as encode's."""
 
     root: Root
@@ -71,42 +71,42 @@ class Side:
     split: SplitDataset
     config: EncoderConfig
     identity: EncoderIdentity
-    budget: float
+    max_reject_fraction: float
 
     def encoded(self, modality: Modality, items: Path) -> EmbeddingSet:
         """The set of vectors of an items table by the side for `modality`."""
         image_root = self.split.image_root if modality == "image" else None
-        known = self._settled(modality, items, image_root)
-        precision: Precision = known.precision or "float32"
+        profile = self._choose_profile(modality, items, image_root)
+        precision: Precision = profile.precision or "float32"
         identity = self.identity.for_store(modality, precision, self.config.storage_dtype)
         store = EmbeddingStore(self.root, identity.fingerprint)
-        work = EncodeRequest(self.root, store, items, image_root, ModelSpec(self.config, precision, modality), known)
+        request = EncodeRequest(self.root, store, items, image_root, ModelSpec(self.config, precision, modality), profile)
         with store.lease(), self.root.scratch.staging() as staging:
             failed = staging / "failed.parquet"
-            encoded, learnt = fill_store(work, self.config, failed, lambda job, advance: encode_chunk(self.process, job, advance))
-            self._remember(modality, learnt)
-            outcome = partition_items(self.root, self.split.name, items, store, failed, self.budget)
-            table = self.root.file(outcome.items)
-            refs = tuple(ref for ref in (outcome.items, outcome.rejects) if ref)
+            encoded, new_profile = fill_store(request, self.config, failed, lambda job, advance: encode_chunk(self.process, job, advance))
+            self._save_profile(modality, new_profile)
+            partition = partition_items(self.root, self.split.name, items, store, failed, self.max_reject_fraction)
+            table = self.root.file(partition.items)
+            refs = tuple(ref for ref in (partition.items, partition.rejects) if ref)
             return EmbeddingSet(
-                digest=json_digest([identity.fingerprint, outcome.items_digest]), files=(*refs, *store.refs(table)), split=self.split.digest,
-                modality=modality, fingerprint=identity.fingerprint, encoder=identity.details | _checked(known), dim=store.dim,
-                database=outcome.database, query=outcome.query, encoded=encoded, reused=max(0, outcome.distinct_contents - encoded),
-                rejected=outcome.rejected, truncated=store.count_truncated(table), items=outcome.items, rejects=outcome.rejects,
+                digest=json_digest([identity.fingerprint, partition.items_digest]), files=(*refs, *store.refs(table)), split=self.split.digest,
+                modality=modality, fingerprint=identity.fingerprint, encoder=identity.details | _describe_precision_check(profile), dim=store.dim,
+                database=partition.database, query=partition.query, encoded=encoded, reused=max(0, partition.distinct_contents - encoded),
+                rejected=partition.rejected, truncated=store.count_truncated(table), items=partition.items, rejects=partition.rejects,
             )  # fmt: skip
 
-    def _remember(self, modality: Modality, learnt: DeviceProfile) -> None:
+    def _save_profile(self, modality: Modality, new_profile: DeviceProfile) -> None:
         """Keep what was learnt. A precision that the config names says nothing about what `auto` should mean."""
         if self.config.precision != "auto":
-            before = load_device_profile(self.root, self.identity.fingerprint, modality, learnt.device)
-            learnt = learnt.model_copy(update={"precision": before.precision, "check": before.check})
-        save_device_profile(self.root, self.identity.fingerprint, modality, learnt)
+            before = load_device_profile(self.root, self.identity.fingerprint, modality, new_profile.device)
+            new_profile = new_profile.model_copy(update={"precision": before.precision, "check": before.check})
+        save_device_profile(self.root, self.identity.fingerprint, modality, new_profile)
 
-    def _settled(self, modality: Modality, items: Path, image_root: str | None) -> DeviceProfile:
+    def _choose_profile(self, modality: Modality, items: Path, image_root: str | None) -> DeviceProfile:
         """What is known of this device, with the precision to take."""
-        known = load_device_profile(self.root, self.identity.fingerprint, modality, get_device_name())
+        profile = load_device_profile(self.root, self.identity.fingerprint, modality, get_device_name())
         if self.config.precision != "auto":
-            return known.model_copy(update={"precision": self.config.precision, "check": None})
+            return profile.model_copy(update={"precision": self.config.precision, "check": None})
 
         def missing(precision: Precision) -> int:
             return EmbeddingStore(
@@ -119,15 +119,15 @@ class Side:
                 advance(1)
             return found
 
-        return choose_precision(self.root, items, known, missing, compare)
+        return choose_precision(self.root, items, profile, missing, compare)
 
 
-def _checked(known: DeviceProfile) -> dict[str, object]:
+def _describe_precision_check(profile: DeviceProfile) -> dict[str, object]:
     """The check that the precision rests on, for the manifest."""
-    return {"precision_check": known.check.model_dump() | {"device": known.device}} if known.check else {}
+    return {"precision_check": profile.check.model_dump() | {"device": profile.device}} if profile.check else {}
 
 
-def _wrong_kind(config: EncoderConfig, split: SplitDataset) -> InputError:
+def _build_modality_error(config: EncoderConfig, split: SplitDataset) -> InputError:
     taken = " and ".join(f"{modality}s" for modality in MODALITIES_BY_KIND[config.kind])
     return InputError(
         f"this encoder takes {taken}, and the data set has {split.modality}s",

@@ -24,7 +24,7 @@ _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 
 @contextmanager
-def watched_by(watcher: Watcher) -> Iterator[None]:
+def use_watcher(watcher: Watcher) -> Iterator[None]:
     """Let `watcher` show all work that the block does."""
     token = _watcher.set(watcher)
     try:
@@ -40,14 +40,14 @@ def track(what: str, total: int) -> Iterator[Advance]:
     That function raises Stopped when the work was asked to end and has not come to a commit for a while.
     """
     watcher = _watcher.get()
-    with watcher.watch(what, total) if watcher else nullcontext(_unseen) as shown:
+    with watcher.watch(what, total) if watcher else nullcontext(ignore_progress) as report:
 
         def advance(finished: int) -> None:
-            shown(finished)
+            report(finished)
             raise_if_stopping(f"in the midst of: {what}", grace_seconds=STOP_GRACE_SECONDS)
 
         yield advance
 
 
-def _unseen(finished: int) -> None:
+def ignore_progress(finished: int) -> None:
     """Progress that nobody watches."""

@@ -12,17 +12,17 @@ from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 from indexmill.tasks.indexing.shard_builder import build_shards
 from indexmill.tasks.indexing.shard_store import load_previous_shards
-from indexmill.tasks.policy import options
 from indexmill.tasks.progress import track
+from indexmill.tasks.stage_policy import get_task_options
 
 
-@task(**options("shard"))
+@task(**get_task_options("shard"))
 def shard(root: Root, name: str, embeddings: EmbeddingSet, trained: TrainedIndex, config: IndexConfig) -> IndexShards:
     """The shards of the live snapshot, brought up to date: untouched ones as they are, touched ones written anew under another name."""
     previous = load_previous_shards(root, name, Snapshots(root, name).live(), "database", config.shards)
     with track("filling shards", embeddings.database) as advance:
-        filled = build_shards(root, name, embeddings, trained, "database", config, previous, advance)
+        shard_build = build_shards(root, name, embeddings, trained, "database", config, previous, advance)
     return IndexShards(
-        digest=json_digest([shard.key for shard in filled.shards]), files=tuple(ref for shard in filled.shards for ref in shard.files),
-        trained=trained.digest, shards=filled.shards, built=filled.built, updated=filled.updated, reused=filled.reused,
+        digest=json_digest([shard.key for shard in shard_build.shards]), files=tuple(ref for shard in shard_build.shards for ref in shard.files),
+        trained=trained.digest, shards=shard_build.shards, built=shard_build.built, updated=shard_build.updated, reused=shard_build.reused,
     )  # fmt: skip

@@ -14,26 +14,26 @@ from indexmill.storage.atomic import commit
 from indexmill.storage.digests import json_digest, unit_interval
 from indexmill.storage.records import Side, SplitDataset, ValidatedDataset
 from indexmill.storage.root import Root
-from indexmill.tasks.policy import options
+from indexmill.tasks.stage_policy import get_task_options
 from indexmill.tasks.validation.near_duplicates import find_leaks
 
-SIDED = pa.schema(
+SIDED_SCHEMA = pa.schema(
     {"item_id": pa.int64(), "key": pa.string(), "label": pa.string(), "text": pa.string(), "path": pa.string()}
     | {"given_split": pa.string(), "content_digest": pa.string(), "content_group": pa.string(), "side": pa.string()}
 )
 
-BY_LABEL = (
+BY_LABEL_SQL = (
     "SELECT label, count(*) AS items, count(*) FILTER (side = 'database') AS database, count(*) FILTER (side = 'query') AS query, "
     "count(*) FILTER (side = 'query') / count(*) AS query_fraction FROM {table} GROUP BY label ORDER BY label NULLS FIRST"
 )
-COUNTS = (
+COUNTS_SQL = (
     "SELECT count(*) FILTER (side = 'database'), count(*) FILTER (side = 'query'), count(DISTINCT label), count(DISTINCT content_group), "
     "(SELECT count(*) FROM (SELECT content_group FROM {table} GROUP BY 1 HAVING count(DISTINCT label) > 1)), "
     "count(*) FILTER (leak) FROM {table}"
 )
 
 
-def side_of(group: str, given: str | None, config: SplitConfig) -> Side:
+def choose_side(group: str, given: str | None, config: SplitConfig) -> Side:
     """The side of an item, from its content group and, with mode `given`, from the data set's own split.
 
     By hash, an item is a query when its group's draw in [0, 1) is below the query fraction. That depends on the group and the seed
@@ -50,16 +50,16 @@ def side_of(group: str, given: str | None, config: SplitConfig) -> Side:
             return "query" if unit_interval(config.seed, group) < config.query_fraction else "database"
 
 
-@task(**options("split"))
+@task(**get_task_options("split"))
 def split(root: Root, dataset: ValidatedDataset, config: SplitConfig) -> SplitDataset:
     """The items with their side and whether they leak, the leaking pairs, and how many of each label stand on either side."""
     with root.scratch.staging() as staging:
         sided, leaks, table, by_label = (staging / f"{name}.parquet" for name in ("sided", "leaks", "items", "by_label"))
-        parquet.write_parquet(sided, SIDED, _sided(root, dataset, config))
+        parquet.write_parquet(sided, SIDED_SCHEMA, _assign_sides(root, dataset, config))
         find_leaks(root, sided, leaks, groups_are_hashes=dataset.image_root is not None, max_distance=config.leak_distance)
-        parquet.copy_query(_marked_sql(sided, leaks), table, spill=root.tmp)
-        parquet.copy_query(BY_LABEL.format(table=parquet.scan_sql(table)), by_label, spill=root.tmp)
-        counts = parquet.fetch_rows(COUNTS.format(table=parquet.scan_sql(table)), spill=root.tmp)[0]
+        parquet.copy_query(_build_leak_sql(sided, leaks), table, spill=root.tmp)
+        parquet.copy_query(BY_LABEL_SQL.format(table=parquet.scan_sql(table)), by_label, spill=root.tmp)
+        counts = parquet.fetch_rows(COUNTS_SQL.format(table=parquet.scan_sql(table)), spill=root.tmp)[0]
         content = parquet.compute_digest(table)
         digest = json_digest([content, config.leaks, dataset.image_root, dataset.pairs and dataset.pairs.sha256])
         folder = root.dataset(dataset.name, "split", digest)
@@ -75,14 +75,14 @@ def split(root: Root, dataset: ValidatedDataset, config: SplitConfig) -> SplitDa
     return record
 
 
-def _sided(root: Root, dataset: ValidatedDataset, config: SplitConfig) -> Iterator[pa.RecordBatch]:
+def _assign_sides(root: Root, dataset: ValidatedDataset, config: SplitConfig) -> Iterator[pa.RecordBatch]:
     for batch in parquet.read_batches(root.file(dataset.table)):
         groups, given = (batch.column(name).to_pylist() for name in ("content_group", "given_split"))
-        sides = [side_of(group, its, config) for group, its in zip(groups, given, strict=True)]
-        yield pa.RecordBatch.from_arrays([*batch.columns, pa.array(sides, pa.string())], schema=SIDED)
+        sides = [choose_side(group, its, config) for group, its in zip(groups, given, strict=True)]
+        yield pa.RecordBatch.from_arrays([*batch.columns, pa.array(sides, pa.string())], schema=SIDED_SCHEMA)
 
 
-def _marked_sql(sided: Path, leaks: Path) -> str:
+def _build_leak_sql(sided: Path, leaks: Path) -> str:
     """The items with `leak`: true for a query that is nearly an item of the database."""
     leaking = f"SELECT DISTINCT query_id FROM {parquet.scan_sql(leaks)}"
     return f"SELECT *, item_id IN ({leaking}) AS leak FROM {parquet.scan_sql(sided)} ORDER BY item_id"

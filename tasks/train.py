@@ -10,11 +10,11 @@ from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 from indexmill.tasks.indexing.training import load_last_training, reuse_or_train
-from indexmill.tasks.policy import options
 from indexmill.tasks.progress import track
+from indexmill.tasks.stage_policy import get_task_options
 
 
-@task(**options("train"))
+@task(**get_task_options("train"))
 def train(root: Root, name: str, embeddings: EmbeddingSet, config: IndexConfig) -> TrainedIndex:
     """The trained index as a file of its own, from which every shard starts. `reason` says why it is the last one or a new one."""
     last = load_last_training(root, name, Snapshots(root, name).live())

@@ -17,15 +17,15 @@ from indexmill.tasks.indexing.shard_store import open_searcher
 from indexmill.tasks.indexing.tuning import TuningResult
 from indexmill.tasks.indexing.tuning import tune as tune_searcher
 from indexmill.tasks.metrics.neighbors import exact_search
-from indexmill.tasks.policy import options
 from indexmill.tasks.progress import track
+from indexmill.tasks.stage_policy import get_task_options
 
-DEPTH = 10
+TUNING_K = 10
 
 
-@task(**options("tune"))
+@task(**get_task_options("tune"))
 def tune(
-    root: Root, embeddings: EmbeddingSet, asked: EmbeddingSet, trained: TrainedIndex, shards: IndexShards, config: IndexConfig
+    root: Root, embeddings: EmbeddingSet, query_embeddings: EmbeddingSet, trained: TrainedIndex, shards: IndexShards, config: IndexConfig
 ) -> TunedIndex:
     """The search setting: the config's own, or the quickest one that surely reaches `recall_target`. asked: whose query side is asked with.
 
@@ -33,34 +33,36 @@ def tune(
     """
     params = SearchParams(nprobe=config.nprobe, ef_search=config.ef_search, rerank_candidates=config.rerank_candidates, spill=trained.spill)
     target = config.recall_target or (DEFAULT_RECALL_TARGET if config.factory == "auto" else None)
-    given = config.nprobe or config.ef_search or config.rerank_candidates
+    is_configured = config.nprobe or config.ef_search or config.rerank_candidates
     if trained.factory == "Flat":
-        return _record(shards, params, "exact search finds all", None, config)
-    if given or target is None or not asked.query or embeddings.database <= DEPTH:
-        return _record(shards, params, "as configured" if given else "by default", None, config)
+        return _make_record(shards, params, "exact search finds all", None, config)
+    if is_configured or target is None or not query_embeddings.query or embeddings.database <= TUNING_K:
+        return _make_record(shards, params, "as configured" if is_configured else "by default", None, config)
     with track("tuning", 1) as advance:
         searcher = open_searcher(shards.shards, root.file, config.metric, params)
-        found = _tuned(root, embeddings, asked, searcher, config.seed, target)
+        result = _tune_search(root, embeddings, query_embeddings, searcher, config.seed, target)
         advance(1)
-    params = found.chosen.params.model_copy(update={"spill": trained.spill})
-    return _record(shards, params, str(found), found, config)
+    params = result.chosen.params.model_copy(update={"spill": trained.spill})
+    return _make_record(shards, params, str(result), result, config)
 
 
-def _tuned(root: Root, embeddings: EmbeddingSet, asked: EmbeddingSet, searcher: Searcher, seed: int, target: float) -> TuningResult:
-    with vectors(root, asked, side="query", sample=(TUNING_QUERIES, seed)) as blocks:
-        _, queries = concatenate_blocks(blocks, asked.dim)
+def _tune_search(
+    root: Root, embeddings: EmbeddingSet, query_embeddings: EmbeddingSet, searcher: Searcher, seed: int, target: float
+) -> TuningResult:
+    with vectors(root, query_embeddings, side="query", sample=(TUNING_QUERIES, seed)) as blocks:
+        _, queries = concatenate_blocks(blocks, query_embeddings.dim)
     with vectors(root, embeddings, side="database") as blocks:
-        exact: np.ndarray = exact_search(queries, blocks, DEPTH, searcher.metric)[1]
-    return tune_searcher(searcher, queries, exact, target, k=DEPTH)
+        exact: np.ndarray = exact_search(queries, blocks, TUNING_K, searcher.metric)[1]
+    return tune_searcher(searcher, queries, exact, target, k=TUNING_K)
 
 
-def _record(shards: IndexShards, params: SearchParams, reason: str, found: TuningResult | None, config: IndexConfig) -> TunedIndex:
+def _make_record(shards: IndexShards, params: SearchParams, reason: str, result: TuningResult | None, config: IndexConfig) -> TunedIndex:
     """latency_met: by CPU time a query in batches, against `latency_budget_ms`; None where there is no budget or no measurement."""
     budget = config.latency_budget_ms
-    trial = found.chosen if found else None
+    trial = result.chosen if result else None
     return TunedIndex(
         digest=json_digest([shards.digest, params.model_dump(mode="json")]), files=(), shards=shards.digest, params=params,
-        target=found.target if found else None, met=found.met if found else None, recall=trial.recall if trial else None,
+        target=result.target if result else None, met=result.met if result else None, recall=trial.recall if trial else None,
         recall_bound=trial.recall_lower_bound if trial else None, cpu_ms_per_query=trial.cpu_seconds_per_query * 1000 if trial else None,
         latency_met=trial.cpu_seconds_per_query * 1000 <= budget if trial and budget else None, reason=reason,
     )  # fmt: skip

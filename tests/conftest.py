@@ -39,7 +39,7 @@ def server() -> Iterator[str]:
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from indexmill.flows.server import embedded_server
+    from indexmill.flows.local_prefect import embedded_server
 
     with embedded_server() as ready:
         ready()

@@ -32,7 +32,7 @@ def deadly(temporary: Path, target: Path) -> None:
 atomic.commit = deadly  # before anything else binds it
 sys.argv = ["indexmill", *sys.argv[3:]]
 
-from indexmill.flows.cli import main  # noqa: E402
+from indexmill.flows.cli.app import main  # noqa: E402
 
 try:
     main()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from indexmill.flows.cli import app
+from indexmill.flows.cli.app import app
 from indexmill.storage.garbage_collection import collect_garbage
 from indexmill.storage.root import Root
 from tests.conftest import Build
@@ -24,7 +24,7 @@ def test_a_second_build_and_the_collector_are_refused_by_name_while_the_first_go
     root = tmp_path / "root"
 
     def others() -> list[tuple[int, str]]:
-        command = [sys.executable, "-m", "indexmill.flows.cli", *arguments(root, digits)]
+        command = [sys.executable, "-m", "indexmill", *arguments(root, digits)]
         second = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, timeout=120)
         collector = CliRunner().invoke(app, ["gc", "--days", "0", "--root", str(root)])
         return [(second.returncode, second.stderr), (collector.exit_code, collector.stderr)]

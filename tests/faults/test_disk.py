@@ -76,7 +76,7 @@ os.environ["HOME"] = {str(home)!r}
 os.environ["TMPDIR"] = {str(home)!r}
 from indexmill.flows.environment import prepare_environment
 from typer.testing import CliRunner
-from indexmill.flows.cli import app
+from indexmill.flows.cli.app import app
 said = []
 for command in json.loads(sys.argv[1]):
     run = CliRunner().invoke(app, [*command, "--root", {str(mount)!r}])

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from indexmill.flows.cli import app
+from indexmill.flows.cli.app import app
 from indexmill.storage.errors import IndexmillError
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots

@@ -62,7 +62,7 @@ def test_a_killed_build_leaves_no_server_behind_and_nothing_in_the_home_director
     while (left := processes_of(root)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert left == []
-    command = [sys.executable, "-m", "indexmill.flows.cli", *arguments(root, digits)]
+    command = [sys.executable, "-m", "indexmill", *arguments(root, digits)]
     run = subprocess.run(command, env={**kept, "HOME": str(home)}, cwd=HERE.parents[1], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
     assert json.loads(run.stdout.splitlines()[-1])["encoded"] == 70

@@ -31,7 +31,7 @@ def test_sigterm_to_all_of_a_build_stops_it_in_good_order(digits: Path, tmp_path
     """Sent to the whole process group, as a terminal or a service manager does, while the first shard of vectors is encoded: that shard is
     committed, the run is Cancelled, the command says what to do, and nothing runs on."""
     root = tmp_path / "root"
-    command = [sys.executable, "-m", "indexmill.flows.cli", *arguments(root, digits)]
+    command = [sys.executable, "-m", "indexmill", *arguments(root, digits)]
     process = subprocess.Popen(command, env=OWN_SERVER, cwd=HERE.parents[1], stderr=subprocess.PIPE, text=True, process_group=0)
     assert process.stderr is not None
     said = ""

@@ -16,8 +16,8 @@ import pytest
 from prefect.artifacts import Artifact
 
 from indexmill.configs.encoders import EncoderConfig
-from indexmill.flows.history import bars, read_history
-from indexmill.flows.summary import Summary
+from indexmill.flows.build_summary import BuildSummary
+from indexmill.flows.cli.render_snapshots import read_history, render_sparkline
 from indexmill.storage.errors import InputError, PublishRefused
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.metrics_file import MetricsFile, read_metrics_history
@@ -416,7 +416,7 @@ def test_texts_are_built_like_pictures(build: Build, tmp_path: Path) -> None:
     assert summary["items"] == 300
     assert summary["metrics"]["ann_recall_at_10"] > 0.999
     assert summary["metrics"]["precision_at_1"] > 0.3
-    assert set(Summary.__dataclass_fields__) == set(summary)
+    assert set(BuildSummary.__dataclass_fields__) == set(summary)
 
 
 def test_the_same_build_elsewhere_gives_the_same_bytes(build: Build, pictures: Path, tmp_path: Path) -> None:
@@ -453,5 +453,5 @@ def test_a_file_that_could_not_be_read_is_a_reject_and_is_tried_again_every_nigh
 
 def test_bars_go_from_the_lowest_to_the_highest() -> None:
     """A gap where a build had no such figure; equal figures stand in the middle."""
-    assert bars([0.0, None, 0.5, 1.0]) == "▁ ▅█"
-    assert bars([0.5, 0.5]) == "▅▅"
+    assert render_sparkline([0.0, None, 0.5, 1.0]) == "▁ ▅█"
+    assert render_sparkline([0.5, 0.5]) == "▅▅"

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from indexmill.flows.cli import app
-from indexmill.flows.merge import merge_index
+from indexmill.flows.cli.app import app
+from indexmill.flows.cli.merge import merge_index
 from indexmill.serve.published import PublishedIndex
 from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.errors import InputError
@@ -33,7 +33,7 @@ REPOSITORY = Path(__file__).parents[2]
 def indexmill(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "indexmill.flows.cli", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
+        [sys.executable, "-m", "indexmill", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
         env={**os.environ, **(env or {})},
     )  # fmt: skip
 
@@ -239,7 +239,7 @@ def test_a_snapshot_that_is_merged_is_held(built: Path, tmp_path: Path, monkeypa
         tried.append(True)
         return merge_shards(*arguments, **options)
 
-    monkeypatch.setattr("indexmill.flows.merge.merge_shards", merged)
+    monkeypatch.setattr("indexmill.flows.cli.merge.merge_shards", merged)
     assert merge_index(str(built), "demo-images", tmp_path / "merged.faiss", "1GB")["vectors"] == 120
     assert tried == [True]
     with manifest.open() as handle:
@@ -271,7 +271,7 @@ def test_the_catalog_lists_builds(built: Path) -> None:
 def test_pipelines_and_check_answer_without_loading_anything_heavy() -> None:
     """Speaking takes no torch, no FAISS, no Prefect."""
     code = (
-        "import sys; from typer.testing import CliRunner; from indexmill.flows.cli import app\n"
+        "import sys; from typer.testing import CliRunner; from indexmill.flows.cli.app import app\n"
         "for arguments in (['--help'], ['pipelines'], ['check', 'demo-text']):\n"
         "    assert CliRunner().invoke(app, arguments).exit_code == 0\n"
         "print([name for name in ('torch', 'faiss', 'prefect', 'polars', 'matplotlib', 'duckdb') if name in sys.modules])"

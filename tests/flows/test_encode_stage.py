@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from indexmill.configs.encoders import OpenClipEncoderConfig
-from indexmill.flows.search import search_index
+from indexmill.flows.cli.search import search_index
 from indexmill.storage.device_profiles import load_device_profile
 from indexmill.storage.digests import content_digest
 from indexmill.storage.embedding_store import EmbeddingStore

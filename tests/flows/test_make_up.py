@@ -17,10 +17,10 @@ import httpx
 import psutil
 import pytest
 
-from indexmill.flows.provisioning import ZOMBIES
+from indexmill.flows.deployments import ZOMBIE_AUTOMATION
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
-from indexmill.tasks.policy import STAGES
+from indexmill.tasks.stage_policy import STAGES
 from tests.conftest import QUICK
 from tests.flows.postgres import free_port, postgres, program
 from tests.test_docs import DEPLOYMENTS
@@ -124,7 +124,7 @@ def test_the_server_has_every_deployment_with_its_schedule_and_the_form_of_its_p
     assert {name: bool(field["description"]) for name, field in form.items()} == dict.fromkeys(form, True)
     assert form["refresh"]["anyOf"][0]["enum"] == list(STAGES)
     assert httpx.get(f"{up.url}/v2/concurrency_limits/gpu", timeout=30).json()["limit"] == 1
-    assert ZOMBIES in [one["name"] for one in httpx.post(f"{up.url}/automations/filter", json={}, timeout=30).json()]
+    assert ZOMBIE_AUTOMATION in [one["name"] for one in httpx.post(f"{up.url}/automations/filter", json={}, timeout=30).json()]
 
 
 def test_runs_are_kept_where_they_should_be_and_the_password_is_told_to_nobody(up: Up) -> None:

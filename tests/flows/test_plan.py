@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from indexmill.flows.planning import Plan, available_memory, check_fit
+from indexmill.flows.planning import BuildPlan, available_memory, check_fit
 from indexmill.storage.errors import InputError
 from tests.conftest import Build
 
@@ -52,14 +52,14 @@ def test_a_plan_counts_what_the_build_then_does(build: Build, plan: Any, picture
 
 def test_a_plan_that_cannot_fit_is_refused(plan: Any, pictures: Path) -> None:
     """By hand: a disk with less than the plan's bytes, and memory below its peak."""
-    made = Plan(**plan(pictures))
+    made = BuildPlan(**plan(pictures))
     assert made.obstacles == []
     assert made.bytes > 120 * 1280 * 4
     assert 0 < made.peak_bytes < made.available_bytes <= available_memory() * 2
     check_fit(made)
     small = {**made.to_json(), "obstacles": ["9.0 GB of memory are needed, 4.0 GB are there"]}
     with pytest.raises(InputError, match=r"9\.0 GB of memory"):
-        check_fit(Plan(**small))
+        check_fit(BuildPlan(**small))
 
 
 def test_a_build_without_room_stops_before_it_encodes(

@@ -1,4 +1,4 @@
-"""The rows of `tasks.policy.TABLE` at work: Prefect's own engine and cache with each stage's own options, faults put in from outside."""
+"""The rows of `tasks.stage_policy.TASK_POLICIES` at work: Prefect's own engine and cache with each stage's own options, faults put in from outside."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 from prefect import Task
 
 from indexmill.configs.datasets import HuggingFaceDatasetConfig
-from indexmill.flows.stages import Stages
+from indexmill.flows.stage_runner import StageRunner
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Record
 from indexmill.storage.root import Root
 from indexmill.tasks.ingest import ingest
-from indexmill.tasks.policy import STAGES, TABLE
+from indexmill.tasks.stage_policy import STAGES, TASK_POLICIES
 from tests.conftest import Build
 from tests.sources.hub_samples import opened
 from tests.tasks.test_policy import TASKS
@@ -48,11 +48,11 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def expected(name: str) -> list[float]:
     """The waits of a row on average."""
-    again = TABLE[name].retry
+    again = TASK_POLICIES[name].retry
     return [again.seconds * 2**count for count in range(again.times)] if again else []
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", TASK_POLICIES)
 def test_a_passing_fault_is_tried_again_as_often_as_the_table_says(name: str, server: str, root: Root, slept: list[float]) -> None:
     """One try, or four with 2, 4 and 8 seconds between them, then the fault itself comes out."""
     tries: list[int] = []
@@ -84,15 +84,15 @@ def test_a_record_is_believed_while_what_it_is_remembered_by_stands(name: str, s
     task, inputs = stage(name, body)
 
     def runs(**changes: str) -> bool:
-        before, stages = len(done), Stages(root)
+        before, stages = len(done), StageRunner(root)
         stages.run(task, *(inputs | changes).values())
         assert stages.runs[name].cached is (len(done) == before)
         return len(done) > before
 
     assert runs()
     assert not runs()
-    assert not any(runs(**{parameter: "another"}) for parameter in TABLE[name].aside)
-    assert all(runs(**{parameter: "another"}) for parameter in TABLE[name].remembered_by)
+    assert not any(runs(**{parameter: "another"}) for parameter in TASK_POLICIES[name].uncached_inputs)
+    assert all(runs(**{parameter: "another"}) for parameter in TASK_POLICIES[name].cache_inputs)
     assert not runs()
 
 
@@ -110,7 +110,7 @@ def test_a_record_is_believed_only_with_its_files(server: str, root: Root) -> No
 
     def runs(**how: Any) -> bool:
         before = len(done)
-        Stages(root, **how).run(task, *inputs.values())
+        StageRunner(root, **how).run(task, *inputs.values())
         return len(done) > before
 
     assert runs()
@@ -170,10 +170,10 @@ def test_a_hub_that_is_away_for_a_while_delays_ingest_and_does_not_end_it(
     config = HuggingFaceDatasetConfig(source="huggingface", id="ours/texts", text_column="sentence")
     with opened(monkeypatch, tmp_path) as hub:
         hub.fail("GET /api/datasets/ours/texts/revision", *["cut"] * 8)
-        dataset = Stages(root).run(ingest, "some", config, "r", False)
+        dataset = StageRunner(root).run(ingest, "some", config, "r", False)
         assert dataset.items == 3
         asked = hub.asked("GET /api/datasets/ours/texts/revision")
-        assert Stages(root).run(ingest, "some", config, "r", False) == dataset
+        assert StageRunner(root).run(ingest, "some", config, "r", False) == dataset
         assert hub.asked("GET /api/datasets/ours/texts/revision") == asked
     waits = [1, 2, 4, 2, 1, 2, 4, 4]  # three within a try of the stage, and one before its next
     assert asked == 4 + 4 + 2

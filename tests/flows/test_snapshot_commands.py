@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from indexmill.flows.cli import app
-from indexmill.flows.snapshot_commands import snapshot_commands
+from indexmill.flows.cli.app import app
+from indexmill.flows.cli.snapshots import snapshot_commands
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 from tests.conftest import Build

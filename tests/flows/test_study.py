@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from indexmill.configs.loading import load_config
-from indexmill.flows.study_index import encoder_name
-from indexmill.flows.study_table import print_study
+from indexmill.flows.cli.render import print_study
+from indexmill.flows.study_index import get_encoder_name
 from indexmill.storage.errors import InputError
 from indexmill.tasks.metrics import latency
 from indexmill.tasks.studies.results import StudyRow
@@ -156,7 +156,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_encoded(
 )
 def test_an_encoder_without_a_name_is_called_by_its_model(kind: str, model: str, name: str) -> None:
     """Without the way to it."""
-    assert encoder_name(load_config("demo-text", [f"encoder={{kind: {kind}, model: '{model}'}}"]).encoder) == name
+    assert get_encoder_name(load_config("demo-text", [f"encoder={{kind: {kind}, model: '{model}'}}"]).encoder) == name
 
 
 def test_a_study_asks_for_normalised_vectors_of_all_its_encoders(build: Build) -> None:

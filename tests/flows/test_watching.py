@@ -16,9 +16,8 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterNam
 from prefect.client.schemas.objects import FlowRun
 
 from indexmill.configs.loading import load_config
-from indexmill.flows.notifying import notify_landed
+from indexmill.flows.deployments import emit_items_landed, provision_server
 from indexmill.flows.plan_index import plan_index
-from indexmill.flows.provisioning import provide
 from indexmill.flows.watch_sources import watch_sources
 from indexmill.storage.errors import InputError
 from tests.conftest import QUICK, Build
@@ -59,7 +58,7 @@ def forget_runs() -> None:
 @pytest.fixture
 def deployed(server: str, tmp_path: Path) -> Iterator[None]:
     """demo-images on the server, with nobody to work on it."""
-    provide()
+    provision_server()
     done = prefect("--no-prompt", "deploy", "--name", "demo-images", root=tmp_path / "root")
     assert done.returncode == 0, done.stdout + done.stderr
     yield
@@ -90,10 +89,10 @@ def test_a_build_is_started_when_its_source_has_changed_and_only_then(
 def test_who_knows_that_items_have_landed_can_say_so(deployed: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """`indexmill notify demo-images`: the trigger in prefect.yaml starts a run of that deployment; an unknown name is refused."""
     before = len(runs_of("demo-images"))
-    assert "indexmill.items-landed of demo-images" in notify_landed("demo-images")
+    assert "indexmill.items-landed of demo-images" in emit_items_landed("demo-images")
     end = time.monotonic() + 60
     while len(runs_of("demo-images")) == before and time.monotonic() < end:
         time.sleep(0.5)
     assert len(runs_of("demo-images")) == before + 1
     with pytest.raises(InputError):
-        notify_landed("no-such-pipeline")
+        emit_items_landed("no-such-pipeline")

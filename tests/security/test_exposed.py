@@ -21,7 +21,7 @@ from huggingface_hub import get_token
 from typer.testing import CliRunner
 
 from indexmill.flows.build_index import build_index
-from indexmill.flows.cli import app
+from indexmill.flows.cli.app import app
 from indexmill.flows.environment import open_root
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
@@ -52,7 +52,7 @@ def ran(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("exposed")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_") and name != "MPLCONFIGDIR"}
     changes = [f"dataset.path={digits}", "encoder.precision=float32", "publish.gate.minimum_items=1000", "dataset.limit=60", *QUICK]
-    command = [sys.executable, "-m", "indexmill.flows.cli", "build", "demo-images", "--root", str(folder / "root"), "--verbose"]
+    command = [sys.executable, "-m", "indexmill", "build", "demo-images", "--root", str(folder / "root"), "--verbose"]
     with broken_webhook() as url, (folder / "said").open("w") as said:
         process = subprocess.Popen(
             [*command, *(part for change in changes for part in ("--set", change))], cwd=REPOSITORY, stdout=said, stderr=said,

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from indexmill.configs.loading import load_config
-from indexmill.flows.cli import app
+from indexmill.flows.cli.app import app
 from indexmill.serve import open_index
 from indexmill.serve.http.app import create_app
 from indexmill.storage import catalog

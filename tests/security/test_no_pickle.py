@@ -17,8 +17,8 @@ from prefect._internal.result_records import ResultRecord
 from prefect.serializers import JSONSerializer
 
 from indexmill.configs.encoders import EfficientNetLiteEncoderConfig, SentenceTransformersEncoderConfig
-from indexmill.flows.remembered import holds_record
-from indexmill.flows.stages import Stages
+from indexmill.flows.result_store import is_record_json
+from indexmill.flows.stage_runner import StageRunner
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Record
 from indexmill.storage.root import Root
@@ -110,16 +110,16 @@ def test_a_planted_record_is_not_read_and_the_stage_is_done(planted: Any, server
         return Record(digest="d", files=())
 
     task, inputs = stage("split", body)
-    Stages(root).run(task, *inputs.values())
+    StageRunner(root).run(task, *inputs.values())
     (kept,) = root.cache.iterdir()
     sound = kept.read_bytes()
-    assert holds_record(sound)
+    assert is_record_json(sound)
     content = json.dumps(planted(tmp_path / "witness"))
     kept.write_text(content)
-    Stages(root).run(task, *inputs.values())
+    StageRunner(root).run(task, *inputs.values())
     assert len(done) == 2
     assert not (tmp_path / "witness").exists()
-    assert holds_record(kept.read_bytes())
+    assert is_record_json(kept.read_bytes())
     if planted is not as_class_in_json:
         ResultRecord.deserialize(content.encode())  # what Prefect would have done
         assert (tmp_path / "witness").exists()

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from indexmill.configs.encoders import SentenceTransformersEncoderConfig
-from indexmill.flows.cli import app
+from indexmill.flows.cli.app import app
 from indexmill.serve import open_index
 from indexmill.storage.onnx_exports import OnnxExport, save_onnx_export
 from indexmill.storage.root import Root
@@ -21,7 +21,7 @@ from indexmill.tasks.encoding.sentence_transformers import SentenceTransformersM
 
 ASKING = """
 import sys
-from indexmill.flows.search import search_index
+from indexmill.flows.cli.search import search_index
 found = search_index(sys.argv[1], "sentences", text="a boat at sea", image=None, k=4)
 slow = {"torch", "transformers", "sentence_transformers", "pandas", "polars", "sklearn", "scipy", "matplotlib", "fastapi"} & {*sys.modules}
 print([(item["item_id"], round(item["score"], 4)) for item in found["results"]], sorted(slow))

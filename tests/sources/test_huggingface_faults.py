@@ -10,9 +10,9 @@ import pytest
 from indexmill.configs.datasets import HuggingFaceDatasetConfig
 from indexmill.storage.errors import DamagedFile, InputError, SourceUnreachable
 from indexmill.storage.root import Root
-from indexmill.tasks.policy import PASSING
 from indexmill.tasks.sources.downloads import RetryPolicy
 from indexmill.tasks.sources.huggingface import HuggingFaceSource
+from indexmill.tasks.stage_policy import TRANSIENT_ERRORS
 from tests.sources.faulty_server import SILENCE_S
 from tests.sources.hub_samples import PICTURES, contents, opened, pictures, png, texts
 from tests.sources.hub_standin import HubStandin
@@ -132,7 +132,7 @@ def test_without_a_network_the_error_is_one_that_is_tried_again(hub: HubStandin,
     hub.close()
     with pytest.raises(SourceUnreachable, match="cannot be reached") as told:
         texts(root).compute_revision()
-    assert isinstance(told.value, PASSING)
+    assert isinstance(told.value, TRANSIENT_ERRORS)
 
 
 def test_a_silent_hub_is_not_waited_for_for_ever(hub: HubStandin, root: Root) -> None:

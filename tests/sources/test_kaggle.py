@@ -10,10 +10,10 @@ from kagglesdk import kaggle_env
 from indexmill.configs.datasets import KaggleDatasetConfig
 from indexmill.storage.errors import DamagedFile, InputError, SourceUnreachable
 from indexmill.storage.root import Root
-from indexmill.tasks.policy import PASSING
 from indexmill.tasks.sources import open_source
 from indexmill.tasks.sources.downloads import RetryPolicy
 from indexmill.tasks.sources.kaggle import KaggleSource
+from indexmill.tasks.stage_policy import TRANSIENT_ERRORS
 from tests.sources.kaggle_standin import KaggleStandin, tarred, zipped
 
 QUICK = RetryPolicy(attempts=3, first_wait_s=0.01, max_wait_s=0.05, timeout_s=0.5)
@@ -233,4 +233,4 @@ def test_without_a_network_the_error_is_one_that_is_tried_again(kaggle: KaggleSt
     kaggle.close()
     with pytest.raises(SourceUnreachable, match="cannot be reached") as told:
         leaves(root).compute_revision()
-    assert isinstance(told.value, PASSING)
+    assert isinstance(told.value, TRANSIENT_ERRORS)

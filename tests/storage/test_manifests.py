@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 from typer.testing import CliRunner
 
-from indexmill.flows.cli import app
+from indexmill.flows.cli.app import app
 from indexmill.serve import open_index
 from indexmill.storage import catalog
 from indexmill.storage.errors import DamagedFile, InputError

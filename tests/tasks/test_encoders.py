@@ -22,7 +22,7 @@ from indexmill.storage.errors import DamagedFile, InputError, SourceUnreachable
 from indexmill.tasks.encoding import identify, load_encoder
 from indexmill.tasks.encoding.base import EncodedItems, encode_batches, encode_items
 from indexmill.tasks.encoding.model_files import find_model_path
-from indexmill.tasks.policy import PASSING
+from indexmill.tasks.stage_policy import TRANSIENT_ERRORS
 from tests.tasks.checkpoints import ModelHub, cosine, opened_hub, sentence_folder
 
 REAL_DATA = os.environ.get("INDEXMILL_REAL_DATA", "")
@@ -267,4 +267,4 @@ def test_a_hub_that_is_off_or_lacks_the_model_is_told_quickly(hub: ModelHub, mon
     close_session()
     with pytest.raises(SourceUnreachable, match="ours/sentences") as told:
         identify(sentences("ours/sentences"))
-    assert isinstance(told.value, PASSING)
+    assert isinstance(told.value, TRANSIENT_ERRORS)

@@ -17,7 +17,7 @@ from huggingface_hub import close_session
 from pydantic import ValidationError
 
 from indexmill.configs.encoders import OpenClipEncoderConfig
-from indexmill.flows.search import search_index
+from indexmill.flows.cli.search import search_index
 from indexmill.storage.errors import InputError, SourceUnreachable
 from indexmill.tasks.encoding import EncoderIdentity, identify, load_encoder
 from indexmill.tasks.encoding.base import SupportsTexts, encode_items

@@ -12,7 +12,7 @@ from stages import Listed, divided, paint, pictures, rows
 from indexmill.configs.models import SplitConfig
 from indexmill.storage.root import Root
 from indexmill.tasks.sources import Item
-from indexmill.tasks.split import side_of
+from indexmill.tasks.split import choose_side
 from indexmill.tasks.validation.text_normalization import normalize_for_grouping, normalize_text
 
 groups = st.lists(st.text(min_size=1), min_size=1, max_size=50, unique=True)
@@ -22,16 +22,16 @@ groups = st.lists(st.text(min_size=1), min_size=1, max_size=50, unique=True)
 def test_adding_removing_and_reordering_items_never_moves_another(before: list[str], others: list[str], random: object) -> None:
     """Tonight's queries were queries last year."""
     config = SplitConfig()
-    sides = {group: side_of(group, None, config) for group in before}
+    sides = {group: choose_side(group, None, config) for group in before}
     after = [*others, *before[: len(before) // 2]]
     random.shuffle(after)  # type: ignore[attr-defined]
-    now = {group: side_of(group, None, config) for group in after}
+    now = {group: choose_side(group, None, config) for group in after}
     assert all(now[group] == side for group, side in sides.items() if group in now)
 
 
 def test_the_query_fraction_holds_on_average() -> None:
     """Of 10,000 groups 20 % are queries, within three standard errors (1.2 points)."""
-    share = sum(side_of(str(number), None, SplitConfig()) == "query" for number in range(10_000)) / 10_000
+    share = sum(choose_side(str(number), None, SplitConfig()) == "query" for number in range(10_000)) / 10_000
     assert abs(share - 0.2) < 0.012
 
 

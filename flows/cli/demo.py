@@ -1,25 +1,25 @@
-"""The demo: two pipelines on real data with real models, then what to try next."""
+"""Run the demo: two pipelines on real data with real models, then suggestions for what to try next."""
 
 from __future__ import annotations
 
 from rich.console import Console
 
-from indexmill.flows.display import display, stderr_console
+from indexmill.flows.cli.build import run_build
+from indexmill.flows.cli.progress import make_stderr_console, show_progress
+from indexmill.flows.cli.render import print_summary
 from indexmill.flows.environment import open_root
-from indexmill.flows.running import run_build
-from indexmill.flows.tables import print_summary
-from indexmill.tasks.progress import watched_by
+from indexmill.tasks.progress import use_watcher
 from indexmill.tasks.sources.digits import write_digits
 
 
 def run_demo(root: str, *, verbose: bool = False) -> None:
     """Build demo-text and demo-images below `root`, and print where everything is."""
-    place = open_root(root)
+    storage_root = open_root(root)
     try:
-        with display(stderr_console()) as watcher, watched_by(watcher):
-            digits = write_digits(place)
+        with show_progress(make_stderr_console()) as progress_display, use_watcher(progress_display):
+            digits = write_digits(storage_root)
     finally:
-        place.close()
+        storage_root.close()
     summaries = [run_build(name, root, [], verbose=verbose) for name in ("demo-text", "demo-images")]
     console = Console(soft_wrap=True)
     console.print()

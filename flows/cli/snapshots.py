@@ -1,4 +1,4 @@
-"""The commands about published snapshots: list, show, compare, go back, keep, check, clean up."""
+"""Commands for published snapshots: list, show, diff, roll back, pin, verify and collect garbage."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from indexmill.flows.cli.options import JsonOption, NameArgument, RootOption, open_existing_root
 from indexmill.flows.environment import DEFAULT_ROOT
-from indexmill.flows.options import JsonOption, NameArgument, RootOption, opened
 
 snapshot_commands = typer.Typer()
 SnapshotArgument = Annotated[str | None, typer.Argument(help="The snapshot; the live one by default.")]
@@ -17,20 +17,20 @@ SnapshotArgument = Annotated[str | None, typer.Argument(help="The snapshot; the 
 @snapshot_commands.command()
 def snapshots(name: NameArgument, root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
     """List the snapshots of an index."""
-    from indexmill.flows.snapshots import listed, print_snapshots
+    from indexmill.flows.snapshots import list_snapshots, print_snapshots
 
-    with opened(root) as place:
-        rows = listed(place, name)
+    with open_existing_root(root) as storage_root:
+        rows = list_snapshots(storage_root, name)
         print(json.dumps(rows)) if as_json else print_snapshots(name, rows)
 
 
 @snapshot_commands.command()
 def show(name: NameArgument, snapshot: SnapshotArgument = None, root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
     """Show what a snapshot is made of."""
-    from indexmill.flows.snapshots import print_snapshot, shown
+    from indexmill.flows.snapshots import get_manifest, print_snapshot
 
-    with opened(root) as place:
-        manifest = shown(place, name, snapshot)
+    with open_existing_root(root) as storage_root:
+        manifest = get_manifest(storage_root, name, snapshot)
         print(manifest.model_dump_json()) if as_json else print_snapshot(manifest)
 
 
@@ -43,20 +43,20 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two snapshots: items, figures by paired tests, neighbours."""
-    from indexmill.flows.snapshots import difference, print_difference
+    from indexmill.flows.snapshots import difference, print_diff
 
-    with opened(root) as place:
-        found = difference(place, name, baseline, candidate)
-        print(found.model_dump_json()) if as_json else print_difference(found)
+    with open_existing_root(root) as storage_root:
+        found = difference(storage_root, name, baseline, candidate)
+        print(found.model_dump_json()) if as_json else print_diff(found)
 
 
 @snapshot_commands.command()
 def rollback(name: NameArgument, snapshot: SnapshotArgument = None, root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
     """Make an earlier snapshot the live one: the one before by default. Its files are checked first."""
-    from indexmill.flows.snapshots import rolled_back
+    from indexmill.flows.snapshots import rollback_snapshot
 
-    with opened(root) as place:
-        before, candidate = rolled_back(place, name, snapshot)
+    with open_existing_root(root) as storage_root:
+        before, candidate = rollback_snapshot(storage_root, name, snapshot)
         if as_json:
             print(json.dumps({"name": name, "before": before, "live": candidate}))
         else:
@@ -72,10 +72,10 @@ def pin(
     as_json: JsonOption = False,
 ) -> None:
     """Keep a snapshot for as long as it is pinned."""
-    from indexmill.flows.snapshots import pinned
+    from indexmill.flows.snapshots import pin_snapshot
 
-    with opened(root) as place:
-        found = pinned(place, name, snapshot, keep=not off)
+    with open_existing_root(root) as storage_root:
+        found = pin_snapshot(storage_root, name, snapshot, keep=not off)
         if as_json:
             print(json.dumps({"name": name, "snapshot_id": found, "pinned": not off}))
         else:
@@ -85,10 +85,10 @@ def pin(
 @snapshot_commands.command()
 def verify(name: NameArgument, snapshot: SnapshotArgument = None, root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
     """Check every file of a snapshot by its digest."""
-    from indexmill.flows.snapshots import verified
+    from indexmill.flows.snapshots import verify_snapshot
 
-    with opened(root) as place:
-        manifest = verified(place, name, snapshot)
+    with open_existing_root(root) as storage_root:
+        manifest = verify_snapshot(storage_root, name, snapshot)
         if as_json:
             print(json.dumps({"name": name, "snapshot_id": manifest.snapshot_id, "files": len(manifest.files), "whole": True}))
         else:
@@ -108,6 +108,6 @@ def gc(
     from indexmill.flows.snapshots import print_garbage
     from indexmill.storage.garbage_collection import collect_garbage
 
-    with opened(root) as place, place.hold_exclusive("indexmill gc"):
-        found = collect_garbage(place, days=days, dry_run=dry_run)
+    with open_existing_root(root) as storage_root, storage_root.hold_exclusive("indexmill gc"):
+        found = collect_garbage(storage_root, days=days, dry_run=dry_run)
         print(json.dumps([asdict(one) for one in found])) if as_json else print_garbage(found, dry_run=dry_run)

@@ -1,4 +1,4 @@
-"""What all commands share: their options, and how an error ends them."""
+"""Options that all commands share, and the exit code and message for an error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Prefect's l
 NameArgument = Annotated[str, typer.Argument(help="The index.")]
 
 
-class told:
+class exit_on_error:
     """Turn what ends a command into a message on standard error and an exit code; with --verbose, after the traceback.
 
     Indexmill's own errors have their codes; 130 is Ctrl-C and 143 SIGTERM; 1 is a fault that nobody foresaw.
@@ -38,38 +38,38 @@ class told:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: Any, problem: BaseException | None, trace: Any) -> None:
-        if problem is None or isinstance(problem, typer.Exit | typer.Abort | SystemExit):
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None or isinstance(error, typer.Exit | typer.Abort | SystemExit):
             return
         if self.verbose:
-            traceback.print_exception(problem)
-        message, code = _told(problem)
+            traceback.print_exception(error)
+        message, code = _format_error(error)
         print(message, file=sys.stderr)
         # The traceback holds the frames, and with them connections that would complain when Python ends.
-        problem.__traceback__ = problem.__context__ = problem.__cause__ = None
+        error.__traceback__ = error.__context__ = error.__cause__ = None
         raise typer.Exit(code)
 
 
-def _told(problem: BaseException) -> tuple[str, int]:
-    if isinstance(problem, KeyboardInterrupt):
-        problem = build_stopped_error(signal.SIGINT)
-    if isinstance(problem, IndexmillError):
-        return str(problem) if isinstance(problem, Stopped) else f"error: {problem}", problem.exit_code
-    return f"error: {type(problem).__name__}: {problem}\n  next:     this should not happen: run it again with --verbose and report it", 1
+def _format_error(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, KeyboardInterrupt):
+        error = build_stopped_error(signal.SIGINT)
+    if isinstance(error, IndexmillError):
+        return str(error) if isinstance(error, Stopped) else f"error: {error}", error.exit_code
+    return f"error: {type(error).__name__}: {error}\n  next:     this should not happen: run it again with --verbose and report it", 1
 
 
 @contextmanager
-def opened(root: str) -> Iterator[Root]:
+def open_existing_root(root: str) -> Iterator[Root]:
     """A root that is there, for a command that runs no flow; what goes wrong in the block is told."""
     from indexmill.storage.disk_errors import translate_disk_errors
     from indexmill.storage.permissions import apply_umask
     from indexmill.storage.root import Root
 
-    with told(verbose=False):
+    with exit_on_error(verbose=False):
         apply_umask()
-        place = Root(root, create=False)
+        storage_root = Root(root, create=False)
         try:
-            with translate_disk_errors(place.path):
-                yield place
+            with translate_disk_errors(storage_root.path):
+                yield storage_root
         finally:
-            place.close()
+            storage_root.close()

@@ -1,4 +1,4 @@
-"""Progress for people, on standard error: bars on a terminal, lines with the time of day elsewhere."""
+"""Show progress on standard error: bars on a terminal, timestamped lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from indexmill.tasks.progress import Advance, Watcher
 
-EVERY_SECONDS = 10.0
+LOG_INTERVAL_SECONDS = 10.0
 
 
 @contextmanager
-def display(console: Console) -> Iterator[Watcher]:
+def show_progress(console: Console) -> Iterator[Watcher]:
     """The watcher that suits the console."""
     if not console.is_terminal:
-        yield Lines(console)
+        yield ProgressLines(console)
         return
     columns = (
         SpinnerColumn(), TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn(show_speed=True),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True, elapsed_when_finished=True),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:
-        yield Bars(progress)
+        yield ProgressBars(progress)
 
 
-class Bars:
+class ProgressBars:
     """One bar a piece of work, with its rate and the time left."""
 
     def __init__(self, progress: Progress) -> None:
@@ -50,7 +50,7 @@ class Bars:
         yield advance
 
 
-class Lines:
+class ProgressLines:
     """A line when work begins, one every ten seconds, and one when it ends."""
 
     def __init__(self, console: Console) -> None:
@@ -59,27 +59,27 @@ class Lines:
     @contextmanager
     def watch(self, what: str, total: int) -> Iterator[Advance]:
         """Say how it goes."""
-        start = said = time.monotonic()
+        start = last_printed = time.monotonic()
         done = 0
-        self._say(f"{what}: {total:,}" if total > 1 else what)
+        self._print_line(f"{what}: {total:,}" if total > 1 else what)
 
         def advance(finished: int) -> None:
-            nonlocal done, said
+            nonlocal done, last_printed
             done += finished
-            if (now := time.monotonic()) - said >= EVERY_SECONDS and done < total:
-                said = now
+            if (now := time.monotonic()) - last_printed >= LOG_INTERVAL_SECONDS and done < total:
+                last_printed = now
                 rate = done / (now - start)
-                self._say(f"{what}: {done:,} of {total:,}, {rate:,.0f}/s, {(total - done) / max(rate, 1e-9):,.0f} s left")
+                self._print_line(f"{what}: {done:,} of {total:,}, {rate:,.0f}/s, {(total - done) / max(rate, 1e-9):,.0f} s left")
 
         yield advance
         seconds = time.monotonic() - start
         rate = f", {done / max(seconds, 1e-9):,.0f}/s" if total > 1 else ""
-        self._say(f"{what}: done in {seconds:.1f} s{rate}")
+        self._print_line(f"{what}: done in {seconds:.1f} s{rate}")
 
-    def _say(self, text: str) -> None:
+    def _print_line(self, text: str) -> None:
         self._console.print(f"{datetime.now().astimezone():%H:%M:%S} {text}", markup=False, highlight=False, soft_wrap=True)
 
 
-def stderr_console() -> Console:
+def make_stderr_console() -> Console:
     """The console that progress and messages go to; standard output is kept for answers."""
     return Console(file=sys.stderr)

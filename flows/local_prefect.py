@@ -1,4 +1,4 @@
-"""The embedded Prefect server: started while imports go on, gone with its process however that ends."""
+"""Run an embedded Prefect server that starts in the background and ends with its process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import get_current_settings
 
 
-class _Server(SubprocessASGIServer):
+class _DetachedServer(SubprocessASGIServer):
     """Prefect's, in a process group of its own.
 
     Ctrl-C, or a signal to all of a group, must not take the server from a build that has yet to say how it ended.
@@ -24,10 +24,10 @@ class _Server(SubprocessASGIServer):
 
     def _run_uvicorn_command(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "error"]
-        own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+        server_settings = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
         settings = get_current_settings().to_environment_variables(exclude_unset=True)
         return subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(self.port)], env=os.environ | own | settings, process_group=0
+            [*command, "--host", "127.0.0.1", "--port", str(self.port)], env=os.environ | server_settings | settings, process_group=0
         )
 
 
@@ -41,17 +41,17 @@ def embedded_server() -> Iterator[Callable[[], None]]:
     if get_current_settings().api.url:
         yield lambda: None
         return
-    server = _Server()
+    server = _DetachedServer()
     with ThreadPoolExecutor(1, thread_name_prefix="prefect-server") as starter:
-        starting = starter.submit(server.start)
-        while server.server_process is None and not starting.done():
+        start_future = starter.submit(server.start)
+        while server.server_process is None and not start_future.done():
             time.sleep(0.01)
         if server.server_process is None:
-            starting.result()  # it could not be started: raises why
+            start_future.result()  # it could not be started: raises why
             raise RuntimeError("the embedded Prefect server has no process")
-        watchdog = _watchdog(server.server_process.pid)
+        watchdog = _start_watchdog(server.server_process.pid)
         try:
-            yield lambda: starting.result()
+            yield lambda: start_future.result()
         finally:
             # What is still to be sent goes while somebody listens; afterwards Prefect would try for a minute.
             for sender in (APILogWorker, EventsWorker):
@@ -60,6 +60,6 @@ def embedded_server() -> Iterator[Callable[[], None]]:
             watchdog.communicate()
 
 
-def _watchdog(pid: int) -> subprocess.Popen[bytes]:
+def _start_watchdog(pid: int) -> subprocess.Popen[bytes]:
     """A shell that waits on a pipe which only this process holds open: when it closes, by our end or our death, `pid` is killed."""
     return subprocess.Popen(["sh", "-c", 'read -r _; kill -9 "$0" 2>/dev/null', str(pid)], stdin=subprocess.PIPE, start_new_session=True)

@@ -1,4 +1,4 @@
-"""Asking a snapshot from the command line."""
+"""Search a snapshot from the command line."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ def search_index(
     """
     start = time.perf_counter()
     index = open_index(root, name, snapshot)
-    opened = time.perf_counter()
-    _check(index, text, image)
+    opened_at = time.perf_counter()
+    _check_query(index, text, image)
     index.encoder.load()
-    loaded = time.perf_counter()
+    loaded_at = time.perf_counter()
     answer = index.search(
         texts=None if text is None else [text], images=None if image is None else [image], k=k, label=label
     )  # fmt: skip
     if show is not None:
-        _write_sheet(show, index, answer, f"like {image.name}" if image else text or "")
+        _write_contact_sheet(show, index, answer, f"like {image.name}" if image else text or "")
     times = {
-        "open_ms": (opened - start) * 1000,
-        "load_ms": (loaded - opened) * 1000,
+        "open_ms": (opened_at - start) * 1000,
+        "load_ms": (loaded_at - opened_at) * 1000,
         "encode_ms": answer.encode_ms,
         "search_ms": answer.search_ms,
     }
-    results = [_located(result._asdict(), index.manifest.image_root) for result in answer.results[0]]
+    results = [_with_absolute_path(result._asdict(), index.manifest.image_root) for result in answer.results[0]]
     return {"name": name, "snapshot_id": answer.snapshot_id, "metric": answer.metric, "results": results, **times}
 
 
-def _check(index: OpenIndex, text: str | None, image: Path | None) -> None:
+def _check_query(index: OpenIndex, text: str | None, image: Path | None) -> None:
     """Refuse before the model is loaded what cannot be asked."""
     if (text is None) == (image is None):
         raise InputError(
@@ -53,7 +53,7 @@ def _check(index: OpenIndex, text: str | None, image: Path | None) -> None:
     check_modality(index.manifest, "image" if text is None else "text")
 
 
-def _write_sheet(target: Path, index: OpenIndex, answer: SearchResults, asked: str) -> None:
+def _write_contact_sheet(target: Path, index: OpenIndex, answer: SearchResults, query_text: str) -> None:
     from indexmill.serve.contact_sheet import render_contact_sheet  # here: only those who want one wait for its template
 
     folder = target.absolute().parent
@@ -63,10 +63,10 @@ def _write_sheet(target: Path, index: OpenIndex, answer: SearchResults, asked: s
         )
     scratch = Scratch(folder)
     try:
-        scratch.write_text(target.absolute(), render_contact_sheet(index, answer, asked))
+        scratch.write_text(target.absolute(), render_contact_sheet(index, answer, query_text))
     finally:
         scratch.close()
 
 
-def _located(item: dict[str, Any], image_root: str | None) -> dict[str, Any]:
+def _with_absolute_path(item: dict[str, Any], image_root: str | None) -> dict[str, Any]:
     return {**item, "path": str(Path(image_root) / item["path"])} if image_root and item["path"] else item

@@ -1,4 +1,4 @@
-"""The live snapshot of an index as one file."""
+"""Merge the live snapshot of an index into one FAISS file."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from indexmill.tasks.indexing.shard_store import read_index
 def merge_index(root: str, name: str, output: Path, memory: str) -> dict[str, Any]:
     """Merge the live snapshot's shards into `output`, and write `<output>.infos.json` beside it. Paths in the answer are absolute."""
     limit = int(TypeAdapter(ByteSize).validate_python(memory))
-    place = Root(root, create=False)
+    storage_root = Root(root, create=False)
     try:
-        snapshots = Snapshots(place, name)
+        snapshots = Snapshots(storage_root, name)
         with hold_snapshot(snapshots) as manifest:
-            return _merged(manifest, snapshots.path(manifest.snapshot_id), output.resolve(), limit)
+            return _merge_snapshot(manifest, snapshots.path(manifest.snapshot_id), output.resolve(), limit)
     finally:
-        place.close()
+        storage_root.close()
 
 
-def _merged(manifest: Manifest, folder: Path, output: Path, limit: int) -> dict[str, Any]:
+def _merge_snapshot(manifest: Manifest, folder: Path, output: Path, limit: int) -> dict[str, Any]:
     shards = [(folder / shard.index.path, shard.index) for shard in manifest.shards]
     lists = output.with_name(f"{output.stem}-{manifest.snapshot_id}.ivfdata")
     vectors, on_disk = merge_shards(shards, output, memory=limit, lists=lists)
@@ -43,10 +43,10 @@ def _merged(manifest: Manifest, folder: Path, output: Path, limit: int) -> dict[
         vectors=vectors, dim=manifest.dim, lists=int(ivf.nlist) if ivf is not None else 0, timings=manifest.timings,
         baseline=manifest.training.get("baseline", {}),
     )  # fmt: skip
-    beside = output.with_name(output.name + ".infos.json")
-    temporary = beside.with_name(f".{beside.name}.part")
+    infos_path = output.with_name(output.name + ".infos.json")
+    temporary = infos_path.with_name(f".{infos_path.name}.part")
     temporary.write_text(json.dumps(infos, indent=2) + "\n", encoding="utf-8")
-    commit(temporary, beside)
+    commit(temporary, infos_path)
     paths = [str(file) for file in files]
-    return {"name": manifest.name, "snapshot_id": manifest.snapshot_id, "files": paths, "infos": str(beside), "vectors": vectors,
+    return {"name": manifest.name, "snapshot_id": manifest.snapshot_id, "files": paths, "infos": str(infos_path), "vectors": vectors,
             "bytes": infos["size in bytes"]}  # fmt: skip

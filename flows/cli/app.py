@@ -1,4 +1,4 @@
-"""The command `indexmill`. Heavy libraries are imported inside the commands that need them, so that speaking is quick."""
+"""The command `indexmill`. Commands import heavy libraries themselves, so that the command line starts fast."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ from typing import Annotated
 
 import typer
 
+from indexmill.flows.cli.options import (
+    ForceOption,
+    JsonOption,
+    NameArgument,
+    RootOption,
+    SetOption,
+    VerboseOption,
+    exit_on_error,
+    open_existing_root,
+)
+from indexmill.flows.cli.snapshots import snapshot_commands
 from indexmill.flows.environment import DEFAULT_ROOT, prepare_environment
-from indexmill.flows.options import ForceOption, JsonOption, NameArgument, RootOption, SetOption, VerboseOption, opened, told
-from indexmill.flows.snapshot_commands import snapshot_commands
 
 app = typer.Typer(
     help="Rebuild embedding indexes every night, and publish them only when they are good.",
@@ -33,10 +42,10 @@ def build(
     verbose: VerboseOption = False,
 ) -> None:
     """Build the index of one pipeline and publish it."""
-    from indexmill.flows.running import run_build
-    from indexmill.flows.tables import print_summary
+    from indexmill.flows.cli.build import run_build
+    from indexmill.flows.cli.render import print_summary
 
-    with told(verbose):
+    with exit_on_error(verbose):
         summary = run_build(config, root, settings or [], rehash=rehash, force=force, refresh=refresh, verbose=verbose)
         print(json.dumps(summary)) if as_json else print_summary(summary)
 
@@ -50,10 +59,10 @@ def plan(
     verbose: VerboseOption = False,
 ) -> None:
     """Say what a build would do: items to encode, seconds, bytes, memory. Encodes and publishes nothing."""
-    from indexmill.flows.running import run_plan
-    from indexmill.flows.tables import print_plan
+    from indexmill.flows.cli.build import run_plan
+    from indexmill.flows.cli.render import print_plan
 
-    with told(verbose):
+    with exit_on_error(verbose):
         found = run_plan(config, root, settings or [], verbose=verbose)
         print(json.dumps(found)) if as_json else print_plan(found)
         if found["obstacles"]:
@@ -70,10 +79,10 @@ def study(
     verbose: VerboseOption = False,
 ) -> None:
     """Compare encoders and indexes on a pipeline's data: recall, relevance, speed, memory. Publishes nothing."""
-    from indexmill.flows.running import run_study
-    from indexmill.flows.study_table import print_study
+    from indexmill.flows.cli.build import run_study
+    from indexmill.flows.cli.render import print_study
 
-    with told(verbose):
+    with exit_on_error(verbose):
         found = run_study(config, root, settings or [], str(out.resolve()) if out else None, verbose=verbose)
         print(json.dumps(found)) if as_json else print_study(found)
 
@@ -92,10 +101,10 @@ def search(
     verbose: VerboseOption = False,
 ) -> None:
     """Ask a snapshot of an index, the live one by default."""
-    with told(verbose):
+    with exit_on_error(verbose):
         prepare_environment(Path(root).resolve(), verbose=verbose)
-        from indexmill.flows.search import search_index
-        from indexmill.flows.tables import print_results
+        from indexmill.flows.cli.render import print_results
+        from indexmill.flows.cli.search import search_index
 
         answer = search_index(root, name, text=query, image=image, k=k, label=label, snapshot=snapshot, show=show)
         print(json.dumps(answer)) if as_json else print_results(answer)
@@ -110,7 +119,7 @@ def serve(
     verbose: VerboseOption = False,
 ) -> None:
     """Answer searches over HTTP, with a page at /; new snapshots are taken up as they are published."""
-    with told(verbose):
+    with exit_on_error(verbose):
         prepare_environment(Path(root).resolve(), verbose=verbose)
         from indexmill.serve.http.server import run_server
 
@@ -127,21 +136,21 @@ def merge(
     verbose: VerboseOption = False,
 ) -> None:
     """Write the live snapshot of an index as one FAISS file, for those who have FAISS and nothing else."""
-    from indexmill.flows.merge import merge_index
-    from indexmill.flows.tables import print_merged
+    from indexmill.flows.cli.merge import merge_index
+    from indexmill.flows.cli.render import print_merge_result
 
-    with told(verbose):
+    with exit_on_error(verbose):
         answer = merge_index(root, name, output or Path(f"{name}.faiss"), memory)
-        print(json.dumps(answer)) if as_json else print_merged(answer)
+        print(json.dumps(answer)) if as_json else print_merge_result(answer)
 
 
 @app.command()
 def pipelines(as_json: JsonOption = False) -> None:
     """List the pipelines that come with Indexmill."""
     from indexmill.configs.loading import list_bundled_pipelines, load_config
-    from indexmill.flows.tables import print_pipelines
+    from indexmill.flows.cli.render import print_pipelines
 
-    with told(verbose=False):
+    with exit_on_error(verbose=False):
         configs = [load_config(name) for name in list_bundled_pipelines()]
         if as_json:
             print(json.dumps([config.model_dump(mode="json", by_alias=True) for config in configs]))
@@ -156,7 +165,7 @@ def check(config: str, settings: SetOption = None, as_json: JsonOption = False) 
 
     from indexmill.configs.loading import load_config
 
-    with told(verbose=False):
+    with exit_on_error(verbose=False):
         values = load_config(config, settings or []).model_dump(mode="json", by_alias=True)
         print(json.dumps(values) if as_json else yaml.safe_dump(values, sort_keys=False, allow_unicode=True).rstrip())
 
@@ -164,15 +173,15 @@ def check(config: str, settings: SetOption = None, as_json: JsonOption = False) 
 @app.command()
 def catalog(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
     """Rebuild the DuckDB catalog from the manifests and list the builds in it."""
-    from indexmill.flows.tables import print_builds
+    from indexmill.flows.cli.render import print_builds
     from indexmill.storage.catalog import find_catalog_damage, list_builds, rebuild
 
-    with opened(root) as place:
-        if problem := find_catalog_damage(place):
-            print(f"the catalog was damaged and is made anew from the manifests: {problem}", file=sys.stderr)
-        rebuild(place)
-        rows = list_builds(place)
-        print(json.dumps(rows)) if as_json else print_builds(rows, place.catalog)
+    with open_existing_root(root) as storage_root:
+        if reason := find_catalog_damage(storage_root):
+            print(f"the catalog was damaged and is made anew from the manifests: {reason}", file=sys.stderr)
+        rebuild(storage_root)
+        rows = list_builds(storage_root)
+        print(json.dumps(rows)) if as_json else print_builds(rows, storage_root.catalog)
 
 
 @app.command()
@@ -183,9 +192,9 @@ def history(
     as_json: JsonOption = False,
 ) -> None:
     """Show how the figures of an index went from build to build, also of snapshots that are gone."""
-    from indexmill.flows.history import print_history, read_history
+    from indexmill.flows.cli.render_snapshots import print_history, read_history
 
-    with told(verbose=False):
+    with exit_on_error(verbose=False):
         list_builds = read_history(root, name)
         print(json.dumps([one.model_dump(mode="json") for one in list_builds])) if as_json else print_history(list_builds, measure or [])
 
@@ -196,18 +205,18 @@ def notify(
     verbose: VerboseOption = False,
 ) -> None:
     """Tell Prefect that items have landed, so that the deployment build-index/NAME starts."""
-    from indexmill.flows.notifying import notify_landed
+    from indexmill.flows.deployments import emit_items_landed
 
-    with told(verbose):
-        print(notify_landed(name))
+    with exit_on_error(verbose):
+        print(emit_items_landed(name))
 
 
 @app.command()
 def demo(root: RootOption = DEFAULT_ROOT, verbose: VerboseOption = False) -> None:
     """Build the two demo pipelines on real data with real models, and say what to try next."""
-    from indexmill.flows.demo import run_demo
+    from indexmill.flows.cli.demo import run_demo
 
-    with told(verbose):
+    with exit_on_error(verbose):
         run_demo(root, verbose=verbose)
 
 

@@ -1,4 +1,4 @@
-"""Signals that end a flow in good order: SIGTERM and Ctrl-C ask, and the run is marked Cancelled."""
+"""End a flow run cleanly as Cancelled on SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def stoppable(body: Callable[P, R]) -> Callable[P, R]:
+def cancel_on_signal(body: Callable[P, R]) -> Callable[P, R]:
     """Decorate a flow's function, below @flow: a signal stops it at the next commit.
 
     The run's state is then Cancelled, and who called the flow gets Stopped.
@@ -31,18 +31,18 @@ def stoppable(body: Callable[P, R]) -> Callable[P, R]:
     @wraps(body)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            with _signals():
+            with _handle_signals():
                 return body(*args, **kwargs)
-        except Stopped as problem:
-            state: State[Any] = Cancelled(message=str(problem), data=problem)
-            _tell(state)
+        except Stopped as error:
+            state: State[Any] = Cancelled(message=str(error), data=error)
+            _run_cancellation_hooks(state)
             return cast(R, state)  # Prefect takes a state that a flow returns for the run's, and raises what is in it
 
     return run
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
+def _handle_signals() -> Iterator[None]:
     """Heed SIGTERM and SIGINT in place of Prefect, which would end the run as Crashed at once. Only the main thread can.
 
     Prefect installs its handler when the run starts, so this is for within the flow. A signal that the process was started to ignore
@@ -52,17 +52,17 @@ def _signals() -> Iterator[None]:
         yield
         return
     stopping.clear_stop_request()
-    heeded = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, _ask) for number in heeded}
+    handled_signals = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN]
+    previous_handlers = {number: signal.signal(number, _handle_signal) for number in handled_signals}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)
         stopping.clear_stop_request()
 
 
-def _ask(number: int, frame: object) -> None:  # noqa: ARG001 (a handler's signature)
+def _handle_signal(number: int, frame: object) -> None:  # noqa: ARG001 (a handler's signature)
     """The first signal asks; a second one, or one that comes while the work waits for others, ends it where it is."""
     name = signal.Signals(number).name
     if stopping.can_stop_immediately():
@@ -71,13 +71,13 @@ def _ask(number: int, frame: object) -> None:  # noqa: ARG001 (a handler's signa
     os.write(2, f"{name}: stopping at the next file that is finished; once more to stop at once\n".encode())
 
 
-def _tell(state: State[Any]) -> None:
+def _run_cancellation_hooks(state: State[Any]) -> None:
     """Call the flow's hooks for a cancelled run, unless a worker cancels it: that calls them itself."""
     context = FlowRunContext.get()
     if context is None or context.flow is None or context.flow_run is None:
         return
     with get_client(sync_client=True) as client:
-        known = client.read_flow_run(context.flow_run.id).state
-    if known is None or not known.is_cancelling():
+        current_state = client.read_flow_run(context.flow_run.id).state
+    if current_state is None or not current_state.is_cancelling():
         for hook in context.flow.on_cancellation_hooks:
             hook(context.flow, context.flow_run, state)

@@ -1,0 +1,1 @@
+"""The command `indexmill`: one module for each group of commands, and all printing to the terminal."""
