@@ -20,7 +20,7 @@ import numpy as np
 from indexmill.configs.models import IndexConfig
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
-from tests.indexes.nights import Database, centres, clustered
+from tests.indexing.nightly import Database, centres, clustered
 
 PART = 50_000
 

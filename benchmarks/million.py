@@ -34,7 +34,7 @@ from indexmill.tasks.indexing.shard_store import open_searcher
 from indexmill.tasks.indexing.training import reuse_or_train
 from indexmill.tasks.metrics.search_speed import measure_search_speed
 from indexmill.tasks.tune import tune
-from tests.indexes.nights import Database
+from tests.indexing.nightly import Database
 
 ONE_QUERY_IN = 500
 REAL = 120_000

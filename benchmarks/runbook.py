@@ -10,7 +10,7 @@ import tempfile
 
 from indexmill.configs.models import IndexConfig
 from indexmill.storage.root import Root
-from tests.indexes.runbook import play
+from tests.indexing.runbook import play
 
 
 def main() -> None:

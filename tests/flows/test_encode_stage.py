@@ -26,7 +26,7 @@ from indexmill.storage.snapshots import Snapshots
 from indexmill.tasks.encoding import identify
 from indexmill.tasks.encoding.device import get_device_name
 from tests.conftest import Build
-from tests.tasks.checkpoints import clip_folder
+from tests.encoding.checkpoints import clip_folder
 
 CLIP = ("encoder.kind=open-clip", "encoder.weights_sha256=null")
 CAPTIONED = ("dataset.captions=text", *CLIP)

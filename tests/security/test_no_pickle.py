@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from prefect._internal.result_records import ResultRecord
 from prefect.serializers import JSONSerializer
+from tests.flows.test_policy_at_work import stage
 
 from indexmill.configs.encoders import EfficientNetLiteEncoderConfig, SentenceTransformersEncoderConfig
 from indexmill.flows.result_store import is_record_json
@@ -24,8 +25,7 @@ from indexmill.storage.records import Record
 from indexmill.storage.root import Root
 from indexmill.tasks.encoding import load_encoder
 from indexmill.tasks.evaluation.retrieval import _read_cached_ground_truth
-from tests.flows.test_policy_at_work import stage
-from tests.tasks.checkpoints import malicious, sentence_folder
+from tests.encoding.checkpoints import malicious, sentence_folder
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = [path for folder in ("flows", "serve", "tasks", "configs", "storage") for path in sorted((REPOSITORY / folder).rglob("*.py"))]

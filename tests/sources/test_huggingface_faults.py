@@ -149,5 +149,5 @@ def test_a_row_may_not_leave_its_data_set_by_a_chained_path(hub: HubStandin, roo
     ours = texts(root)
     list(ours.items())
     with pytest.raises(InputError, match="outside of its data set"):
-        ours._hub.read(f"file:///etc/hostname::{ours._hub._place}/README.md")
-    assert ours._hub.read(f"{ours._hub._place}/README.md") == b"# Texts\n"
+        ours._hub.read_file(f"file:///etc/hostname::{ours._hub._location}/README.md")
+    assert ours._hub.read_file(f"{ours._hub._location}/README.md") == b"# Texts\n"

@@ -128,8 +128,8 @@ def test_a_manifest_of_another_schema_is_refused_by_number(root: Root) -> None:
     """A newer Indexmill's snapshot is not guessed at."""
     snapshots = Snapshots(root, "name")
     path = snapshots.path(publish(root, "a" * 64)) / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 2}))
-    with pytest.raises(InputError, match="schema_version 2"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 3}))
+    with pytest.raises(InputError, match="schema_version 3"):
         snapshots.manifest()
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from stages import paint
+
+from tests.stage_inputs import paint
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stages import LONG_AGO, Listed, aged, ingested, paint, pictures, rows
 
 from indexmill.configs.datasets import FolderDatasetConfig
 from indexmill.storage.digests import content_digest
@@ -20,6 +19,7 @@ from indexmill.storage.root import Root
 from indexmill.tasks.ingest import revision
 from indexmill.tasks.sources import Item
 from indexmill.tasks.sources.base import ScoredPair
+from tests.stage_inputs import LONG_AGO, Listed, aged, ingested, paint, pictures, rows
 
 TEXTS = [Item(f"k{number}", label=f"l{number % 3}", text=f"text {number}") for number in range(40)]
 

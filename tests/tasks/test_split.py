@@ -7,13 +7,13 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stages import Listed, divided, paint, pictures, rows
 
 from indexmill.configs.models import SplitConfig
 from indexmill.storage.root import Root
 from indexmill.tasks.sources import Item
 from indexmill.tasks.split import choose_side
 from indexmill.tasks.validation.text_normalization import normalize_for_grouping, normalize_text
+from tests.stage_inputs import Listed, divided, paint, pictures, rows
 
 groups = st.lists(st.text(min_size=1), min_size=1, max_size=50, unique=True)
 

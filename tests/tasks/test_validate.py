@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stages import LONG_AGO, Listed, aged, image_items, ingested, paint, pictures, rows, validated
 
 from indexmill.configs.models import ValidateConfig
 from indexmill.storage.errors import InputError
@@ -19,6 +18,7 @@ from indexmill.storage.root import Root
 from indexmill.tasks.sources import Item
 from indexmill.tasks.validate import validate
 from indexmill.tasks.validation.image_reader import UnreadableImage
+from tests.stage_inputs import LONG_AGO, Listed, aged, image_items, ingested, paint, pictures, rows, validated
 
 GOOD = Item("good", label="l", text="a text")
 

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
-from stages import Listed, divided, image_items, rows
 
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
@@ -19,6 +18,7 @@ from indexmill.tasks.sources import Item
 from indexmill.tasks.validation.image_reader import compute_perceptual_hash
 from indexmill.tasks.validation.near_duplicates import find_leaks
 from tests.conftest import Build
+from tests.stage_inputs import Listed, divided, image_items, rows
 
 LEAK_DISTANCE = 12
 TWINS: dict[str, Callable[[Image.Image, Path], None]] = {
@@ -93,7 +93,7 @@ def test_find_leaks_agrees_with_brute_force(distance: int, root: Root, tmp_path:
         hashes[draw.choice(database, 2, replace=False)] = hashes[query]  # equally near, in different blocks mostly
     columns = {"item_id": np.arange(len(hashes)) + 7, "content_group": [row.tobytes().hex() for row in hashes], "side": side}
     pq.write_table(pa.table(columns), tmp_path / "items.parquet")
-    count = find_leaks(root, tmp_path / "items.parquet", tmp_path / "leaks.parquet", groups_are_hashes=True, distance=distance)
+    count = find_leaks(root, tmp_path / "items.parquet", tmp_path / "leaks.parquet", groups_are_hashes=True, max_distance=distance)
     expected = []
     for query in queries:
         bits = np.bitwise_count(hashes[database] ^ hashes[query]).sum(1)
@@ -108,7 +108,7 @@ def test_one_side_alone_has_no_leaks(queries: int, database: int, root: Root, tm
     """Nothing to hold against nothing."""
     side = ["query"] * queries + ["database"] * database
     pq.write_table(pa.table({"item_id": range(5), "content_group": ["00" * 32] * 5, "side": side}), tmp_path / "items.parquet")
-    assert find_leaks(root, tmp_path / "items.parquet", tmp_path / "leaks.parquet", groups_are_hashes=True, distance=12) == 0
+    assert find_leaks(root, tmp_path / "items.parquet", tmp_path / "leaks.parquet", groups_are_hashes=True, max_distance=12) == 0
 
 
 def test_texts_alike_but_for_case_and_punctuation_leak_across_a_given_split(root: Root) -> None:

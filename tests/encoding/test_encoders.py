@@ -23,7 +23,7 @@ from indexmill.tasks.encoding import identify, load_encoder
 from indexmill.tasks.encoding.base import EncodedItems, encode_batches, encode_items
 from indexmill.tasks.encoding.model_files import find_model_path
 from indexmill.tasks.stage_policy import TRANSIENT_ERRORS
-from tests.tasks.checkpoints import ModelHub, cosine, opened_hub, sentence_folder
+from tests.encoding.checkpoints import ModelHub, cosine, opened_hub, sentence_folder
 
 REAL_DATA = os.environ.get("INDEXMILL_REAL_DATA", "")
 SENTENCES = ["A man is playing a guitar.", "Someone plays an instrument.", "The stock market fell.", "", "word " * 600]

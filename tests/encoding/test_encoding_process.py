@@ -11,7 +11,6 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from stages import Listed, divided
 
 from indexmill.configs.encoders import OpenClipEncoderConfig
 from indexmill.storage.embedding_store import EmbeddingStore
@@ -21,7 +20,8 @@ from indexmill.storage.root import Root
 from indexmill.tasks.encoding.process import EncoderProcess, WorkerLost
 from indexmill.tasks.encoding.protocol import ComparePrecision, EncodeChunk, ModelSpec
 from indexmill.tasks.sources import Item
-from tests.tasks.checkpoints import clip_folder
+from tests.encoding.checkpoints import clip_folder
+from tests.stage_inputs import Listed, divided
 
 COUNT = 300
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.indexing.nightly import Database, centres, clustered, held, night, searcher
 
 from indexmill.configs.models import IndexConfig, Rerank
 from indexmill.storage.embedding_store import concatenate_blocks, vectors
 from indexmill.storage.root import Root
 from indexmill.tasks.indexing.shard_builder import ShardBuild, estimate_bytes_per_item
 from indexmill.tasks.indexing.shard_store import read_index
-from tests.indexes.nights import Database, centres, clustered, held, night, searcher
 
 DIM = 16
 SHARD = 400 * (4 * DIM + 8)  # bytes: 400 items of 16 float32 numbers and an id

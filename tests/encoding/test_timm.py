@@ -20,7 +20,7 @@ from indexmill.configs.encoders import TimmEncoderConfig
 from indexmill.storage.errors import InputError, SourceUnreachable
 from indexmill.tasks.encoding import EncoderIdentity, identify, load_encoder
 from indexmill.tasks.encoding.base import encode_items
-from tests.tasks.checkpoints import ModelHub, cosine, images, malicious, opened_hub
+from tests.encoding.checkpoints import ModelHub, cosine, images, malicious, opened_hub
 
 SMALL = "mobilenetv3_small_050"
 
@@ -121,9 +121,9 @@ def test_the_fingerprint_depends_on_what_the_model_computes_and_not_on_where_it_
 def test_a_local_checkpoint_is_identified_without_loading_torch(checkpoint: str) -> None:
     """For both libraries: seconds that a night without new items does not pay."""
     program = (
-        "import sys; from indexmill.configs.encoders import OpenClipEncoder, TimmEncoder; from indexmill.tasks.encoding import identify\n"
-        f"identify(TimmEncoder(kind='timm', model={SMALL!r}, pretrained={checkpoint!r}))\n"
-        f"identify(OpenClipEncoder(kind='open-clip', model='ViT-B-32', pretrained={checkpoint!r}))\n"
+        "import sys; from indexmill.configs.encoders import OpenClipEncoderConfig, TimmEncoderConfig; from indexmill.tasks.encoding import identify\n"
+        f"identify(TimmEncoderConfig(kind='timm', model={SMALL!r}, pretrained={checkpoint!r}))\n"
+        f"identify(OpenClipEncoderConfig(kind='open-clip', model='ViT-B-32', pretrained={checkpoint!r}))\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

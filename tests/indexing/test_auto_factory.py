@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.indexing.nightly import Database, centres, clustered
 
 from indexmill.configs.models import IndexConfig
 from indexmill.storage import parquet
@@ -20,7 +21,6 @@ from indexmill.tasks.indexing.shard_builder import ShardBuild, build_shards
 from indexmill.tasks.indexing.shard_store import open_searcher
 from indexmill.tasks.indexing.training import reuse_or_train
 from indexmill.tasks.tune import tune
-from tests.indexes.nights import Database, centres, clustered
 
 DIM, ITEMS = 32, 3000
 CONFIG = IndexConfig(factory="auto", shards=2, recall_target=0.9)

@@ -23,7 +23,7 @@ from indexmill.tasks.encoding import EncoderIdentity, identify, load_encoder
 from indexmill.tasks.encoding.base import SupportsTexts, encode_items
 from indexmill.tasks.encoding.open_clip import OpenClipModel, compute_text_features
 from tests.conftest import Build
-from tests.tasks.checkpoints import TINY_CLIP, ModelHub, clip_folder, cosine, images, malicious, opened_hub
+from tests.encoding.checkpoints import TINY_CLIP, ModelHub, clip_folder, cosine, images, malicious, opened_hub
 
 TEXTS = ["a photo of a seven", "a cat", "", "word " * 200, "word " * 38, "word " * 39]
 
@@ -88,7 +88,7 @@ def test_half_the_bits_keep_images_and_texts_close(folder: Path) -> None:
     exact, fast = (load_encoder(encoder(f"local-dir:{folder}"), precision) for precision in ("float32", "bfloat16"))
     assert isinstance(exact, SupportsTexts)
     assert isinstance(fast, SupportsTexts)
-    for ours, theirs, items in ((fast, exact, images()), (fast.text_encoder, exact.texts, TEXTS)):
+    for ours, theirs, items in ((fast, exact, images()), (fast.text_encoder, exact.text_encoder, TEXTS)):
         vectors = encode_items(ours, items).vectors
         assert vectors.dtype == np.float32
         assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(items)), abs=1e-6)

@@ -21,7 +21,7 @@ from indexmill.tasks.ingest import ingest
 from indexmill.tasks.stage_policy import STAGES, TASK_POLICIES
 from tests.conftest import Build
 from tests.sources.hub_samples import opened
-from tests.tasks.test_policy import TASKS
+from tests.tasks.test_stage_policy import TASKS
 
 
 def stage(name: str, body: Callable[[], Any]) -> tuple[Task[..., Any], dict[str, str]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from tests.indexing.runbook import DRIFTING, play
+
 from indexmill.configs.models import IndexConfig
 from indexmill.storage.root import Root
-from tests.indexes.runbook import DRIFTING, play
 
 CONFIG = IndexConfig.model_validate(
     {"factory": "IVF16,Flat", "shard_bytes": 1500 * (4 * 16 + 8), "drift": {"sample": 3000, "queries": 300}}
