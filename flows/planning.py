@@ -132,7 +132,7 @@ def _count_changes(root: Root, name: str, split: SplitDataset) -> tuple[int, int
         "count(*) FILTER (a.item_id IS NULL), count(*) FILTER (a.content_digest = b.content_digest) "
         f"FROM {candidate_sql} a FULL JOIN {parquet.scan_sql(snapshots.path(live) / 'items.parquet')} b ON a.item_id = b.item_id"
     )
-    new, changed, removed, unchanged = parquet.fetch_rows(sql, spill=root.tmp)[0]
+    new, changed, removed, unchanged = parquet.fetch_rows(sql, temp_dir=root.tmp)[0]
     return new, changed, removed, unchanged
 
 
@@ -160,7 +160,7 @@ def _plan_encoding(
     known = load_device_profile(root, identity.fingerprint, modality, get_device_name())
     precision = (known.precision or "float32") if config.encoder.precision == "auto" else config.encoder.precision
     store = EmbeddingStore(root, identity.for_store(modality, precision, config.encoder.storage_dtype).fingerprint)
-    distinct = int(parquet.fetch_rows(f"SELECT count(DISTINCT content_digest) FROM {parquet.scan_sql(items)}", spill=root.tmp)[0][0])
+    distinct = int(parquet.fetch_rows(f"SELECT count(DISTINCT content_digest) FROM {parquet.scan_sql(items)}", temp_dir=root.tmp)[0][0])
     missing, rate = store.count_missing(items), known.rates.get(precision)
     seconds = 0.0 if not missing else round(missing / rate, 1) if rate else None
     encode_plan = EncodePlan(modality, precision, missing, distinct - missing, rate, seconds)

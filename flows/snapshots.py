@@ -49,7 +49,7 @@ def difference(root: Root, name: str, baseline: str, candidate: str | None) -> S
     (queries, items), (later_queries, later_items) = sides
     return compute_snapshot_diff(
         left.snapshot_id, (queries, items), (later_queries, later_items), right.rejected - left.rejected, sorted(right.metrics),
-        spill=root.tmp,
+        temp_dir=root.tmp,
     )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ class EmbeddingStore(PartFolder):
 
     def count_missing(self, items: Path) -> int:
         """How many distinct contents of the items table have neither a vector nor a reason why not."""
-        return int(parquet.fetch_rows(f"SELECT count(*) FROM ({self._missing_sql(items)})", spill=self.root.tmp)[0][0])
+        return int(parquet.fetch_rows(f"SELECT count(*) FROM ({self._missing_sql(items)})", temp_dir=self.root.tmp)[0][0])
 
     def plan(self, items: Path, chunk_rows: int, target: Path) -> int:
         """Write what is missing as a table (shard, item_id, content_digest, text, path), `chunk_rows` rows a shard; the number of rows.
@@ -76,13 +76,8 @@ class EmbeddingStore(PartFolder):
         """
         number = f"(row_number() OVER (ORDER BY content_digest) - 1) // {chunk_rows}"
         return parquet.copy_query(
-            f"SELECT {number} AS shard, * FROM ({self._missing_sql(items)}) ORDER BY content_digest", target, spill=self.root.tmp
+            f"SELECT {number} AS shard, * FROM ({self._missing_sql(items)}) ORDER BY content_digest", target, temp_dir=self.root.tmp
         )
-
-    def add_vectors(self, item_ids: list[int], digests: list[str], vectors: np.ndarray, storage_dtype: StorageDtype = "float32") -> None:
-        """Commit one part. vectors: float32 (n, dim), n > 0, row i for item_ids[i] and digests[i]."""
-        with self.add_part() as temporary, open_part(temporary, vectors.shape[1], storage_dtype) as part:
-            part.write(item_ids, digests, np.zeros(len(vectors), bool), vectors)
 
     def refs(self, items: Path) -> tuple[FileRef, ...]:
         """The parts that hold at least one content of the items table."""
@@ -91,7 +86,7 @@ class EmbeddingStore(PartFolder):
         used = parquet.fetch_rows(
             f"SELECT DISTINCT e.filename FROM {parquet.scan_sql(*parts, options='filename=true')} e "
             f"SEMI JOIN {parquet.scan_sql(items)} i USING (content_digest) ORDER BY 1",
-            spill=self.root.tmp,
+            temp_dir=self.root.tmp,
         )
         return tuple(self.root.make_ref(Path(name), digest=False) for (name,) in used)
 
@@ -100,7 +95,7 @@ class EmbeddingStore(PartFolder):
         if not (parts := self.readable_paths()):
             return 0
         sql = f"SELECT count(*) FROM {parquet.scan_sql(items)} SEMI JOIN (FROM {parquet.scan_sql(*parts)} WHERE truncated) USING (content_digest)"
-        return int(parquet.fetch_rows(sql, spill=self.root.tmp)[0][0])
+        return int(parquet.fetch_rows(sql, temp_dir=self.root.tmp)[0][0])
 
     def rejected_sql(self) -> str:
         """The contents that have no vector for good, as a table for SQL with REJECTED's columns."""
@@ -118,7 +113,7 @@ class EmbeddingStore(PartFolder):
 
 
 @contextmanager
-def vectors(
+def open_vectors(
     root: Root,
     embeddings: EmbeddingSet,
     *,
@@ -143,7 +138,7 @@ def vectors(
         chosen += f" ORDER BY md5('{sample[1]}/' || item_id), item_id LIMIT {sample[0]}"
     parts = parquet.scan_sql(*(root.file(ref) for ref in embeddings.files if "/part-" in ref.path))
     sql = f"SELECT i.item_id, e.embedding FROM ({chosen}) i LEFT JOIN {parts} e USING (content_digest) ORDER BY i.item_id"
-    with parquet.query(sql, spill=root.tmp) as batches:
+    with parquet.query(sql, temp_dir=root.tmp) as batches:
         yield _iter_blocks(batches, embeddings)
 
 

@@ -99,7 +99,7 @@ def _read_used_digests(root: Root, part: Path, used_in: list[Path]) -> list[str]
         return []
     used = f"SELECT content_digest FROM {parquet.scan_sql(*used_in, options='union_by_name=true')}"
     sql = f"SELECT content_digest FROM {parquet.scan_sql(part)} WHERE content_digest IN ({used})"
-    return [digest for (digest,) in parquet.fetch_rows(sql, spill=root.tmp)]
+    return [digest for (digest,) in parquet.fetch_rows(sql, temp_dir=root.tmp)]
 
 
 def _rewrite_part(root: Root, part: Path, used: list[str]) -> None:

@@ -23,12 +23,12 @@ class ImageCheckCache(PartFolder):
 
     def count_missing(self, rows: Path) -> int:
         """How many distinct contents of a table (content_digest, path) have not been opened."""
-        return int(parquet.fetch_rows(f"SELECT count(*) FROM ({self._missing_sql(rows)})", spill=self.root.tmp)[0][0])
+        return int(parquet.fetch_rows(f"SELECT count(*) FROM ({self._missing_sql(rows)})", temp_dir=self.root.tmp)[0][0])
 
     @contextmanager
     def missing(self, rows: Path) -> Iterator[Iterator[pa.RecordBatch]]:
         """Those contents as batches (content_digest, path), in the order of their paths, which disks like."""
-        with parquet.query(self._missing_sql(rows) + " ORDER BY path", spill=self.root.tmp) as batches:
+        with parquet.query(self._missing_sql(rows) + " ORDER BY path", temp_dir=self.root.tmp) as batches:
             yield batches
 
     def _missing_sql(self, rows: Path) -> str:

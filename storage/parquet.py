@@ -25,21 +25,21 @@ MEMORY_LIMIT = "1GB"
 
 @contextmanager
 def query(
-    sql: str, values: Mapping[str, Any] | None = None, *, spill: Path, batch_rows: int = BATCH_ROWS, **tables: pa.RecordBatchReader
+    sql: str, values: Mapping[str, Any] | None = None, *, temp_dir: Path, batch_rows: int = BATCH_ROWS, **tables: pa.RecordBatchReader
 ) -> Iterator[Iterator[pa.RecordBatch]]:
     """Run one SELECT and yield its rows as Arrow batches.
 
-    tables: Arrow streams that the SQL may read by name. spill: the folder for what does not fit into MEMORY_LIMIT.
+    tables: Arrow streams that the SQL may read by name. temp_dir: the folder for what does not fit into MEMORY_LIMIT.
     """
-    with _connect(spill) as connection:
+    with _connect(temp_dir) as connection:
         for name, table in tables.items():
             connection.register(name, table)
         yield iter(connection.sql(sql, params=dict(values or {})).to_arrow_reader(batch_rows))
 
 
-def fetch_rows(sql: str, values: Mapping[str, Any] | None = None, *, spill: Path) -> list[tuple[Any, ...]]:
+def fetch_rows(sql: str, values: Mapping[str, Any] | None = None, *, temp_dir: Path) -> list[tuple[Any, ...]]:
     """All rows of a small result: counts, aggregates, a page of items."""
-    with query(sql, values, spill=spill) as batches:
+    with query(sql, values, temp_dir=temp_dir) as batches:
         return [tuple(row.values()) for batch in batches for row in batch.to_pylist()]
 
 
@@ -102,9 +102,9 @@ def to_polars(batches: Iterable[pa.RecordBatch]) -> Iterator[pl.DataFrame]:
         yield pl.DataFrame(pl.from_arrow(batch))
 
 
-def copy_query(sql: str, target: Path, *, spill: Path) -> int:
+def copy_query(sql: str, target: Path, *, temp_dir: Path) -> int:
     """Write the rows of one SELECT as a Parquet file (zstd); the number of rows."""
-    with _connect(spill) as connection:
+    with _connect(temp_dir) as connection:
         connection.execute(f"COPY ({sql}) TO '{escape_sql(target)}' (FORMAT parquet, COMPRESSION zstd)")
     return int(pq.read_metadata(target).num_rows)
 
@@ -121,8 +121,8 @@ def scan_sql(*paths: Path, options: str = "") -> str:
 
 
 @contextmanager
-def _connect(spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    connection = duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(spill)})
+def _connect(temp_dir: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    connection = duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(temp_dir)})
     try:
         yield connection
     finally:

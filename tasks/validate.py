@@ -40,7 +40,7 @@ def validate(root: Root, dataset: Dataset, config: ValidateConfig) -> ValidatedD
         passing_sql, rejected_sql = _check_rows(root, dataset, config, staging)
         if dataset.image_root:
             passing_sql, rejected_sql = _check_images(root, dataset.image_root, config, staging, passing_sql, rejected_sql)
-        items = parquet.copy_query(f"SELECT {', '.join(ITEMS_SCHEMA.names)} FROM ({passing_sql}) ORDER BY item_id", passed, spill=root.tmp)
+        items = parquet.copy_query(f"SELECT {', '.join(ITEMS_SCHEMA.names)} FROM ({passing_sql}) ORDER BY item_id", passed, temp_dir=root.tmp)
         reasons = rejects.write_rejects(root, rejected_sql, root.dataset_cache(dataset.name, "rejects"), rejected)
         _check_reject_budget(dataset, config, reasons)
         found = [parquet.compute_digest(passed), parquet.compute_digest(rejected, rejects.REJECT_IDENTITY)]

@@ -135,14 +135,14 @@ def partition_items(
     without = f"(SELECT * FROM {store.rejected_sql()} UNION SELECT * FROM {parquet.scan_sql(failed)})"
     wanted = ", ".join(f"{'r' if column in ('reason', 'message') else 'i'}.{column}" for column in REJECTS_SCHEMA.names)
     rejected_sql = f"SELECT {wanted} FROM {parquet.scan_sql(items)} i JOIN {without} r USING (content_digest) ORDER BY i.item_id"
-    reasons = dict(parquet.fetch_rows(f"SELECT reason, count(*) FROM ({rejected_sql}) GROUP BY 1 ORDER BY 2 DESC", spill=root.tmp))
-    total = int(parquet.fetch_rows(f"SELECT count(*) FROM {parquet.scan_sql(items)}", spill=root.tmp)[0][0])
+    reasons = dict(parquet.fetch_rows(f"SELECT reason, count(*) FROM ({rejected_sql}) GROUP BY 1 ORDER BY 2 DESC", temp_dir=root.tmp))
+    total = int(parquet.fetch_rows(f"SELECT count(*) FROM {parquet.scan_sql(items)}", temp_dir=root.tmp)[0][0])
     _check_reject_budget(name, reasons, total, max_reject_fraction)
     rejects = None
     if reasons or not items.is_relative_to(root.path / "datasets"):
         items, rejects = _write_partition(root, name, items, without, rejected_sql if reasons else None)
     counted = "SELECT count(*) FILTER (side = 'database'), count(*) FILTER (side = 'query'), count(DISTINCT content_digest)"
-    database, query, distinct_contents = parquet.fetch_rows(f"{counted} FROM {parquet.scan_sql(items)}", spill=root.tmp)[0]
+    database, query, distinct_contents = parquet.fetch_rows(f"{counted} FROM {parquet.scan_sql(items)}", temp_dir=root.tmp)[0]
     rejected = sum(reasons.values())
     return PartitionedItems(parquet.compute_digest(items), root.make_ref(items), rejects, rejected, database, query, distinct_contents)
 
@@ -152,11 +152,11 @@ def _write_partition(root: Root, name: str, items: Path, without: str, rejected_
     with root.scratch.staging() as staging:
         table, rejects = staging / "items.parquet", staging / "rejects.parquet"
         parquet.copy_query(
-            f"SELECT * FROM {parquet.scan_sql(items)} ANTI JOIN {without} USING (content_digest) ORDER BY item_id", table, spill=root.tmp
+            f"SELECT * FROM {parquet.scan_sql(items)} ANTI JOIN {without} USING (content_digest) ORDER BY item_id", table, temp_dir=root.tmp
         )
         digest = parquet.compute_digest(table)
         if rejected_sql:
-            parquet.copy_query(rejected_sql, rejects, spill=root.tmp)
+            parquet.copy_query(rejected_sql, rejects, temp_dir=root.tmp)
             digest = json_digest([digest, parquet.compute_digest(rejects)])
             commit(rejects, root.dataset(name, "encoded", digest) / rejects.name)
         folder = root.dataset(name, "encoded", digest)

@@ -124,4 +124,4 @@ def _compare_with_live(build: BuildCandidate, snapshot_id: str, rejected: int) -
     now = (root.file(build.evaluation.per_query), root.file(build.embeddings.items))
     named = (*build.config.publish.gate.significant_drop, *build.config.publish.gate.maximum_drop)
     then = (folder / "report" / "per_query.parquet", folder / "items.parquet")
-    return compute_snapshot_diff(snapshot_id, then, now, build.rejected - rejected, named, spill=root.tmp)
+    return compute_snapshot_diff(snapshot_id, then, now, build.rejected - rejected, named, temp_dir=root.tmp)

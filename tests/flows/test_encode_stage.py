@@ -27,6 +27,7 @@ from indexmill.tasks.encoding import identify
 from indexmill.tasks.encoding.device import get_device_name
 from tests.conftest import Build
 from tests.encoding.checkpoints import clip_folder
+from tests.storage.embedding_parts import add_vectors
 
 CLIP = ("encoder.kind=open-clip", "encoder.weights_sha256=null")
 CAPTIONED = ("dataset.captions=text", *CLIP)
@@ -223,7 +224,7 @@ def test_one_new_item_among_a_hundred_thousand_is_encoded_alone(server: str, roo
     config = OpenClipEncoderConfig(kind="open-clip", model=clip.removeprefix("encoder.model="), precision="float32")
     identity = identify(config)
     store = EmbeddingStore(root, identity.for_store("text", "float32").fingerprint)
-    store.add_vectors(list(columns["item_id"])[:-1], digests[:-1], np.ones((count - 1, 32), np.float32))
+    add_vectors(store, list(columns["item_id"])[:-1], digests[:-1], np.ones((count - 1, 32), np.float32))
     found = encode(root, EncoderProcess(), split, config, identity, 0.0)
     assert (found.encoded, found.reused, found.database) == (1, count - 1, count)
     assert [pq.read_metadata(path).num_rows for path in store.paths()] == [count - 1, 1]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.indexing.nightly import Database, centres, clustered, night
 
 from indexmill.configs.models import IndexConfig
 from indexmill.serve.published import PublishedIndex
@@ -19,6 +18,7 @@ from indexmill.storage.manifests import Manifest
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 from indexmill.tasks.indexing.shard_store import name_snapshot_files, with_snapshot_paths
+from tests.indexing.nightly import Database, centres, clustered, night
 
 COPIES = int(os.environ.get("INDEXMILL_DAMAGED", "200"))
 CONFIG = IndexConfig.model_validate({"factory": "IVF8,Flat", "shards": 3, "rerank": "sq8", "nprobe": 8})

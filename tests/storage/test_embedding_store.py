@@ -11,10 +11,11 @@ import pytest
 
 from indexmill.storage import parquet
 from indexmill.storage.digests import content_digest
-from indexmill.storage.embedding_store import REJECTED, EmbeddingStore, vectors
+from indexmill.storage.embedding_store import REJECTED, EmbeddingStore, open_vectors
 from indexmill.storage.errors import DamagedFile
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
+from tests.storage.embedding_parts import add_vectors
 
 SCHEMA = pa.schema({"item_id": pa.int64(), "content_digest": pa.string(), "text": pa.string(), "path": pa.string(), "side": pa.string()})
 
@@ -56,7 +57,7 @@ def test_only_contents_without_a_vector_are_missing_and_each_once(root: Root) ->
     items = items_table(root, {1: "a", 2: "b", 3: "a", 4: "c"})
     assert sorted(missing(store, items)) == ["a", "b", "c"]
     assert store.count_missing(items) == 3
-    store.add_vectors([2], [content_digest(b"b")], np.ones((1, 4)))
+    add_vectors(store, [2], [content_digest(b"b")], np.ones((1, 4)))
     assert sorted(missing(store, items)) == ["a", "c"]
 
 
@@ -64,9 +65,9 @@ def test_every_item_gets_the_vector_of_its_content_in_id_order(root: Root) -> No
     """Whatever part it lies in, and however parts are cut."""
     store = EmbeddingStore(root, "f")
     items = items_table(root, {9: "b", 1: "a", 5: "b", 7: "q"}, {7: "query"})
-    store.add_vectors([9], [content_digest(b"b")], np.full((1, 2), 2.0))
-    store.add_vectors([1, 7], [content_digest(b"a"), content_digest(b"q")], np.array([[1.0, 0], [7.0, 0]]))
-    with vectors(root, embedding_set(root, store, items), side="database") as blocks:
+    add_vectors(store, [9], [content_digest(b"b")], np.full((1, 2), 2.0))
+    add_vectors(store, [1, 7], [content_digest(b"a"), content_digest(b"q")], np.array([[1.0, 0], [7.0, 0]]))
+    with open_vectors(root, embedding_set(root, store, items), side="database") as blocks:
         ids, found = (np.concatenate(column) for column in zip(*blocks, strict=True))
     assert ids.tolist() == [1, 5, 9]
     assert found.tolist() == [[1, 0], [2, 2], [2, 2]]
@@ -77,11 +78,11 @@ def test_shards_part_the_items_and_samples_repeat(root: Root) -> None:
     """Every item is in one shard; the same seed draws the same sample, another seed another."""
     store = EmbeddingStore(root, "f")
     items = items_table(root, {item: f"t{item}" for item in range(1, 201)})
-    store.add_vectors(list(range(1, 201)), [content_digest(f"t{item}".encode()) for item in range(1, 201)], np.arange(1, 201.0)[:, None])
+    add_vectors(store, list(range(1, 201)), [content_digest(f"t{item}".encode()) for item in range(1, 201)], np.arange(1, 201.0)[:, None])
     record = embedding_set(root, store, items)
 
     def ids(**options: tuple[int, int]) -> list[int]:
-        with vectors(root, record, side="database", **options) as blocks:  # type: ignore[arg-type]
+        with open_vectors(root, record, side="database", **options) as blocks:  # type: ignore[arg-type]
             return [int(item) for block, _ in blocks for item in block]
 
     assert sorted(ids(shard=(0, 3)) + ids(shard=(1, 3)) + ids(shard=(2, 3))) == list(range(1, 201))
@@ -94,10 +95,10 @@ def test_an_item_without_a_vector_is_refused(root: Root) -> None:
     """A hole in the store must not become a hole in the index."""
     store = EmbeddingStore(root, "f")
     items = items_table(root, {1: "a", 2: "b"})
-    store.add_vectors([1], [content_digest(b"a")], np.ones((1, 2)))
+    add_vectors(store, [1], [content_digest(b"a")], np.ones((1, 2)))
     with (
         pytest.raises(DamagedFile, match="one vector an item"),
-        vectors(root, embedding_set(root, store, items), side="database") as blocks,
+        open_vectors(root, embedding_set(root, store, items), side="database") as blocks,
     ):
         list(blocks)
 
@@ -106,8 +107,8 @@ def test_a_truncated_part_is_dropped_and_counts_as_missing(root: Root) -> None:
     """The next build encodes again just what it held."""
     store = EmbeddingStore(root, "f")
     items = items_table(root, {1: "a", 2: "b"})
-    store.add_vectors([1], [content_digest(b"a")], np.ones((1, 2)))
-    store.add_vectors([2], [content_digest(b"b")], np.ones((1, 2)))
+    add_vectors(store, [1], [content_digest(b"a")], np.ones((1, 2)))
+    add_vectors(store, [2], [content_digest(b"b")], np.ones((1, 2)))
     part = store.paths()[0]
     part.write_bytes(part.read_bytes()[:-20])
     assert store.drop_damaged() == [part]
@@ -117,7 +118,7 @@ def test_a_truncated_part_is_dropped_and_counts_as_missing(root: Root) -> None:
 def test_parts_are_plain_parquet_with_an_embedding_column(root: Root) -> None:
     """Other tools read the store without us: fixed-size lists of float, rows in the order they were given."""
     store = EmbeddingStore(root, "f")
-    store.add_vectors([1, 2], ["x", "y"], np.array([[1, 2, 3], [4, 5, 6]]))
+    add_vectors(store, [1, 2], ["x", "y"], np.array([[1, 2, 3], [4, 5, 6]]))
     table = pq.read_table(store.paths()[0])
     assert table.column_names == ["item_id", "content_digest", "truncated", "embedding"]
     assert table.schema.field("embedding").type == pa.list_(pa.float32(), 3)
@@ -128,7 +129,7 @@ def test_a_plan_cuts_what_is_missing_into_shards(root: Root) -> None:
     """Five missing at two a shard: 2, 2 and 1, by ascending digest."""
     store = EmbeddingStore(root, "f")
     items = items_table(root, {number: f"t{number}" for number in range(1, 7)})
-    store.add_vectors([6], [content_digest(b"t6")], np.ones((1, 2)))
+    add_vectors(store, [6], [content_digest(b"t6")], np.ones((1, 2)))
     assert store.plan(items, 2, root.path / "plan.parquet") == 5
     rows = pq.read_table(root.path / "plan.parquet").to_pylist()
     assert [row["shard"] for row in rows] == [0, 0, 1, 1, 2]
@@ -142,7 +143,7 @@ def test_a_content_that_was_rejected_is_not_missing(root: Root) -> None:
     row = {"content_digest": content_digest(b"a"), "reason": "zero_vector", "message": "all zero"}
     store.rejected.add(pa.RecordBatch.from_pylist([row], schema=REJECTED))
     assert missing(store, items) == ["b"]
-    assert parquet.fetch_rows(f"SELECT * FROM {store.rejected_sql()}", spill=root.tmp) == [tuple(row.values())]
+    assert parquet.fetch_rows(f"SELECT * FROM {store.rejected_sql()}", temp_dir=root.tmp) == [tuple(row.values())]
 
 
 def test_half_precision_takes_half_the_room_and_comes_back_as_float32(root: Root) -> None:
@@ -153,9 +154,9 @@ def test_half_precision_takes_half_the_room_and_comes_back_as_float32(root: Root
     items, sizes = items_table(root, contents), {}
     for stored in ("float32", "float16"):
         store = EmbeddingStore(root, stored)
-        store.add_vectors(list(contents), digests, numbers, stored)  # type: ignore[arg-type]
+        add_vectors(store, list(contents), digests, numbers, stored)  # type: ignore[arg-type]
         sizes[stored] = store.paths()[0].stat().st_size
-        with vectors(root, embedding_set(root, store, items), side="database") as blocks:
+        with open_vectors(root, embedding_set(root, store, items), side="database") as blocks:
             found = np.concatenate([block for _, block in blocks])
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, numbers, rtol=0 if stored == "float32" else 2**-10, atol=0 if stored == "float32" else 1e-7)

@@ -21,6 +21,7 @@ from indexmill.storage.locks import lease
 from indexmill.storage.retention import pin
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
+from tests.storage.embedding_parts import add_vectors
 
 LONG_AGO = 1_000_000_000
 
@@ -35,7 +36,7 @@ def encoded(root: Root, parts: list[list[int]], fingerprint: str = "f") -> Embed
     """Parts of contents whose vectors are their numbers, written long ago."""
     store = EmbeddingStore(root, fingerprint)
     for contents in parts:
-        store.add_vectors(contents, [f"c{one}" for one in contents], np.array([[one, -one] for one in contents], np.float32))
+        add_vectors(store, contents, [f"c{one}" for one in contents], np.array([[one, -one] for one in contents], np.float32))
     for path in store.paths():
         os.utime(path, (LONG_AGO, LONG_AGO))
     return store
@@ -76,7 +77,7 @@ def test_an_interrupted_builds_young_parts_stay_and_an_unused_encoders_go(root: 
     """A part of this minute is not touched, though nothing uses it; the store of an encoder that no snapshot names is emptied."""
     with_items(root, publish(root, "a" * 64), {1})
     store, unused = encoded(root, [[1, 2]]), encoded(root, [[1]], "other")
-    store.add_vectors([3], ["c3"], np.zeros((1, 2), np.float32))
+    add_vectors(store, [3], ["c3"], np.zeros((1, 2), np.float32))
     found = collect_garbage(root)
     assert [(one.kind, one.where, one.rows) for one in found] == [
         ("vectors", "embeddings/f/part-00000.parquet", 1), ("vectors", "embeddings/other/part-00000.parquet", 1),
