@@ -36,7 +36,7 @@ class PublishedIndex:
         # Held until this object is gone: what is read is not removed by retention.
         self._reading = hold_snapshot(snapshots, snapshot_id)
         self.manifest = self._reading.__enter__()
-        self._folder = snapshots.path(self.manifest.snapshot_id)
+        self._folder = snapshots.get_path(self.manifest.snapshot_id)
 
     def check_fingerprint(self, fingerprint: str) -> None:
         """Raise InputError for an encoder whose vectors would mean nothing here."""

@@ -27,10 +27,10 @@ CREATE TABLE shards (index_name VARCHAR, snapshot_id VARCHAR, side VARCHAR, numb
 def rebuild(root: Root) -> int:
     """Make the catalog from the manifests; the number of snapshots in it."""
     manifests = [
-        (manifest, manifest.snapshot_id == snapshots.live_id())
+        (manifest, manifest.snapshot_id == snapshots.get_live_id())
         for folder in sorted((root.path / "indexes").glob("*"))
         for snapshots in [Snapshots(root, folder.name)]
-        for manifest in snapshots.manifests()
+        for manifest in snapshots.read_manifests()
     ]
     with root.replace_atomically(root.catalog) as temporary:
         connection = duckdb.connect(str(temporary))
@@ -77,7 +77,7 @@ def _insert_metrics(connection: duckdb.DuckDBPyConnection, figures: MetricsFile)
 
 
 def _create_views(connection: duckdb.DuckDBPyConnection, root: Root, manifests: list[Manifest]) -> None:
-    items = [Snapshots(root, manifest.name).path(manifest.snapshot_id) / "items.parquet" for manifest in manifests]
+    items = [Snapshots(root, manifest.name).get_path(manifest.snapshot_id) / "items.parquet" for manifest in manifests]
     if items := [path for path in items if path.exists()]:
         connection.execute(
             "CREATE VIEW items AS SELECT *, split_part(filename, '/', -4) AS index_name, split_part(filename, '/', -2) AS snapshot_id "

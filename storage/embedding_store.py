@@ -58,30 +58,30 @@ class EmbeddingStore(PartFolder):
 
     def __init__(self, root: Root, fingerprint: str) -> None:
         super().__init__(root, root.embeddings(fingerprint))
-        self.rejected = PartFolder(root, self.folder, "rejected")
+        self.rejected_parts = PartFolder(root, self.folder, "rejected")
 
     @property
     def dim(self) -> int:
         """Length of the vectors, read from a part's schema; there must be a part."""
-        return int(pq.read_schema(self.readable_paths()[0]).field("embedding").type.list_size)
+        return int(pq.read_schema(self.list_readable_parts()[0]).field("embedding").type.list_size)
 
     def count_missing(self, items: Path) -> int:
         """How many distinct contents of the items table have neither a vector nor a reason why not."""
         return int(parquet.fetch_rows(f"SELECT count(*) FROM ({self._missing_sql(items)})", temp_dir=self.root.tmp)[0][0])
 
-    def plan(self, items: Path, chunk_rows: int, target: Path) -> int:
+    def write_encode_plan(self, items: Path, chunk_rows: int, target: Path) -> int:
         """Write what is missing as a table (shard, item_id, content_digest, text, path), `chunk_rows` rows a shard; the number of rows.
 
         Ordered by digest, so that a run that resumes cuts the shards that are left at places of its own, whatever came before.
         """
         number = f"(row_number() OVER (ORDER BY content_digest) - 1) // {chunk_rows}"
         return parquet.copy_query(
-            f"SELECT {number} AS shard, * FROM ({self._missing_sql(items)}) ORDER BY content_digest", target, temp_dir=self.root.tmp
+            f"SELECT {number} AS chunk, * FROM ({self._missing_sql(items)}) ORDER BY content_digest", target, temp_dir=self.root.tmp
         )
 
-    def refs(self, items: Path) -> tuple[FileRef, ...]:
+    def find_refs(self, items: Path) -> tuple[FileRef, ...]:
         """The parts that hold at least one content of the items table."""
-        if not (parts := self.readable_paths()):
+        if not (parts := self.list_readable_parts()):
             return ()
         used = parquet.fetch_rows(
             f"SELECT DISTINCT e.filename FROM {parquet.scan_sql(*parts, options='filename=true')} e "
@@ -92,14 +92,14 @@ class EmbeddingStore(PartFolder):
 
     def count_truncated(self, items: Path) -> int:
         """How many items of the table the model saw only the beginning of."""
-        if not (parts := self.readable_paths()):
+        if not (parts := self.list_readable_parts()):
             return 0
         sql = f"SELECT count(*) FROM {parquet.scan_sql(items)} SEMI JOIN (FROM {parquet.scan_sql(*parts)} WHERE truncated) USING (content_digest)"
         return int(parquet.fetch_rows(sql, temp_dir=self.root.tmp)[0][0])
 
     def rejected_sql(self) -> str:
         """The contents that have no vector for good, as a table for SQL with REJECTED's columns."""
-        return self.rejected.sql(REJECTED)
+        return self.rejected_parts.to_sql(REJECTED)
 
     def _missing_sql(self, items: Path) -> str:
         wanted = (
@@ -107,7 +107,7 @@ class EmbeddingStore(PartFolder):
             f"FROM {parquet.scan_sql(items)} GROUP BY content_digest"
         )
         known = f"SELECT content_digest FROM {self.rejected_sql()}"
-        if parts := self.readable_paths():
+        if parts := self.list_readable_parts():
             known += f" UNION ALL SELECT content_digest FROM {parquet.scan_sql(*parts)}"
         return f"SELECT * FROM ({wanted}) ANTI JOIN ({known}) USING (content_digest)"
 

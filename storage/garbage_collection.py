@@ -51,38 +51,38 @@ def collect_garbage(root: Root, *, days: float = 1, dry_run: bool = False) -> li
     for folder in sorted((root.path / "embeddings").glob("*")):
         tables_of_store = [path for snapshots in indexes for path in _list_tables(snapshots, folder.name, going)]
         found += _collect_vectors(root, folder, tables_of_store, before, dry_run=dry_run)
-    live = {digest[:16] for snapshots in indexes if (manifest := snapshots.live()) for digest in manifest.datasets.values()}
+    live = {digest[:16] for snapshots in indexes if (manifest := snapshots.read_live_manifest()) for digest in manifest.datasets.values()}
     found += _collect_dataset_folders(root, before, live, dry_run=dry_run)
     return [*found, *_collect_cached_stages(root, {one.where for one in found}, dry_run=dry_run)]
 
 
 def _collect_snapshots(snapshots: Snapshots, *, dry_run: bool) -> list[Garbage]:
-    root, live = snapshots.root, snapshots.live()
+    root, live = snapshots.root, snapshots.read_live_manifest()
     if live is None:
         return []
     rules = live.config["publish"]
     going = find_expired_snapshots(snapshots, rules["keep"], rules.get("keep_days", 0))
-    sizes = {snapshot_id: _get_folder_size(snapshots.path(snapshot_id)) for snapshot_id in going}
+    sizes = {snapshot_id: _get_folder_size(snapshots.get_path(snapshot_id)) for snapshot_id in going}
     pooled = {path: path.stat().st_size for path in find_unreferenced_files(snapshots, frozenset(going))}
     if not dry_run:
         going = apply_retention(snapshots, rules["keep"], rules.get("keep_days", 0))
         pooled = {path: size for path, size in pooled.items() if not path.exists()}
-    garbage = [Garbage("snapshot", _get_relative_path(root, snapshots.path(one)), None, sizes[one]) for one in going]
+    garbage = [Garbage("snapshot", _get_relative_path(root, snapshots.get_path(one)), None, sizes[one]) for one in going]
     return garbage + [Garbage("pooled file", _get_relative_path(root, path), None, size) for path, size in pooled.items()]
 
 
 def _list_tables(snapshots: Snapshots, fingerprint: str, going: set[str]) -> list[Path]:
     """The tables, of snapshots that stay, whose contents are in this store."""
-    kept_ids = [snapshot_id for snapshot_id in snapshots.ids() if snapshot_id not in going]
-    named = ((one, snapshots.manifest(one).embedding_stores.get(fingerprint)) for one in kept_ids)
-    return [snapshots.path(one) / table for one, table in named if table]
+    kept_ids = [snapshot_id for snapshot_id in snapshots.list_ids() if snapshot_id not in going]
+    named = ((one, snapshots.read_manifest(one).embedding_stores.get(fingerprint)) for one in kept_ids)
+    return [snapshots.get_path(one) / table for one, table in named if table]
 
 
 def _collect_vectors(root: Root, folder: Path, used_in: list[Path], before: float, *, dry_run: bool) -> Iterator[Garbage]:
     """Parts without the rows that nothing uses: each is written anew under its name in one step, or removed when it would be empty."""
     parts = PartFolder(root, folder)
     with parts.lease():
-        for path in parts.paths():
+        for path in parts.list_parts():
             if path.stat().st_mtime > before:
                 continue
             used, rows, size = _read_used_digests(root, path, used_in), int(pq.read_metadata(path).num_rows), path.stat().st_size

@@ -26,11 +26,11 @@ class ImageCheckCache(PartFolder):
         return int(parquet.fetch_rows(f"SELECT count(*) FROM ({self._missing_sql(rows)})", temp_dir=self.root.tmp)[0][0])
 
     @contextmanager
-    def missing(self, rows: Path) -> Iterator[Iterator[pa.RecordBatch]]:
+    def open_missing(self, rows: Path) -> Iterator[Iterator[pa.RecordBatch]]:
         """Those contents as batches (content_digest, path), in the order of their paths, which disks like."""
         with parquet.query(self._missing_sql(rows) + " ORDER BY path", temp_dir=self.root.tmp) as batches:
             yield batches
 
     def _missing_sql(self, rows: Path) -> str:
         wanted = f"SELECT content_digest, min(path) AS path FROM {parquet.scan_sql(rows)} GROUP BY content_digest"
-        return f"SELECT * FROM ({wanted}) ANTI JOIN {self.sql(IMAGE_CHECK_SCHEMA)} USING (content_digest)"
+        return f"SELECT * FROM ({wanted}) ANTI JOIN {self.to_sql(IMAGE_CHECK_SCHEMA)} USING (content_digest)"

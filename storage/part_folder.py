@@ -19,13 +19,13 @@ class PartFolder:
     def __init__(self, root: Root, folder: Path, kind: str = "part") -> None:
         self.root, self.folder, self.kind = root, folder, kind
 
-    def paths(self) -> list[Path]:
+    def list_parts(self) -> list[Path]:
         """The committed parts, in the order of their numbers."""
         return sorted(self.folder.glob(f"{self.kind}-*.parquet"))
 
-    def readable_paths(self) -> list[Path]:
+    def list_readable_parts(self) -> list[Path]:
         """Those of them whose footer can be read: what the others held counts as missing."""
-        return [path for path in self.paths() if not parquet.find_parquet_error(path)]
+        return [path for path in self.list_parts() if not parquet.find_parquet_error(path)]
 
     def lease(self) -> AbstractContextManager[None]:
         """Hold the folder for writing; waits, so that two pipelines never do the same work twice."""
@@ -34,25 +34,25 @@ class PartFolder:
     @contextmanager
     def add_part(self) -> Iterator[Path]:
         """Yield a temporary path that becomes the next part when the block ends well."""
-        paths = self.paths()
+        paths = self.list_parts()
         number = int(paths[-1].stem.removeprefix(f"{self.kind}-")) + 1 if paths else 0
         with self.root.replace_atomically(self.folder / f"{self.kind}-{number:05d}.parquet") as temporary:
             yield temporary
 
-    def add(self, batch: pa.RecordBatch) -> None:
+    def add_batch(self, batch: pa.RecordBatch) -> None:
         """Commit one part that holds the rows of `batch`."""
         with self.add_part() as temporary:
             parquet.write_parquet(temporary, batch.schema, [batch])
 
-    def sql(self, schema: pa.Schema) -> str:
+    def to_sql(self, schema: pa.Schema) -> str:
         """All rows as a table for SQL; `schema`, of strings, says its columns while there is no part."""
-        if paths := self.readable_paths():
+        if paths := self.list_readable_parts():
             return f"(SELECT * FROM {parquet.scan_sql(*paths)})"
         return "(SELECT " + ", ".join(f"NULL::VARCHAR AS {name}" for name in schema.names) + " LIMIT 0)"
 
     def drop_damaged(self) -> list[Path]:
         """Remove parts of which a page cannot be read or has another checksum. Call with the lease. Returns the parts removed."""
-        damaged = [part for part in self.paths() if parquet.find_parquet_error(part, thorough=True)]
+        damaged = [part for part in self.list_parts() if parquet.find_parquet_error(part, thorough=True)]
         for part in damaged:
             part.unlink()
         return damaged

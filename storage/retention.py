@@ -42,18 +42,18 @@ def _open_and_lock(snapshots: Snapshots, snapshot_id: str | None) -> tuple[int, 
             return _lock_manifest(snapshots, snapshot_id or read_pointer or "")
         except FileNotFoundError:
             if snapshot_id or read_pointer == snapshots.read_pointer():
-                snapshots.manifest(snapshot_id)  # says what is there
+                snapshots.read_manifest(snapshot_id)  # says what is there
                 raise
 
 
 def _lock_manifest(snapshots: Snapshots, snapshot_id: str) -> tuple[int, Manifest]:
-    handle = os.open(snapshots.path(snapshot_id) / "manifest.json", os.O_RDONLY)
+    handle = os.open(snapshots.get_path(snapshot_id) / "manifest.json", os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH)
-        return handle, snapshots.manifest(snapshot_id)
+        return handle, snapshots.read_manifest(snapshot_id)
     except InputError:
         os.close(handle)
-        if not (snapshots.path(snapshot_id) / "manifest.json").exists():  # removed before the lock
+        if not (snapshots.get_path(snapshot_id) / "manifest.json").exists():  # removed before the lock
             raise FileNotFoundError(snapshot_id) from None
         raise
     except BaseException:
@@ -63,12 +63,12 @@ def _lock_manifest(snapshots: Snapshots, snapshot_id: str) -> tuple[int, Manifes
 
 def list_pinned(snapshots: Snapshots) -> set[str]:
     """The snapshots that somebody wants kept."""
-    return {path.name for path in _pins_folder(snapshots).glob("*") if path.name in snapshots.ids()}
+    return {path.name for path in _pins_folder(snapshots).glob("*") if path.name in snapshots.list_ids()}
 
 
 def pin(snapshots: Snapshots, snapshot_id: str, *, keep: bool = True) -> None:
     """Keep a snapshot until it is unpinned (`keep=False`). Raises InputError when there is none of that id."""
-    mark = _pins_folder(snapshots) / snapshots.manifest(snapshot_id).snapshot_id
+    mark = _pins_folder(snapshots) / snapshots.read_manifest(snapshot_id).snapshot_id
     if keep:
         snapshots.root.scratch.write_text(mark, "")
     else:
@@ -77,10 +77,10 @@ def pin(snapshots: Snapshots, snapshot_id: str, *, keep: bool = True) -> None:
 
 def find_expired_snapshots(snapshots: Snapshots, keep: int, days: float = 0) -> list[str]:
     """The snapshots that may go, oldest first: all but the newest `keep` published ones, those of the last `days`, and the safe ones."""
-    ids, refused = snapshots.ids(), [snapshot_id for snapshot_id in snapshots.ids() if _is_refused(snapshots, snapshot_id)]
+    ids, refused = snapshots.list_ids(), [snapshot_id for snapshot_id in snapshots.list_ids() if _is_refused(snapshots, snapshot_id)]
     published = [snapshot_id for snapshot_id in ids if snapshot_id not in refused]
     old = {*published[:-keep], *refused[:-1]}
-    protected_ids = {snapshots.live_id(), *list_pinned(snapshots)}
+    protected_ids = {snapshots.get_live_id(), *list_pinned(snapshots)}
     keep_after = datetime.now(UTC) - timedelta(days=days)
     return [one for one in ids if one in old and one not in protected_ids and not (days and _read_created_at(snapshots, one) > keep_after)]
 
@@ -90,7 +90,7 @@ def apply_retention(snapshots: Snapshots, keep: int, days: float = 0) -> list[st
     removed = [
         snapshot_id
         for snapshot_id in find_expired_snapshots(snapshots, keep, days)
-        if _unlink_unless_read(snapshots.path(snapshot_id) / "manifest.json")
+        if _unlink_unless_read(snapshots.get_path(snapshot_id) / "manifest.json")
     ]
     for folder in snapshots.folder.iterdir():
         # The manifest went first: a folder without one is no snapshot, so nobody opens half of it.
@@ -108,7 +108,7 @@ def apply_retention(snapshots: Snapshots, keep: int, days: float = 0) -> list[st
 def find_unreferenced_files(snapshots: Snapshots, without: frozenset[str] = frozenset()) -> list[Path]:
     """Pooled files that no snapshot needs, those named in `without` left out of account."""
     root = snapshots.root
-    needed = {path for snapshot_id in snapshots.ids() if snapshot_id not in without for path in _read_pool_files(snapshots, snapshot_id)}
+    needed = {path for snapshot_id in snapshots.list_ids() if snapshot_id not in without for path in _read_pool_files(snapshots, snapshot_id)}
     files = (path for pool_files in POOL_FOLDERS for path in sorted((root.index(snapshots.name) / pool_files).rglob("*")) if path.is_file())
     return [path for path in files if path.relative_to(root.path).as_posix() not in needed]
 
@@ -133,14 +133,14 @@ def _pins_folder(snapshots: Snapshots) -> Path:
 def _is_refused(snapshots: Snapshots, snapshot_id: str) -> bool:
     """Whether the gate refused it; one whose manifest cannot be read counts as published."""
     try:
-        return snapshots.manifest(snapshot_id).verdict == "refused"
+        return snapshots.read_manifest(snapshot_id).verdict == "refused"
     except (DamagedFile, InputError):
         return False
 
 
 def _read_created_at(snapshots: Snapshots, snapshot_id: str) -> datetime:
     try:
-        return datetime.fromisoformat(snapshots.manifest(snapshot_id).created_at)
+        return datetime.fromisoformat(snapshots.read_manifest(snapshot_id).created_at)
     except (DamagedFile, InputError):
         return datetime.fromtimestamp(0, UTC)
 
@@ -148,6 +148,6 @@ def _read_created_at(snapshots: Snapshots, snapshot_id: str) -> datetime:
 def _read_pool_files(snapshots: Snapshots, snapshot_id: str) -> tuple[str, ...]:
     """The pooled files of a snapshot; none of one whose manifest is damaged, which has its own names for them."""
     try:
-        return snapshots.manifest(snapshot_id).pool_files
+        return snapshots.read_manifest(snapshot_id).pool_files
     except DamagedFile:
         return ()

@@ -27,13 +27,13 @@ class Snapshots:
         self.folder = root.index(name) / "snapshots"
         self.pointer = root.index(name) / "current"
 
-    def path(self, snapshot_id: str) -> Path:
+    def get_path(self, snapshot_id: str) -> Path:
         """A snapshot's folder. Raises InputError for what cannot be the name of one."""
         if not is_plain_name(snapshot_id):
             raise self._build_unknown_error(snapshot_id)
         return self.folder / snapshot_id
 
-    def ids(self) -> list[str]:
+    def list_ids(self) -> list[str]:
         """Whole snapshots, oldest first: those whose manifest is there, since it is written last."""
         return sorted(path.parent.name for path in self.folder.glob("[0-9]*-*/manifest.json"))
 
@@ -44,21 +44,21 @@ class Snapshots:
         except FileNotFoundError:
             return None
 
-    def live_id(self) -> str | None:
+    def get_live_id(self) -> str | None:
         """The live snapshot's id; None before the first is published, or when the pointer points at nothing whole."""
         snapshot_id = self.read_pointer()
-        return snapshot_id if snapshot_id in self.ids() else None
+        return snapshot_id if snapshot_id in self.list_ids() else None
 
-    def manifests(self) -> Iterator[Manifest]:
+    def read_manifests(self) -> Iterator[Manifest]:
         """The manifests of all snapshots, oldest first, but of those that retention removes meanwhile."""
-        for snapshot_id in self.ids():
+        for snapshot_id in self.list_ids():
             with suppress(FileNotFoundError):
                 yield self._read_manifest(snapshot_id)
 
-    def manifest(self, snapshot_id: str | None = None) -> Manifest:
+    def read_manifest(self, snapshot_id: str | None = None) -> Manifest:
         """The manifest of a snapshot, of the live one by default."""
-        snapshot_id = snapshot_id or self.live_id()
-        if snapshot_id is None or snapshot_id not in self.ids():
+        snapshot_id = snapshot_id or self.get_live_id()
+        if snapshot_id is None or snapshot_id not in self.list_ids():
             raise self._build_unknown_error(snapshot_id)
         return self._read_manifest(snapshot_id)
 
@@ -66,12 +66,12 @@ class Snapshots:
         return InputError(
             f"index {self.name} has no snapshot {snapshot_id}" if snapshot_id else f"index {self.name} has not been published",
             where=str(self.folder),
-            got="snapshots there: " + (", ".join(self.ids()) or "none"),
+            got="snapshots there: " + (", ".join(self.list_ids()) or "none"),
             next_step=f"indexmill build {self.name}",
         )
 
     def _read_manifest(self, snapshot_id: str) -> Manifest:
-        path = self.path(snapshot_id) / "manifest.json"
+        path = self.get_path(snapshot_id) / "manifest.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             version = values["schema_version"]
@@ -91,16 +91,16 @@ class Snapshots:
         except ValidationError as problem:
             raise _build_unreadable_error(path, version, problem) from None
 
-    def live(self) -> Manifest | None:
+    def read_live_manifest(self) -> Manifest | None:
         """The manifest of the live snapshot; None before the first is published."""
-        return self.manifest() if self.live_id() else None
+        return self.read_manifest() if self.get_live_id() else None
 
-    def next_id(self, content: str) -> str:
+    def assign_id(self, content: str) -> str:
         """The id for new content: the existing snapshot with the same content, else one number on. Never a date."""
-        for snapshot_id in self.ids():
+        for snapshot_id in self.list_ids():
             if snapshot_id.endswith("-" + content[:10]):
                 return snapshot_id
-        numbers = [int(snapshot_id.split("-")[0]) for snapshot_id in self.ids()]
+        numbers = [int(snapshot_id.split("-")[0]) for snapshot_id in self.list_ids()]
         return f"{max(numbers, default=0) + 1:05d}-{content[:10]}"
 
     def assemble(self, manifest: Manifest, sources: dict[str, FileRef]) -> None:
@@ -108,7 +108,7 @@ class Snapshots:
 
         sources: name in the snapshot -> the file that it is. Each is checked by digest before it is taken.
         """
-        folder = self.path(manifest.snapshot_id)
+        folder = self.get_path(manifest.snapshot_id)
         for name, ref in sources.items():
             link(self.root.verify_file(ref), folder / name, self.root.scratch)
         values = json.loads(manifest.model_dump_json())
@@ -121,7 +121,7 @@ class Snapshots:
     def verify(self, manifest: Manifest) -> None:
         """Check every file of a snapshot by size and SHA-256; DamagedFile names the first that differs."""
         for ref in manifest.files:
-            verify_file(self.path(manifest.snapshot_id) / ref.path, ref)
+            verify_file(self.get_path(manifest.snapshot_id) / ref.path, ref)
 
 
 def compute_manifest_sha256(values: dict[str, Any]) -> str:

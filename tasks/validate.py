@@ -102,7 +102,7 @@ def _check_images(root: Root, image_root: str, config: ValidateConfig, staging: 
     """The same two, once every image among the sound rows has been opened, tonight or earlier."""
     failed_images = staging / "unopened.parquet"
     known = check_images(root, config, Path(image_root), staging / "sound.parquet", failed_images)
-    results = f"(SELECT * FROM {known.sql(image_check_cache.IMAGE_CHECK_SCHEMA)} UNION ALL SELECT * FROM {parquet.scan_sql(failed_images)})"
+    results = f"(SELECT * FROM {known.to_sql(image_check_cache.IMAGE_CHECK_SCHEMA)} UNION ALL SELECT * FROM {parquet.scan_sql(failed_images)})"
     opened = f"({sound_sql}) s JOIN {results} o ON o.content_digest = s.content_digest"
     passed = ", ".join(f"{'o' if name == 'content_group' else 's'}.{name}" for name in ITEMS_SCHEMA.names)
     failed = ", ".join(f"{'o' if name in ('reason', 'message') else 's'}.{name}" for name in rejects.REJECTS_SCHEMA.names)

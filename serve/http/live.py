@@ -76,7 +76,7 @@ class LiveIndex:
     def _reuse_encoder(self, snapshot_id: str | None) -> QueryEncoder | None:
         """The encoder that is loaded, where the new snapshot was made by it too."""
         old = self.index.encoder if self.index else None
-        return old if old and old.fingerprint == self._snapshots.manifest(snapshot_id).fingerprint else None
+        return old if old and old.fingerprint == self._snapshots.read_manifest(snapshot_id).fingerprint else None
 
     def _swap_in(self, index: OpenIndex) -> None:
         if self.snapshot_id:

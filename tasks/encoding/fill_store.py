@@ -68,10 +68,10 @@ def fill_store(request: EncodeRequest, config: EncoderConfig, failed: Path, run_
     failed: the file for contents that could not be encoded this time (REJECTED's columns).
     """
     request.store.drop_damaged()
-    request.store.rejected.drop_damaged()
+    request.store.rejected_parts.drop_damaged()
     with request.root.scratch.staging() as staging, parquet.open_writer(failed, REJECTED) as transient:
         plan, profile = staging / "plan.parquet", request.profile
-        missing = request.store.plan(request.items, config.chunk_rows, plan)
+        missing = request.store.write_encode_plan(request.items, config.chunk_rows, plan)
         with track(f"encoding {request.model.modality}s", missing) as advance:
             for number in range(-(-missing // config.chunk_rows)):
                 job = _make_job(request, config, profile, plan, number, staging, search=missing >= BATCH_SEARCH_MIN_ITEMS)
@@ -96,7 +96,7 @@ def _commit_chunk(store: EmbeddingStore, job: EncodeChunk, transient: parquet.Pa
     permanent = rejected.filter(pc.invert(pc.is_in(rejected["reason"], pa.array(TRANSIENT_REASONS))))
     transient.write(rejected.filter(pc.is_in(rejected["reason"], pa.array(TRANSIENT_REASONS))).to_pylist())
     if permanent.num_rows:
-        store.rejected.add(permanent.combine_chunks().to_batches()[0])
+        store.rejected_parts.add_batch(permanent.combine_chunks().to_batches()[0])
     if pq.read_metadata(job.part).num_rows:
         with store.add_part() as temporary:
             Path(job.part).rename(temporary)

@@ -147,7 +147,7 @@ def _set_batch_size(encoder: Encoder, size: int) -> None:
 
 
 def _read_chunk(job: EncodeChunk, limit: int | None = None) -> Iterator[ItemRow]:
-    where = f"FROM {parquet.scan_sql(Path(job.plan))} WHERE shard = {job.number} ORDER BY content_digest"
+    where = f"FROM {parquet.scan_sql(Path(job.plan))} WHERE chunk = {job.number} ORDER BY content_digest"
     with parquet.query(where + (f" LIMIT {limit}" if limit else ""), temp_dir=Path(job.temp_dir)) as batches:
         for batch in batches:
             yield from batch.to_pylist()

@@ -36,7 +36,7 @@ def stored(
     pl.DataFrame(columns, schema_overrides={"path": pl.String, "label": pl.String}).write_parquet(path)
     ref = root.make_ref(path)
     return EmbeddingSet(
-        digest=digest, files=(ref, *(root.make_ref(part) for part in store.paths())), split="s", modality="text", fingerprint=f"f{digest}",
+        digest=digest, files=(ref, *(root.make_ref(part) for part in store.list_parts())), split="s", modality="text", fingerprint=f"f{digest}",
         encoder={"precision": "float32"}, dim=vectors.shape[1], database=list(sides).count("database"), query=list(sides).count("query"),
         encoded=len(ids), reused=0, rejected=0, truncated=0, items=ref, rejects=None,
     )  # fmt: skip

@@ -35,7 +35,7 @@ def stored(tmp_path: Path) -> tuple[Root, EmbeddingSet]:
     pl.DataFrame({"item_id": ids, "label": labels, "content_digest": digests, "side": sides, "leak": [False] * 60}).write_parquet(items)
     ref = root.make_ref(items)
     embeddings = EmbeddingSet(
-        digest="d", files=(ref, *(root.make_ref(path) for path in store.paths())), split="s", modality="text", fingerprint="f", encoder={},
+        digest="d", files=(ref, *(root.make_ref(path) for path in store.list_parts())), split="s", modality="text", fingerprint="f", encoder={},
         dim=8,
         database=50, query=10, encoded=60, reused=0, rejected=0, truncated=0, items=ref, rejects=None,
     )  # fmt: skip

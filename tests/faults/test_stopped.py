@@ -141,7 +141,7 @@ def until(happened: Callable[[], object]) -> None:
 def test_a_run_that_is_cancelled_in_prefect_is_cancelled_and_keeps_what_it_finished(cancelled: str, tmp_path: Path) -> None:
     """Neither Crashed, though the worker ends its process by SIGTERM, nor Failed; the vectors of the shards that were done are there."""
     assert cancelled == "Cancelled"
-    assert Snapshots(Root(tmp_path / "root"), "demo-images").live_id() is None
+    assert Snapshots(Root(tmp_path / "root"), "demo-images").get_live_id() is None
     assert not list((tmp_path / "root" / "tmp").glob("*-*"))
     assert list(tmp_path.glob("root/embeddings/*/part-*"))
 

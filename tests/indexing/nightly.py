@@ -63,7 +63,7 @@ class Database:
         parquet.write_parquet(path, SCHEMA, [pa.RecordBatch.from_arrays(columns, schema=SCHEMA)])
         ref = self.root.make_ref(path)
         return EmbeddingSet(
-            digest=path.stem, files=(ref, *self.store.refs(path)), split="s", modality="text", fingerprint=self.store.folder.name,
+            digest=path.stem, files=(ref, *self.store.find_refs(path)), split="s", modality="text", fingerprint=self.store.folder.name,
             encoder={}, dim=self.dim,
             database=len(order), query=0, encoded=0, reused=0, rejected=0, truncated=0, items=ref, rejects=None,
         )  # fmt: skip

@@ -51,7 +51,7 @@ def published(root: Root) -> Published:
         sources = {name: ref for place, shard in enumerate(filled.shards) for name, ref in name_snapshot_files(shard, place).items()}
         files = tuple(ref.model_copy(update={"path": name}) for name, ref in sources.items())
         manifest = Manifest(
-            name="index", snapshot_id=snapshots.next_id(str(number) * 64), parent=None, created_at="2026-01-01T00:00:00+00:00",
+            name="index", snapshot_id=snapshots.assign_id(str(number) * 64), parent=None, created_at="2026-01-01T00:00:00+00:00",
             content=str(number) * 64, config={"index": CONFIG.model_dump(mode="json")}, modality="text", image_root=None, index_modality="text",
             embedding_stores={}, truncated=0, search=SEARCH, fingerprint="f",
             encoder={}, datasets={}, factory=CONFIG.factory, metric=CONFIG.metric, dim=16, items=len(database.ids),
@@ -64,12 +64,12 @@ def published(root: Root) -> Published:
         ids.append(manifest.snapshot_id)
         database.insert(clustered(database.random, around, 60))
     queries = clustered(database.random, around, 20)
-    return Published(snapshots, snapshots.path(ids[1]), snapshots.path(ids[0]), queries, asked(snapshots, queries))
+    return Published(snapshots, snapshots.get_path(ids[1]), snapshots.get_path(ids[0]), queries, asked(snapshots, queries))
 
 
 def asked(snapshots: Snapshots, queries: np.ndarray) -> np.ndarray:
     """What the live snapshot answers, all its files checked."""
-    manifest = snapshots.manifest()
+    manifest = snapshots.read_manifest()
     found = PublishedIndex(snapshots.root, snapshots.name).searcher.search(queries, 10)[1]
     snapshots.verify(manifest)
     return found

@@ -40,14 +40,14 @@ def items_table(root: Root, contents: dict[int, str], sides: dict[int, str] | No
 def embedding_set(root: Root, store: EmbeddingStore, items: Path) -> EmbeddingSet:
     ref = root.make_ref(items)
     return EmbeddingSet(
-        digest="d", files=(ref, *store.refs(items)), split="s", modality="text", fingerprint=store.folder.name, encoder={}, dim=store.dim,
+        digest="d", files=(ref, *store.find_refs(items)), split="s", modality="text", fingerprint=store.folder.name, encoder={}, dim=store.dim,
         database=0, query=0, encoded=0, reused=0, rejected=0, truncated=0, items=ref, rejects=None,
     )  # fmt: skip
 
 
 def missing(store: EmbeddingStore, items: Path) -> list[str]:
     plan = store.root.path / "plan.parquet"
-    store.plan(items, 2, plan)
+    store.write_encode_plan(items, 2, plan)
     return [row["text"] for row in pq.read_table(plan).to_pylist()]
 
 
@@ -71,7 +71,7 @@ def test_every_item_gets_the_vector_of_its_content_in_id_order(root: Root) -> No
         ids, found = (np.concatenate(column) for column in zip(*blocks, strict=True))
     assert ids.tolist() == [1, 5, 9]
     assert found.tolist() == [[1, 0], [2, 2], [2, 2]]
-    assert [path.name for path in store.paths()] == ["part-00000.parquet", "part-00001.parquet"]
+    assert [path.name for path in store.list_parts()] == ["part-00000.parquet", "part-00001.parquet"]
 
 
 def test_shards_part_the_items_and_samples_repeat(root: Root) -> None:
@@ -109,7 +109,7 @@ def test_a_truncated_part_is_dropped_and_counts_as_missing(root: Root) -> None:
     items = items_table(root, {1: "a", 2: "b"})
     add_vectors(store, [1], [content_digest(b"a")], np.ones((1, 2)))
     add_vectors(store, [2], [content_digest(b"b")], np.ones((1, 2)))
-    part = store.paths()[0]
+    part = store.list_parts()[0]
     part.write_bytes(part.read_bytes()[:-20])
     assert store.drop_damaged() == [part]
     assert missing(store, items) == ["a"]
@@ -119,7 +119,7 @@ def test_parts_are_plain_parquet_with_an_embedding_column(root: Root) -> None:
     """Other tools read the store without us: fixed-size lists of float, rows in the order they were given."""
     store = EmbeddingStore(root, "f")
     add_vectors(store, [1, 2], ["x", "y"], np.array([[1, 2, 3], [4, 5, 6]]))
-    table = pq.read_table(store.paths()[0])
+    table = pq.read_table(store.list_parts()[0])
     assert table.column_names == ["item_id", "content_digest", "truncated", "embedding"]
     assert table.schema.field("embedding").type == pa.list_(pa.float32(), 3)
     assert table.column("embedding").to_pylist() == [[1, 2, 3], [4, 5, 6]]
@@ -130,9 +130,9 @@ def test_a_plan_cuts_what_is_missing_into_shards(root: Root) -> None:
     store = EmbeddingStore(root, "f")
     items = items_table(root, {number: f"t{number}" for number in range(1, 7)})
     add_vectors(store, [6], [content_digest(b"t6")], np.ones((1, 2)))
-    assert store.plan(items, 2, root.path / "plan.parquet") == 5
+    assert store.write_encode_plan(items, 2, root.path / "plan.parquet") == 5
     rows = pq.read_table(root.path / "plan.parquet").to_pylist()
-    assert [row["shard"] for row in rows] == [0, 0, 1, 1, 2]
+    assert [row["chunk"] for row in rows] == [0, 0, 1, 1, 2]
     assert [row["content_digest"] for row in rows] == sorted(content_digest(f"t{number}".encode()) for number in range(1, 6))
 
 
@@ -141,7 +141,7 @@ def test_a_content_that_was_rejected_is_not_missing(root: Root) -> None:
     store = EmbeddingStore(root, "f")
     items = items_table(root, {1: "a", 2: "b"})
     row = {"content_digest": content_digest(b"a"), "reason": "zero_vector", "message": "all zero"}
-    store.rejected.add(pa.RecordBatch.from_pylist([row], schema=REJECTED))
+    store.rejected_parts.add_batch(pa.RecordBatch.from_pylist([row], schema=REJECTED))
     assert missing(store, items) == ["b"]
     assert parquet.fetch_rows(f"SELECT * FROM {store.rejected_sql()}", temp_dir=root.tmp) == [tuple(row.values())]
 
@@ -155,7 +155,7 @@ def test_half_precision_takes_half_the_room_and_comes_back_as_float32(root: Root
     for stored in ("float32", "float16"):
         store = EmbeddingStore(root, stored)
         add_vectors(store, list(contents), digests, numbers, stored)  # type: ignore[arg-type]
-        sizes[stored] = store.paths()[0].stat().st_size
+        sizes[stored] = store.list_parts()[0].stat().st_size
         with open_vectors(root, embedding_set(root, store, items), side="database") as blocks:
             found = np.concatenate([block for _, block in blocks])
         assert found.dtype == np.float32

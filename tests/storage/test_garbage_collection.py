@@ -28,7 +28,7 @@ LONG_AGO = 1_000_000_000
 
 def with_items(root: Root, snapshot_id: str, contents: set[int]) -> None:
     """items.parquet of a snapshot: these contents."""
-    path = Snapshots(root, "name").path(snapshot_id) / "items.parquet"
+    path = Snapshots(root, "name").get_path(snapshot_id) / "items.parquet"
     pl.DataFrame({"content_digest": [f"c{one}" for one in sorted(contents)]}, schema={"content_digest": pl.String}).write_parquet(path)
 
 
@@ -37,13 +37,13 @@ def encoded(root: Root, parts: list[list[int]], fingerprint: str = "f") -> Embed
     store = EmbeddingStore(root, fingerprint)
     for contents in parts:
         add_vectors(store, contents, [f"c{one}" for one in contents], np.array([[one, -one] for one in contents], np.float32))
-    for path in store.paths():
+    for path in store.list_parts():
         os.utime(path, (LONG_AGO, LONG_AGO))
     return store
 
 
 def held(store: EmbeddingStore) -> dict[str, list[float]]:
-    rows = [row for path in store.paths() for row in pq.read_table(path).to_pylist()]
+    rows = [row for path in store.list_parts() for row in pq.read_table(path).to_pylist()]
     assert len({row["content_digest"] for row in rows}) == len(rows)
     return {row["content_digest"]: row["embedding"] for row in rows}
 
@@ -64,11 +64,11 @@ def test_the_vectors_that_stay_are_those_of_the_snapshots_that_stay(
     before = held(store)
     planned = collect_garbage(root, dry_run=True)
     assert held(store) == before
-    assert Snapshots(root, "name").ids() == ids
+    assert Snapshots(root, "name").list_ids() == ids
     assert collect_garbage(root) == planned
     wanted = kept[-1] | (kept[0] if pinned else set())
     assert held(store) == {f"c{one}": [one, -one] for one in sorted(wanted)}
-    assert Snapshots(root, "name").ids() == ([ids[0], ids[-1]] if pinned and len(ids) > 1 else [ids[-1]])
+    assert Snapshots(root, "name").list_ids() == ([ids[0], ids[-1]] if pinned and len(ids) > 1 else [ids[-1]])
     assert [one.kind for one in collect_garbage(root)] == []
     root.close()
 
@@ -83,7 +83,7 @@ def test_an_interrupted_builds_young_parts_stay_and_an_unused_encoders_go(root: 
         ("vectors", "embeddings/f/part-00000.parquet", 1), ("vectors", "embeddings/other/part-00000.parquet", 1),
     ]  # fmt: skip
     assert set(held(store)) == {"c1", "c3"}
-    assert unused.paths() == []
+    assert unused.list_parts() == []
 
 
 def test_old_folders_of_a_stage_go_and_with_them_what_rests_on_them(root: Root) -> None:

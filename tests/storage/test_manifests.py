@@ -32,7 +32,7 @@ def put(root: Root, values: dict[str, Any], *, sealed: bool = True) -> Snapshots
     """The only snapshot of its index, and the live one. sealed: with a seal that fits what the values are now."""
     snapshots = Snapshots(root, values["name"])
     text = json.dumps({**values, "manifest_sha256": compute_manifest_sha256(values)} if sealed else values)
-    root.scratch.write_text(snapshots.path(values["snapshot_id"]) / "manifest.json", text)
+    root.scratch.write_text(snapshots.get_path(values["snapshot_id"]) / "manifest.json", text)
     snapshots.publish(values["snapshot_id"])
     return snapshots
 
@@ -51,11 +51,11 @@ def test_a_manifest_of_every_number_is_read(version: int, root: Root) -> None:
     """As it was written by the Indexmill of its time, seal and all: nothing of it is lost or changed."""
     values = sample(version)
     snapshots = Snapshots(root, values["name"])
-    folder = snapshots.path(values["snapshot_id"])
+    folder = snapshots.get_path(values["snapshot_id"])
     folder.mkdir(parents=True)
     shutil.copyfile(SAMPLES / f"manifest-{version}.json", folder / "manifest.json")
     snapshots.publish(values["snapshot_id"])
-    read = json.loads(snapshots.manifest().model_dump_json())
+    read = json.loads(snapshots.read_manifest().model_dump_json())
     assert {name: read[name] for name in values} == values
     assert (read["items"], read["shards"][0]["count"], read["verdict"]) == (120, 30, "published")
     assert catalog.rebuild(root) == 1
@@ -66,17 +66,17 @@ def test_a_field_that_was_added_within_the_number_is_passed_over(root: Root) -> 
     values = sample(NEWEST_SCHEMA_VERSION)
     values["moon"] = "waxing"
     values["search"]["moon"] = values["shards"][0]["moon"] = "waxing"
-    assert put(root, values).manifest().items == 120
+    assert put(root, values).read_manifest().items == 120
     del values["training"]
-    assert put(root, values).manifest().training == {}
+    assert put(root, values).read_manifest().training == {}
     del values["items"]
     with pytest.raises(InputError, match=r"manifest.json, items"):
-        put(root, values).manifest()
+        put(root, values).read_manifest()
 
 
 READERS = {
-    "manifest": lambda root: Snapshots(root, "demo-images").manifest(),
-    "live": lambda root: Snapshots(root, "demo-images").live(),
+    "manifest": lambda root: Snapshots(root, "demo-images").read_manifest(),
+    "live": lambda root: Snapshots(root, "demo-images").read_live_manifest(),
     "catalog": catalog.rebuild,
     "gc": collect_garbage,
     "open_index": lambda root: open_index(root.path, "demo-images"),
@@ -91,7 +91,7 @@ COMMANDS = (["snapshots"], ["show"], ["diff", "{id}"], ["rollback", "{id}"], ["p
 def test_another_number_is_refused_by_every_reader(version: int, what: str, root: Root, tmp_path: Path) -> None:
     """Whatever else it holds, and however it is sealed: with both numbers and the next step."""
     values = {**sample(NEWEST_SCHEMA_VERSION), "schema_version": version, "items": "a hundred and twenty"}
-    snapshot_id = put(root, values, sealed=False).ids()[0]
+    snapshot_id = put(root, values, sealed=False).list_ids()[0]
     said = (
         f"written by {what}",
         f"expected: schema_version {NEWEST_SCHEMA_VERSION}\n",
@@ -113,4 +113,4 @@ def test_another_number_is_refused_by_every_reader(version: int, what: str, root
 def test_what_was_changed_after_it_was_written_is_damage(change: dict[str, Any], root: Root) -> None:
     """The seal is over all that stands there."""
     with pytest.raises(DamagedFile, match="not what was written"):
-        put(root, {**sample(NEWEST_SCHEMA_VERSION), **change}, sealed=False).manifest()
+        put(root, {**sample(NEWEST_SCHEMA_VERSION), **change}, sealed=False).read_manifest()

@@ -29,7 +29,7 @@ def publish(root: Root, content: str, text: str = "data", *, refused: bool = Fal
     root.scratch.write_text(pooled, text)
     ref = root.make_ref(pooled)
     manifest = Manifest(
-        name="name", snapshot_id=snapshots.next_id(content), parent=snapshots.live_id(), created_at=created_at,
+        name="name", snapshot_id=snapshots.assign_id(content), parent=snapshots.get_live_id(), created_at=created_at,
         content=content, config={"publish": {"keep": 1}}, modality="text", image_root=None, index_modality="text", embedding_stores={"f": "items.parquet"},
         truncated=0, search=UNTUNED,
         fingerprint="f", encoder={}, datasets={},
@@ -49,27 +49,27 @@ def test_ids_count_up_and_the_same_content_keeps_its_id(root: Root) -> None:
     first = publish(root, "a" * 64)
     assert first == "00001-aaaaaaaaaa"
     assert publish(root, "b" * 64) == "00002-bbbbbbbbbb"
-    assert Snapshots(root, "name").next_id("a" * 64) == first
-    assert Snapshots(root, "name").next_id("c" * 64) == "00003-cccccccccc"
+    assert Snapshots(root, "name").assign_id("a" * 64) == first
+    assert Snapshots(root, "name").assign_id("c" * 64) == "00003-cccccccccc"
 
 
 def test_a_folder_without_a_manifest_is_no_snapshot(root: Root) -> None:
     """The manifest is written last, so its absence means that the rest may be missing too."""
     snapshot_id = publish(root, "a" * 64)
     snapshots = Snapshots(root, "name")
-    (snapshots.path(snapshot_id) / "manifest.json").unlink()
-    assert snapshots.ids() == []
-    assert snapshots.live_id() is None
+    (snapshots.get_path(snapshot_id) / "manifest.json").unlink()
+    assert snapshots.list_ids() == []
+    assert snapshots.get_live_id() is None
     with pytest.raises(InputError, match="has not been published"):
-        snapshots.manifest()
+        snapshots.read_manifest()
 
 
 def test_verification_names_the_file_that_differs(root: Root) -> None:
     """One changed byte of the same length is found."""
     snapshots = Snapshots(root, "name")
-    manifest = snapshots.manifest(publish(root, "a" * 64))
+    manifest = snapshots.read_manifest(publish(root, "a" * 64))
     snapshots.verify(manifest)
-    (snapshots.path(manifest.snapshot_id) / "data.bin").write_text("dat_")
+    (snapshots.get_path(manifest.snapshot_id) / "data.bin").write_text("dat_")
     with pytest.raises(DamagedFile, match=r"data\.bin"):
         snapshots.verify(manifest)
 
@@ -80,9 +80,9 @@ def test_retention_keeps_the_newest_the_live_one_and_what_they_were_made_from(ro
     snapshots = Snapshots(root, "name")
     snapshots.publish(ids[0])
     assert apply_retention(snapshots, keep=1) == ids[1:3]
-    assert snapshots.ids() == [ids[0], ids[3]]
+    assert snapshots.list_ids() == [ids[0], ids[3]]
     assert [path.stem[0] for path in sorted((root.index("name") / "shards").iterdir())] == ["a", "d"]
-    snapshots.verify(snapshots.manifest())
+    snapshots.verify(snapshots.read_manifest())
 
 
 def test_a_pinned_snapshot_stays_until_it_is_unpinned(root: Root) -> None:
@@ -106,7 +106,7 @@ def test_a_snapshot_that_is_read_stays_until_it_is_let_go(root: Root) -> None:
     with hold_snapshot(snapshots, ids[0]) as manifest:
         assert manifest.snapshot_id == ids[0]
         assert apply_retention(snapshots, keep=1) == []
-        assert snapshots.ids() == ids
+        assert snapshots.list_ids() == ids
     assert apply_retention(snapshots, keep=1) == [ids[0]]
     with pytest.raises(InputError, match="has no snapshot"), hold_snapshot(snapshots, ids[0]):
         pass
@@ -119,18 +119,18 @@ def test_young_snapshots_stay_and_refused_ones_take_no_place(root: Root) -> None
     middle, live = publish(root, "c" * 64, "c"), publish(root, "d" * 64, "d")
     first, second = publish(root, "e" * 64, "e", refused=True), publish(root, "f" * 64, "f", refused=True)
     snapshots = Snapshots(root, "name")
-    assert snapshots.live_id() == live
+    assert snapshots.get_live_id() == live
     assert apply_retention(snapshots, keep=1, days=1) == [old, middle, first]
-    assert snapshots.ids() == [young, live, second]
+    assert snapshots.list_ids() == [young, live, second]
 
 
 def test_a_manifest_of_another_schema_is_refused_by_number(root: Root) -> None:
     """A newer Indexmill's snapshot is not guessed at."""
     snapshots = Snapshots(root, "name")
-    path = snapshots.path(publish(root, "a" * 64)) / "manifest.json"
+    path = snapshots.get_path(publish(root, "a" * 64)) / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 3}))
     with pytest.raises(InputError, match="schema_version 3"):
-        snapshots.manifest()
+        snapshots.read_manifest()
 
 
 def test_the_catalog_is_made_from_the_manifests(root: Root) -> None:

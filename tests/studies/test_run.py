@@ -61,7 +61,7 @@ class Data:
         )
         ref = root.make_ref(path)
         return EmbeddingSet(
-            digest="d", files=(ref, *store.refs(path)), split="s", modality="text", fingerprint="f" * 8, encoder={}, dim=DIM,
+            digest="d", files=(ref, *store.find_refs(path)), split="s", modality="text", fingerprint="f" * 8, encoder={}, dim=DIM,
             database=DATABASE, query=QUERIES, encoded=0, reused=0, rejected=0, truncated=0, items=ref, rejects=None,
         )  # fmt: skip
 
