@@ -153,7 +153,7 @@ def print_garbage(found: list[Garbage], *, dry_run: bool) -> None:
     for heading in ("what", "where", "vectors", "MB"):
         table.add_column(heading, justify="right" if heading in ("vectors", "MB") else "left", overflow="fold")
     for one in found:
-        table.add_row(one.kind, one.where, "" if one.rows is None else f"{one.rows:,}", f"{one.bytes / 1e6:,.1f}")
+        table.add_row(one.kind, one.path, "" if one.rows is None else f"{one.rows:,}", f"{one.bytes / 1e6:,.1f}")
     console = Console(highlight=False)
     if found:
         console.print(table)

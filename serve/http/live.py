@@ -41,7 +41,7 @@ class LiveIndex:
         loop = asyncio.get_running_loop()
         current: str | None = ""
         try:
-            current = await asyncio.to_thread(self._snapshots.live_id)
+            current = await asyncio.to_thread(self._snapshots.get_live_id)
             if self.index is not None and current in (None, self.snapshot_id):
                 self.error = ""
                 return

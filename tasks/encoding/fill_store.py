@@ -17,7 +17,7 @@ from indexmill.storage import parquet
 from indexmill.storage.atomic import commit
 from indexmill.storage.device_profiles import DeviceProfile
 from indexmill.storage.digests import content_digest, json_digest
-from indexmill.storage.embedding_store import REJECTED, EmbeddingStore
+from indexmill.storage.embedding_store import REJECTED_SCHEMA, EmbeddingStore
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import FileRef
 from indexmill.storage.root import Root
@@ -65,11 +65,11 @@ class EncodeRequest:
 def fill_store(request: EncodeRequest, config: EncoderConfig, failed: Path, run_chunk: RunChunk) -> tuple[int, DeviceProfile]:
     """Encode what the store lacks. Call with the store's lease. Returns how many contents that were, and what the device has shown.
 
-    failed: the file for contents that could not be encoded this time (REJECTED's columns).
+    failed: the file for contents that could not be encoded this time (REJECTED_SCHEMA's columns).
     """
     request.store.drop_damaged()
     request.store.rejected_parts.drop_damaged()
-    with request.root.scratch.staging() as staging, parquet.open_writer(failed, REJECTED) as transient:
+    with request.root.scratch.staging() as staging, parquet.open_writer(failed, REJECTED_SCHEMA) as transient:
         plan, profile = staging / "plan.parquet", request.profile
         missing = request.store.write_encode_plan(request.items, config.chunk_rows, plan)
         with track(f"encoding {request.model.modality}s", missing) as advance:

@@ -15,7 +15,7 @@ from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 from tests.conftest import Build
 from tests.faults.killing import SETTINGS, agrees
-from tests.storage.test_snapshots import publish
+from tests.storage.snapshot_files import publish
 
 YEAR = 365 * 86_400
 

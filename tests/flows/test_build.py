@@ -349,7 +349,7 @@ def test_history_outlives_snapshots(quick_build: Build, pictures: Path, tmp_path
     assert [one.metrics["map"] for one in history] == [summary["metrics"]["map"] for summary in built]
     with duckdb.connect(str(tmp_path / "root" / "catalog.duckdb"), read_only=True) as connection:
         rows = connection.execute(
-            "SELECT snapshot_id, value, low <= value AND value <= high FROM evaluations WHERE measure = 'map'"
+            "SELECT snapshot_id, value, low <= value AND value <= high FROM evaluations WHERE metric = 'map'"
         ).fetchall()
     assert sorted(rows) == [(summary["snapshot_id"], summary["metrics"]["map"], True) for summary in built]
 

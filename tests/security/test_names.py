@@ -31,7 +31,7 @@ from indexmill.storage.snapshots import Snapshots, compute_manifest_sha256
 from indexmill.tasks.sources.downloads import require_commit_hash, require_relative_names, unpack_archive
 from indexmill.tasks.sources.table import _resolve_image_path
 from tests.stage_inputs import Listed, image_items, paint, rows, validated
-from tests.storage.test_snapshots import publish
+from tests.storage.snapshot_files import publish
 
 # Two dots as they are, full-width, one-dot leaders; slashes of all kinds; marks that turn the direction of writing; NUL.
 TRICKS = [
