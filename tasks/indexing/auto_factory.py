@@ -20,9 +20,9 @@ from typing import Any, Literal
 import faiss
 import numpy as np
 
-from indexmill.configs.models import IndexConfig, Rerank
+from indexmill.configs.models import IndexConfig
 from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
-from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.records import EmbeddingSet, Rerank
 from indexmill.storage.root import Root
 from indexmill.tasks.indexing.factory import FAISS_METRICS, knn
 from indexmill.tasks.indexing.reranking import store

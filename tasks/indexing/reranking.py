@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import faiss
 import numpy as np
 
-from indexmill.configs.models import Rerank
+from indexmill.storage.records import Rerank
 from indexmill.tasks.indexing.factory import FAISS_METRICS, find_ivf
 
 

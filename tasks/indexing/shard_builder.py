@@ -17,12 +17,12 @@ from typing import Any
 import faiss
 import numpy as np
 
-from indexmill.configs.models import IndexConfig, Rerank
+from indexmill.configs.models import IndexConfig
 from indexmill.storage import parquet
 from indexmill.storage.digests import json_digest
 from indexmill.storage.embedding_store import open_vectors
 from indexmill.storage.index_records import Shard, TrainedIndex
-from indexmill.storage.records import EmbeddingSet, Side
+from indexmill.storage.records import EmbeddingSet, Rerank, Side
 from indexmill.storage.root import Root
 from indexmill.tasks.indexing.factory import find_ivf
 from indexmill.tasks.indexing.reranking import VectorBlocks, list_suffixes, write_vectors

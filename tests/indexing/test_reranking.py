@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 import pytest
 
-from indexmill.configs.models import Rerank
+from indexmill.storage.records import Rerank
 from indexmill.tasks.indexing.reranking import by_row, compute_bounds, encode_sq8, list_suffixes, open_store, store, write_vectors
 
 VECTORS = np.random.default_rng(0).standard_normal((200, 12), dtype=np.float32)

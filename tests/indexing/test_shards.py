@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexmill.configs.models import IndexConfig, Rerank
+from indexmill.configs.models import IndexConfig
 from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
+from indexmill.storage.records import Rerank
 from indexmill.storage.root import Root
 from indexmill.tasks.indexing.shard_builder import ShardBuild, estimate_bytes_per_item
 from indexmill.tasks.indexing.shard_store import read_index
