@@ -28,7 +28,8 @@ class StdlibDatasetConfig(BaseDatasetConfig):
 class ImageFolderConfig(BaseDatasetConfig):
     """How to read a folder tree of images.
 
-    A metadata file is `metadata.csv`, `.jsonl` or `.parquet` with a column `file_name`, as in Hugging Face's ImageFolder.
+    A metadata file is `metadata.csv`, `.jsonl` or `.parquet` with a column `file_name`, as in Hugging Face's
+    ImageFolder.
     """
 
     labels: Literal["folder", "metadata", "none"] = Field(
@@ -62,7 +63,10 @@ class KaggleDatasetConfig(ImageFolderConfig):
 
 
 class ColumnsConfig(BaseDatasetConfig):
-    """Which columns of a table are read. With `image_column` the items are images and `text_column` holds their captions."""
+    """Which columns of a table are read.
+
+    With `image_column` the items are images and `text_column` holds their captions.
+    """
 
     image_column: str | None = Field(default=None, description="column of images; with it the items are images")
     text_column: str | None = Field(default=None, description="column of texts, or of captions when there is an image column")
@@ -93,7 +97,7 @@ class HuggingFaceDatasetConfig(ColumnsConfig):
 
 
 class TinyImagenetDatasetConfig(BaseDatasetConfig):
-    """tiny-imagenet as its archive unpacks: train/<wnid>/images, val/val_annotations.txt, and words.txt for readable labels."""
+    """tiny-imagenet as its archive unpacks: train/<wnid>/images, val/val_annotations.txt, words.txt (labels)."""
 
     source: Literal["tiny-imagenet"]
     path: str = Field(description="the unpacked folder")
@@ -115,7 +119,10 @@ class StsDatasetConfig(BaseDatasetConfig):
 
 
 class TableDatasetConfig(ColumnsConfig):
-    """A table of your own: Parquet, CSV with a header, or JSON lines. `image_column` holds paths relative to the table's folder."""
+    """A table of your own: Parquet, CSV with a header, or JSON lines.
+
+    `image_column` holds paths relative to the table's folder.
+    """
 
     source: Literal["parquet", "csv", "jsonl"]
     path: str = Field(description="the file, or a pattern such as data/*.parquet")

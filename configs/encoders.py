@@ -73,7 +73,10 @@ class OpenClipEncoderConfig(BaseEncoderConfig):
 
 
 class TimmEncoderConfig(BaseEncoderConfig):
-    """Images, by the pooled features of a timm model. `model` is an architecture (`resnet18`, `mobilenetv3_large_100`)."""
+    """Images, by the pooled features of a timm model.
+
+    `model` is an architecture (`resnet18`, `mobilenetv3_large_100`).
+    """
 
     kind: Literal["timm"]
     pretrained: str | None = Field(

@@ -30,7 +30,8 @@ def load_config(name_or_path: str, settings: Iterable[str] = ()) -> PipelineConf
         settings: Changes in the form `dotted.key=value`; values are YAML.
 
     Raises:
-        InputError: when the file or a setting cannot be read, or the config is invalid. It lists every error with its line.
+        InputError: when the file or a setting cannot be read, or the config is invalid. It lists every error with its
+            line.
     """
     path = _find_config_file(name_or_path)
     values, locations = _read_config_file(path)
@@ -113,7 +114,7 @@ def _apply_setting(values: dict[str, Any], setting: str) -> KeyPath:
 
 
 def _locate_setting(keys: KeyPath, setting: str, locations: dict[KeyPath, str]) -> dict[KeyPath, str]:
-    """Return the locations of the keys that a setting sets: `--set KEY`, and no location for sections that it creates."""
+    """Return the locations of the keys that a setting sets; sections that it creates have none."""
     key, _, value = setting.partition("=")
     nested = [path for path, _ in _iter_lines(yaml.compose(value, Loader=yaml.SafeLoader), keys)]
     created = {keys[:size]: "" for size in range(1, len(keys)) if keys[:size] not in locations}

@@ -1,4 +1,4 @@
-"""Turn pydantic's validation errors into one InputError that lists every error with its line and the nearest valid key."""
+"""Turn pydantic's validation errors into one InputError that lists each with its line and the nearest key."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def build_config_error(errors: Sequence[ErrorDetails], path: Path, locations: Ma
     Args:
         errors: pydantic's errors.
         path: The config file.
-        locations: Key path -> where the key is, as in "line 7" or "--set index.shards"; empty for sections that a setting creates.
+        locations: Key path -> where the key is, as in "line 7" or "--set index.shards"; empty for sections that a
+            setting creates.
     """
     located = [(_strip_union_tags(error, locations), error) for error in errors]
     missing = {key_path for key_path, error in located if error["type"] == "missing"}
@@ -82,7 +83,7 @@ def _describe_error(
 
 
 def _format_where(key_path: KeyPath, file: str, locations: Mapping[KeyPath, str]) -> str:
-    """Return the dotted key, the file and the location of the key or of the nearest section, as in `index.factroy, line 9`."""
+    """Return the dotted key, the file and the nearest location, as in `index.factroy, line 9`."""
     prefixes = [key_path[:size] for size in range(len(key_path), 0, -1)]
     location = next((locations[prefix] for prefix in prefixes if prefix in locations), "")
     return ", ".join(filter(None, (".".join(key_path) or "the config", file, location)))
@@ -109,7 +110,10 @@ def _describe_unknown_key(error: ErrorDetails, key_path: KeyPath, where: str, me
 
 
 def _describe_union_error(error: ErrorDetails, key_path: KeyPath, file: str, locations: Mapping[KeyPath, str]) -> InputError:
-    """Describe a section whose `source` or `kind` is missing or unknown. Its other keys cannot be checked until that is fixed."""
+    """Describe a section whose `source` or `kind` is missing or unknown.
+
+    Its other keys cannot be checked until that is fixed.
+    """
     context = error.get("ctx", {})
     discriminator = str(context["discriminator"]).strip("'")
     dotted = ".".join((*key_path, discriminator))

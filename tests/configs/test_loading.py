@@ -116,7 +116,10 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
 
 
 def test_the_value_of_an_unknown_key_is_never_repeated(tmp_path: Path) -> None:
-    """It may be a password. This holds beside other errors, in sections of the wrong type and below an unknown source too."""
+    """It may be a password.
+
+    This holds beside other errors, in sections of the wrong type and below an unknown source too.
+    """
     secret = "  token: hunter2\n"
     for text in (
         FAULTY,
