@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from indexmill.configs.models import PipelineConfig
-from indexmill.configs.validation_errors import KeyPath, build_config_error
+from indexmill.configs.validation_errors import KeyPath, build_config_error, list_valid_keys
 from indexmill.storage.errors import InputError
 
 CONFIG_FOLDER = Path(__file__).parent
@@ -68,7 +68,7 @@ def _read_config_file(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
         values = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(
-            "the config is not readable YAML", where=str(path), got=" ".join(str(error).split()), next_step="fix the file"
+            "the config is not readable YAML", where=str(path), got=_describe_read_error(error), next_step="fix the file"
         ) from None
     if not isinstance(values, dict):
         raise InputError(
@@ -79,6 +79,13 @@ def _read_config_file(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
             next_step="start from one of configs/*.yaml",
         )
     return values, dict(_iter_lines(node))
+
+
+def _describe_read_error(error: Exception) -> str:
+    """Describe an error without the line of the file, which may hold a secret."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def _iter_lines(node: yaml.Node | None, parent: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
@@ -102,14 +109,15 @@ def _apply_setting(values: dict[str, Any], setting: str) -> KeyPath:
     if not equals or not all(keys):
         raise InputError("a setting cannot be read", where="--set", expected="dotted.key=value", got=setting)
     section = values
-    for name in keys[:-1]:
+    for depth, name in enumerate(keys[:-1]):
         if not isinstance(section.setdefault(name, {}), dict):
-            raise InputError("a setting names a key below a plain value", where=f"--set {setting}", got=f"{name} is {section[name]!r}")
+            value_text = repr(section[name]) if name in list_valid_keys(keys[:depth]) else "a plain value"
+            raise InputError("a setting names a key below a plain value", where=f"--set {key}", got=f"{name} is {value_text}")
         section = section[name]
     try:
         section[keys[-1]] = yaml.safe_load(value)
     except yaml.YAMLError:
-        raise InputError("a setting's value is not YAML", where="--set", expected="dotted.key=value", got=setting) from None
+        raise InputError("a setting's value is not YAML", where=f"--set {key}", expected="dotted.key=value, with a YAML value") from None
     return keys
 
 

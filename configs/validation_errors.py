@@ -47,6 +47,11 @@ def build_config_error(errors: Sequence[ErrorDetails], path: Path, locations: Ma
     return InputError(what, where=str(path), next_step="fix them all and run the command again")
 
 
+def list_valid_keys(loc: tuple[int | str, ...]) -> set[str]:
+    """List the keys that a section may have. loc: its key path, with or without the tags of unions."""
+    return {field.alias or name for model in _find_section_models(loc) for name, field in model.model_fields.items()}
+
+
 def _match_unknown_with_missing(unknown: Iterable[KeyPath], missing: set[KeyPath]) -> dict[KeyPath, KeyPath]:
     """Unknown key -> the missing key of the same section that it was probably meant as. No missing key occurs twice."""
     matches: dict[KeyPath, KeyPath] = {}
@@ -90,7 +95,7 @@ def _format_where(key_path: KeyPath, file: str, locations: Mapping[KeyPath, str]
 
 
 def _describe_unknown_key(error: ErrorDetails, key_path: KeyPath, where: str, meant: KeyPath | None) -> InputError:
-    name, valid = key_path[-1], sorted(_list_valid_keys(error["loc"][:-1]))
+    name, valid = key_path[-1], sorted(list_valid_keys(error["loc"][:-1]))
     if meant:
         return InputError(
             f"unknown key {name}, and the key {'.'.join(meant)} is missing",
@@ -160,11 +165,6 @@ def _strip_union_tags(error: ErrorDetails, locations: Mapping[KeyPath, str]) -> 
     if parts and (error["type"] in ("missing", "extra_forbidden") or (*written, parts[-1]) in locations):
         return (*written, parts[-1])
     return written
-
-
-def _list_valid_keys(loc: tuple[int | str, ...]) -> set[str]:
-    """List the keys that the section at a location of pydantic's may have."""
-    return {field.alias or name for model in _find_section_models(loc) for name, field in model.model_fields.items()}
 
 
 def _list_tags(loc: tuple[int | str, ...], discriminator: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""`report/metrics.json`, the metrics of one build (schema: docs/metrics.schema.json), and the history of those files."""
+"""`report/metrics.json` (schema: docs/metrics.schema.json), the metrics of one build, and the history of these files."""
 
 from __future__ import annotations
 

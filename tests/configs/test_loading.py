@@ -130,8 +130,11 @@ def test_the_value_of_an_unknown_key_is_never_repeated(tmp_path: Path) -> None:
         VALID.replace("name: mine\n", "name:\n" + secret),
         VALID.replace("name: mine\n", "name: mine\nevaluation:\n  k:\n    - {token: hunter2}\n"),
         VALID + "study:\n  indexes: {token: hunter2}\n",
+        VALID + "token: hunter2: hunter2\n",
     ):
         assert "hunter2" not in read_error(tmp_path, text)
+    for setting in ("token=hunter2", "token.nested=hunter2", "token=[hunter2"):
+        assert "hunter2" not in read_error(tmp_path, VALID + "token: hunter2\n", setting)
 
 
 def test_a_misspelled_source_key_is_recognized(tmp_path: Path) -> None:
