@@ -1,4 +1,4 @@
-"""The Python of README's section on asking, run as it stands there."""
+"""The Python of docs/serving.md, run as written."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from indexmill.serve import open_index
 from tests.serve.conftest import SENTENCES
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
 
 
 def snippets(section: str) -> list[str]:
     """The Python blocks of a section."""
-    text = README.partition(f"\n{section}\n")[2]
+    text = GUIDE.partition(f"\n{section}\n")[2]
     return re.findall(r"```python\n(.*?)```", re.split(r"\n#{2,3} ", text)[0], re.S)
 
 
@@ -27,7 +27,7 @@ def pointed(snippet: str, root: Path) -> str:
 
 def test_the_snippet_of_open_index_answers(published: Path) -> None:
     """Three results with the label that it asks for."""
-    (snippet,) = snippets("## Asking an index")
+    (snippet,) = snippets("## From Python")
     names: dict[str, Any] = {}
     exec(pointed(snippet, published), names)
     assert [result.label for result in names["answer"].results[0]] == ["sea"] * 3
@@ -38,7 +38,7 @@ def test_faiss_duckdb_and_datasets_read_a_snapshot_without_us(published: Path) -
     index = open_index(published, "sentences")
     expected = index.search(texts=["a boat on the water"], k=5).results[0]
     names: dict[str, Any] = {"query": index.encoder.encode(["a boat on the water"], "text")}
-    for snippet in snippets("### Without Indexmill"):
+    for snippet in snippets("## Without Indexmill"):
         exec(pointed(snippet, published), names)
     assert names["ids"][0].tolist() == [result.item_id for result in expected]
     assert np.allclose(names["scores"][0], [result.score for result in expected], atol=1e-5)
