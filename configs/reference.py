@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import types
 import typing
@@ -16,9 +17,18 @@ from indexmill.configs.models import PipelineConfig
 
 HEADER = """# Config keys
 
-Generated from the code by `make docs`. [Pipelines](pipelines.md) explains the sections; `indexmill check CONFIG` prints a config with every default.
+Generated from the code by `make docs`. [Pipelines](pipelines.md) explains the sections.
+`indexmill check CONFIG` prints a config with every default.
 """
-NAMES: dict[Any, str] = {str: "text", int: "integer", float: "number", bool: "true or false", ByteSize: "size, such as 2GB", type(None): "null"}
+TAGS = ("source", "kind")
+TYPE_NAMES: dict[Any, str] = {
+    str: "text",
+    int: "integer",
+    float: "number",
+    bool: "true or false",
+    ByteSize: "size, such as 2GB",
+    type(None): "null",
+}
 
 
 def render_reference() -> str:
@@ -26,34 +36,38 @@ def render_reference() -> str:
     parts = [HEADER, *_render_section("pipeline", PipelineConfig)]
     for name, field in PipelineConfig.model_fields.items():
         section = field.alias or name
-        models = list(_find_models(field.annotation))
-        for model in models:
+        for model in _find_models(field.annotation):
             tag = _get_tag(model)
             parts += _render_section(f"{section}, {tag[0]}: {tag[1]}" if tag else section, model)
     return "\n".join(parts).rstrip() + "\n"
 
 
 def _render_section(title: str, model: type[BaseModel]) -> Iterator[str]:
-    """One table; nested sections follow, each with a table of its own."""
+    """One section: its meaning, a table of its keys, and the sections inside it."""
     yield f"\n## {title}\n"
+    yield " ".join(inspect.getdoc(model).split()) + "\n"  # type: ignore[union-attr] (every model has a docstring)
     yield "| key | type | default | meaning |"
     yield "|---|---|---|---|"
     nested: list[tuple[str, type[BaseModel]]] = []
     for name, field in model.model_fields.items():
         key = field.alias or name
-        yield f"| `{key}` | {_describe_type(field.annotation)} | {_describe_default(field)} | {_describe(field, model, name)} |"
-        if model is not PipelineConfig and title != "study":
-            nested += [(f"{title}.{key}", inner) for inner in _find_models(field.annotation)]
-        elif title == "study":
-            nested += [(f"{title}.{key}", inner) for inner in _find_models(field.annotation) if _get_tag(inner) is None]
-    for inner_title, inner in nested:
-        yield from _render_section(inner_title, inner)
+        inner = [found for found in _find_models(field.annotation) if _get_tag(found) is None]
+        if model is not PipelineConfig:
+            nested += [(f"{title}.{key}", found) for found in inner]
+        yield f"| `{key}` | {_describe_type(field.annotation)} | {_describe_default(field)} | {_describe_meaning(field, model, name)} |"
+    for inner_title, found in nested:
+        yield from _render_section(inner_title, found)
 
 
-def _describe(field: FieldInfo, model: type[BaseModel], name: str) -> str:
-    if field.description is None:
-        raise ValueError(f"{model.__name__}.{name} has no description")
-    return " ".join(field.description.split()).replace("|", "\\|")
+def _describe_meaning(field: FieldInfo, model: type[BaseModel], name: str) -> str:
+    """The field's description; for a section where it is described, and for the key that selects a model what it selects."""
+    if field.description is not None:
+        return " ".join(field.description.split()).replace("|", "\\|")
+    if _get_tag(model) and name in TAGS:
+        return "selects this section"
+    if any(_find_models(field.annotation)):
+        return "see below"
+    raise ValueError(f"{model.__name__}.{name} has no description")
 
 
 def _describe_default(field: FieldInfo) -> str:
@@ -61,7 +75,7 @@ def _describe_default(field: FieldInfo) -> str:
         return "required"
     default = field.get_default(call_default_factory=True)
     if isinstance(default, BaseModel):
-        return "see below"
+        return ""
     if isinstance(default, tuple):
         return "`[" + ", ".join(map(str, default)) + "]`"
     if default is None or isinstance(default, bool):
@@ -84,7 +98,7 @@ def _describe_type(annotation: Any) -> str:
         return f"list of {_describe_type(arguments[0])}"
     if origin is dict:
         return f"mapping of {_describe_type(arguments[0])} to {_describe_type(arguments[1])}"
-    return "section" if _find_model(annotation) else NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    return "section" if _find_model(annotation) else TYPE_NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
 def _find_model(annotation: Any) -> type[BaseModel] | None:
@@ -104,7 +118,7 @@ def _find_models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def _get_tag(model: type[BaseModel]) -> tuple[str, str] | None:
     """The key and value that select this model in a union: `source: folder`, `kind: timm`."""
-    for key in ("source", "kind"):
+    for key in TAGS:
         field = model.model_fields.get(key)
         if field is not None and typing.get_origin(field.annotation) is Literal:
             return key, ", ".join(map(str, typing.get_args(field.annotation)))
