@@ -7,9 +7,10 @@ line in the manifest and the row in the catalog.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from indexmill.storage.names import RelativePath
 
@@ -23,6 +24,9 @@ class FrozenModel(BaseModel):
     """Base of everything that is written as JSON: immutable, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+AnyModel = TypeVar("AnyModel", bound=FrozenModel)
 
 
 class FileRef(FrozenModel):
@@ -158,3 +162,11 @@ class Snapshot(Record):
     parent: str | None
     folder: str
     items: int
+
+
+def read_record(path: Path, kind: type[AnyModel]) -> AnyModel | None:
+    """Return the record in a file, or None if the file does not exist or holds something else (an older form, say)."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None

@@ -89,7 +89,7 @@ def opened_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[ModelHu
     from huggingface_hub import close_session
 
     from indexmill.tasks.encoding import model_hub
-    from indexmill.tasks.sources.downloads import RetryPolicy
+    from indexmill.tasks.retry import RetryPolicy
 
     standin = ModelHub()
     point_at(standin.url, monkeypatch)

@@ -28,7 +28,8 @@ from indexmill.storage.names import is_plain_name, is_relative_inside
 from indexmill.storage.records import FileRef
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots, compute_manifest_sha256
-from indexmill.tasks.sources.downloads import require_commit_hash, require_relative_names, unpack_archive
+from indexmill.tasks.hub_files import require_commit_hash, require_relative_names
+from indexmill.tasks.sources.downloads import unpack_archive
 from indexmill.tasks.sources.table import _resolve_image_path
 from tests.stage_inputs import Listed, image_items, paint, rows, validated
 from tests.storage.test_snapshots import publish

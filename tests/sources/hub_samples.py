@@ -16,7 +16,7 @@ from PIL import Image
 
 from indexmill.configs.datasets import HuggingFaceDatasetConfig
 from indexmill.storage.root import Root
-from indexmill.tasks.sources.downloads import RetryPolicy
+from indexmill.tasks.retry import RetryPolicy
 from indexmill.tasks.sources.huggingface import HuggingFaceSource
 from tests.sources.hub_standin import HubStandin
 

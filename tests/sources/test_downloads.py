@@ -9,7 +9,7 @@ import requests
 
 from indexmill.storage.errors import InputError, SourceUnreachable
 from indexmill.storage.root import Root
-from indexmill.tasks.sources.downloads import RetryPolicy, make_slug, read_pin, with_retries, write_pin
+from indexmill.tasks.retry import RetryPolicy, make_slug, read_pin, with_retries, write_pin
 
 QUICK = RetryPolicy(attempts=3, first_wait_s=0.01, max_wait_s=0.05)
 

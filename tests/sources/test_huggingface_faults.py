@@ -10,7 +10,7 @@ import pytest
 from indexmill.configs.datasets import HuggingFaceDatasetConfig
 from indexmill.storage.errors import DamagedFile, InputError, SourceUnreachable
 from indexmill.storage.root import Root
-from indexmill.tasks.sources.downloads import RetryPolicy
+from indexmill.tasks.retry import RetryPolicy
 from indexmill.tasks.sources.huggingface import HuggingFaceSource
 from indexmill.tasks.stage_policy import TRANSIENT_ERRORS
 from tests.sources.faulty_server import SILENCE_S

@@ -10,8 +10,8 @@ from kagglesdk import kaggle_env
 from indexmill.configs.datasets import KaggleDatasetConfig
 from indexmill.storage.errors import DamagedFile, InputError, SourceUnreachable
 from indexmill.storage.root import Root
+from indexmill.tasks.retry import RetryPolicy
 from indexmill.tasks.sources import open_source
-from indexmill.tasks.sources.downloads import RetryPolicy
 from indexmill.tasks.sources.kaggle import KaggleSource
 from indexmill.tasks.stage_policy import TRANSIENT_ERRORS
 from tests.sources.kaggle_standin import KaggleStandin, tarred, zipped
