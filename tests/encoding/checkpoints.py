@@ -19,8 +19,8 @@ from PIL import Image
 
 from indexmill.tasks.encoding.model_files import find_model_path
 from tests.sources.faulty_server import Answer
-from tests.sources.hub_samples import point_at
-from tests.sources.hub_standin import HubStandin
+from tests.sources.hub_datasets import point_at
+from tests.sources.fake_hub import FakeHub
 
 TINY_CLIP = {
     "embed_dim": 32,
@@ -67,7 +67,7 @@ def cosine(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return (ours * theirs).sum(axis=1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
 
 
-class ModelHub(HubStandin):
+class ModelHub(FakeHub):
     """The stand-in with models instead of data sets: they lie without a prefix, as on the real hub."""
 
     def answer(self, method: str, path: str, body: bytes) -> Answer:

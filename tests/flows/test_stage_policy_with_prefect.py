@@ -20,7 +20,7 @@ from indexmill.storage.root import Root
 from indexmill.tasks.ingest import ingest
 from indexmill.tasks.stage_policy import STAGES, TASK_POLICIES
 from tests.conftest import Build
-from tests.sources.hub_samples import opened
+from tests.sources.hub_datasets import opened
 from tests.tasks.test_stage_policy import TASKS
 
 

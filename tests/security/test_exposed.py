@@ -26,7 +26,7 @@ from indexmill.flows.environment import open_root
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from tests.conftest import HOME, QUICK
-from tests.sources.hub_samples import opened
+from tests.sources.hub_datasets import opened
 
 REPOSITORY = Path(__file__).parents[2]
 SECRET = "open-sesame-4711"

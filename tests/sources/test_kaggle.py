@@ -14,7 +14,7 @@ from indexmill.tasks.retry import RetryPolicy
 from indexmill.tasks.sources import open_source
 from indexmill.tasks.sources.kaggle import KaggleSource
 from indexmill.tasks.stage_policy import TRANSIENT_ERRORS
-from tests.sources.kaggle_standin import KaggleStandin, tarred, zipped
+from tests.sources.fake_kaggle import FakeKaggle, tarred, zipped
 
 QUICK = RetryPolicy(attempts=3, first_wait_s=0.01, max_wait_s=0.05, timeout_s=0.5)
 LEAVES = {f"leaves/{name}/{number}.png": random.Random(number).randbytes(5000) for number, name in enumerate(["oak", "elm", "oak"])}
@@ -24,9 +24,9 @@ MORE_LEAVES = LEAVES | {"leaves/elm/9.png": b"nine"}
 
 
 @pytest.fixture
-def kaggle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[KaggleStandin]:
+def kaggle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeKaggle]:
     """A stand-in that the real library talks to. It knows a fixed few addresses, of which this replaces the one named LOCALHOST."""
-    standin = KaggleStandin()
+    standin = FakeKaggle()
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
     monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.LOCAL, standin.url)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -53,7 +53,7 @@ def contents(source: KaggleSource) -> dict[str, bytes]:
     return {f"leaves/{item.path}": (source.image_root / str(item.path)).read_bytes() for item in source.items()}
 
 
-def test_the_newest_version_is_read_as_a_folder(kaggle: KaggleStandin, root: Root) -> None:
+def test_the_newest_version_is_read_as_a_folder(kaggle: FakeKaggle, root: Root) -> None:
     """Files have exactly the bytes that were packed, labels are folders, and sizes are the files'."""
     ours = leaves(root)
     assert contents(ours) == MORE_LEAVES
@@ -63,7 +63,7 @@ def test_the_newest_version_is_read_as_a_folder(kaggle: KaggleStandin, root: Roo
     assert (ours.modality, ours.labeled, list(ours.pairs())) == ("image", True, [])
 
 
-def test_a_named_version_is_the_one_that_is_read(kaggle: KaggleStandin, root: Root) -> None:
+def test_a_named_version_is_the_one_that_is_read(kaggle: FakeKaggle, root: Root) -> None:
     """A version in the config is taken though there is a newer one, and takes no request to resolve."""
     ours = leaves(root, version=1)
     assert ours.compute_revision() != leaves(root).compute_revision()
@@ -71,24 +71,24 @@ def test_a_named_version_is_the_one_that_is_read(kaggle: KaggleStandin, root: Ro
     assert leaves(root, version=2).compute_revision() == leaves(root).compute_revision()
 
 
-def test_a_tar_archive_is_read_as_well(kaggle: KaggleStandin, root: Root) -> None:
+def test_a_tar_archive_is_read_as_well(kaggle: FakeKaggle, root: Root) -> None:
     """Kaggle packs some data sets as tar."""
     kaggle.datasets["ours/leaves"][3] = tarred(LEAVES)
     assert contents(leaves(root)) == LEAVES
 
 
-def test_open_source_opens_a_kaggle_data_set(kaggle: KaggleStandin, root: Root) -> None:
+def test_open_source_opens_a_kaggle_data_set(kaggle: FakeKaggle, root: Root) -> None:
     """The config's kind is all that is needed to open it."""
     assert isinstance(open_source(KaggleDatasetConfig(source="kaggle", handle="ours/leaves"), root), KaggleSource)
 
 
-def test_revision_downloads_nothing(kaggle: KaggleStandin, root: Root) -> None:
+def test_revision_downloads_nothing(kaggle: FakeKaggle, root: Root) -> None:
     """One small request tells the newest version."""
     leaves(root).compute_revision()
     assert (len(kaggle.requests), kaggle.downloads()) == (1, 0)
 
 
-def test_a_fetched_version_is_not_fetched_again(kaggle: KaggleStandin, root: Root) -> None:
+def test_a_fetched_version_is_not_fetched_again(kaggle: FakeKaggle, root: Root) -> None:
     """Once the inventory is there, items come from disk: no download, and without `revision` no request at all."""
     leaves(root).compute_revision()
     contents(leaves(root))
@@ -100,7 +100,7 @@ def test_a_fetched_version_is_not_fetched_again(kaggle: KaggleStandin, root: Roo
     assert kaggle.downloads() == 1
 
 
-def test_items_are_those_of_the_announced_version(kaggle: KaggleStandin, root: Root) -> None:
+def test_items_are_those_of_the_announced_version(kaggle: FakeKaggle, root: Root) -> None:
     """A version that arrives between `revision` and `items` waits for the next night."""
     leaves(root).compute_revision()
     kaggle.datasets["ours/leaves"][3] = zipped(LEAVES)
@@ -109,7 +109,7 @@ def test_items_are_those_of_the_announced_version(kaggle: KaggleStandin, root: R
     assert contents(leaves(root)) == LEAVES
 
 
-def test_the_inventory_says_what_was_fetched_and_the_archive_is_gone(kaggle: KaggleStandin, root: Root) -> None:
+def test_the_inventory_says_what_was_fetched_and_the_archive_is_gone(kaggle: FakeKaggle, root: Root) -> None:
     """It counts files and bytes; nothing else is left beside the files, and nothing outside of the root."""
     contents(leaves(root, version=1))
     (folder,) = root.path.glob("sources/*/1")
@@ -122,7 +122,7 @@ def test_the_inventory_says_what_was_fetched_and_the_archive_is_gone(kaggle: Kag
 
 @pytest.mark.parametrize("fault", [429, 503])
 @pytest.mark.parametrize("request_line", ["/GetDataset", "/DownloadDataset", "GET /storage/"], ids=["lookup", "download", "storage"])
-def test_a_busy_server_is_asked_again(kaggle: KaggleStandin, root: Root, fault: int, request_line: str) -> None:
+def test_a_busy_server_is_asked_again(kaggle: FakeKaggle, root: Root, fault: int, request_line: str) -> None:
     """429 and 503 delay a fetch and do not end it."""
     kaggle.fail(request_line, fault)
     leaves(root).compute_revision()
@@ -131,14 +131,14 @@ def test_a_busy_server_is_asked_again(kaggle: KaggleStandin, root: Root, fault: 
 
 @pytest.mark.parametrize("digests", [True, False])
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_cut_download_goes_on(kaggle: KaggleStandin, root: Root, digests: bool, ranges: bool) -> None:
+def test_a_cut_download_goes_on(kaggle: FakeKaggle, root: Root, digests: bool, ranges: bool) -> None:
     """A connection that breaks in the middle leaves the files whole, whether the storage can take up a download or not."""
     kaggle.digests, kaggle.ranges = digests, ranges
     kaggle.fail("GET /storage/", "cut", "pass", "cut")
     assert contents(leaves(root, handle="ours/forest")) == FOREST
 
 
-def test_a_cut_download_goes_on_in_the_next_build(kaggle: KaggleStandin, root: Root) -> None:
+def test_a_cut_download_goes_on_in_the_next_build(kaggle: FakeKaggle, root: Root) -> None:
     """What came before patience was over is kept, and never taken for the whole."""
     kaggle.fail("GET /storage/", "cut", *["pass", "cut"] * 2)
     with pytest.raises(SourceUnreachable):
@@ -149,19 +149,19 @@ def test_a_cut_download_goes_on_in_the_next_build(kaggle: KaggleStandin, root: R
     assert kaggle.requests[-1].endswith("bytes=1048576-")
 
 
-def test_a_download_whose_rest_is_refused_starts_anew(kaggle: KaggleStandin, root: Root) -> None:
+def test_a_download_whose_rest_is_refused_starts_anew(kaggle: FakeKaggle, root: Root) -> None:
     """The words of a 503 that answers the request for the rest are not taken for the rest."""
     kaggle.fail("GET /storage/", "cut", "pass", 503)
     assert contents(leaves(root, handle="ours/forest")) == FOREST
 
 
-def test_a_silent_server_is_not_waited_for_for_ever(kaggle: KaggleStandin, root: Root) -> None:
+def test_a_silent_server_is_not_waited_for_for_ever(kaggle: FakeKaggle, root: Root) -> None:
     """A request without an answer ends at the time-out and is made again."""
     kaggle.fail("/DownloadDataset", "silent")
     assert contents(leaves(root)) == MORE_LEAVES
 
 
-def test_an_archive_with_another_digest_is_refused(kaggle: KaggleStandin, root: Root) -> None:
+def test_an_archive_with_another_digest_is_refused(kaggle: FakeKaggle, root: Root) -> None:
     """An archive whose MD5 is not the provider's is never unpacked, and is fetched anew by the next build."""
     kaggle.fail("GET /storage/", "garbled")
     with pytest.raises(DamagedFile, match="not what the provider says"):
@@ -170,7 +170,7 @@ def test_an_archive_with_another_digest_is_refused(kaggle: KaggleStandin, root: 
     assert contents(leaves(root)) == MORE_LEAVES
 
 
-def test_an_archive_left_whole_but_wrong_is_refused(kaggle: KaggleStandin, root: Root) -> None:
+def test_an_archive_left_whole_but_wrong_is_refused(kaggle: FakeKaggle, root: Root) -> None:
     """A leftover of the right length is not believed for its length: the archive is fetched anew."""
     ours = leaves(root, version=1)
     folder = root.source(ours._slug, "1")
@@ -179,7 +179,7 @@ def test_an_archive_left_whole_but_wrong_is_refused(kaggle: KaggleStandin, root:
     assert contents(ours) == LEAVES
 
 
-def test_an_archive_that_does_not_unpack_is_refused(kaggle: KaggleStandin, root: Root) -> None:
+def test_an_archive_that_does_not_unpack_is_refused(kaggle: FakeKaggle, root: Root) -> None:
     """Without a digest from the provider the archive's own checksums decide."""
     kaggle.digests = False
     kaggle.fail("GET /storage/", "garbled")
@@ -195,7 +195,7 @@ def test_an_archive_that_does_not_unpack_is_refused(kaggle: KaggleStandin, root:
     ids=["parent", "absolute", "link"],
 )
 def test_an_archive_that_leads_out_is_refused(
-    kaggle: KaggleStandin, root: Root, packed: object, members: dict[str, bytes], links: dict[str, str]
+    kaggle: FakeKaggle, root: Root, packed: object, members: dict[str, bytes], links: dict[str, str]
 ) -> None:
     """A member with a path out of the folder, or a link, stops the fetch before anything is unpacked."""
     assert callable(packed)
@@ -215,20 +215,20 @@ def test_an_archive_that_leads_out_is_refused(
         ({"subdir": "../.."}, "no such folder"),
     ],
 )
-def test_what_the_data_set_lacks_is_named(kaggle: KaggleStandin, root: Root, change: dict[str, object], what: str) -> None:
+def test_what_the_data_set_lacks_is_named(kaggle: FakeKaggle, root: Root, change: dict[str, object], what: str) -> None:
     """A data set, version or folder that is not there is an InputError with what to mend."""
     with pytest.raises(InputError, match=what):
         contents(leaves(root, **change))
 
 
-def test_a_private_data_set_says_how_to_get_in(kaggle: KaggleStandin, root: Root) -> None:
+def test_a_private_data_set_says_how_to_get_in(kaggle: FakeKaggle, root: Root) -> None:
     """A refusal is an InputError whose next step is to log in."""
     kaggle.private.add("ours/leaves")
     with pytest.raises(InputError, match="log in"):
         leaves(root).compute_revision()
 
 
-def test_without_a_network_the_error_is_one_that_is_tried_again(kaggle: KaggleStandin, root: Root) -> None:
+def test_without_a_network_the_error_is_one_that_is_tried_again(kaggle: FakeKaggle, root: Root) -> None:
     """A refused connection is a SourceUnreachable, which the tasks' retry policy counts among the passing faults."""
     kaggle.close()
     with pytest.raises(SourceUnreachable, match="cannot be reached") as told:

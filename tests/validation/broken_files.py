@@ -8,8 +8,8 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from pictures import WIDTH, Kind, chunk, flipped, png, saved, scene
 from PIL import Image
+from sample_images import WIDTH, Kind, chunk, flipped, png, saved, scene
 
 
 def broken_files() -> list[Kind]:

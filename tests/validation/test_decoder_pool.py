@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 from broken_files import broken_files
-from decoders import crash_once, moody, process
-from sound_files import sound_files
+from misbehaving_decoders import crash_once, moody, process
+from valid_files import valid_files
 
 from indexmill.storage.digests import content_digest
 from indexmill.storage.errors import IndexmillError
@@ -146,7 +146,7 @@ def test_a_killed_caller_leaves_no_process(tmp_path: Path) -> None:
     """The processes end by themselves when the other side is gone without a word."""
     code = (
         "import os, signal, sys; sys.path[:0] = sys.argv[1:]\n"
-        "from decoders import process\nfrom indexmill.tasks.validation.decoder_pool import DecoderPool\n"
+        "from misbehaving_decoders import process\nfrom indexmill.tasks.validation.decoder_pool import DecoderPool\n"
         "from indexmill.tasks.validation.decoder_worker import DecodeRequest\n"
         "from indexmill.tasks.validation.image_reader import ImageLimits\n"
         "pool = DecoderPool(ImageLimits(), 5, decode=process); print(*pool.decode_all([DecodeRequest('x', '')]), flush=True)\n"
@@ -183,7 +183,7 @@ def test_the_process_imports_little() -> None:
 def test_every_file_of_a_folder_is_accounted_for(tmp_path: Path) -> None:
     """Each kind of file gives the group of the picture read here, or the same reason; changed and missing files say so."""
     requests, expected = [], []
-    for kind in [*sound_files(), *broken_files()]:
+    for kind in [*valid_files(), *broken_files()]:
         (tmp_path / kind.name).write_bytes(kind.content)
         requests.append(DecodeRequest(str(tmp_path / kind.name), content_digest(kind.content)))
         expected.append(kind.reason or compute_perceptual_hash(read_image(kind.content, LIMITS)))

@@ -10,14 +10,14 @@ import pytest
 from broken_files import broken_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import Kind, saved, scene
 from PIL import Image
-from sound_files import sound_files
+from sample_images import Kind, saved, scene
+from valid_files import valid_files
 
 from indexmill.tasks.validation.image_reader import UNLIMITED, ImageLimits, UnreadableImage, convert_to_rgb, read_image
 
 LIMITS = ImageLimits(max_pixels=10_000_000, min_side=2, max_aspect_ratio=50)
-KINDS = [*sound_files(), *broken_files()]
+KINDS = [*valid_files(), *broken_files()]
 VALID = [
     saved(scene(), "JPEG"),
     saved(scene(), "JPEG", progressive=True),

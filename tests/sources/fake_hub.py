@@ -12,7 +12,7 @@ from tests.sources.faulty_server import Answer, FaultyServer
 LARGE = {".parquet", ".png", ".jpg", ".zip", ".safetensors"}
 
 
-class HubStandin(FaultyServer):
+class FakeHub(FaultyServer):
     """Data sets by name, each a dict of path -> bytes with one commit that `main` stands for."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from tests.sources.faulty_server import Answer, FaultyServer
 
 
-class KaggleStandin(FaultyServer):
+class FakeKaggle(FaultyServer):
     """Archives by data set and version. digests and ranges: whether the storage gives an MD5 and takes up a download."""
 
     def __init__(self) -> None:

@@ -13,18 +13,18 @@ from indexmill.storage.root import Root
 from indexmill.tasks.retry import RetryPolicy
 from indexmill.tasks.sources.huggingface import HuggingFaceSource
 from indexmill.tasks.stage_policy import TRANSIENT_ERRORS
+from tests.sources.fake_hub import FakeHub
 from tests.sources.faulty_server import SILENCE_S
-from tests.sources.hub_samples import PICTURES, contents, opened, pictures, png, texts
-from tests.sources.hub_standin import HubStandin
+from tests.sources.hub_datasets import PICTURES, contents, opened, pictures, png, texts
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubStandin]:
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
     with opened(monkeypatch, tmp_path) as standin:
         yield standin
 
 
-def test_rows_that_the_library_cannot_make_out_are_told(hub: HubStandin, root: Root) -> None:
+def test_rows_that_the_library_cannot_make_out_are_told(hub: FakeHub, root: Root) -> None:
     """A damaged table is an InputError with the library's own words, not a traceback."""
     hub.datasets["ours/texts"]["data/train-00000-of-00001.parquet"] = b"no table"
     with pytest.raises(InputError, match="cannot be read"):
@@ -33,7 +33,7 @@ def test_rows_that_the_library_cannot_make_out_are_told(hub: HubStandin, root: R
 
 @pytest.mark.parametrize("fault", [429, 503])
 @pytest.mark.parametrize("request_line", ["GET /api/datasets/ours/texts/revision", "GET /cdn/"], ids=["lookup", "file"])
-def test_a_busy_hub_is_asked_again(hub: HubStandin, root: Root, fault: int, request_line: str) -> None:
+def test_a_busy_hub_is_asked_again(hub: FakeHub, root: Root, fault: int, request_line: str) -> None:
     """429 and 503 delay a fetch and do not end it."""
     hub.fail(request_line, fault)
     texts(root).compute_revision()
@@ -41,13 +41,13 @@ def test_a_busy_hub_is_asked_again(hub: HubStandin, root: Root, fault: int, requ
 
 
 @pytest.mark.parametrize("streaming_above", [10**9, 0], ids=["fetched", "streamed"])
-def test_a_cut_download_goes_on(hub: HubStandin, root: Root, streaming_above: int) -> None:
+def test_a_cut_download_goes_on(hub: FakeHub, root: Root, streaming_above: int) -> None:
     """A connection that breaks in the middle of a file leaves the images whole."""
     hub.fail("GET /cdn/", "cut")
     assert contents(pictures(root, streaming_above_bytes=streaming_above)) == PICTURES
 
 
-def test_a_killed_fetch_goes_on_where_it_was(hub: HubStandin, root: Root) -> None:
+def test_a_killed_fetch_goes_on_where_it_was(hub: FakeHub, root: Root) -> None:
     """Without an inventory the fetch is taken up: files in the cache are not downloaded, images that are there are not rewritten."""
     ours = pictures(root)
     items = list(ours.items())
@@ -64,7 +64,7 @@ def test_a_killed_fetch_goes_on_where_it_was(hub: HubStandin, root: Root) -> Non
 
 
 @pytest.mark.parametrize("request_line", ["GET /cdn/", "GET /datasets/ours/texts/resolve"], ids=["large", "small"])
-def test_a_file_with_another_digest_is_refused(hub: HubStandin, root: Root, request_line: str) -> None:
+def test_a_file_with_another_digest_is_refused(hub: FakeHub, root: Root, request_line: str) -> None:
     """A file whose bytes are not those the hub tells of is never read, and is fetched anew by the next build."""
     hub.fail(request_line, "garbled")
     with pytest.raises(DamagedFile, match="not what the hub says"):
@@ -73,14 +73,14 @@ def test_a_file_with_another_digest_is_refused(hub: HubStandin, root: Root, requ
     assert [item.text for item in texts(root).items()] == ["one", "two", "three"]
 
 
-def test_a_file_with_another_size_is_refused(hub: HubStandin, root: Root) -> None:
+def test_a_file_with_another_size_is_refused(hub: FakeHub, root: Root) -> None:
     """A file that ends early without a broken connection is not believed."""
     hub.fail("GET /cdn/", *["short"] * 20)
     with pytest.raises(DamagedFile, match="not what the hub says"):
         list(texts(root).items())
 
 
-def test_an_image_that_changed_on_disk_is_told(hub: HubStandin, root: Root) -> None:
+def test_an_image_that_changed_on_disk_is_told(hub: FakeHub, root: Root) -> None:
     """An image that is no longer as it was fetched stops the listing with the folder to remove."""
     ours = pictures(root)
     item = next(ours.items())
@@ -102,21 +102,21 @@ def test_an_image_that_changed_on_disk_is_told(hub: HubStandin, root: Root) -> N
         ({"label_column": "sort"}, "number, sentence, topic"),
     ],
 )
-def test_what_the_data_set_lacks_is_named(hub: HubStandin, root: Root, change: dict[str, object], what: str) -> None:
+def test_what_the_data_set_lacks_is_named(hub: FakeHub, root: Root, change: dict[str, object], what: str) -> None:
     """A data set, revision, configuration, split or column that is not there is an InputError that says what is."""
     ours = texts(root, **change)
     with pytest.raises(InputError, match=what):
         list(ours.items()) if ours.compute_revision() else None
 
 
-def test_a_gated_data_set_says_how_to_get_in(hub: HubStandin, root: Root) -> None:
+def test_a_gated_data_set_says_how_to_get_in(hub: FakeHub, root: Root) -> None:
     """Gated files are an InputError whose next step is to accept the terms and log in."""
     hub.gated.add("ours/texts")
     with pytest.raises(InputError, match="accept its terms"):
         list(texts(root).items())
 
 
-def test_a_row_may_not_name_a_file_of_this_machine(hub: HubStandin, root: Root, tmp_path: Path) -> None:
+def test_a_row_may_not_name_a_file_of_this_machine(hub: FakeHub, root: Root, tmp_path: Path) -> None:
     """A path in a row that leads out of the data set is refused, and nothing of it is copied."""
     secret = tmp_path / "secret.png"
     secret.write_bytes(png(1))
@@ -127,7 +127,7 @@ def test_a_row_may_not_name_a_file_of_this_machine(hub: HubStandin, root: Root, 
         list(pictures(root, id="ours/sly", text_column=None, label_column=None).items())
 
 
-def test_without_a_network_the_error_is_one_that_is_tried_again(hub: HubStandin, root: Root) -> None:
+def test_without_a_network_the_error_is_one_that_is_tried_again(hub: FakeHub, root: Root) -> None:
     """A refused connection is a SourceUnreachable, which the tasks' retry policy counts among the passing faults."""
     hub.close()
     with pytest.raises(SourceUnreachable, match="cannot be reached") as told:
@@ -135,7 +135,7 @@ def test_without_a_network_the_error_is_one_that_is_tried_again(hub: HubStandin,
     assert isinstance(told.value, TRANSIENT_ERRORS)
 
 
-def test_a_silent_hub_is_not_waited_for_for_ever(hub: HubStandin, root: Root) -> None:
+def test_a_silent_hub_is_not_waited_for_for_ever(hub: FakeHub, root: Root) -> None:
     """Listing a repository, for which the library names no time-out, ends at ours and is tried again."""
     hub.fail("/tree/", "silent")
     config = HuggingFaceDatasetConfig(source="huggingface", id="ours/texts", text_column="sentence")
@@ -144,7 +144,7 @@ def test_a_silent_hub_is_not_waited_for_for_ever(hub: HubStandin, root: Root) ->
     assert time.monotonic() - started < SILENCE_S / 2
 
 
-def test_a_row_may_not_leave_its_data_set_by_a_chained_path(hub: HubStandin, root: Root) -> None:
+def test_a_row_may_not_leave_its_data_set_by_a_chained_path(hub: FakeHub, root: Root) -> None:
     """Only zip archives of the data set itself are opened on the way to a file."""
     ours = texts(root)
     list(ours.items())

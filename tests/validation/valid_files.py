@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from pictures import HEIGHT, WIDTH, Kind, chunk, interlaced, lines, png, saved, scene, with_exif, without_segment
 from PIL import Image, ImageChops, ImageCms, ImageOps
+from sample_images import HEIGHT, WIDTH, Kind, chunk, interlaced, lines, png, saved, scene, with_exif, without_segment
 
 
-def sound_files() -> list[Kind]:
+def valid_files() -> list[Kind]:
     """All of them, each by a name of its own."""
     return [*_plain(), *_turned(), *_transparent(), *_moving(), *_deep(), *_tiff(), *_odd()]
 

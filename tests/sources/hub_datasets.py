@@ -18,7 +18,7 @@ from indexmill.configs.datasets import HuggingFaceDatasetConfig
 from indexmill.storage.root import Root
 from indexmill.tasks.retry import RetryPolicy
 from indexmill.tasks.sources.huggingface import HuggingFaceSource
-from tests.sources.hub_standin import HubStandin
+from tests.sources.fake_hub import FakeHub
 
 QUICK = RetryPolicy(attempts=3, first_wait_s=0.01, max_wait_s=0.05, timeout_s=5)
 
@@ -59,9 +59,9 @@ def texts_parquet(*texts: str) -> bytes:
 
 
 @contextmanager
-def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubStandin]:
+def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
     """A stand-in with three data sets, which the real libraries take for the hub; their default cache is below tmp_path."""
-    standin = HubStandin()
+    standin = FakeHub()
     point_at(standin.url, monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
     standin.datasets["ours/pictures"] = {"README.md": b"# Pictures\n", "data/train-00000-of-00001.parquet": pictures_parquet(tmp_path)}
