@@ -58,7 +58,7 @@ def night(folder: str, place: str, *, listed_anew: bool) -> dict[str, Any]:
     from indexmill.configs.datasets import FolderDatasetConfig
     from indexmill.configs.models import SplitConfig, ValidateConfig
     from indexmill.storage.root import Root
-    from indexmill.tasks.ingest import ingest, revision
+    from indexmill.tasks.ingest import ingest, read_source_revision
     from indexmill.tasks.split import split
     from indexmill.tasks.validate import validate
 

@@ -47,7 +47,7 @@ class Record(FrozenModel):
 class Dataset(Record):
     """The items as the source lists them, and its scored pairs.
 
-    base: the folder that image paths start from; None for texts. unread: images whose bytes could not be read.
+    base: the folder that image paths start from; None for texts. unreadable_files: images whose bytes could not be read.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Dataset(Record):
     image_root: str | None
     labeled: bool
     items: int
-    unread: int
+    unreadable_files: int
     table: FileRef
     pairs: FileRef | None
 

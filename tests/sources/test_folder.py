@@ -364,7 +364,7 @@ def test_the_revision_covers_what_is_read(tmp_path: Path, picture: Picture) -> N
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     """The error says what is at the path, and tells a file from nothing."""
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="not there") as refused:
+    with pytest.raises(InputError, match="does not exist") as refused:
         source(tmp_path / "none")
     assert refused.value.got == f"nothing at {tmp_path / 'none'}"
     with pytest.raises(InputError) as refused:
@@ -377,7 +377,7 @@ def test_the_demo_folder_says_what_writes_it(root: Root) -> None:
     config = FolderDatasetConfig(source="folder", path="{root}/sources/digits/1")
     with pytest.raises(InputError) as refused:
         open_source(config, root)
-    assert refused.value.next_step == "indexmill demo writes it"
+    assert refused.value.next_step == "run indexmill demo, which writes it"
     assert str(root.path) in refused.value.where
 
 

@@ -115,8 +115,8 @@ def test_the_inventory_says_what_was_fetched_and_the_archive_is_gone(kaggle: Fak
     (folder,) = root.path.glob("sources/*/1")
     assert sorted(path.name for path in folder.iterdir()) == ["files", "inventory.json"]
     text = (folder / "inventory.json").read_text()
-    assert '"files": 3' in text
-    assert '"bytes": 15000' in text
+    assert '"file_count": 3' in text
+    assert '"unpacked_bytes": 15000' in text
     assert not (root.path.parent / "home").exists()
 
 
@@ -164,7 +164,7 @@ def test_a_silent_server_is_not_waited_for_for_ever(kaggle: FakeKaggle, root: Ro
 def test_an_archive_with_another_digest_is_refused(kaggle: FakeKaggle, root: Root) -> None:
     """An archive whose MD5 is not the provider's is never unpacked, and is fetched anew by the next build."""
     kaggle.fail("GET /storage/", "garbled")
-    with pytest.raises(DamagedFile, match="not what the provider says"):
+    with pytest.raises(DamagedFile, match="archive is damaged"):
         contents(leaves(root))
     assert not list(root.path.glob("sources/*/*/files"))
     assert contents(leaves(root)) == MORE_LEAVES
@@ -183,7 +183,7 @@ def test_an_archive_that_does_not_unpack_is_refused(kaggle: FakeKaggle, root: Ro
     """Without a digest from the provider the archive's own checksums decide."""
     kaggle.digests = False
     kaggle.fail("GET /storage/", "garbled")
-    with pytest.raises(DamagedFile, match="not what the provider says"):
+    with pytest.raises(DamagedFile, match="archive is damaged"):
         contents(leaves(root))
     assert not list(root.path.glob("sources/*/*/files"))
 

@@ -138,7 +138,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     """A corpus that lacks a file is refused at once, and the file named."""
     config = benchmark(tmp_path / "sts")
     (tmp_path / "sts/sts-dev.csv").unlink()
-    with pytest.raises(InputError, match="not whole") as refused:
+    with pytest.raises(InputError, match="is incomplete") as refused:
         StsSource(config)
     assert refused.value.got == "no sts-dev.csv"
 

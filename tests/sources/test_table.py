@@ -266,7 +266,7 @@ def test_a_path_that_matches_nothing_is_refused(tmp_path: Path, root: Root) -> N
         (tmp_path / "none/t.csv", f"no folder {tmp_path / 'none'}"),
         (f"{tmp_path}/*.csv", f"no such file in {tmp_path}"),
     ):
-        with pytest.raises(InputError, match="no table") as refused:
+        with pytest.raises(InputError, match="no table found") as refused:
             source(root, path, text_column="t")
         assert refused.value.got == got
 

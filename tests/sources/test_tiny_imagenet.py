@@ -89,7 +89,7 @@ def test_a_folder_that_lacks_a_part_is_refused(archive: Path, missing: str) -> N
     """The error names the part that is missing."""
     path = archive / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(InputError, match="not tiny-imagenet") as refused:
+    with pytest.raises(InputError, match="layout of Tiny ImageNet") as refused:
         source(archive)
     assert missing in refused.value.got
     assert str(archive) in refused.value.where

@@ -16,7 +16,7 @@ from indexmill.configs.datasets import FolderDatasetConfig
 from indexmill.storage.digests import content_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
-from indexmill.tasks.ingest import revision
+from indexmill.tasks.ingest import read_source_revision
 from indexmill.tasks.sources import Item
 from indexmill.tasks.sources.base import ScoredPair
 from tests.stage_inputs import LONG_AGO, Listed, aged, ingested, paint, pictures, rows
@@ -125,13 +125,13 @@ def test_excluded_labels_are_left_out(root: Root) -> None:
 
 def test_a_source_without_items_is_refused_with_the_labels_that_were_left_out(root: Root) -> None:
     """Nothing is left once every label is excluded."""
-    with pytest.raises(InputError, match="0 items once l0, l1, l2 are left out"):
+    with pytest.raises(InputError, match="0 items after excluding l0, l1, l2"):
         ingested(root, Listed(TEXTS), exclude_labels=("l0", "l1", "l2"))
 
 
 def test_a_key_that_is_listed_twice_is_refused_by_its_name(root: Root) -> None:
     """Even where its text is the same."""
-    with pytest.raises(InputError, match="two items have one key") as refusal:
+    with pytest.raises(InputError, match="two items have the same key") as refusal:
         ingested(root, Listed([*TEXTS, TEXTS[7]]))
     assert refusal.value.where == "key k7"
 
@@ -139,7 +139,7 @@ def test_a_key_that_is_listed_twice_is_refused_by_its_name(root: Root) -> None:
 def test_two_keys_with_one_id_are_refused_by_their_names(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     """An id stands for one item, or a search result could not be found again."""
     monkeypatch.setattr("indexmill.tasks.ingest.item_id", lambda key: 5 if key in ("k3", "k9") else int(key[1:]) + 100)
-    with pytest.raises(InputError, match="two keys have one item id") as refusal:
+    with pytest.raises(InputError, match="two keys have the same item id") as refusal:
         ingested(root, Listed(TEXTS))
     assert refusal.value.where == "keys k3 and k9"
 
@@ -225,10 +225,10 @@ def test_what_one_folder_taught_is_not_believed_of_another(root: Root, image_roo
 def test_touching_a_file_changes_the_revision_and_not_the_data_set(root: Root, image_root: Path) -> None:
     """When bytes were written is no part of what an item is."""
     config = FolderDatasetConfig(source="folder", path=str(image_root))
-    before, told = ingested(root, pictures(image_root)), revision(config, root)
-    assert revision(config, root) == told
+    before, told = ingested(root, pictures(image_root)), read_source_revision(config, root)
+    assert read_source_revision(config, root) == told
     aged(image_root / "l0" / "0.bmp", LONG_AGO + 1)
-    assert revision(config, root) != told
+    assert read_source_revision(config, root) != told
     assert ingested(root, pictures(image_root)).digest == before.digest
 
 

@@ -40,7 +40,7 @@ def many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def outcomes(paths: list[str], seconds: float = 10, decode: Callable[[DecodeRequest, ImageLimits], str] = moody) -> list[str]:
     """The group of each path, or the reason in brackets."""
-    with DecoderPool(LIMITS, seconds, decode=decode) as decoders:
+    with DecoderPool(LIMITS, timeout_s=seconds, decode=decode) as decoders:
         groups = list(decoders.decode_all(DecodeRequest(path, "") for path in paths))
     return [f"({group.reason})" if isinstance(group, UnreadableImage) else group for group in groups]
 
@@ -74,7 +74,7 @@ def test_bad_images_in_a_row_are_each_given_their_reason(many_processes: None) -
 
 def test_a_message_says_what_happened() -> None:
     """The signal by its name, the limit in seconds, the exception by its type."""
-    with DecoderPool(LIMITS, 0.5, decode=moody) as decoders:
+    with DecoderPool(LIMITS, timeout_s=0.5, decode=moody) as decoders:
         crash, hang, fail = map(str, decoders.decode_all(DecodeRequest(path, "") for path in ("crash", "hang", "fail")))
     assert "SIGSEGV" in crash and "0.5 seconds" in hang and "KeyError: 'a bug'" in fail
 
@@ -100,7 +100,7 @@ def test_no_more_than_so_many_are_under_way(many_processes: None) -> None:
             taken += 1
             yield DecodeRequest("hang" if number == 20 else str(number), "")
 
-    with DecoderPool(LIMITS, 1, decode=moody) as decoders:
+    with DecoderPool(LIMITS, timeout_s=1, decode=moody) as decoders:
         for used, _ in enumerate(decoders.decode_all(requests())):
             assert taken - used <= MAX_IN_FLIGHT + 1
 
@@ -109,7 +109,7 @@ def test_few_images_take_one_process_and_many_take_all() -> None:
     """A second process starts once there is enough to do, and both serve the batches that follow."""
     assert len(set(outcomes(["x"] * 20, decode=process))) == 1
     assert len(set(outcomes(["x"] * 400, decode=process))) == 2
-    with DecoderPool(LIMITS, 10, decode=process) as decoders:
+    with DecoderPool(LIMITS, timeout_s=10, decode=process) as decoders:
         first, second = (set(decoders.decode_all([DecodeRequest("x", "")] * 3)) for _ in range(2))
     assert first == second
 
@@ -117,7 +117,7 @@ def test_few_images_take_one_process_and_many_take_all() -> None:
 def test_no_work_starts_no_process() -> None:
     """A pool that is asked nothing costs nothing."""
     before = psutil.Process().children()
-    with DecoderPool(LIMITS, 10) as decoders:
+    with DecoderPool(LIMITS, timeout_s=10) as decoders:
         assert list(decoders.decode_all([])) == []
         assert psutil.Process().children() == before
 
@@ -126,7 +126,7 @@ def test_no_work_starts_no_process() -> None:
 def test_an_exception_ends_the_processes(problem: type[BaseException]) -> None:
     """Whatever interrupts the caller, a hanging decoder does not outlive it."""
     start = time.monotonic()
-    with pytest.raises(problem), DecoderPool(LIMITS, 60, decode=moody) as decoders:
+    with pytest.raises(problem), DecoderPool(LIMITS, timeout_s=60, decode=moody) as decoders:
         for group in decoders.decode_all(DecodeRequest(path, "") for path in ("0", "1", "hang")):
             if group == "1":
                 raise problem
@@ -135,7 +135,7 @@ def test_an_exception_ends_the_processes(problem: type[BaseException]) -> None:
 
 def test_leaving_a_batch_early_spoils_no_later_one() -> None:
     """Answers that nobody waited for do not turn up in the next batch."""
-    with DecoderPool(LIMITS, 10, decode=moody) as decoders:
+    with DecoderPool(LIMITS, timeout_s=10, decode=moody) as decoders:
         batch = decoders.decode_all(DecodeRequest(str(number), "") for number in range(100))
         assert next(batch) == "0"
         batch.close()  # type: ignore[attr-defined]
@@ -149,7 +149,7 @@ def test_a_killed_caller_leaves_no_process(tmp_path: Path) -> None:
         "from misbehaving_decoders import process\nfrom indexmill.tasks.validation.decoder_pool import DecoderPool\n"
         "from indexmill.tasks.validation.decoder_worker import DecodeRequest\n"
         "from indexmill.tasks.validation.image_reader import ImageLimits\n"
-        "pool = DecoderPool(ImageLimits(), 5, decode=process); print(*pool.decode_all([DecodeRequest('x', '')]), flush=True)\n"
+        "pool = DecoderPool(ImageLimits(), timeout_s=5, decode=process); print(*pool.decode_all([DecodeRequest('x', '')]), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     said = subprocess.run([sys.executable, "-c", code, *sys.path], capture_output=True, text=True)
@@ -169,7 +169,7 @@ def test_libraries_that_complain_are_not_heard(capfd: pytest.CaptureFixture[str]
 def test_a_process_that_cannot_start_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """A broken installation is nobody's image's fault."""
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(IndexmillError, match="does not start"):
+    with pytest.raises(IndexmillError, match="failed to start"):
         outcomes(["0"])
 
 
@@ -188,7 +188,7 @@ def test_every_file_of_a_folder_is_accounted_for(tmp_path: Path) -> None:
         requests.append(DecodeRequest(str(tmp_path / kind.name), content_digest(kind.content)))
         expected.append(kind.reason or compute_perceptual_hash(read_image(kind.content, LIMITS)))
     requests += [requests[0]._replace(content_digest="0" * 32), DecodeRequest(str(tmp_path / "none"), ""), DecodeRequest(str(tmp_path), "")]
-    with DecoderPool(LIMITS, 20) as decoders:
+    with DecoderPool(LIMITS, timeout_s=20) as decoders:
         groups = list(decoders.decode_all(requests))
     found = [group.reason if isinstance(group, UnreadableImage) else group for group in groups]
     assert found == [*expected, "changed", "unopenable", "unopenable"]
