@@ -18,9 +18,9 @@ from huggingface_hub import constants
 from PIL import Image
 
 from indexmill.tasks.encoding.model_files import find_model_path
-from tests.sources.faulty_server import Answer
-from tests.sources.hub_datasets import point_at
 from tests.sources.fake_hub import FakeHub
+from tests.sources.faulty_server import Answer
+from tests.sources.hub_datasets import point_libraries_to
 
 TINY_CLIP = {
     "embed_dim": 32,
@@ -92,7 +92,7 @@ def opened_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[ModelHu
     from indexmill.tasks.retry import RetryPolicy
 
     standin = ModelHub()
-    point_at(standin.url, monkeypatch)
+    point_libraries_to(standin.url, monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(model_hub, "HUB_RETRY", RetryPolicy(attempts=2, first_wait_s=0.01, max_wait_s=0.05, timeout_s=5))
     try:

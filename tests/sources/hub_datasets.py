@@ -1,4 +1,4 @@
-"""Data sets for a stand-in of the hub, and sources that read them."""
+"""Data sets for the fake hub, and sources that read them."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from indexmill.tasks.retry import RetryPolicy
 from indexmill.tasks.sources.huggingface import HuggingFaceSource
 from tests.sources.fake_hub import FakeHub
 
-QUICK = RetryPolicy(attempts=3, first_wait_s=0.01, max_wait_s=0.05, timeout_s=5)
+FAST_RETRY = RetryPolicy(attempts=3, first_wait_s=0.01, max_wait_s=0.05, timeout_s=5)
 
 
-def png(shade: int) -> bytes:
+def make_png(shade: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), (shade, 0, 0)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def jpeg(shade: int) -> bytes:
+def make_jpeg(shade: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), (0, shade, 0)).save(buffer, "JPEG", quality=40)
     return buffer.getvalue()
 
 
-PICTURES = [jpeg(10), png(20), jpeg(30), png(40)]
+IMAGES = [make_jpeg(10), make_png(20), make_jpeg(30), make_png(40)]
 
 
-def pictures_parquet(folder: Path) -> bytes:
-    """A table of images, class labels and captions as `push_to_hub` writes it."""
+def make_image_parquet(folder: Path) -> bytes:
+    """Return a table of images, class labels and captions as `push_to_hub` writes it."""
     features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"]), "caption": datasets.Value("string")}
     )
     rows = {
-        "image": [{"bytes": content, "path": f"{number}.jpg"} for number, content in enumerate(PICTURES)],
+        "image": [{"bytes": content, "path": f"{number}.jpg"} for number, content in enumerate(IMAGES)],
         "label": [0, 1, 0, -1],
         "caption": ["a cat", "a dog", None, "who knows"],
     }
@@ -52,33 +52,33 @@ def pictures_parquet(folder: Path) -> bytes:
     return (folder / "pictures.parquet").read_bytes()
 
 
-def texts_parquet(*texts: str) -> bytes:
+def make_text_parquet(*texts: str) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.table({"sentence": list(texts), "topic": ["news"] * len(texts), "number": list(range(len(texts)))}), buffer)
     return buffer.getvalue()
 
 
 @contextmanager
-def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    """A stand-in with three data sets, which the real libraries take for the hub; their default cache is below tmp_path."""
-    standin = FakeHub()
-    point_at(standin.url, monkeypatch)
+def open_fake_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+    """Start a fake hub with three data sets and point the real libraries to it; their default cache is below tmp_path."""
+    hub = FakeHub()
+    point_libraries_to(hub.url, monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
-    standin.datasets["ours/pictures"] = {"README.md": b"# Pictures\n", "data/train-00000-of-00001.parquet": pictures_parquet(tmp_path)}
-    standin.datasets["ours/texts"] = {
+    hub.datasets["ours/pictures"] = {"README.md": b"# Pictures\n", "data/train-00000-of-00001.parquet": make_image_parquet(tmp_path)}
+    hub.datasets["ours/texts"] = {
         "README.md": b"# Texts\n",
-        "data/train-00000-of-00001.parquet": texts_parquet("one", "two", "three"),
-        "data/test-00000-of-00001.parquet": texts_parquet("four"),
+        "data/train-00000-of-00001.parquet": make_text_parquet("one", "two", "three"),
+        "data/test-00000-of-00001.parquet": make_text_parquet("four"),
     }
-    standin.datasets["ours/folders"] = {f"train/{name}/{number}.png": png(number) for number, name in enumerate(["oak", "elm"])}
+    hub.datasets["ours/folders"] = {f"train/{name}/{number}.png": make_png(number) for number, name in enumerate(["oak", "elm"])}
     try:
-        yield standin
+        yield hub
     finally:
-        standin.close()
+        hub.close()
         close_session()
 
 
-def point_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def point_libraries_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     close_session()
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
@@ -88,19 +88,21 @@ def point_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "")
 
 
-def pictures(root: Root, **changes: object) -> HuggingFaceSource:
-    return source(root, **{"id": "ours/pictures", "image_column": "image", "label_column": "label", "text_column": "caption"} | changes)
+def make_image_source(root: Root, **changes: object) -> HuggingFaceSource:
+    return make_source(
+        root, **{"id": "ours/pictures", "image_column": "image", "label_column": "label", "text_column": "caption"} | changes
+    )
 
 
-def texts(root: Root, **changes: object) -> HuggingFaceSource:
-    return source(root, **{"id": "ours/texts", "text_column": "sentence"} | changes)
+def make_text_source(root: Root, **changes: object) -> HuggingFaceSource:
+    return make_source(root, **{"id": "ours/texts", "text_column": "sentence"} | changes)
 
 
-def source(root: Root, **config: object) -> HuggingFaceSource:
-    return HuggingFaceSource(HuggingFaceDatasetConfig.model_validate({"source": "huggingface"} | config), root, QUICK)
+def make_source(root: Root, **config: object) -> HuggingFaceSource:
+    return HuggingFaceSource(HuggingFaceDatasetConfig.model_validate({"source": "huggingface"} | config), root, FAST_RETRY)
 
 
-def contents(source: HuggingFaceSource) -> list[bytes]:
+def read_images(source: HuggingFaceSource) -> list[bytes]:
     items = list(source.items())
     assert source.image_root is not None
     return [(source.image_root / str(item.path)).read_bytes() for item in items]

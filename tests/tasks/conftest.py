@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.stage_inputs import paint
+from tests.stage_inputs import write_noise
 
 
 @pytest.fixture
 def image_root(tmp_path: Path) -> Path:
     """Six pictures of two labels."""
     for number in range(6):
-        paint(tmp_path / "base" / f"l{number % 2}" / f"{number}.bmp", number)
+        write_noise(tmp_path / "base" / f"l{number % 2}" / f"{number}.bmp", number)
     return tmp_path / "base"

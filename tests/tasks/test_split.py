@@ -13,7 +13,7 @@ from indexmill.storage.root import Root
 from indexmill.tasks.sources import Item
 from indexmill.tasks.split import choose_side
 from indexmill.tasks.validation.text_normalization import normalize_for_grouping, normalize_text
-from tests.stage_inputs import Listed, divided, paint, pictures, rows
+from tests.stage_inputs import ListSource, make_image_source, read_rows, run_split, write_noise
 
 groups = st.lists(st.text(min_size=1), min_size=1, max_size=50, unique=True)
 
@@ -51,16 +51,16 @@ def test_normalised_text_is_nfc_with_single_spaces() -> None:
 TEXTS = [Item(f"k{number}", label=f"l{number % 4}", text=f"Text {number % 50}" + "!" * (number // 50)) for number in range(60)]
 
 
-def sides(root: Root, source: Listed, **limits: object) -> dict[str, str]:
+def sides(root: Root, source: ListSource, **limits: object) -> dict[str, str]:
     """Key -> side, once the source went through ingest, validate and split."""
-    return {row["key"]: row["side"] for row in rows(root, divided(root, source, **limits).table)}
+    return {row["key"]: row["side"] for row in read_rows(root, run_split(root, source, **limits).table)}
 
 
 @given(st.lists(st.sampled_from(TEXTS), min_size=1, unique=True))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_text_moves_when_others_come_go_or_change_places(root: Root, some: list[Item]) -> None:
-    """Through ingest, validate and split, any part of a data set in any order is divided as the whole is."""
-    whole, part = sides(root, Listed(TEXTS)), sides(root, Listed(some))
+    """Through ingest, validate and split, any part of a data set in any order is run_split as the whole is."""
+    whole, part = sides(root, ListSource(TEXTS)), sides(root, ListSource(some))
     assert set(whole.values()) == {"query", "database"}
     assert part == {item.key: whole[item.key] for item in some}
 
@@ -68,26 +68,26 @@ def test_no_text_moves_when_others_come_go_or_change_places(root: Root, some: li
 def test_no_picture_moves_when_others_come_go_or_change_places(root: Root, tmp_path: Path) -> None:
     """The same on images, whose group is their perceptual hash."""
     for number in range(24):
-        paint(tmp_path / "base" / "label" / f"{number}.bmp", number)
-    source = pictures(tmp_path / "base")
+        write_noise(tmp_path / "base" / "label" / f"{number}.bmp", number)
+    source = make_image_source(tmp_path / "base")
     whole = sides(root, source)
     assert set(whole.values()) == {"query", "database"}
-    for part in (source.listed[::2], source.listed[::-1], source.listed[5:9]):
-        assert sides(root, Listed(part, image_root=source.image_root)) == {item.key: whole[item.key] for item in part}
+    for part in (source.item_list[::2], source.item_list[::-1], source.item_list[5:9]):
+        assert sides(root, ListSource(part, image_root=source.image_root)) == {item.key: whole[item.key] for item in part}
 
 
 def test_a_given_split_is_followed_by_the_names_of_its_parts(root: Root) -> None:
     """What query_splits names is the query side; all else, and what stands in no part, is the database."""
     listing = [Item(str(name), "l", f"text of {name}", split=name) for name in ("train", "test", "val", "odd", None)]
     database = {"train": "database", "odd": "database", "None": "database"}
-    assert sides(root, Listed(listing), mode="given") == database | {"test": "query", "val": "query"}
-    chosen = sides(root, Listed(listing), mode="given", query_splits=("odd",))
+    assert sides(root, ListSource(listing), mode="given") == database | {"test": "query", "val": "query"}
+    chosen = sides(root, ListSource(listing), mode="given", query_splits=("odd",))
     assert [key for key, side in chosen.items() if side == "query"] == ["odd"]
 
 
 def test_without_a_split_all_is_database(root: Root) -> None:
     """Mode none."""
-    record = divided(root, Listed(TEXTS), mode="none")
+    record = run_split(root, ListSource(TEXTS), mode="none")
     assert (record.database, record.query, record.leaks) == (60, 0, 0)
 
 
@@ -95,9 +95,9 @@ def test_what_each_label_got_is_recorded(root: Root) -> None:
     """by_label is a count by hand, labels of fewer than five items and items without a label among them."""
     sizes = {None: 7, "large": 100, "four": 4, "one": 1}
     listing = [Item(f"{label}{number}", label, f"{label} {number}") for label, size in sizes.items() for number in range(size)]
-    record = divided(root, Listed(listing, labeled=False))
-    counted = Counter((row["label"], row["side"]) for row in rows(root, record.table))
-    found = rows(root, record.by_label)
+    record = run_split(root, ListSource(listing, labeled=False))
+    counted = Counter((row["label"], row["side"]) for row in read_rows(root, record.table))
+    found = read_rows(root, record.by_label)
     assert [row["label"] for row in found] == [None, "four", "large", "one"]
     for row in found:
         database, query = (counted[row["label"], side] for side in ("database", "query"))
@@ -109,7 +109,7 @@ def test_what_each_label_got_is_recorded(root: Root) -> None:
 def test_items_of_one_group_under_two_labels_are_counted_as_conflicts(root: Root) -> None:
     """Groups, not items; a group of one label is none."""
     texts = [("a", "x", "Same."), ("b", "y", "same"), ("c", "z", "SAME!"), ("d", "x", "twice"), ("e", "x", "Twice"), ("f", "x", "other")]
-    record = divided(root, Listed([Item(*item) for item in texts]))
+    record = run_split(root, ListSource([Item(*item) for item in texts]))
     assert (record.conflicts, record.groups) == (1, 3)
-    chosen = {row["key"]: row["side"] for row in rows(root, record.table)}
+    chosen = {row["key"]: row["side"] for row in read_rows(root, record.table)}
     assert len({chosen[key] for key in "abc"}) == len({chosen[key] for key in "de"}) == 1

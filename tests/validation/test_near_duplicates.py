@@ -18,7 +18,7 @@ from indexmill.tasks.sources import Item
 from indexmill.tasks.validation.image_reader import compute_perceptual_hash
 from indexmill.tasks.validation.near_duplicates import find_leaks
 from tests.conftest import Build
-from tests.stage_inputs import Listed, divided, image_items, rows
+from tests.stage_inputs import ListSource, list_image_items, read_rows, run_split
 
 LEAK_DISTANCE = 12
 TWINS: dict[str, Callable[[Image.Image, Path], None]] = {
@@ -55,10 +55,10 @@ def test_twins_across_a_given_split_are_found_with_their_distance_and_others_are
     for number, tile in enumerate(pieces[8:]):
         tile.save(image_root / "test" / f"unrelated-{number}.png")
     pieces[0].crop((20, 20, 193, 193)).save(image_root / "test" / "far-crop.png")
-    items = [Item(**{**vars(item), "split": item.label, "label": "l"}) for item in image_items(image_root)]
-    record = divided(root, Listed(items, image_root=image_root), mode="given", leak_distance=LEAK_DISTANCE)
-    table = {row["item_id"]: row for row in rows(root, record.table)}
-    found = rows(root, next(ref for ref in record.files if ref.path.endswith("leaks.parquet")))
+    items = [Item(**{**vars(item), "split": item.label, "label": "l"}) for item in list_image_items(image_root)]
+    record = run_split(root, ListSource(items, image_root=image_root), mode="given", leak_distance=LEAK_DISTANCE)
+    table = {row["item_id"]: row for row in read_rows(root, record.table)}
+    found = read_rows(root, next(ref for ref in record.files if ref.path.endswith("leaks.parquet")))
     pairs = {table[pair["query_id"]]["key"]: table[pair["database_id"]]["key"] for pair in found}
     names = [(name, Path(key).stem) for key in pairs for name in [Path(key).stem.split("-", 1)[1]]]
     assert sorted(name for name, _ in names) == sorted(TWINS)
@@ -115,12 +115,12 @@ def test_texts_alike_but_for_case_and_punctuation_leak_across_a_given_split(root
     """The query is found with the lowest id of its twins; other texts are not."""
     texts = {"a": "A dog runs.", "b": "a dog  runs!", "c": "A DOG RUNS", "d": "A dog ran.", "e": "A cat sits.", "f": "a dog: runs"}
     listing = [Item(key, "l", text, split="test" if key in "cdf" else "train") for key, text in texts.items()]
-    record = divided(root, Listed(listing), mode="given")
-    ids = {row["key"]: row["item_id"] for row in rows(root, record.table)}
-    found = rows(root, next(ref for ref in record.files if ref.path.endswith("leaks.parquet")))
+    record = run_split(root, ListSource(listing), mode="given")
+    ids = {row["key"]: row["item_id"] for row in read_rows(root, record.table)}
+    found = read_rows(root, next(ref for ref in record.files if ref.path.endswith("leaks.parquet")))
     lowest = min(ids["a"], ids["b"])
     assert found == [{"query_id": ids[key], "database_id": lowest, "distance": 0} for key in sorted("cf", key=ids.__getitem__)]
-    assert {row["key"] for row in rows(root, record.table) if row["leak"]} == {"c", "f"}
+    assert {row["key"] for row in read_rows(root, record.table) if row["leak"]} == {"c", "f"}
     assert record.leaks == 2
 
 
