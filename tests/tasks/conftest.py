@@ -1,4 +1,4 @@
-"""Pictures that the tests of several stages read."""
+"""Images for the tests of several stages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.stage_inputs import write_noise
 
 @pytest.fixture
 def image_root(tmp_path: Path) -> Path:
-    """Six pictures of two labels."""
+    """A folder of six images with two labels."""
     for number in range(6):
-        write_noise(tmp_path / "base" / f"l{number % 2}" / f"{number}.bmp", number)
-    return tmp_path / "base"
+        write_noise(tmp_path / "images" / f"l{number % 2}" / f"{number}.bmp", number)
+    return tmp_path / "images"

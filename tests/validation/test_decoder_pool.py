@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from broken_files import broken_files
+from broken_files import list_broken_files
 from misbehaving_decoders import crash_once, get_process_id, misbehave
-from valid_files import valid_files
+from valid_files import list_valid_files
 
 from indexmill.storage.digests import content_digest
 from indexmill.storage.errors import IndexmillError
@@ -149,7 +149,8 @@ def test_a_killed_caller_leaves_no_process(tmp_path: Path) -> None:
         "from misbehaving_decoders import get_process_id\nfrom indexmill.tasks.validation.decoder_pool import DecoderPool\n"
         "from indexmill.tasks.validation.decoder_worker import DecodeRequest\n"
         "from indexmill.tasks.validation.image_reader import ImageLimits\n"
-        "pool = DecoderPool(ImageLimits(), timeout_s=5, decode=get_process_id); print(*pool.decode_all([DecodeRequest('x', '')]), flush=True)\n"
+        "pool = DecoderPool(ImageLimits(), timeout_s=60, decode=get_process_id)\n"
+        "print(*pool.decode_all([DecodeRequest('x', '')]), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     completed = subprocess.run([sys.executable, "-c", code, *sys.path], capture_output=True, text=True)
@@ -185,7 +186,7 @@ def test_the_worker_imports_little() -> None:
 def test_every_file_of_a_folder_gets_a_result(tmp_path: Path) -> None:
     """Every kind of file gives the same group or reason as in this process; changed and missing files are reported."""
     requests, expected = [], []
-    for kind in [*valid_files(), *broken_files()]:
+    for kind in [*list_valid_files(), *list_broken_files()]:
         (tmp_path / kind.name).write_bytes(kind.content)
         requests.append(DecodeRequest(str(tmp_path / kind.name), content_digest(kind.content)))
         expected.append(kind.reason or compute_perceptual_hash(read_image(kind.content, LIMITS)))

@@ -7,23 +7,23 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from broken_files import broken_files
+from broken_files import list_broken_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from sample_images import Kind, saved, scene
-from valid_files import valid_files
+from sample_images import Kind, draw_scene, encode
+from valid_files import list_valid_files
 
 from indexmill.tasks.validation.image_reader import UNLIMITED, ImageLimits, UnreadableImage, convert_to_rgb, read_image
 
 LIMITS = ImageLimits(max_pixels=10_000_000, min_side=2, max_aspect_ratio=50)
-KINDS = [*valid_files(), *broken_files()]
+KINDS = [*list_valid_files(), *list_broken_files()]
 VALID = [
-    saved(scene(), "JPEG"),
-    saved(scene(), "JPEG", progressive=True),
-    saved(scene(), "PNG"),
-    saved(scene().quantize(64), "GIF", save_all=True, append_images=[scene().convert("L")]),
-    saved(scene(), "WEBP"),
+    encode(draw_scene(), "JPEG"),
+    encode(draw_scene(), "JPEG", progressive=True),
+    encode(draw_scene(), "PNG"),
+    encode(draw_scene().quantize(64), "GIF", save_all=True, append_images=[draw_scene().convert("L")]),
+    encode(draw_scene(), "WEBP"),
 ]
 
 
@@ -72,14 +72,14 @@ def test_a_palette_with_alpha_is_composed_on_white() -> None:
 
 def test_without_limits_every_size_is_read() -> None:
     """For images that validation has checked already."""
-    assert read_image(saved(Image.new("L", (1, 300)), "PNG"), UNLIMITED).size == (1, 300)
+    assert read_image(encode(Image.new("L", (1, 300)), "PNG"), UNLIMITED).size == (1, 300)
 
 
 def test_limits_apply_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     """An image beyond the limits is refused by its header alone."""
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
     with pytest.raises(UnreadableImage, match="the limit of 100"):
-        read_image(saved(scene(), "JPEG"), ImageLimits(max_pixels=100))
+        read_image(encode(draw_scene(), "JPEG"), ImageLimits(max_pixels=100))
 
 
 @st.composite
@@ -96,9 +96,21 @@ def mutate_files(draw: st.DrawFn) -> bytes:
 
 
 @given(mutate_files())
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_bytes_give_an_image_or_a_reason(content: bytes) -> None:
     """However a file is broken, it decodes as RGB or raises UnreadableImage, and nothing else."""
+    check_outcome(content)
+
+
+@pytest.mark.slow
+@given(mutate_files())
+@settings(max_examples=1500, deadline=None)
+def test_many_more_bytes_give_an_image_or_a_reason(content: bytes) -> None:
+    """The same with more examples."""
+    check_outcome(content)
+
+
+def check_outcome(content: bytes) -> None:
     try:
         assert read_image(content, LIMITS).mode == "RGB"
     except UnreadableImage as error:
