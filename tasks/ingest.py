@@ -199,14 +199,14 @@ def _save_inventory(root: Root, table: Path, inventory: Path, started_ns: int) -
         f"SELECT DISTINCT path, size, mtime_ns, content_digest FROM {parquet.scan_sql(table)} "
         f"WHERE content_digest IS NOT NULL AND mtime_ns < {started_ns - MTIME_MARGIN_NS}"
     )
-    with root.replace_atomically(inventory) as temporary, parquet.query(sql, spill=root.tmp) as batches:
+    with root.replace_atomically(inventory) as temporary, parquet.query(sql, temp_dir=root.tmp) as batches:
         parquet.write_parquet(temporary, INVENTORY_SCHEMA, batches)
 
 
 def _check_collisions(listing: Path, root: Root) -> None:
     """Raise InputError if two items share an id, since a search result could not be traced back to one of them."""
     sql = f"SELECT min(key), max(key), count(*) FROM {parquet.scan_sql(listing)} GROUP BY item_id HAVING count(*) > 1 LIMIT 1"
-    for first, second, count in parquet.fetch_rows(sql, spill=root.tmp):
+    for first, second, count in parquet.fetch_rows(sql, temp_dir=root.tmp):
         raise InputError(
             "two items have the same key" if first == second else "two keys have the same item id",
             where=f"key {first}" if first == second else f"keys {first} and {second}",

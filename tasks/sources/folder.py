@@ -57,7 +57,7 @@ def read_metadata_rows(image_root: Path, config: ImageFolderConfig, spill: Path)
     listing = spill / "metadata.parquet"
     parquet.write_parquet(listing, METADATA_SCHEMA, _read_batches(image_root, files, ("file_name", label, caption), spill))
     sql = f"SELECT path, label, caption FROM {parquet.scan_sql(listing)} ORDER BY string_split(path, '/')"
-    with parquet.query(sql, spill=spill) as batches:
+    with parquet.query(sql, temp_dir=temp_dir) as batches:
         for batch in batches:
             yield from (MetadataRow(**row) for row in batch.to_pylist())
 
@@ -99,9 +99,9 @@ def _find_metadata_files(image_root: Path) -> list[PurePosixPath]:
     return files
 
 
-def _read_batches(image_root: Path, files: list[PurePosixPath], columns: Sequence[str | None], spill: Path) -> Iterator[pa.RecordBatch]:
+def _read_batches(image_root: Path, files: list[PurePosixPath], columns: Sequence[str | None], temp_dir: Path) -> Iterator[pa.RecordBatch]:
     for file in files:
-        rows = read_text_rows(image_root / file, _get_table_format(file), columns, spill)
+        rows = read_text_rows(image_root / file, _get_table_format(file), columns, temp_dir)
         while batch := list(itertools.islice(rows, parquet.BATCH_ROWS)):
             names, labels, captions = zip(*batch, strict=True)
             paths = [(file.parent / (name or file.name)).as_posix() for name in names]

@@ -204,7 +204,7 @@ def test_a_manifest_that_leads_out_is_refused_by_every_reader(key: str, root: Ro
     """Sealed as it should be, and with a path to a file that is there: it is not opened, and the message says which part is wrong."""
     snapshots = Snapshots(root, "name")
     snapshot_id = publish(root, "a" * 64)
-    path = snapshots.path(snapshot_id) / "manifest.json"
+    path = snapshots.get_path(snapshot_id) / "manifest.json"
     values = json.loads(path.read_text())
     leading = {"files": [{"path": EVIL[0], "size": 1, "sha256": None}], "pool_files": [EVIL[0]], "embedding_stores": {"f": EVIL[0]}}
     values[key] = leading[key]
@@ -239,7 +239,7 @@ def test_a_folder_of_another_name_is_no_snapshot(root: Root) -> None:
     first = publish(root, "a" * 64)
     (snapshots.folder / "copy").mkdir()
     (snapshots.folder / "copy" / "manifest.json").write_text("{}")
-    assert snapshots.ids() == [first]
+    assert snapshots.list_ids() == [first]
     assert publish(root, "b" * 64) == "00002-bbbbbbbbbb"
 
 
