@@ -71,7 +71,7 @@ def night(folder: str, place: str, *, listed_anew: bool) -> dict[str, Any]:
         seconds[stage] = time.perf_counter() - start
         return done
 
-    now = timed("revision", revision, config, root)
+    now = timed("revision", read_source_revision, config, root)
     if listed_anew:
         opened = _opened(root)
         dataset = timed("ingest", ingest.fn, root, "pictures", config, now)

@@ -124,7 +124,7 @@ def run_data_stages(
     check_factory(config.index)
     identity = check_encoder(config.encoder, root, process)
     source_revision = read_source_revision(config.dataset, root)
-    if record_revision and root.last_revision(config.name) not in (None, source_revision):
+    if record_revision and root.read_last_revision(config.name) not in (None, source_revision):
         process.preload(config.encoder)  # something has changed, so there will be something to encode
     dataset = run(ingest, config.name, config.dataset, source_revision, rehash, staleness_check=describe_unreadable_files)
     if record_revision:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from indexmill.storage.names import RelativePath
 
@@ -45,10 +45,7 @@ class Record(FrozenModel):
 
 
 class Dataset(Record):
-    """The items as the source lists them, and its scored pairs.
-
-    base: the folder that image paths start from; None for texts. unreadable_files: images whose bytes could not be read.
-    """
+    """The items as the source lists them, and its scored pairs."""
 
     name: str
     source: str
@@ -57,7 +54,7 @@ class Dataset(Record):
     image_root: str | None = Field(description="the folder that image paths are relative to; None for texts")
     labeled: bool
     items: int
-    unreadable_files: int
+    unreadable_files: int = Field(description="images whose bytes could not be read")
     table: FileRef
     pairs: FileRef | None
 
@@ -153,7 +150,7 @@ class Snapshot(Record):
 
 
 def read_record(path: Path, kind: type[AnyModel]) -> AnyModel | None:
-    """Return the record in a file, or None if the file does not exist or holds something else (an older form, say)."""
+    """Return the record in a file, or None if the file does not exist or holds another or an older kind of record."""
     try:
         return kind.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):

@@ -59,7 +59,8 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
         name: The pipeline's name.
         config: The data set's config.
         revision: The source's revision, part of the cache key.
-        rehash: Read every image again. Otherwise an image whose path, size and modification time are unchanged is not read.
+        rehash: Read every image again. Otherwise an image whose path, size and modification time are unchanged is not
+            read.
     """
     source = open_source(config, root)
     image_root = str(source.image_root) if source.image_root else None
@@ -72,7 +73,7 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
         inventory = root.dataset_cache(name, f"inventory-{json_digest(image_root)[:8]}")
         started_ns = time.time_ns()
         sql = _build_selection_sql(listing, config, None if rehash else inventory)
-        with parquet.query(sql, spill=root.tmp) as batches:
+        with parquet.query(sql, temp_dir=root.tmp) as batches:
             total = min(listed_count, config.limit or listed_count)
             items = parquet.write_parquet(table, ITEMS_SCHEMA, _add_digests(batches, source.image_root, total))
         unreadable_files = _count_missing_digests(root, table)
@@ -190,11 +191,11 @@ def _digest_file(image_root: Path, path: str | None) -> str | None:
 
 def _count_missing_digests(root: Root, table: Path) -> int:
     sql = f"SELECT count(*) FROM {parquet.scan_sql(table)} WHERE content_digest IS NULL"
-    return int(parquet.fetch_rows(sql, spill=root.tmp)[0][0])
+    return int(parquet.fetch_rows(sql, temp_dir=root.tmp)[0][0])
 
 
 def _save_inventory(root: Root, table: Path, inventory: Path, started_ns: int) -> None:
-    """Save the digests of the files, except files modified so recently that they may change without a new modification time."""
+    """Save the files' digests, except for files so new that they may change without a new modification time."""
     sql = (
         f"SELECT DISTINCT path, size, mtime_ns, content_digest FROM {parquet.scan_sql(table)} "
         f"WHERE content_digest IS NOT NULL AND mtime_ns < {started_ns - MTIME_MARGIN_NS}"

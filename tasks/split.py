@@ -46,10 +46,11 @@ COUNTS_SQL = (
 def choose_side(group: str, given_split: str | None, config: SplitConfig) -> Side:
     """Return the side of an item.
 
-    By hash, an item is a query if its group's draw in [0, 1) is below the query fraction. The draw depends on the group and the seed
-    alone, so an item never moves when others are added or removed, a build from scratch splits as the nightly builds did, and equal
-    items stay together. In return the fractions hold on average, also within a label, but not exactly. Small labels get no rule of
-    their own, since their items would move as the label grows; `by_label` records what each label got.
+    By hash, an item is a query if its group's draw in [0, 1) is below the query fraction. The draw depends on the group
+    and the seed alone, so an item never moves when others are added or removed, a build from scratch splits as the
+    nightly builds did, and equal items stay together. In return the fractions hold on average, also within a label, but
+    not exactly. Small labels get no rule of their own, since their items would move as the label grows; `by_label`
+    records what each label got.
 
     Args:
         group: The item's content group.
@@ -72,10 +73,10 @@ def split(root: Root, dataset: ValidatedDataset, config: SplitConfig) -> SplitDa
         sided, leaks, table, by_label = (staging / f"{name}.parquet" for name in ("sided", "leaks", "items", "by_label"))
         parquet.write_parquet(sided, SIDED_SCHEMA, _assign_sides(root, dataset, config))
         find_leaks(root, sided, leaks, groups_are_hashes=dataset.image_root is not None, max_distance=config.leak_distance)
-        parquet.copy_query(_build_leak_sql(sided, leaks), table, spill=root.tmp)
-        parquet.copy_query(BY_LABEL_SQL.format(table=parquet.scan_sql(table)), by_label, spill=root.tmp)
+        parquet.copy_query(_build_leak_sql(sided, leaks), table, temp_dir=root.tmp)
+        parquet.copy_query(BY_LABEL_SQL.format(table=parquet.scan_sql(table)), by_label, temp_dir=root.tmp)
         database, query, labels, groups, conflicts, leak_count = parquet.fetch_rows(
-            COUNTS_SQL.format(table=parquet.scan_sql(table)), spill=root.tmp
+            COUNTS_SQL.format(table=parquet.scan_sql(table)), temp_dir=root.tmp
         )[0]
         content = parquet.compute_digest(table)
         digest = json_digest([content, config.leaks, dataset.image_root, dataset.pairs and dataset.pairs.sha256])

@@ -20,8 +20,8 @@ from indexmill.storage.records import Record
 from indexmill.storage.versions import get_installed_version
 from indexmill.tasks.retry import RetryPolicy
 
-# The network, or a lost worker. Indexmill's own errors are permanent, except SourceUnreachable and WorkerLost, which are
-# ConnectionErrors too.
+# The network, or a lost worker. Indexmill's own errors are permanent, except SourceUnreachable and WorkerLost, which
+# are ConnectionErrors too.
 TRANSIENT_ERRORS = (ConnectionError, TimeoutError)
 
 

@@ -60,7 +60,7 @@ def validate(root: Root, dataset: Dataset, config: ValidateConfig) -> ValidatedD
             failed_images = staging / "failed_images.parquet"
             checked = _check_images(root, Path(dataset.image_root), config, checked, valid_rows, failed_images)
         columns = ", ".join(ITEMS_SCHEMA.names)
-        items = parquet.copy_query(f"SELECT {columns} FROM ({checked.passing_sql}) ORDER BY item_id", items_path, spill=root.tmp)
+        items = parquet.copy_query(f"SELECT {columns} FROM ({checked.passing_sql}) ORDER BY item_id", items_path, temp_dir=root.tmp)
         history_path = root.dataset_cache(dataset.name, "rejects")
         counts = rejects.write_rejects(root, checked.rejected_sql, history_path, rejects_path)
         _check_reject_fraction(dataset, config, counts)
@@ -120,8 +120,8 @@ def _iterate_valid_rows(
 
 
 def _compute_text_group(text: str) -> str:
-    """Return the group of texts that differ only in case, punctuation and spacing; pure punctuation groups with equal texts."""
-    return content_digest((normalize_for_grouping(text) or text).encode())
+    """Return the group of texts that differ only in case, punctuation and spacing."""
+    return content_digest((normalize_for_grouping(text) or text).encode())  # a text of punctuation alone stays as it is
 
 
 def _make_reject(row: dict[str, Any], reason: rejects.RejectReason) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def _check_images(
 ) -> CheckedRows:
     """Decode every image of the valid rows that is not cached, and turn the failed ones into rejects."""
     cache = check_images(root, config, image_root=image_root, items_path=valid_rows, transient_path=failed_images)
-    cached_sql = cache.sql(image_check_cache.IMAGE_CHECK_SCHEMA)
+    cached_sql = cache.to_sql(image_check_cache.IMAGE_CHECK_SCHEMA)
     results = f"(SELECT * FROM {cached_sql} UNION ALL SELECT * FROM {parquet.scan_sql(failed_images)})"
     joined = f"({checked.passing_sql}) i JOIN {results} r ON r.content_digest = i.content_digest"
     passing = ", ".join(f"{'r' if name == 'content_group' else 'i'}.{name}" for name in ITEMS_SCHEMA.names)

@@ -42,7 +42,7 @@ class MetadataRow:
     caption: str | None
 
 
-def read_metadata_rows(image_root: Path, config: ImageFolderConfig, spill: Path) -> Iterator[MetadataRow]:
+def read_metadata_rows(image_root: Path, config: ImageFolderConfig, temp_dir: Path) -> Iterator[MetadataRow]:
     """Yield the rows of all metadata files below `image_root`, in path order.
 
     A row without a file name gets the path of its metadata file. Raises InputError for an unusable file.
@@ -53,9 +53,9 @@ def read_metadata_rows(image_root: Path, config: ImageFolderConfig, spill: Path)
     columns = {"dataset.label_column": label, "dataset.caption_column": caption, "the ImageFolder format": "file_name"}
     required = {setting: column for setting, column in columns.items() if column}
     for file in files:
-        require_columns(image_root / file, _get_table_format(file), required, spill)
-    listing = spill / "metadata.parquet"
-    parquet.write_parquet(listing, METADATA_SCHEMA, _read_batches(image_root, files, ("file_name", label, caption), spill))
+        require_columns(image_root / file, _get_table_format(file), required, temp_dir)
+    listing = temp_dir / "metadata.parquet"
+    parquet.write_parquet(listing, METADATA_SCHEMA, _read_batches(image_root, files, ("file_name", label, caption), temp_dir))
     sql = f"SELECT path, label, caption FROM {parquet.scan_sql(listing)} ORDER BY string_split(path, '/')"
     with parquet.query(sql, temp_dir=temp_dir) as batches:
         for batch in batches:
@@ -117,9 +117,9 @@ def _get_table_format(file: PurePosixPath) -> TableFormat:
 class FolderSource:
     """The images below a folder, with labels and captions as the config says.
 
-    Unusable items are listed for validation to reject: an image without a label (it is not deep enough in the tree, or no metadata
-    row names it); a metadata row without an image, as an item without a path; a caption file that is not UTF-8, as an empty
-    text. An image that two metadata rows name is listed twice, which ingest refuses.
+    Unusable items are listed for validation to reject: an image without a label (it is not deep enough in the tree, or
+    no metadata row names it); a metadata row without an image, as an item without a path; a caption file that is not
+    UTF-8, as an empty text. An image that two metadata rows name is listed twice, which ingest refuses.
     """
 
     modality: Modality = "image"
@@ -144,7 +144,7 @@ class FolderSource:
             )
 
     def compute_revision(self) -> str:
-        """Return a digest of path, size and modification time of every image and of the metadata and caption files in use."""
+        """Return a digest of path, size and modification time of every image, metadata and caption file in use."""
         return rows_digest((file.path, file.size, file.mtime_ns) for file in walk_files(self._folder, self._is_relevant_name))
 
     def items(self) -> Iterator[Item]:
@@ -153,8 +153,8 @@ class FolderSource:
         if not self._uses_metadata:
             yield from (self._make_item(image.path, image, None) for image in images)
             return
-        with TemporaryDirectory(prefix="indexmill-") as spill:
-            for image, row in join_metadata(images, read_metadata_rows(self._folder, self._config, Path(spill))):
+        with TemporaryDirectory(prefix="indexmill-") as temp_dir:
+            for image, row in join_metadata(images, read_metadata_rows(self._folder, self._config, Path(temp_dir))):
                 path = image.path if image else row.path if row else ""
                 yield self._make_item(path, image, row)
 

@@ -111,7 +111,7 @@ class HubDataset:
         return HfApi().dataset_info(self._name, revision=revision, timeout=self._retry_policy.timeout_s, files_metadata=files)
 
     def _download_snapshot(self, info: DatasetInfo) -> Path:
-        """Download the commit's files into the cache and verify each. Files that an earlier download completed are kept."""
+        """Download the commit's files into the cache and verify each. Files already in the cache are kept."""
         require_relative_names((file.rfilename for file in info.siblings or []), self._name)
         try:
             folder = Path(

@@ -29,8 +29,8 @@ def is_image_name(name: str) -> bool:
 def walk_files(folder: Path, accepts: Callable[[str], bool], prefix: str = "") -> Iterator[FileEntry]:
     """Yield the files below a folder in the order of their path's parts (`a/z.png` before `a.png`).
 
-    Hidden names and links to folders are skipped. Links to files are followed, and broken links are listed as files that cannot
-    be read. Memory holds the entries of one folder and of the folders above it.
+    Hidden names and links to folders are skipped. Links to files are followed, and broken links are listed as files
+    that cannot be read. Memory holds the entries of one folder and of the folders above it.
 
     Args:
         folder: The folder to walk.
@@ -55,8 +55,8 @@ def _is_broken_link(entry: os.DirEntry[str]) -> bool:
 def make_image_item(file: FileEntry, *, label: str | None = None, text: str | None = None, split: str | None = None) -> Item:
     r"""Make the item of an image file, with its path as the key.
 
-    A table cannot hold a path that is not UTF-8. Such an item has no path, so validation rejects it, and its key is a slash and the
-    path, with `\xe9` for each invalid byte and `\\` for a backslash. No other path has that key.
+    A table cannot hold a path that is not UTF-8. Such an item has no path, so validation rejects it, and its key is a
+    slash and the path, with `\xe9` for each invalid byte and `\\` for a backslash. No other path has that key.
     """
     if _escape_path(file.path) == file.path:
         return Item(key=file.path, label=label, text=text, path=file.path, size=file.size, mtime_ns=file.mtime_ns, split=split)

@@ -120,7 +120,7 @@ class _TimeoutAdapter(HTTPAdapter):
 
 
 def _verify_archive(archive: Path, response: requests.Response, *, where: str) -> str:
-    """Return the archive's SHA-256 after comparing its size and MD5 with the response's headers, as far as they state them.
+    """Return the archive's SHA-256 after comparing its size and MD5 with those in the response's headers, if any.
 
     Raises DamagedFile, and deletes the archive, if they differ.
     """

@@ -1,4 +1,4 @@
-"""Write streamed rows to disk: images as files with their original bytes, everything else as one Parquet file per split.
+"""Write streamed rows to disk: images as files with their original bytes, the rest as one Parquet file per split.
 
 The Parquet file of a split is written last, so a split is either complete or read again. Images on disk are kept.
 """
@@ -91,7 +91,7 @@ class RowCacheWriter:
         return str(value)
 
     def _write_image(self, split: str, row_number: int, value: object) -> dict[str, Any]:
-        """Write an image's original bytes. Returns its path relative to the folder and its size, None if the row has no image."""
+        """Write an image's original bytes. Returns its relative path and its size, None if the row has no image."""
         content, name = self._read_image(value, row_number)
         suffix = PurePosixPath(name).suffix.lower()
         file_name = f"{row_number:08d}{suffix if suffix in IMAGE_SUFFIXES else ''}"

@@ -72,9 +72,12 @@ class CorpusLine:
 
 
 class StsSource:
-    """The sentences of one or both corpora, and their pairs with the raw score: 0 to 5 in the STS benchmark, 1 to 5 in SICK.
+    """The sentences of one or both corpora, and their pairs with the raw scores.
 
-    An item's split is the one in which its sentence occurs first. Listing keeps one digest per distinct sentence in memory.
+    Scores are 0 to 5 in the STS benchmark and 1 to 5 in SICK.
+
+    An item's split is the one in which its sentence occurs first. Listing keeps one digest per distinct sentence in
+    memory.
     """
 
     modality: Modality = "text"

@@ -18,20 +18,20 @@ from indexmill.tasks.sources.table_reader import read_text_rows, require_columns
 
 
 class TableSource:
-    """The rows of one Parquet, CSV or JSON-lines file, or of all files that match a pattern, in the order of their names.
+    """The rows of one Parquet, CSV or JSON-lines file, or of all files that match a pattern, in order of their names.
 
-    Without key_column the key is `<file>:<row>`: the file's path below the folder before the first wildcard, and the row counted
-    from 0. Such keys stay when files are added or removed. Keys, labels and numbers are read as text. Image paths are relative to the
-    folder of their table file.
+    Without key_column the key is `<file>:<row>`: the file's path below the folder before the first wildcard, and the
+    row counted from 0. Such keys stay when files are added or removed. Keys, labels and numbers are read as text. Image
+    paths are relative to the folder of their table file.
 
-    Unusable rows are listed for validation to reject: a null text or key becomes an empty one, and an image path that leads out of
-    the folder becomes None.
+    Unusable rows are listed for validation to reject: a null text or key becomes an empty one, and an image path that
+    leads out of the folder becomes None.
     """
 
     image_root: Path | None
 
     def __init__(self, config: TableDatasetConfig, root: Root) -> None:
-        self._config, self._spill = config, root.tmp
+        self._config, self._temp_dir = config, root.tmp
         self._folder, self._files = _find_table_files(config.path)
         self.modality: Modality = "image" if config.image_column else "text"
         self.image_root = self._folder if config.image_column else None
@@ -58,7 +58,7 @@ class TableSource:
         columns = (config.key_column, config.label_column, config.text_column, config.image_column)
         for file in self._files:
             self._require_columns(file)
-            rows = read_text_rows(self._folder / file, config.source, columns, self._spill)
+            rows = read_text_rows(self._folder / file, config.source, columns, self._temp_dir)
             for row_number, (key, label, text, image) in enumerate(rows):
                 item_key = (key or "") if config.key_column else f"{file}:{row_number}"
                 yield (
@@ -79,7 +79,7 @@ class TableSource:
     def _require_columns(self, file: str) -> None:
         names = ("key_column", "label_column", "text_column", "image_column")
         columns = {f"dataset.{name}": column for name in names if (column := getattr(self._config, name))}
-        require_columns(self._folder / file, self._config.source, columns, self._spill)
+        require_columns(self._folder / file, self._config.source, columns, self._temp_dir)
 
 
 def _find_table_files(pattern: str) -> tuple[Path, list[str]]:
@@ -96,7 +96,7 @@ def _find_table_files(pattern: str) -> tuple[Path, list[str]]:
 
 
 def _resolve_image_path(folder: Path, subfolder: Path, image: str | None) -> str | None:
-    """Return an image path relative to `subfolder` as one relative to `folder`, or None if it leads out. Links are not resolved."""
+    """Make an image path relative to `folder` instead of `subfolder`; None if it leads out. Links are not resolved."""
     if not image or "\0" in image:
         return None
     path = Path(os.path.normpath(folder / subfolder / image))

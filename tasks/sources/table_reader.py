@@ -28,17 +28,17 @@ FORMAT_DESCRIPTIONS: dict[TableFormat, str] = {
 }
 
 
-def require_columns(file: Path, table_format: TableFormat, columns: Mapping[str, str], spill: Path) -> None:
+def require_columns(file: Path, table_format: TableFormat, columns: Mapping[str, str], temp_dir: Path) -> None:
     """Raise InputError unless the file has the columns, each of a type that can be read as text.
 
     Args:
         file: The table. A JSON column must occur in its first 20,480 lines.
         table_format: The file's format.
         columns: The setting that names a column -> the column's name.
-        spill: A folder for DuckDB's temporary files.
+        temp_dir: A folder for DuckDB's temporary files.
     """
     with _translate_read_errors(file, table_format):
-        description = parquet.fetch_rows(f"DESCRIBE SELECT * FROM {_build_scan_sql(file, table_format)}", spill=spill)
+        description = parquet.fetch_rows(f"DESCRIBE SELECT * FROM {_build_scan_sql(file, table_format)}", temp_dir=temp_dir)
     types = {name: kind for name, kind, *_ in description}
     for setting, column in columns.items():
         if column not in types:
@@ -53,20 +53,22 @@ def require_columns(file: Path, table_format: TableFormat, columns: Mapping[str,
             )
 
 
-def read_text_rows(file: Path, table_format: TableFormat, columns: Sequence[str | None], spill: Path) -> Iterator[tuple[str | None, ...]]:
+def read_text_rows(
+    file: Path, table_format: TableFormat, columns: Sequence[str | None], temp_dir: Path
+) -> Iterator[tuple[str | None, ...]]:
     """Yield every row's columns as text, in the file's order. Raises InputError if the file is malformed.
 
     Args:
         file: The table.
         table_format: Its format.
         columns: The columns' names; None gives a column of nulls.
-        spill: A folder for DuckDB's temporary files.
+        temp_dir: A folder for DuckDB's temporary files.
     """
     cells = ", ".join(f"{_build_cell_sql(column, table_format)} AS c{number}" for number, column in enumerate(columns))
     names = [column for column in columns if column]
     with (
         _translate_read_errors(file, table_format),
-        parquet.query(f"SELECT {cells} FROM {_build_scan_sql(file, table_format, names)}", spill=spill) as batches,
+        parquet.query(f"SELECT {cells} FROM {_build_scan_sql(file, table_format, names)}", temp_dir=temp_dir) as batches,
     ):
         for batch in batches:
             yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
@@ -85,7 +87,7 @@ def _build_scan_sql(file: Path, table_format: TableFormat, columns: Sequence[str
         case "parquet":
             return f"read_parquet({path})"
         case "csv":
-            # DuckDB guesses options that are not given from the first rows, and would drop lines with # or above the header.
+            # DuckDB guesses missing options from the first rows, and would drop lines with # or above the header.
             dialect = """header = true, all_varchar = true, delim = ',', quote = '"', escape = '"', comment = '', skip = 0"""
             return f"read_csv({path}, {dialect})"
         case "jsonl":

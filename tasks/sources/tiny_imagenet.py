@@ -24,9 +24,9 @@ ANNOTATIONS_FILE = "val/val_annotations.txt"
 class TinyImagenetSource:
     """The images of the classes in wnids.txt; images of other classes are skipped.
 
-    If two classes share a name in words.txt, their labels include the id, as in `crane (n02012849)`. A class without a name is
-    labeled with its id. A validation image without a line in val_annotations.txt has no label, and a line without an image
-    becomes an item without a path: validation rejects both.
+    If two classes share a name in words.txt, their labels include the id, as in `crane (n02012849)`. A class without a
+    name is labeled with its id. A validation image without a line in val_annotations.txt has no label, and a line
+    without an image becomes an item without a path: validation rejects both.
     """
 
     modality: Modality = "image"

@@ -44,7 +44,7 @@ def check_images(root: Root, config: ValidateConfig, *, image_root: Path, items_
         cache.drop_damaged()
         missing_count = cache.count_missing(items_path)
         if missing_count:
-            with track("decoding images", missing_count) as advance, cache.missing(items_path) as batches:
+            with track("decoding images", missing_count) as advance, cache.open_missing(items_path) as batches:
                 contents = (row for batch in batches for row in batch.to_pylist())
                 for results in _check_in_parts(config, image_root, contents):
                     permanent = [row for row in results if row["reason"] not in TRANSIENT_REASONS]

@@ -60,7 +60,7 @@ Image.MAX_IMAGE_PIXELS = None  # for the whole process: `ImageLimits.max_pixels`
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """Limits on the size in the header: pixels in all, pixels on the shorter side, and longer side divided by shorter side."""
+    """Limits on the size in the header: pixels in all, pixels on the shorter side, longer side / shorter side."""
 
     max_pixels: float = math.inf
     min_side: int = 1
@@ -87,14 +87,14 @@ def read_image(content: bytes, limits: ImageLimits, decode_size: tuple[int, int]
     Args:
         content: The file's bytes.
         limits: Limits on size and shape, checked before decoding.
-        decode_size: The width and height that the caller needs. A JPEG more than twice as large in both is decoded at 1/2, 1/4 or 1/8 of
-            its size, still at least twice `decode_size`, in a fraction of the time. Scaled down to `decode_size`, it differs from the
-            full image by less than 1 of 255 on average.
+        decode_size: The width and height that the caller needs. A JPEG more than twice as large in both is decoded at
+            1/2, 1/4 or 1/8 of its size, still at least twice `decode_size`, in a fraction of the time. Scaled down to
+            `decode_size`, it differs from the full image by less than 1 of 255 on average.
 
     Raises:
-        UnreadableImage: `empty`, `not_an_image`, `unsupported` (an image format that is not decoded), `damaged` (truncated, a wrong
-            checksum, or undecodable data), `too_large`, `too_small` or `odd_shape`. Damage that a format cannot detect (a changed byte
-            inside JPEG or GIF data) gives wrong pixels instead.
+        UnreadableImage: `empty`, `not_an_image`, `unsupported` (an image format that is not decoded), `damaged`
+            (truncated, a wrong checksum, or undecodable data), `too_large`, `too_small` or `odd_shape`. Damage that a
+            format cannot detect (a changed byte inside JPEG or GIF data) gives wrong pixels instead.
     """
     # Pillow warns of harmless things. catch_warnings is no alternative, since it is not thread-safe.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -113,8 +113,8 @@ def read_image(content: bytes, limits: ImageLimits, decode_size: tuple[int, int]
 def compute_perceptual_hash(image: Image.Image) -> str:
     """Return a 256-bit pHash as 64 hexadecimal digits, equal for the same picture stored in another format.
 
-    A bit says whether one of the 16 x 16 lowest DCT coefficients of the 64 x 64 gray image is above their median (imagehash's
-    `phash`).
+    A bit says whether one of the 16 x 16 lowest DCT coefficients of the 64 x 64 gray image is above their median
+    (imagehash's `phash`).
     """
     return str(imagehash.phash(image, hash_size=16))
 
@@ -228,8 +228,8 @@ def _scale_to_8_bits(image: Image.Image) -> Image.Image:
 def _find_value_range(mode: str, values: np.ndarray) -> tuple[float, float]:
     """Return the values of black and white.
 
-    For 16 bits, the full range. For 32 bits and floats, the narrowest usual range with all values (0 to 1 for floats, 0 to 255,
-    0 to 65535), otherwise from the smallest value to the largest.
+    For 16 bits, the full range. For 32 bits and floats, the narrowest usual range with all values (0 to 1 for floats, 0
+    to 255, 0 to 65535), otherwise from the smallest value to the largest.
     """
     if mode.startswith("I;16"):
         return 0, 65535

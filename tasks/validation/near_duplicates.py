@@ -25,14 +25,15 @@ QUERY_BATCH_ROWS = 65_536
 def find_leaks(root: Root, items: Path, target: Path, *, groups_are_hashes: bool, max_distance: int) -> int:
     """Write one pair (query_id, database_id, distance) per leaking query, with its nearest database item.
 
-    Every query is compared with every database item, in blocks. 20,000 queries and 80,000 items are 1.6e9 comparisons, which
-    take a few seconds.
+    Every query is compared with every database item, in blocks. 20,000 queries and 80,000 items are 1.6e9 comparisons,
+    which take a few seconds.
 
     Args:
         root: The storage root.
         items: A Parquet file with the columns item_id, content_group and side.
         target: The Parquet file to write.
-        groups_are_hashes: Content groups are 256-bit hashes in hexadecimal and leak within `max_distance`. Otherwise equal groups leak.
+        groups_are_hashes: Content groups are 256-bit hashes in hexadecimal and leak within `max_distance`. Otherwise
+            equal groups leak.
         max_distance: The largest Hamming distance of a leak in bits.
 
     Returns:
@@ -45,7 +46,7 @@ def find_leaks(root: Root, items: Path, target: Path, *, groups_are_hashes: bool
         f"FROM {parquet.scan_sql(items)} q JOIN {parquet.scan_sql(items)} d ON d.content_group = q.content_group AND d.side = 'database' "
         "WHERE q.side = 'query' GROUP BY q.item_id ORDER BY q.item_id"
     )
-    return parquet.copy_query(pairs_sql, target, spill=root.tmp)
+    return parquet.copy_query(pairs_sql, target, temp_dir=root.tmp)
 
 
 def _find_near_duplicates(items: Path, max_distance: int) -> Iterator[pa.RecordBatch]:

@@ -33,8 +33,8 @@ def write_rejects(root: Root, sql: str, history_path: Path, target: Path) -> dic
         root: The storage root.
         sql: The rejects, with the columns of REJECTS_SCHEMA.
         history_path: The Parquet file of the previous build's rejects; replaced by this build's.
-        target: The Parquet file to write: the rows of `sql` and `seen_since`, the time (UTC, ISO 8601) of the first build in a row
-            that rejected the same key for the same reason with the same content.
+        target: The Parquet file to write: the rows of `sql` and `seen_since`, the time (UTC, ISO 8601) of the first
+            build in a row that rejected the same key for the same reason with the same content.
 
     Returns:
         The number of rejects by reason.
@@ -47,9 +47,9 @@ def write_rejects(root: Root, sql: str, history_path: Path, target: Path) -> dic
         f"SELECT r.*, coalesce(h.seen_since, '{now}') AS seen_since FROM ({sql}) r LEFT JOIN {history_sql} h "
         "ON h.key = r.key AND h.reason = r.reason AND h.content_digest IS NOT DISTINCT FROM r.content_digest ORDER BY r.item_id"
     )
-    parquet.copy_query(dated_sql, target, spill=root.tmp)
+    parquet.copy_query(dated_sql, target, temp_dir=root.tmp)
     new_history_sql = f"SELECT DISTINCT {', '.join(REJECT_HISTORY_SCHEMA.names)} FROM {parquet.scan_sql(target)}"
-    with root.replace_atomically(history_path) as temporary, parquet.query(new_history_sql, spill=root.tmp) as batches:
+    with root.replace_atomically(history_path) as temporary, parquet.query(new_history_sql, temp_dir=root.tmp) as batches:
         parquet.write_parquet(temporary, REJECT_HISTORY_SCHEMA, batches)
     counts_sql = f"SELECT reason, count(*) FROM {parquet.scan_sql(target)} GROUP BY 1 ORDER BY 1"
-    return dict(parquet.fetch_rows(counts_sql, spill=root.tmp))
+    return dict(parquet.fetch_rows(counts_sql, temp_dir=root.tmp))
