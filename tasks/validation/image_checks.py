@@ -50,7 +50,7 @@ def check_images(root: Root, config: ValidateConfig, *, image_root: Path, items_
                     permanent = [row for row in results if row["reason"] not in TRANSIENT_REASONS]
                     transient_writer.write([row for row in results if row["reason"] in TRANSIENT_REASONS])
                     if permanent:
-                        cache.add(pa.RecordBatch.from_pylist(permanent, schema=IMAGE_CHECK_SCHEMA))
+                        cache.add_batch(pa.RecordBatch.from_pylist(permanent, schema=IMAGE_CHECK_SCHEMA))
                     advance(len(results))
     return cache
 
