@@ -1,4 +1,4 @@
-"""A fake Hugging Face Hub: the requests that its library and `datasets` make, with large files on another host as on the real hub."""
+"""A fake Hugging Face Hub for its own library and `datasets`, with large files on another host as on the real hub."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
-# An HTTP status; the connection cut after half of the body; wrong bytes of the right number; one byte missing, with the matching
-# Content-Length; no response at all; no fault.
+# An HTTP status; the connection cut after half of the body; wrong bytes of the right number; one byte missing, with the
+# matching Content-Length; no response at all; no fault.
 Fault = int | Literal["cut", "garbled", "short", "silent", "pass"]
 SILENCE_S = 600  # far longer than any test may take
 

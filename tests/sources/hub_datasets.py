@@ -60,7 +60,7 @@ def make_text_parquet(*texts: str) -> bytes:
 
 @contextmanager
 def open_fake_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    """Start a fake hub with three data sets and point the real libraries to it; their default cache is below tmp_path."""
+    """Start a fake hub with three data sets and point the real libraries and their cache to it and to tmp_path."""
     hub = FakeHub()
     point_libraries_to(hub.url, monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))

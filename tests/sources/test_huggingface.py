@@ -40,7 +40,7 @@ def test_images_keep_the_bytes_the_data_set_holds(hub: FakeHub, root: Root, stre
 
 
 def test_rows_become_items_with_labels_captions_sizes_and_times(hub: FakeHub, root: Root) -> None:
-    """Keys number the rows of a split, class numbers become names (-1 none), captions are texts, size and time are the file's."""
+    """Keys number the rows of a split, class numbers become names (-1 none), size and time are the file's."""
     source = make_image_source(root)
     items = list(source.items())
     assert (source.modality, source.labeled, list(source.pairs())) == ("image", True, [])

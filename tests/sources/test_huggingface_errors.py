@@ -50,7 +50,7 @@ def test_an_interrupted_download_is_retried(hub: FakeHub, root: Root, streaming_
 
 
 def test_a_killed_download_is_resumed(hub: FakeHub, root: Root) -> None:
-    """Without an inventory the download is resumed: cached files are not downloaded again, images on disk are not rewritten."""
+    """Without an inventory, cached files are not downloaded again and images on disk are not rewritten."""
     source = make_image_source(root)
     items = list(source.items())
     assert source.image_root is not None

@@ -44,7 +44,7 @@ def make_key(text: str) -> str:
 
 
 def test_items_are_the_distinct_sentences(tmp_path: Path) -> None:
-    """A sentence in two pairs is one item; its split is that of its first occurrence, its key the digest of its text."""
+    """A sentence in two pairs is one item with the split of its first occurrence and its digest as the key."""
     source = StsSource(write_benchmark(tmp_path / "sts", train=format_line("A cat.", "A dog."), test=format_line("A cat.", "A cow.")))
     assert [(item.key, item.text, item.split, item.label) for item in source.items()] == [
         (make_key("A cat."), "A cat.", "train", None),

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,30 +17,7 @@ from indexmill.storage.root import Root
 from indexmill.tasks.sources import open_source
 from indexmill.tasks.sources.table import TableSource
 from indexmill.tasks.sources.table_reader import TableFormat, read_text_rows
-
-WriteImage = Callable[[Path], Path]
-Row = dict[str, Any]
-
-
-def write_table(path: Path, rows: list[Row]) -> Path:
-    """Write the rows in the format of the suffix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    match path.suffix:
-        case ".parquet":
-            pq.write_table(pa.Table.from_pylist(rows), path)
-        case ".jsonl":
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        case ".csv":
-            with path.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, rows[0])
-                writer.writeheader()
-                writer.writerows(rows)
-    return path
-
-
-def make_source(root: Root, path: Path | str, **columns: Any) -> TableSource:
-    suffix = Path(path).suffix[1:]
-    return TableSource(TableDatasetConfig.model_validate({"source": suffix, "path": str(path), **columns}), root)
+from tests.sources.table_files import Row, make_source, write_table
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
@@ -162,64 +134,6 @@ def test_csv_and_json_are_read_as_written(rows: list[tuple[str, str]]) -> None:
             assert list(read_text_rows(path, kind, ["a", "b"], Path(folder))) == rows
 
 
-# images
-
-
-def test_image_paths_are_relative_to_the_table(tmp_path: Path, root: Root, write_image: WriteImage) -> None:
-    """An item's path is relative to the image root. The text column is the caption, which may be null."""
-    image = write_image(tmp_path / "data/one/img/a.png")
-    write_image(tmp_path / "data/b.png")
-    write_table(tmp_path / "data/one/t.csv", [{"f": "img/a.png", "t": "red", "k": "x"}, {"f": "../b.png", "t": None, "k": "y"}])
-    table = make_source(root, f"{tmp_path}/data/*/t.csv", image_column="f", text_column="t", label_column="k")
-    assert (table.modality, table.image_root) == ("image", tmp_path / "data")
-    assert [(item.key, item.path, item.text, item.label) for item in table.items()] == [
-        ("one/t.csv:0", "one/img/a.png", "red", "x"),
-        ("one/t.csv:1", "b.png", None, "y"),
-    ]
-    first = next(iter(table.items()))
-    assert (first.size, first.mtime_ns) == (image.stat().st_size, image.stat().st_mtime_ns)
-
-
-@pytest.mark.parametrize("name", ["../out.png", "/etc/passwd", "sub/../../out.png", "", None, ".", "a\0.png"])
-def test_a_path_out_of_the_folder_is_not_used(tmp_path: Path, root: Root, write_image: WriteImage, name: str | None) -> None:
-    """Such a path, an empty one and one with a null byte give an item without a path."""
-    write_image(tmp_path / "out.png")
-    write_table(tmp_path / "data/t.jsonl", [{"f": name, "id": "k"}])
-    items = list(make_source(root, tmp_path / "data/t.jsonl", image_column="f", key_column="id").items())
-    assert [(item.key, item.path, item.size) for item in items] == [("k", None, None)]
-
-
-def test_an_absolute_path_inside_the_folder_is_used(tmp_path: Path, root: Root, write_image: WriteImage) -> None:
-    """An absolute path below the table's folder is the same as the relative one."""
-    image = write_image(tmp_path / "data/a.png")
-    write_table(tmp_path / "data/t.jsonl", [{"f": str(image)}])
-    assert [item.path for item in make_source(root, tmp_path / "data/t.jsonl", image_column="f").items()] == ["a.png"]
-
-
-def test_a_missing_image_keeps_its_path(tmp_path: Path, root: Root) -> None:
-    """The item has neither size nor time, and validation cannot open it."""
-    write_table(tmp_path / "t.jsonl", [{"f": "gone.png"}])
-    assert [(item.path, item.size, item.mtime_ns) for item in make_source(root, tmp_path / "t.jsonl", image_column="f").items()] == [
-        ("gone.png", None, None)
-    ]
-
-
-def test_the_revision_covers_tables_and_images(tmp_path: Path, root: Root, write_image: WriteImage) -> None:
-    """The revision changes with a changed or new table file and with a listed image, and with nothing else."""
-    write_table(tmp_path / "a.jsonl", [{"f": "a.png"}])
-    pattern = f"{tmp_path}/*.jsonl"
-    revisions = [make_source(root, pattern, image_column="f").compute_revision()]
-    image = write_image(tmp_path / "a.png")
-    revisions.append(make_source(root, pattern, image_column="f").compute_revision())
-    os.utime(image, ns=(1, 1))
-    revisions.append(make_source(root, pattern, image_column="f").compute_revision())
-    write_table(tmp_path / "b.jsonl", [{"f": "a.png"}])
-    revisions.append(make_source(root, pattern, image_column="f").compute_revision())
-    assert len(set(revisions)) == 4
-    write_image(tmp_path / "unlisted.png")
-    assert make_source(root, pattern, image_column="f").compute_revision() == revisions[-1]
-
-
 # refused tables
 
 
@@ -283,7 +197,7 @@ def test_a_path_that_matches_nothing_is_refused(tmp_path: Path, root: Root) -> N
     ],
 )
 def test_a_malformed_file_is_refused_by_name(tmp_path: Path, root: Root, name: str, content: bytes) -> None:
-    """A ragged line, another encoding, a truncated or empty file or another format is an InputError that names the file."""
+    """A ragged line, another encoding or format, or a truncated or empty file: the error names the file."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError) as raised:
         list(make_source(root, tmp_path / name, text_column="t").items())

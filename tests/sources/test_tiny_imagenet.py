@@ -39,7 +39,7 @@ def archive(tmp_path: Path, write_image: Callable[[Path], Path]) -> Path:
 
 
 def test_labels_are_the_first_name_of_a_class(archive: Path) -> None:
-    """The first name in words.txt is the label, the folder the split; classes missing in wnids.txt are skipped in both splits."""
+    """The first name in words.txt is the label, the folder the split; classes missing in wnids.txt are skipped."""
     items = [(item.key, item.label, item.split) for item in make_source(archive).items()]
     assert items == [
         ("train/n1/images/n1_0.JPEG", "goldfish", "train"),

@@ -93,7 +93,7 @@ def test_every_batch_is_complete(root: Root) -> None:
 
 
 def test_a_larger_limit_extends_the_sample(root: Root) -> None:
-    """A larger limit keeps the items of the smaller one, another seed draws others, and neither draws the first rows."""
+    """A larger limit keeps the smaller one's items, another seed draws others, and neither draws the first rows."""
     draws = [list_keys(root, limit=limit) for limit in (1, 5, 10, 25)]
     assert [len(draw) for draw in draws] == [1, 5, 10, 25]
     assert draws[0] < draws[1] < draws[2] < draws[3]

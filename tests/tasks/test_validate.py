@@ -136,7 +136,7 @@ def test_rejects_in_a_later_batch_are_the_right_rows(root: Root) -> None:
 
 
 def test_seen_since_is_the_first_day_of_the_same_reject(root: Root, image_root: Path, clock: list[int]) -> None:
-    """It stays while key, reason and content stay. It restarts with new content, a new reason, or after a valid build."""
+    """It stays while key, reason and content stay. New content, a new reason or a valid build restarts it."""
     write_noise(image_root / "l0" / "big.bmp", 90, side=40)
     bad = image_root / "l0" / "bad.bmp"
 

@@ -17,7 +17,7 @@ Image.init()
 
 @dataclass(frozen=True)
 class Kind:
-    """A file with the picture that it contains, up to a mean difference per sample, or the reason why it is unreadable."""
+    """A file with its picture, up to a mean difference per sample, or the reason why it is unreadable."""
 
     name: str
     content: bytes

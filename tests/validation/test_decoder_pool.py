@@ -80,7 +80,7 @@ def test_the_message_describes_the_failure() -> None:
 
 
 def test_one_crash_is_not_blamed_on_the_image(tmp_path: Path) -> None:
-    """A process that dies once (killed for memory, damaged by an earlier image) is replaced, and the image is decoded."""
+    """A process that dies once (damaged by an earlier image, say) is replaced, and the image is decoded."""
     assert decode_paths([str(tmp_path / name) for name in "abc"], decode=crash_once) == ["a", "b", "c"]
 
 

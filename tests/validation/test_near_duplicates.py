@@ -44,7 +44,7 @@ def compute_distance(first: str, second: str) -> int:
 
 
 def test_near_duplicates_across_a_given_split_are_found_with_their_distance(root: Root, tmp_path: Path) -> None:
-    """Recompressed, resized and slightly cropped copies leak, each to its original; other images and strong crops do not."""
+    """Recompressed, resized and slightly cropped copies leak to their originals; other images and strong crops do not."""
     image_root, pieces = tmp_path / "images", make_tiles()
     (image_root / "train").mkdir(parents=True)
     (image_root / "test").mkdir()
@@ -78,7 +78,7 @@ def test_different_photographs_have_distant_hashes() -> None:
 
 @pytest.mark.parametrize("distance", [0, 5, 12])
 def test_find_leaks_agrees_with_brute_force(distance: int, root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It finds the nearest item, the lowest id of equals, over several blocks on both sides, with pairs planted around the limit."""
+    """It finds the nearest item, or the lowest id of equals, over several blocks and with pairs around the limit."""
     monkeypatch.setattr("indexmill.tasks.validation.near_duplicates.QUERY_BATCH_ROWS", 100)
     draw = np.random.default_rng(distance)
     hashes = draw.integers(0, 256, (20_000, 32), np.uint8)
