@@ -29,7 +29,7 @@ def make_thumbnails(paths: Iterable[str], budget: int = MAX_THUMBNAIL_BYTES) -> 
     made: dict[str, str] = {}
     if not uses:
         return made
-    with DecoderPool(LIMITS, DECODE_TIMEOUT_SECONDS, decode=thumbnail) as decoders:
+    with DecoderPool(LIMITS, timeout_s=DECODE_TIMEOUT_SECONDS, decode=thumbnail) as decoders:
         for path, answer in zip(uses, decoders.decode_all(DecodeRequest(path, "") for path in uses), strict=True):
             if isinstance(answer, str) and len(answer) * uses[path] <= budget:
                 budget -= len(answer) * uses[path]

@@ -231,8 +231,8 @@ def test_a_sentence_model_of_the_hub_is_its_files_in_a_folder(hub: ModelHub, tmp
     assert ours.shape == (5, 32)
     assert ours == pytest.approx(theirs)
     assert len(hub.requests) == requests
-    assert not hub.asked("pytorch_model.bin")
-    assert not hub.asked("onnx")
+    assert not hub.count_requests("pytorch_model.bin")
+    assert not hub.count_requests("onnx")
 
 
 @pytest.mark.parametrize("left", ["config.json", "modules.json", "model.safetensors"])

@@ -21,7 +21,7 @@ from indexmill.tasks.encoding.process import EncoderProcess, WorkerLost
 from indexmill.tasks.encoding.protocol import ComparePrecision, EncodeChunk, ModelSpec
 from indexmill.tasks.sources import Item
 from tests.encoding.checkpoints import clip_folder
-from tests.stage_inputs import Listed, divided
+from tests.stage_inputs import ListSource, run_split
 
 COUNT = 300
 
@@ -35,8 +35,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> OpenClipEncoderConfig:
 @pytest.fixture
 def split(root: Root) -> SplitDataset:
     """300 short texts."""
-    return divided(
-        root, Listed([Item(f"k{number}", text=f"thing number {number} of {number % 7}") for number in range(COUNT)], labeled=False)
+    return run_split(
+        root, ListSource([Item(f"k{number}", text=f"thing number {number} of {number % 7}") for number in range(COUNT)], labeled=False)
     )
 
 

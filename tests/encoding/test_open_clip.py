@@ -151,7 +151,7 @@ def test_a_model_of_the_hub_is_fetched_once_and_then_found_without_it(folder: Pa
     assert identity("hf-hub:ours/clip").fingerprint == fetched.fingerprint == identity(f"local-dir:{folder}").fingerprint
     assert load_encoder(encoder("hf-hub:ours/clip")).dim == 32
     assert len(hub.requests) == requests
-    assert not hub.asked("pytorch_model.bin")
+    assert not hub.count_requests("pytorch_model.bin")
 
 
 def test_a_hub_that_is_not_there_is_told_before_anything_is_read(hub: ModelHub) -> None:

@@ -96,7 +96,7 @@ def test_a_tag_of_the_hub_is_fetched_once_and_then_found_without_it(hub: ModelHu
     local = str(tmp_path / "model.safetensors")
     assert cosine(encode_items(load_encoder(encoder()), images()).vectors, own_loop(SMALL, local)).min() > 0.9999
     assert len(hub.requests) == requests
-    assert not hub.asked("resolve/main/config.json")
+    assert not hub.count_requests("resolve/main/config.json")
     assert identity(SMALL, local).details["weights"] == fetched.details["weights"]
 
 

@@ -57,7 +57,7 @@ def build_arguments(root: Path, folder: Path, *changes: str) -> list[str]:
     ("change", "said"),
     [
         ("index.factroy=Flat", ["unknown key factroy", "did you mean factory?"]),
-        ("dataset.path=/nowhere/at/all", ["image folder is not there", "/nowhere/at/all", "one sub-folder"]),
+        ("dataset.path=/nowhere/at/all", ["image folder does not exist", "/nowhere/at/all", "one subfolder"]),
         ("index.factory=Bogus", ["FAISS refuses this factory", "index.factory = Bogus"]),
         ("index.factory=IVF500,Flat", ["fewer items than the factory", "at least 500", "index.factory=Flat"]),
         ("evaluation.k=[1,500]", ["fewer items than evaluation.k", "at least 500", "evaluation.k=[1]"]),
