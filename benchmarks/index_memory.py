@@ -43,7 +43,7 @@ def built(root: Root, embeddings: EmbeddingSet, config: IndexConfig) -> dict[str
     before, start = _peak(), time.perf_counter()
     trained = reuse_or_train(root, "memory", embeddings, config, None)
     training, middle = _peak(), time.perf_counter()
-    filled = build_shards(root, "memory", embeddings, trained, "database", config, (), lambda finished: None)
+    filled = build_shards(root, "memory", embeddings, trained, config)
     return {"before": before, "training": training, "peak": _peak(), "shards": len(filled.shards), "sampled": trained.sampled,
             "train_seconds": middle - start, "shard_seconds": time.perf_counter() - middle}  # fmt: skip
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import faiss
 import numpy as np
-from tests.indexing.nightly import Database, centres, clustered, held, night, searcher
 
 from indexmill.configs.models import IndexConfig
 from indexmill.storage.index_records import Shard, TrainedIndex
 from indexmill.storage.root import Root
+from tests.indexing.nightly import Database, draw_centers, draw_clustered, make_searcher, read_ids, run_build
 
 NIGHTS, DRIFTING = 12, range(4, 9)
 
@@ -41,21 +41,21 @@ def play(root: Root, config: IndexConfig, *, items: int, dim: int, clusters: int
     """Twelve nights on `items` vectors around `clusters` centres, compared with a fresh build in a root of its own."""
     database = Database(root, dim)
     random = database.random
-    old, new = centres(random, clusters, dim), centres(random, clusters, dim)
-    database.insert(clustered(random, old, items))
+    old, new = draw_centers(random, clusters, dim), draw_centers(random, clusters, dim)
+    database.insert(draw_clustered(random, old, items))
     last: TrainedIndex | None = None
     previous: Sequence[Shard] = ()
     for number in range(NIGHTS):
         start = time.perf_counter()
-        last, filled = night(root, "nightly", database, config, last, previous)
+        last, filled = run_build(root, "nightly", database, config, last, previous)
         previous, middle = filled.shards, time.perf_counter()
-        fresh = night(root, f"fresh-{number}", database, config)[1]
+        fresh = run_build(root, f"fresh-{number}", database, config)[1]
         seconds = middle - start, time.perf_counter() - middle
         asked = _queries(database, queries)
         exact = _exact(database, asked)
-        recalls = [_recall(searcher(root, found, config, nprobe).search(asked, 10)[1], exact) for found in (filled, fresh)]
-        ids = np.sort(np.concatenate([held(root, shard) for shard in filled.shards]))
-        whole = searcher(root, filled, config, nprobe=2**20).search(asked, 10)[1]
+        recalls = [_recall(make_searcher(root, found, config, nprobe).search(asked, 10)[1], exact) for found in (filled, fresh)]
+        ids = np.sort(np.concatenate([read_ids(root, shard) for shard in filled.shards]))
+        whole = make_searcher(root, filled, config, nprobe=2**20).search(asked, 10)[1]
         yield Night(
             items=len(database.ids), reason=last.reason, built=filled.built, updated=filled.updated, reused=filled.reused,
             seconds=seconds[0], fresh_seconds=seconds[1], ids_equal=bool(np.array_equal(ids, np.sort(database.ids))),
@@ -72,19 +72,21 @@ def _change(database: Database, old: np.ndarray, new: np.ndarray, number: int) -
     random, size = database.random, len(database.ids)
     if number in DRIFTING:
         seen = len(new) * (number - DRIFTING.start + 1) // len(DRIFTING)
-        database.insert(clustered(random, new[:seen], size * 8 // 100))
-        database.delete(database.some(size * 4 // 100))
+        database.insert(draw_clustered(random, new[:seen], size * 8 // 100))
+        database.delete(database.draw_rows(size * 4 // 100))
         return
     known = np.concatenate([old, new]) if number >= DRIFTING.stop else old
     if number % 3 == 0:
-        database.delete(database.some(size // 100))
-        database.replace(database.some(size // 100), clustered(random, known, size // 100))
-    database.insert(clustered(random, known, size * 2 // 100))
+        database.delete(database.draw_rows(size // 100))
+        database.replace(database.draw_rows(size // 100), draw_clustered(random, known, size // 100))
+    database.insert(draw_clustered(random, known, size * 2 // 100))
 
 
 def _queries(database: Database, count: int) -> np.ndarray:
     """Neighbours of random items, so that queries come from where the data are now."""
-    found = database.vectors[database.some(count)] + 0.2 / np.sqrt(database.dim) * database.random.standard_normal((count, database.dim))
+    found = database.vectors[database.draw_rows(count)] + 0.2 / np.sqrt(database.dim) * database.random.standard_normal(
+        (count, database.dim)
+    )
     return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.indexing.nightly import Database, centres, clustered, night
 
 from indexmill.configs.models import IndexConfig
 from indexmill.serve.published import PublishedIndex
@@ -19,6 +18,7 @@ from indexmill.storage.manifests import Manifest
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 from indexmill.tasks.indexing.shard_store import name_snapshot_files, with_snapshot_paths
+from tests.indexing.nightly import Database, draw_centers, draw_clustered, run_build
 
 COPIES = int(os.environ.get("INDEXMILL_DAMAGED", "200"))
 CONFIG = IndexConfig.model_validate({"factory": "IVF8,Flat", "shards": 3, "rerank": "sq8", "nprobe": 8})
@@ -42,11 +42,11 @@ class Published:
 @pytest.fixture
 def published(root: Root) -> Published:
     database = Database(root, 16)
-    around = centres(database.random, 20, 16)
-    database.insert(clustered(database.random, around, 500))
+    around = draw_centers(database.random, 20, 16)
+    database.insert(draw_clustered(database.random, around, 500))
     ids = []
     for number in range(2):
-        _, filled = night(root, "index", database, CONFIG)
+        _, filled = run_build(root, "index", database, CONFIG)
         snapshots = Snapshots(root, "index")
         sources = {name: ref for place, shard in enumerate(filled.shards) for name, ref in name_snapshot_files(shard, place).items()}
         files = tuple(ref.model_copy(update={"path": name}) for name, ref in sources.items())
@@ -62,8 +62,8 @@ def published(root: Root) -> Published:
         snapshots.assemble(manifest, sources)
         snapshots.publish(manifest.snapshot_id)
         ids.append(manifest.snapshot_id)
-        database.insert(clustered(database.random, around, 60))
-    queries = clustered(database.random, around, 20)
+        database.insert(draw_clustered(database.random, around, 60))
+    queries = draw_clustered(database.random, around, 20)
     return Published(snapshots, snapshots.path(ids[1]), snapshots.path(ids[0]), queries, asked(snapshots, queries))
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import faiss
 import numpy as np
 import pytest
-from tests.indexing.nightly import Database, centres, clustered
 
 from indexmill.configs.models import DriftConfig, IndexConfig
 from indexmill.storage.root import Root
 from indexmill.tasks.indexing.drift import check_drift, compute_changed_fraction, compute_errors, compute_imbalance, drift
 from indexmill.tasks.indexing.shard_store import read_index
 from indexmill.tasks.indexing.training import compute_sample_size, reuse_or_train, train_index
+from tests.indexing.nightly import Database, draw_centers, draw_clustered
 
 DIM = 16
 CONFIG = IndexConfig(factory="IVF8,Flat")
@@ -21,7 +21,7 @@ CONFIG = IndexConfig(factory="IVF8,Flat")
 def database(root: Root) -> Database:
     """2,000 vectors around 20 centres."""
     database = Database(root, DIM)
-    database.insert(clustered(database.random, centres(database.random, 20, DIM), 2000))
+    database.insert(draw_clustered(database.random, draw_centers(database.random, 20, DIM), 2000))
     return database
 
 
@@ -54,13 +54,13 @@ def test_each_signal_is_judged_against_its_limit() -> None:
 
 def test_a_training_is_reused_for_the_same_and_for_similar_data(root: Root, database: Database) -> None:
     """Nothing changed: that alone is looked at. A tenth more of the same kind: the signals are told, and stay within their limits."""
-    first = reuse_or_train(root, "index", database.tonight(), CONFIG, None)
+    first = reuse_or_train(root, "index", database.make_record(), CONFIG, None)
     assert first.reason == "first training of this index"
     assert set(first.baseline) == {"imbalance", "list_error", "recall"}
-    again = reuse_or_train(root, "index", database.tonight(), CONFIG, first)
+    again = reuse_or_train(root, "index", database.make_record(), CONFIG, first)
     assert (again.digest, again.signals) == (first.digest, {"changed": 0.0})
-    database.insert(database.vectors[database.some(200)] + np.float32(1e-4))
-    more = reuse_or_train(root, "index", database.tonight(), CONFIG, again)
+    database.insert(database.vectors[database.draw_rows(200)] + np.float32(1e-4))
+    more = reuse_or_train(root, "index", database.make_record(), CONFIG, again)
     assert more.digest == first.digest
     assert more.reason.startswith("reused: changed 0.0909, at most 0.5; imbalance")
     assert set(more.signals) == {"changed", "new", "imbalance", "list_error", "recall"}
@@ -68,9 +68,9 @@ def test_a_training_is_reused_for_the_same_and_for_similar_data(root: Root, data
 
 def test_other_data_are_trained_for_anew(root: Root, database: Database) -> None:
     """A quarter of the database comes from where nothing was: the error of the new vectors says so."""
-    first = reuse_or_train(root, "index", database.tonight(), CONFIG, None)
-    database.insert(clustered(database.random, centres(database.random, 20, DIM), 700))
-    second = reuse_or_train(root, "index", database.tonight(), CONFIG, first)
+    first = reuse_or_train(root, "index", database.make_record(), CONFIG, None)
+    database.insert(draw_clustered(database.random, draw_centers(database.random, 20, DIM), 700))
+    second = reuse_or_train(root, "index", database.make_record(), CONFIG, first)
     assert second.digest != first.digest
     assert second.reason.startswith("trained anew: ")
     assert "list error risen" in second.reason
@@ -79,27 +79,27 @@ def test_other_data_are_trained_for_anew(root: Root, database: Database) -> None
 
 def test_changed_is_the_share_of_contents_not_in_common(root: Root, database: Database) -> None:
     """Of 2,000 contents 500 go and 100 come: 1,500 are shared by sets of 2,000 and 1,600."""
-    first = train_index(root, "index", database.tonight(), CONFIG, "")
+    first = train_index(root, "index", database.make_record(), CONFIG, "")
     database.delete(np.arange(500))
-    database.insert(clustered(database.random, centres(database.random, 2, DIM), 100))
-    assert compute_changed_fraction(root, database.tonight(), first) == pytest.approx(0.25)
+    database.insert(draw_clustered(database.random, draw_centers(database.random, 2, DIM), 100))
+    assert compute_changed_fraction(root, database.make_record(), first) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(("key", "value"), [("factory", "IVF9,Flat"), ("seed", 7), ("metric", "l2"), ("train_points_per_list", 70)])
 def test_another_recipe_is_trained_for_and_named(key: str, value: object, root: Root, database: Database) -> None:
     """The reason names the key and its former value."""
-    first = reuse_or_train(root, "index", database.tonight(), CONFIG, None)
-    second = reuse_or_train(root, "index", database.tonight(), CONFIG.model_copy(update={key: value}), first)
+    first = reuse_or_train(root, "index", database.make_record(), CONFIG, None)
+    second = reuse_or_train(root, "index", database.make_record(), CONFIG.model_copy(update={key: value}), first)
     assert second.reason == f"trained anew: index.{key} was {getattr(CONFIG, key)}"
     assert second.digest != first.digest
 
 
 def test_a_damaged_training_is_never_used(root: Root, database: Database) -> None:
     """Its file has another digest than its record says."""
-    first = reuse_or_train(root, "index", database.tonight(), CONFIG, None)
+    first = reuse_or_train(root, "index", database.make_record(), CONFIG, None)
     path = root.file(first.index)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    second = reuse_or_train(root, "index", database.tonight(), CONFIG, first)
+    second = reuse_or_train(root, "index", database.make_record(), CONFIG, first)
     assert "SHA-256" in second.reason
     assert read_index(root.file(second.index), second.index).is_trained
 
@@ -108,9 +108,9 @@ def test_a_damaged_training_is_never_used(root: Root, database: Database) -> Non
 def test_what_needs_no_training_is_the_same_for_all_data(factory: str, root: Root, database: Database) -> None:
     """Shards of such an index depend on their rows alone."""
     config = IndexConfig(factory=factory)
-    first = reuse_or_train(root, "index", database.tonight(), config, None)
-    database.insert(clustered(database.random, centres(database.random, 20, DIM), 5000))
-    second = reuse_or_train(root, "index", database.tonight(), config, first)
+    first = reuse_or_train(root, "index", database.make_record(), config, None)
+    database.insert(draw_clustered(database.random, draw_centers(database.random, 20, DIM), 5000))
+    second = reuse_or_train(root, "index", database.make_record(), config, first)
     assert (first.reason, first.sampled, second) == ("nothing to train", 0, first)
 
 
@@ -118,11 +118,11 @@ def test_what_needs_no_training_is_the_same_for_all_data(factory: str, root: Roo
 def test_signals_are_those_that_a_family_has(factory: str, root: Root, database: Database) -> None:
     """Lists have imbalance and a list error, lossy codes a code error; recall has every one."""
     config = IndexConfig(factory=factory)
-    first = train_index(root, "index", database.tonight(), config, "")
+    first = train_index(root, "index", database.make_record(), config, "")
     assert 0 < first.baseline["recall"] <= 1
     assert ("imbalance" in first.baseline) == ("list_error" in first.baseline) == ("IVF" in factory)
-    database.insert(clustered(database.random, centres(database.random, 20, DIM), 300))
-    signals = drift(root, database.tonight(), first, read_index(root.file(first.index), first.index), config)
+    database.insert(draw_clustered(database.random, draw_centers(database.random, 20, DIM), 300))
+    signals = drift(root, database.make_record(), first, read_index(root.file(first.index), first.index), config)
     assert signals.keys() == first.baseline.keys() | {"changed", "new"}
 
 

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
-from indexmill.tasks.evaluation.labels import UNLABELED
 from indexmill.tasks.metrics.embedding_space import (
     MIN_POINTS,
     compute_pca,
@@ -19,6 +18,7 @@ from indexmill.tasks.metrics.embedding_space import (
     select_vectors,
     silhouette,
 )
+from indexmill.tasks.metrics.per_label import UNLABELED
 
 
 def clusters(count: int, labels: int, spread: float = 0.3, dim: int = 12) -> tuple[np.ndarray, np.ndarray]:

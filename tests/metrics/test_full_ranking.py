@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from indexmill.tasks.evaluation.labels import UNLABELED
 from indexmill.tasks.metrics.full_ranking import compute_relevant_ranks, full_average_precision
+from indexmill.tasks.metrics.per_label import UNLABELED
 from indexmill.tasks.metrics.ranking import average_precision
 
 

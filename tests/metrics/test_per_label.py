@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexmill.tasks.evaluation.labels import UNLABELED
-from indexmill.tasks.metrics.per_label import Confusion, average_per_label, find_largest_confusions, macro_average
+from indexmill.tasks.metrics.per_label import UNLABELED, Confusion, average_per_label, find_largest_confusions, macro_average
 
 
 def test_means_divide_by_the_queries_of_the_label() -> None:
