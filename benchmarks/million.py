@@ -63,7 +63,7 @@ def stored(root: Root, parts: Iterator[np.ndarray]) -> EmbeddingSet:
     for part in parts:
         database.insert(part)
         database.vectors = np.empty((0, DIM), np.float32)
-    return database.tonight()
+    return database.make_record()
 
 
 def sided(root: Root, embeddings: EmbeddingSet) -> EmbeddingSet:
