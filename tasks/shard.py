@@ -18,8 +18,10 @@ from indexmill.tasks.stage_policy import get_task_options
 
 @task(**get_task_options("shard"))
 def shard(root: Root, name: str, embeddings: EmbeddingSet, trained: TrainedIndex, config: IndexConfig) -> IndexShards:
-    """Bring the shards of the live snapshot up to date: unchanged ones are reused, changed ones are written under a new key."""
-    previous = load_previous_shards(root, name, Snapshots(root, name).live(), "database", config.shards)
+    """Bring the shards of the live snapshot up to date: unchanged ones are reused, changed ones are written under a new
+    key.
+    """
+    previous = load_previous_shards(root, name, Snapshots(root, name).read_live_manifest(), "database", config.shards)
     with track("filling shards", embeddings.database) as advance:
         shard_build = build_shards(root, name, embeddings, trained, config, previous=previous, advance=advance)
     return IndexShards(

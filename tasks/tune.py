@@ -7,7 +7,7 @@ from prefect import task
 
 from indexmill.configs.models import IndexConfig
 from indexmill.storage.digests import json_digest
-from indexmill.storage.embedding_store import concatenate_blocks, vectors
+from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.index_records import IndexShards, SearchParams, TrainedIndex, TunedIndex
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
@@ -26,7 +26,8 @@ TUNING_K = 10
 def tune(
     root: Root, embeddings: EmbeddingSet, query_embeddings: EmbeddingSet, trained: TrainedIndex, shards: IndexShards, config: IndexConfig
 ) -> TunedIndex:
-    """Choose the search parameters: those of the config, or the fastest ones that reach `recall_target` with 95 % confidence.
+    """Choose the search parameters: those of the config, or the fastest ones that reach `recall_target` with 95 %
+    confidence.
 
     A target that cannot be reached is no error: the record holds the closest result, and the gate may reject it.
 
@@ -55,9 +56,9 @@ def tune(
 def _tune_searcher(
     root: Root, embeddings: EmbeddingSet, query_embeddings: EmbeddingSet, searcher: Searcher, seed: int, target: float
 ) -> TuningResult:
-    with vectors(root, query_embeddings, side="query", sample=(TUNING_QUERIES, seed)) as blocks:
+    with open_vectors(root, query_embeddings, side="query", sample=(TUNING_QUERIES, seed)) as blocks:
         _, queries = concatenate_blocks(blocks, query_embeddings.dim)
-    with vectors(root, embeddings, side="database") as blocks:
+    with open_vectors(root, embeddings, side="database") as blocks:
         exact: np.ndarray = exact_search(queries, blocks, TUNING_K, searcher.metric)[1]
     return tune_search(searcher, queries, exact, target, k=TUNING_K)
 
@@ -65,7 +66,10 @@ def _tune_searcher(
 def _make_record(
     shards: IndexShards, params: SearchParams, reason: str, config: IndexConfig, result: TuningResult | None = None
 ) -> TunedIndex:
-    """Make the record. `latency_met` compares CPU time per query in batches with `latency_budget_ms`; None without either."""
+    """Make the record.
+
+    `latency_met` compares CPU time per query in batches with `latency_budget_ms`; None without either.
+    """
     record = TunedIndex(
         digest=json_digest([shards.digest, params.model_dump(mode="json")]),
         files=(),

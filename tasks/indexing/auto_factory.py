@@ -3,10 +3,10 @@
 The policy comes from measurements on 100,000 sentence embeddings (see docs/benchmarks.md):
 
 - below FLAT_MAX_ITEMS, exact search is fast and has full recall;
-- above it, fast-scan IVF-PQ with exact re-ranking from the mapped vectors and about 1.6 √n lists: fewer lists scan too much, more take
-  longer to train and to probe;
-- 4-bit codes, one for every 2 principal directions: two thirds of the dimensions preserve almost all of an inner product, half of them is
-  the smaller option;
+- above it, fast-scan IVF-PQ with exact re-ranking from the mapped vectors and about 1.6 √n lists: fewer lists scan too
+  much, more take longer to train and to probe;
+- 4-bit codes, one for every 2 principal directions: two thirds of the dimensions preserve almost all of an inner
+  product, half of them is the smaller option;
 - with spilled assignments (every item in two lists), which are faster at twice the memory, and without;
 - if none of these reaches the target, IVF lists of uncompressed vectors.
 """
@@ -22,7 +22,7 @@ import faiss
 import numpy as np
 
 from indexmill.configs.models import IndexConfig
-from indexmill.storage.embedding_store import concatenate_blocks, vectors
+from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.index_records import SearchParams
 from indexmill.storage.records import EmbeddingSet, Rerank
 from indexmill.storage.root import Root
@@ -63,8 +63,8 @@ class IndexCandidate:
 class FactoryChoice:
     """The chosen factory and re-ranking.
 
-    soar_candidate: set if the index is trained by `soar` and not by FAISS's factory. comparison: one row per candidate, the best first;
-    empty if there was nothing to compare.
+    soar_candidate: set if the index is trained by `soar` and not by FAISS's factory. comparison: one row per candidate,
+    the best first; empty if there was nothing to compare.
     """
 
     factory: str
@@ -97,7 +97,10 @@ class ParetoRow:
 
 
 def choose_factory(root: Root, embeddings: EmbeddingSet, config: IndexConfig) -> FactoryChoice:
-    """Choose an index for these vectors. With held-out queries, candidates are built on a sample and tuned for the recall target."""
+    """Choose an index for these vectors.
+
+    With held-out queries, candidates are built on a sample and tuned for the recall target.
+    """
     candidates = propose_candidates(embeddings.database, embeddings.dim, config.memory_budget)
     size = min(embeddings.database, TRIAL_MAX_ITEMS, int(config.train_memory) // (4 * embeddings.dim * TRIAL_SAMPLE_COPIES))
     trial_budget = config.memory_budget and int(config.memory_budget * size / embeddings.database)
@@ -149,8 +152,8 @@ def propose_uncompressed(n: int, dim: int) -> IndexCandidate:
 def rank_candidates(results: Sequence[tuple[IndexCandidate, TuningResult]]) -> list[ParetoRow]:
     """Rank the candidates: those that meet the target first, the fastest first among them; the others by recall.
 
-    A row is Pareto-optimal if it meets the target and no other row that does is at least as good in both CPU time and memory and better in
-    one of them.
+    A row is Pareto-optimal if it meets the target and no other row that does is at least as good in both CPU time and
+    memory and better in one of them.
     """
     rows = [
         ParetoRow(candidate, tuned, tuned.met and not any(_dominates(other, (candidate, tuned)) for other in results))
@@ -167,7 +170,9 @@ def rank_candidates(results: Sequence[tuple[IndexCandidate, TuningResult]]) -> l
 
 @dataclass(frozen=True)
 class FactoryTrial:
-    """A sample of the database (ids int64 (n,), vectors float32 (n, dim)), held-out queries, and their exact neighbors in the sample."""
+    """A sample of the database (ids int64 (n,), vectors float32 (n, dim)), held-out queries, and their exact neighbors
+    in the sample.
+    """
 
     config: IndexConfig
     ids: np.ndarray
@@ -196,9 +201,9 @@ class FactoryTrial:
 
 
 def _prepare_trial(root: Root, embeddings: EmbeddingSet, config: IndexConfig, size: int) -> FactoryTrial:
-    with vectors(root, embeddings, side="database", sample=(size, config.seed)) as blocks:
+    with open_vectors(root, embeddings, side="database", sample=(size, config.seed)) as blocks:
         ids, sample = concatenate_blocks(blocks, embeddings.dim)
-    with vectors(root, embeddings, side="query", sample=(TUNING_QUERIES, config.seed)) as blocks:
+    with open_vectors(root, embeddings, side="query", sample=(TUNING_QUERIES, config.seed)) as blocks:
         _, queries = concatenate_blocks(blocks, embeddings.dim)
     exact = ids[knn(queries, sample, min(10, size), FAISS_METRICS[config.metric])[1]]
     return FactoryTrial(config, ids, sample, queries, exact)
@@ -215,7 +220,8 @@ def _choose_list_count(n: int) -> int:
 
 def _make_fast_scan_candidate(n: int, dim: int, lists: int, pca_dims: int, spill: bool) -> IndexCandidate:
     subquantizers = pca_dims // 2
-    # Lists store whole blocks of 32 codes, so half a block per list is empty. Then there are the centroids, the projection and row ids.
+    # Lists store whole blocks of 32 codes, so half a block per list is empty. Then there are the centroids, the
+    # projection and row ids.
     list_bytes = (16 * subquantizers / 2 + 4 * pca_dims) * lists / n
     entry_bytes = subquantizers / 2 + ID_BYTES
     resident_bytes = (1 + spill) * entry_bytes + list_bytes + 4 * dim * pca_dims / n + ID_BYTES

@@ -22,8 +22,8 @@ def build_index_infos(
 ) -> dict[str, Any]:
     """Return autofaiss's keys, with sizes in bytes and times in milliseconds.
 
-    "reconstruction error %" is the root mean square over sampled vectors, whose length is 1 with the cosine metric; None for other metrics.
-    "compression ratio" is the size of the float32 vectors over the size of the index.
+    "reconstruction error %" is the root mean square over sampled vectors, whose length is 1 with the cosine metric;
+    None for other metrics. "compression ratio" is the size of the float32 vectors over the size of the index.
 
     Args:
         config: the index section of the pipeline.

@@ -1,9 +1,10 @@
 """Drift: whether the data still resemble those that an index was trained on.
 
     changed     fraction of contents that today's database and that of the training do not share
-    imbalance   lists * sum of n (n - 1) / (m (m - 1)), for n of m sampled vectors in a list: 1 if filled evenly (FAISS's imbalance factor,
-                without its bias on small samples)
-    list_error, code_error   mean squared distance of sampled vectors to the centroid of their list, and to their decoded codes
+    imbalance   lists * sum of n (n - 1) / (m (m - 1)), for n of m sampled vectors in a list: 1 if filled evenly
+                (FAISS's imbalance factor, without its bias on small samples)
+    list_error  mean squared distance of sampled vectors to the centroid of their list
+    code_error  mean squared distance of sampled vectors to their decoded codes
     new         fraction of the database that was not there at training
     recall      recall@10 of queries against exact search, both among the sampled vectors, at a sixteenth of the lists
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from indexmill.configs.models import DriftConfig, IndexConfig
 from indexmill.storage import parquet
-from indexmill.storage.embedding_store import concatenate_blocks, vectors
+from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.index_records import TrainedIndex
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
@@ -53,7 +54,9 @@ class DriftCheck(NamedTuple):
 
 
 def measure_drift(root: Root, embeddings: EmbeddingSet, trained: TrainedIndex, index: faiss.Index, config: IndexConfig) -> dict[str, float]:
-    """Measure today's signals: only `changed` if it is 0, and no errors and recall if there are fewer than MIN_NEW_VECTORS new vectors."""
+    """Measure today's signals: only `changed` if it is 0, and no errors and recall if there are fewer than
+    MIN_NEW_VECTORS new vectors.
+    """
     changed = compute_changed_fraction(root, embeddings, trained)
     if not changed:
         return {"changed": changed}
@@ -99,7 +102,7 @@ def compute_changed_fraction(root: Root, embeddings: EmbeddingSet, trained: Trai
         f"SELECT (SELECT count(*) FROM ({baseline_sql})), (SELECT count(*) FROM ({candidate_sql})), "
         f"count(*) FROM (({baseline_sql}) INTERSECT ({candidate_sql}))"
     )
-    before, after, shared = parquet.fetch_rows(sql, spill=root.tmp)[0]
+    before, after, shared = parquet.fetch_rows(sql, temp_dir=root.tmp)[0]
     return float(1 - shared / max(before, after))
 
 
@@ -113,7 +116,9 @@ def compute_imbalance(index: faiss.Index, vectors: np.ndarray) -> dict[str, floa
 
 
 def compute_errors(index: faiss.Index, vectors: np.ndarray) -> dict[str, float]:
-    """Compute the list error and the code error of float32 vectors (n, dim), as far as the index has lists and lossy codes."""
+    """Compute the list error and the code error of float32 vectors (n, dim), as far as the index has lists and lossy
+    codes.
+    """
     errors, ivf = {}, find_ivf(index)
     if ivf is not None:
         transformed = _apply_transforms(index, vectors)
@@ -131,7 +136,10 @@ def compute_errors(index: faiss.Index, vectors: np.ndarray) -> dict[str, float]:
 
 
 def compute_recall(index: faiss.Index, sample: Sample, queries: Sample, config: IndexConfig) -> dict[str, float]:
-    """Compute recall@10 of at most `drift.queries` queries, each searched among the sample without itself; nothing for tiny samples."""
+    """Compute recall@10 of at most `drift.queries` queries, each searched among the sample without itself.
+
+    Nothing for tiny samples.
+    """
     if len(sample.ids) <= 10 * RECALL_K:
         return {}
     filled = faiss.deserialize_index(faiss.serialize_index(index))
@@ -154,7 +162,7 @@ def _drop_self(retrieved: np.ndarray, query_ids: np.ndarray) -> list[np.ndarray]
 
 
 def _read_database_sample(root: Root, embeddings: EmbeddingSet, config: IndexConfig) -> Sample:
-    with vectors(root, embeddings, side="database", sample=(config.drift.sample, config.seed + 1)) as blocks:
+    with open_vectors(root, embeddings, side="database", sample=(config.drift.sample, config.seed + 1)) as blocks:
         return Sample(*concatenate_blocks(blocks, embeddings.dim))
 
 
@@ -165,9 +173,9 @@ def _read_new_contents(root: Root, embeddings: EmbeddingSet, trained: TrainedInd
             f"FROM (SELECT item_id, content_digest, side FROM {parquet.scan_sql(root.file(embeddings.items))} WHERE side = 'database') "
             f"ANTI JOIN {parquet.scan_sql(root.file(trained.rows))} USING (content_digest) ORDER BY item_id"
         )
-        fraction = parquet.copy_query(sql, new, spill=root.tmp) / embeddings.database
+        fraction = parquet.copy_query(sql, new, temp_dir=root.tmp) / embeddings.database
         view = embeddings.model_copy(update={"items": root.make_ref(new, digest=False)})
-        with vectors(root, view, side="database", sample=(config.drift.sample, config.seed)) as blocks:
+        with open_vectors(root, view, side="database", sample=(config.drift.sample, config.seed)) as blocks:
             return NewContents(fraction, Sample(*concatenate_blocks(blocks, embeddings.dim)))
 
 

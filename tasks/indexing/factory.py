@@ -22,8 +22,8 @@ COMMON_DIMS = (384, 512, 768, 1024, 1280, 576, 960, 2048, 96, 100)
 def make_index(config: IndexConfig, dim: int) -> faiss.Index:
     """Create an empty index that accepts item ids.
 
-    IVF indexes have `add_with_ids` of their own; every other index is wrapped in IDMap2. (IDMap2 around an IVF index would give wrong ids
-    after a merge.)
+    IVF indexes have `add_with_ids` of their own; every other index is wrapped in IDMap2. (IDMap2 around an IVF index
+    would give wrong ids after a merge.)
 
     Raises:
         InputError: FAISS rejects the factory or `dim`.
@@ -69,7 +69,9 @@ def check_factory(config: IndexConfig) -> None:
 
 @cache
 def min_training_items(factory: str) -> int:
-    """Return the minimum number of database items to train the factory: its lists, and 2^bits centroids of a product quantizer."""
+    """Return the minimum number of database items to train the factory: its lists, and 2^bits centroids of a product
+    quantizer.
+    """
     lists = [int(count) for count in re.findall(r"IVF(\d+)", factory)]
     bits = [int(width or 8) for width in re.findall(r"PQ\d+(?:x(\d+))?", factory)]
     return max([1, *lists, *(2**width for width in bits if width <= 16)])
@@ -89,7 +91,9 @@ def unwrap_id_map(index: faiss.Index) -> faiss.Index:
 
 
 def set_index_search_params(index: faiss.Index, nprobe: int | None, ef_search: int | None) -> None:
-    """Set how much of an index a search visits: nprobe lists (default: an eighth, at least 8) or ef_search candidates (default: 64)."""
+    """Set how much of an index a search visits: nprobe lists (default: an eighth, at least 8) or ef_search candidates
+    (default: 64).
+    """
     ivf = find_ivf(index)
     if ivf is not None:
         ivf.nprobe = min(ivf.nlist, nprobe or max(8, ivf.nlist // 8))
@@ -133,8 +137,8 @@ def use_gpu_clustering(index: Any) -> Iterator[None]:
 def _clear_block_tails(lists: Any) -> None:
     """Clear the free slots of each list's last block, if the lists store their codes in blocks.
 
-    Fast-scan lists do: 32 codes per block, and adding sets bits without clearing old ones. After a removal FAISS 1.15 leaves old codes
-    behind the end of a list, so the next added code would be a mixture of two vectors.
+    Fast-scan lists do: 32 codes per block, and adding sets bits without clearing old ones. After a removal FAISS 1.15
+    leaves old codes behind the end of a list, so the next added code would be a mixture of two vectors.
     """
     if not isinstance(lists, faiss.BlockInvertedLists):  # type: ignore[attr-defined]
         return

@@ -20,9 +20,10 @@ def search_filtered(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Search among some items only, or without re-ranking.
 
-    A filtered search returns k items whenever that many are allowed. Up to BRUTE_FORCE_MAX items are compared one by one with their stored
-    vectors, if there are any. For more, all inverted lists are visited, because the allowed items may be far from the query; a graph is
-    searched with the largest efSearch, and queries for which it returns fewer than k items are compared one by one too. Only ids are copied.
+    A filtered search returns k items whenever that many are allowed. Up to BRUTE_FORCE_MAX items are compared one by
+    one with their stored vectors, if there are any. For more, all inverted lists are visited, because the allowed items
+    may be far from the query; a graph is searched with the largest efSearch, and queries for which it returns fewer
+    than k items are compared one by one too. Only ids are copied.
 
     Args:
         searcher: the index.
@@ -48,7 +49,8 @@ def search_filtered(
 def reconstruct_vectors(searcher: Searcher, ids: list[int]) -> np.ndarray:
     """Return the vectors of items as the index stores them: approximations if it stores codes.
 
-    The first call on inverted lists without stored vectors builds a table of the position of each item: at least 16 bytes per item.
+    The first call on inverted lists without stored vectors builds a table of the position of each item: at least 16
+    bytes per item.
 
     Args:
         searcher: the index.

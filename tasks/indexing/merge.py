@@ -22,8 +22,9 @@ BLOCK_ROWS = 8192
 def merge_shards(shards: Sequence[tuple[Path, FileRef]], output: Path, *, max_memory: int, lists_path: Path) -> tuple[int, bool]:
     """Merge the shards into one file after verifying their digests.
 
-    Lists that take more than `max_memory` bytes are merged on disk, list by list. Codes that cannot be paged in (fast scan) and families
-    without lists are merged in memory; a graph, which cannot be merged, is rebuilt from the vectors of its shards.
+    Lists that take more than `max_memory` bytes are merged on disk, list by list. Codes that cannot be paged in (fast
+    scan) and families without lists are merged in memory; a graph, which cannot be merged, is rebuilt from the vectors
+    of its shards.
 
     Args:
         shards: the path and the reference of each index file.

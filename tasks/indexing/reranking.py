@@ -4,8 +4,8 @@
     <shard>.vectors.npy   (n, dim) in the same order: float32 (exact), float16 (fp16) or uint8 (sq8)
     <shard>.bounds.npy    float32 (2, dim), sq8 only: the minimum of each dimension and the width of its range
 
-FAISS scores the mapped file through a view: nothing is copied, and the operating system caches the pages in use. The bounds belong to the
-training, so a row has the same bytes in every shard.
+FAISS scores the mapped file through a view: nothing is copied, and the operating system caches the pages in use. The
+bounds belong to the training, so a row has the same bytes in every shard.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ VectorBlocks = Iterator[tuple[np.ndarray, np.ndarray]]  # ids int64 (n,), vector
 class VectorStore:
     """The vectors of a shard, one row per item.
 
-    row_to_id: the ids, ascending, followed by -1, so that row -1 (FAISS's empty rank) maps to id -1. vectors: the rows. index: FAISS over
-    the same memory, numbered by row.
+    row_to_id: the ids, ascending, followed by -1, so that row -1 (FAISS's empty rank) maps to id -1. vectors: the rows.
+    index: FAISS over the same memory, numbered by row.
     """
 
     row_to_id: np.ndarray
@@ -120,13 +120,18 @@ def make_reranking_index(index: faiss.Index, store: VectorStore) -> Any:
 
 
 def compute_bounds(sample: np.ndarray) -> np.ndarray:
-    """Compute the minimum and the width of the range of each dimension: float32 (2, dim). Values outside are clipped when encoded."""
+    """Compute the minimum and the width of the range of each dimension: float32 (2, dim).
+
+    Values outside are clipped when encoded.
+    """
     low = sample.min(axis=0)
     return np.stack([low, np.maximum(sample.max(axis=0) - low, 1e-9)]).astype(np.float32)
 
 
 def encode_sq8(block: np.ndarray, bounds: np.ndarray | None) -> np.ndarray:
-    """Encode vectors as uint8 with FAISS's quantizer: the range of a dimension in 256 equal parts, each decoded to its middle."""
+    """Encode vectors as uint8 with FAISS's quantizer: the range of a dimension in 256 equal parts, each decoded to its
+    middle.
+    """
     if bounds is None:
         raise ValueError("sq8 needs the bounds of each dimension")
     return _make_sq8_quantizer(bounds, faiss.METRIC_L2).sa_encode(np.ascontiguousarray(block, np.float32))

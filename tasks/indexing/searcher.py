@@ -24,8 +24,8 @@ MAX_EF_SEARCH = 4096
 class Searcher:
     """Loaded shards that are searched together.
 
-    Vectors are float32 of `dim` numbers, normalized for the cosine metric. Several threads may search at once; only the last bits of a
-    score can depend on it.
+    Vectors are float32 of `dim` numbers, normalized for the cosine metric. Several threads may search at once; only the
+    last bits of a score can depend on it.
     """
 
     def __init__(
@@ -41,9 +41,10 @@ class Searcher:
         Args:
             shards: one FAISS index per shard.
             metric: cosine, ip or l2.
-            params: the search parameters. `spill` must be as the shards were built: every item then has two entries in its shard.
-            stores: the stored vectors of each shard, which re-rank its best candidates. The shards then belong to the searcher, which
-                renumbers them by row.
+            params: the search parameters. `spill` must be as the shards were built: every item then has two entries in
+                its shard.
+            stores: the stored vectors of each shard, which re-rank its best candidates. The shards then belong to the
+                searcher, which renumbers them by row.
         """
         self.metric, self.stores, self.copies_per_item = FAISS_METRICS[metric], list(stores), 1 + params.spill
         self.higher_is_better = self.metric == faiss.METRIC_INNER_PRODUCT
@@ -80,7 +81,10 @@ class Searcher:
         return int(inner.hnsw.efSearch) if isinstance(inner, faiss.IndexHNSW) else 1
 
     def set_search_params(self, params: SearchParams) -> None:
-        """Set how much a search visits; unset parameters have defaults (`set_index_search_params`, DEFAULT_RERANK_CANDIDATES)."""
+        """Set how much a search visits.
+
+        Unset parameters have defaults (`set_index_search_params`, DEFAULT_RERANK_CANDIDATES).
+        """
         self.params = params.model_copy(update={"spill": self.copies_per_item > 1})  # as the shards were built
         self.rerank_candidates = params.rerank_candidates or DEFAULT_RERANK_CANDIDATES
         self._reranking_params: dict[int, Any] = {}
@@ -95,8 +99,9 @@ class Searcher:
             k: the number of results per query.
 
         Returns:
-            Scores float32 (n, k) and item ids int64 (n, k), best first, ties by ascending id. A score is FAISS's own: inner product
-            (higher is better) or squared Euclidean distance (lower is better). Ranks beyond the last result have id -1.
+            Scores float32 (n, k) and item ids int64 (n, k), best first, ties by ascending id. A score is FAISS's own:
+            inner product (higher is better) or squared Euclidean distance (lower is better). Ranks beyond the last
+            result have id -1.
         """
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if len(queries) == 1:
@@ -115,7 +120,8 @@ class Searcher:
 
         Args:
             depth: the number of results per query.
-            base_params: FAISS's parameters for the search that finds the candidates. Parameters without them are cached.
+            base_params: FAISS's parameters for the search that finds the candidates. Parameters without them are
+                cached.
         """
         if base_params is None and depth in self._reranking_params:
             return self._reranking_params[depth]
@@ -154,8 +160,8 @@ class Searcher:
 def use_single_thread() -> None:
     """Let FAISS use one thread from now on in calls from this thread, for threads that search at the same time.
 
-    OpenMP's threads wait for each other by spinning at every step of a search. When other work takes a core, they spend most of their time
-    waiting, and take cores from that work.
+    OpenMP's threads wait for each other by spinning at every step of a search. When other work takes a core, they spend
+    most of their time waiting, and take cores from that work.
     """
     faiss.omp_set_num_threads(1)
 
@@ -164,8 +170,8 @@ def use_single_thread() -> None:
 def _single_threaded() -> Iterator[None]:
     """Let FAISS use one thread while the block runs.
 
-    A search of a tenth of a millisecond does not pay off on several threads: when other work takes a core, they wait for each other, and
-    0.1 ms becomes 8 ms.
+    A search of a tenth of a millisecond does not pay off on several threads: when other work takes a core, they wait
+    for each other, and 0.1 ms becomes 8 ms.
     """
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)

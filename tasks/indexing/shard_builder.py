@@ -1,8 +1,8 @@
 """Build the shards of one side, each keyed by the digest of its content so that equal shards are built once.
 
-A shard is built from scratch or from its previous version, which never changes (copy on write). Inverted lists support 64-bit ids, removal
-and addition, so such a shard is read, updated and written under its new key. Other families (Flat, HNSW) are rebuilt: HNSW cannot remove,
-and for Flat copying the rest costs as much as filling.
+A shard is built from scratch or from its previous version, which never changes (copy on write). Inverted lists support
+64-bit ids, removal and addition, so such a shard is read, updated and written under its new key. Other families (Flat,
+HNSW) are rebuilt: HNSW cannot remove, and for Flat copying the rest costs as much as filling.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from indexmill.configs.models import IndexConfig
 from indexmill.storage import parquet
 from indexmill.storage.digests import json_digest
-from indexmill.storage.embedding_store import vectors
+from indexmill.storage.embedding_store import open_vectors
 from indexmill.storage.index_records import Shard, TrainedIndex
 from indexmill.storage.records import EmbeddingSet, Side
 from indexmill.storage.root import Root
@@ -54,7 +54,8 @@ class BuildContext:
 class ShardPlan:
     """One shard to build.
 
-    rows: its table (item_id, content_digest, side, added). added: how many rows are new compared with `base_shard`, its previous version.
+    rows: its table (item_id, content_digest, side, added). added: how many rows are new compared with `base_shard`, its
+    previous version.
     """
 
     number: int
@@ -108,7 +109,7 @@ def build_shards(
     with root.scratch.staging() as folder:
         layout = folder / "layout.parquet"
         previous_rows = [verify_or_none(root, shard.rows) for shard in previous]
-        assignments = assign_items(root.file(embeddings.items), side, previous_rows, capacity, layout, spill=root.tmp)
+        assignments = assign_items(root.file(embeddings.items), side, previous_rows, capacity, layout, temp_dir=root.tmp)
         plans = [
             _plan_shard(context, number, assignment, previous, layout, folder / f"{number}.parquet")
             for number, assignment in enumerate(assignments)
@@ -121,7 +122,7 @@ def _plan_shard(
 ) -> ShardPlan:
     """Plan one shard. Its key is the digest of the training and of its ids and contents."""
     sql = f"SELECT * EXCLUDE shard FROM {parquet.scan_sql(layout)} WHERE shard = {assignment.number} ORDER BY item_id"
-    parquet.copy_query(sql, rows, spill=context.root.tmp)
+    parquet.copy_query(sql, rows, temp_dir=context.root.tmp)
     trained, rows_digest = context.trained, parquet.compute_digest(rows, ["item_id", "content_digest"])
     return ShardPlan(
         number=number,
@@ -137,7 +138,8 @@ def _build_all(context: BuildContext, plans: Sequence[ShardPlan], advance: Advan
     """Build the shards in threads that share the cores: FAISS releases Python's lock while it works."""
     cores = min(os.cpu_count() or 1, int(faiss.omp_get_max_threads()))
     workers = max(1, min(MAX_CONCURRENT_SHARDS, cores, len(plans)))
-    # The links of a graph depend on the order in which threads reach them; one thread gives equal bytes for equal inputs.
+    # The links of a graph depend on the order in which threads reach them; one thread gives equal bytes for equal
+    # inputs.
     threads = max(1, cores // workers) if context.trained.lists else 1
     shards: list[Shard] = []
     origins: Counter[Origin] = Counter()
@@ -172,7 +174,7 @@ def _build_shard(context: BuildContext, plan: ShardPlan) -> tuple[Shard, Origin]
     with ExitStack() as files:
         temporary = {suffix: files.enter_context(root.replace_atomically(path)) for suffix, path in paths.items()}
         rows_sql = f"SELECT item_id, content_digest FROM {parquet.scan_sql(plan.rows)} ORDER BY item_id"
-        parquet.copy_query(rows_sql, temporary["rows.parquet"], spill=root.tmp)
+        parquet.copy_query(rows_sql, temporary["rows.parquet"], temp_dir=root.tmp)
         index = _fill_index(context, plan, base_shard)
         if rerank != "none":
             _write_vectors(context, plan, base_shard, temporary)
@@ -235,7 +237,7 @@ def _read_removed_ids(root: Root, plan: ShardPlan, base_shard: Shard) -> np.ndar
 
 
 def _read_ids(root: Root, sql: str) -> np.ndarray:
-    with parquet.query(sql, spill=root.tmp) as batches:
+    with parquet.query(sql, temp_dir=root.tmp) as batches:
         return np.concatenate([np.empty(0, np.int64), *(batch.column(0).to_numpy() for batch in batches)])
 
 
@@ -262,7 +264,7 @@ def _read_new_vectors(context: BuildContext, plan: ShardPlan, base_shard: Shard 
         rows = plan.rows
         if base_shard:
             rows = folder / "added.parquet"
-            parquet.copy_query(f"FROM {parquet.scan_sql(plan.rows)} WHERE added ORDER BY item_id", rows, spill=root.tmp)
+            parquet.copy_query(f"FROM {parquet.scan_sql(plan.rows)} WHERE added ORDER BY item_id", rows, temp_dir=root.tmp)
         view = context.embeddings.model_copy(update={"items": root.make_ref(rows, digest=False)})
-        with vectors(root, view, side=context.side) as blocks:
+        with open_vectors(root, view, side=context.side) as blocks:
             yield blocks

@@ -1,7 +1,8 @@
 """Assign items to shards: items stay in their previous shard, new ones go to the open shard.
 
-The layout follows the previous build and is no function of the item id, so a build with few new items changes few shards: the open one and
-those that lost items. A first build divides the items, ordered by id, into shards of equal size.
+The layout follows the previous build and is no function of the item id, so a build with few new items changes few
+shards: the open one and those that lost items. A first build divides the items, ordered by id, into shards of equal
+size.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def plan_capacity(shards: int | str, items: int, max_items: int) -> ShardCapacit
 
 
 def assign_items(
-    items: Path, side: Side, previous: Sequence[Path | None], capacity: ShardCapacity, target: Path, *, spill: Path
+    items: Path, side: Side, previous: Sequence[Path | None], capacity: ShardCapacity, target: Path, *, temp_dir: Path
 ) -> list[ShardAssignment]:
     """Assign the items of one side to shards.
 
@@ -49,22 +50,22 @@ def assign_items(
         previous: the rows table of each previous shard (item_id, content_digest); None if it is lost.
         capacity: the size and number of shards.
         target: receives the plan (shard, item_id, content_digest, side, added), ordered by shard and id.
-        spill: DuckDB's folder for temporary files.
+        temp_dir: DuckDB's folder for temporary files.
 
     Returns:
         The shards that hold items.
     """
     placed_sql = _make_placed_sql(items, side, previous)
-    counts = dict(parquet.fetch_rows(f"SELECT coalesce(shard, -1), count(*) FROM ({placed_sql}) GROUP BY ALL", spill=spill))
+    counts = dict(parquet.fetch_rows(f"SELECT coalesce(shard, -1), count(*) FROM ({placed_sql}) GROUP BY ALL", temp_dir=temp_dir))
     unplaced = counts.pop(-1, 0)
     kept = [counts.get(shard, 0) for shard in range(len(previous))]
     dissolved = find_underfilled_shards(kept, capacity)
     unplaced += sum(kept[shard] for shard in dissolved)
     remaining = {shard: count for shard, count in enumerate(kept) if shard not in dissolved}
     ranges = plan_fill(remaining, unplaced, capacity, next_shard=len(kept))
-    parquet.copy_query(_make_assignment_sql(placed_sql, side, dissolved, ranges), target, spill=spill)
+    parquet.copy_query(_make_assignment_sql(placed_sql, side, dissolved, ranges), target, temp_dir=temp_dir)
     totals_sql = f"SELECT shard, count(*), count(*) FILTER (added) FROM {parquet.scan_sql(target)} GROUP BY shard ORDER BY shard"
-    return [ShardAssignment(*row) for row in parquet.fetch_rows(totals_sql, spill=spill)]
+    return [ShardAssignment(*row) for row in parquet.fetch_rows(totals_sql, temp_dir=temp_dir)]
 
 
 def find_underfilled_shards(kept: Sequence[int], capacity: ShardCapacity) -> list[int]:
@@ -82,8 +83,8 @@ def find_underfilled_shards(kept: Sequence[int], capacity: ShardCapacity) -> lis
 def plan_fill(kept: Mapping[int, int], new_items: int, capacity: ShardCapacity, next_shard: int) -> list[tuple[int, int, int]]:
     """Distribute new items over the shards.
 
-    A fixed number of shards is leveled, the emptiest first. Otherwise the smallest shard is the open one; once it is full, another one is
-    opened.
+    A fixed number of shards is leveled, the emptiest first. Otherwise the smallest shard is the open one; once it is
+    full, another one is opened.
 
     Args:
         kept: shard -> the number of items that stay.
@@ -97,18 +98,16 @@ def plan_fill(kept: Mapping[int, int], new_items: int, capacity: ShardCapacity, 
     by_size = sorted(kept, key=lambda shard: (kept[shard], shard))
     empty_count = sum(not count for count in kept.values())
     empty, filled = by_size[:empty_count], by_size[empty_count:]
-    if capacity.shard_count is None:
-        queue = filled[:1] + empty
-    else:
-        queue = [*empty, *range(next_shard, capacity.shard_count), *filled]
+    count = capacity.shard_count
+    queue = filled[:1] + empty if count is None else [*empty, *range(next_shard, count), *filled]
     ranges, first = [], 0
-    next_shard = max(next_shard, capacity.shard_count or 0)
+    next_shard = max(next_shard, count or 0)
     while first < new_items:
         shard = queue.pop(0) if queue else next_shard
         next_shard += shard == next_shard
-        if count := min(new_items - first, max(0, capacity.items_per_shard - kept.get(shard, 0))):
-            ranges.append((shard, first, first + count))
-        first += count
+        if taken := min(new_items - first, max(0, capacity.items_per_shard - kept.get(shard, 0))):
+            ranges.append((shard, first, first + taken))
+        first += taken
     return ranges
 
 
@@ -127,7 +126,9 @@ def _make_placed_sql(items: Path, side: Side, previous: Sequence[Path | None]) -
 
 
 def _make_assignment_sql(placed_sql: str, side: Side, dissolved: Sequence[int], ranges: Sequence[tuple[int, int, int]]) -> str:
-    """Select the plan: items that keep their shard, and the others numbered by ascending id and distributed by `ranges`."""
+    """Select the plan: items that keep their shard, and the others numbered by ascending id and distributed by
+    `ranges`.
+    """
     is_unplaced = "shard IS NULL" + (f" OR shard IN ({', '.join(map(str, dissolved))})" if dissolved else "")
     assigned_sql = f"SELECT item_id, content_digest, shard::BIGINT AS shard, added FROM ({placed_sql}) WHERE NOT ({is_unplaced})"
     if ranges:

@@ -23,8 +23,8 @@ RecordT = TypeVar("RecordT", bound=FrozenModel)
 def open_searcher(shards: Sequence[Shard], resolve_path: Callable[[FileRef], Path], metric: str, params: SearchParams) -> Searcher:
     """Open the shards as one index.
 
-    Without re-ranking, inverted lists stay on disk and are paged in as they are searched. With re-ranking, codes are read into memory,
-    because their ids are replaced by row numbers, and the stored vectors are mapped.
+    Without re-ranking, inverted lists stay on disk and are paged in as they are searched. With re-ranking, codes are
+    read into memory, because their ids are replaced by row numbers, and the stored vectors are mapped.
 
     Args:
         shards: the shards of an index or a snapshot.
@@ -41,7 +41,8 @@ def open_searcher(shards: Sequence[Shard], resolve_path: Callable[[FileRef], Pat
 
 
 def read_index(path: Path, ref: FileRef, *, mapped: bool = False) -> faiss.Index:
-    """Read an index file after verifying its size and SHA-256: FAISS itself would read a damaged file and answer wrongly.
+    """Read an index file after verifying its size and SHA-256: FAISS itself would read a damaged file and answer
+    wrongly.
 
     Args:
         path: the file.
@@ -63,7 +64,9 @@ def write_index(index: faiss.Index, root: Root, target: Path) -> FileRef:
 
 
 def save_index(index: faiss.Index, path: Path) -> None:
-    """Write an index file through Python: FAISS's own writer ignores a full disk, while a failed Python write raises its cause."""
+    """Write an index file through Python: FAISS's own writer ignores a full disk, while a failed Python write raises
+    its cause.
+    """
     with path.open("wb") as file:
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]  # defined by SWIG
 
@@ -75,7 +78,10 @@ def load_shard(root: Root, name: str, key: str) -> Shard | None:
 
 
 def load_previous_shards(root: Root, name: str, live: Manifest | None, side: Side, shards: int | str) -> list[Shard]:
-    """Load one side's shards of the live snapshot, from which the next build starts; none if `index.shards` has changed since."""
+    """Load one side's shards of the live snapshot, from which the next build starts.
+
+    None if `index.shards` has changed since.
+    """
     if live is None or live.config["index"].get("shards") != shards:
         return []
     records = ((shard, root.shard_path(name, shard.key, "json")) for shard in live.shards if shard.side == side)
@@ -104,7 +110,9 @@ def list_shard_paths(root: Root, name: str, shard: Shard) -> list[str]:
 
 
 def name_snapshot_files(shard: Shard, number: int) -> dict[str, FileRef]:
-    """Map names in a snapshot to the shard's pooled files: `shard-00000.faiss`, `shard-00000.rows.parquet`, `shard-00000.vectors.npy`, …"""
+    """Map names in a snapshot to the shard's pooled files: `shard-00000.faiss`, `shard-00000.rows.parquet`,
+    `shard-00000.vectors.npy`, …
+    """
     stem = f"shard-{number:05d}"
     files = {"faiss": shard.index, "rows.parquet": shard.rows, **shard.vectors}
     return {f"{stem}.{suffix}": ref for suffix, ref in files.items()}

@@ -1,10 +1,14 @@
-"""SOAR: fast-scan IVF-PQ with spilled assignments. Every vector is in two lists, the second chosen to compensate for the first.
+"""SOAR: fast-scan IVF-PQ with spilled assignments.
 
-Source: Sun, Guo and Kumar, "SOAR: Improved Indexing for Approximate Nearest Neighbor Search", NeurIPS 2023. Let c₁ be the nearest centroid
-of a vector x and r₁ = x - c₁. The second list is the one of the next SPILL_CANDIDATES that minimizes ‖r₂‖² + SPILL_PENALTY (r₁·r₂)² / ‖r₁‖².
-A query that the first list serves badly because it points along r₁ is then served well by the second.
+Every vector is in two lists, the second chosen to compensate for the first.
 
-Codes are of x itself, not of a residual, so both entries of a vector share one code, and one lookup table serves all lists.
+Source: Sun, Guo and Kumar, "SOAR: Improved Indexing for Approximate Nearest Neighbor Search", NeurIPS 2023. Let c₁ be
+the nearest centroid of a vector x and r₁ = x - c₁. The second list is the one of the next SPILL_CANDIDATES that
+minimizes ‖r₂‖² + SPILL_PENALTY (r₁·r₂)² / ‖r₁‖². A query that the first list serves badly because it points along r₁ is
+then served well by the second.
+
+Codes are of x itself, not of a residual, so both entries of a vector share one code, and one lookup table serves all
+lists.
 """
 
 from __future__ import annotations
@@ -35,8 +39,8 @@ def train_soar(
         subquantizers: the number of 4-bit codes per vector.
         metric: cosine, ip or l2.
         seed: the seed of k-means.
-        pca_dims: the number of principal directions to project on (`fit_projection`), so that a shorter code reaches the same recall; a
-            multiple of `subquantizers`. None: all dimensions.
+        pca_dims: the number of principal directions to project on (`fit_projection`), so that a shorter code reaches
+            the same recall; a multiple of `subquantizers`. None: all dimensions.
 
     Raises:
         RuntimeError: from FAISS, if the sample is smaller than the number of lists.
@@ -68,10 +72,11 @@ def fill_index(trained: Any, blocks: Iterable[tuple[np.ndarray, np.ndarray]], *,
 
 
 def fit_projection(sample: np.ndarray, pca_dims: int, subquantizers: int) -> faiss.LinearTransform:
-    """Fit a projection on the first `pca_dims` principal directions about the origin, dealt so that subquantizers share the variance.
+    """Fit a projection on the first `pca_dims` principal directions about the origin, dealt so that subquantizers share
+    the variance.
 
-    The directions are dealt as in a snake draft: the first ones to subquantizer 0, 1, …, the next ones in the opposite order, and so on.
-    Inner products and distances change only by the share of the omitted directions.
+    The directions are dealt as in a snake draft: the first ones to subquantizer 0, 1, …, the next ones in the opposite
+    order, and so on. Inner products and distances change only by the share of the omitted directions.
     """
     _, directions = np.linalg.eigh(sample.T.astype(np.float64) @ sample)
     turns = np.arange(pca_dims).reshape(-1, subquantizers)
@@ -154,7 +159,10 @@ def _split_transform(index: Any) -> tuple[Any, Any]:
 
 
 def _to_fast_scan(index: Any) -> faiss.IndexIVFPQFastScan:
-    """Convert the index to fast-scan order, which takes over its quantizer. (Adding to given lists in that order corrupts it.)"""
+    """Convert the index to fast-scan order, which takes over its quantizer.
+
+    (Adding to given lists in that order corrupts it.)
+    """
     packed: Any = faiss.IndexIVFPQFastScan(index)
     index.own_fields, packed.own_fields = False, True
     # Drop the references to the old index, which would keep its codes in memory as long as the new one lives.

@@ -10,7 +10,7 @@ import numpy as np
 from indexmill.configs.models import IndexConfig
 from indexmill.storage import parquet
 from indexmill.storage.digests import json_digest
-from indexmill.storage.embedding_store import vectors
+from indexmill.storage.embedding_store import open_vectors
 from indexmill.storage.errors import DamagedFile, InputError
 from indexmill.storage.index_records import TrainedIndex
 from indexmill.storage.manifests import Manifest
@@ -29,7 +29,10 @@ RECIPE_KEYS = ("factory", "metric", "seed", "train_points_per_list", "train_memo
 
 
 def reuse_or_train(root: Root, name: str, embeddings: EmbeddingSet, config: IndexConfig, last: TrainedIndex | None) -> TrainedIndex:
-    """Reuse the last training if it still fits the data, or train a new index; `reason` and `signals` of the record say why."""
+    """Reuse the last training if it still fits the data, or train a new index.
+
+    `reason` and `signals` of the record say why.
+    """
     if last is None:
         return train_index(root, name, embeddings, config, "first training of this index")
     recipe = build_recipe(embeddings, config)
@@ -54,7 +57,8 @@ def reuse_or_train(root: Root, name: str, embeddings: EmbeddingSet, config: Inde
 def train_index(root: Root, name: str, embeddings: EmbeddingSet, config: IndexConfig, reason: str) -> TrainedIndex:
     """Train an index on a sample of the database, and write it to the pool.
 
-    The files are the empty index, the rows that it was trained on, the bounds for sq8, and last the record with the baseline of drift.
+    The files are the empty index, the rows that it was trained on, the bounds for sq8, and last the record with the
+    baseline of drift.
     """
     recipe = build_recipe(embeddings, config)
     choice = FactoryChoice(config.factory, config.rerank) if config.factory != "auto" else choose_factory(root, embeddings, config)
@@ -107,7 +111,8 @@ def build_recipe(embeddings: EmbeddingSet, config: IndexConfig) -> dict[str, Any
 
 
 def compute_sample_size(config: IndexConfig, dim: int) -> int:
-    """Compute the training sample size: `train_points_per_list` vectors per list or centroid, as far as index.train_memory allows.
+    """Compute the training sample size: `train_points_per_list` vectors per list or centroid, as far as
+    index.train_memory allows.
 
     Returns:
         The number of vectors, at least one per list or centroid.
@@ -152,7 +157,7 @@ def _write_training_rows(root: Root, name: str, digest: str, embeddings: Embeddi
     items = parquet.scan_sql(root.file(embeddings.items))
     sql = f"SELECT item_id, content_digest FROM {items} WHERE side = 'database' ORDER BY item_id"
     with root.replace_atomically(path) as temporary:
-        parquet.copy_query(sql + (" LIMIT 0" if is_empty else ""), temporary, spill=root.tmp)
+        parquet.copy_query(sql + (" LIMIT 0" if is_empty else ""), temporary, temp_dir=root.tmp)
     return root.make_ref(path)
 
 
@@ -168,7 +173,7 @@ def _read_sample(root: Root, embeddings: EmbeddingSet, size: int, seed: int) -> 
     """Read a sample of the database side block by block into one array, float32 (min(size, database), dim)."""
     sample = np.empty((min(size, embeddings.database), embeddings.dim), np.float32)
     filled = 0
-    with vectors(root, embeddings, side="database", sample=(size, seed)) as blocks:
+    with open_vectors(root, embeddings, side="database", sample=(size, seed)) as blocks:
         for ids, block in blocks:
             sample[filled : filled + len(ids)] = block
             filled += len(ids)

@@ -1,4 +1,6 @@
-"""Tune search parameters: find the fastest ones whose recall@k on held-out queries reaches a target with 95 % confidence."""
+"""Tune search parameters: find the fastest ones whose recall@k on held-out queries reaches a target with 95 %
+confidence.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +56,8 @@ def tune_search(
 ) -> TuningResult:
     """Find the fastest search parameters whose lower bound of recall@k reaches the target, and set them.
 
-    nprobe or efSearch is bisected with the most re-ranking candidates first. Fewer candidates need at least that value, and are tried as
-    long as they are faster.
+    nprobe or efSearch is bisected with the most re-ranking candidates first. Fewer candidates need at least that value,
+    and are tried as long as they are faster.
 
     Args:
         searcher: the index, which is left with the chosen parameters.
@@ -76,8 +78,8 @@ def tune_search(
 def lower_bound(recalls: np.ndarray) -> float:
     """Compute the one-sided 95 % lower bound of the mean recall.
 
-    The mean minus 1.645 standard errors (normal approximation). If all recalls are 1, that bound would be 1, so 0.05^(1/n) is taken: a
-    larger probability of a miss would have shown in n queries.
+    The mean minus 1.645 standard errors (normal approximation). If all recalls are 1, that bound would be 1, so
+    0.05^(1/n) is taken: a larger probability of a miss would have shown in n queries.
 
     Args:
         recalls: float (n,), one per query, drawn independently.
@@ -125,7 +127,9 @@ class TrialRunner:
         )
 
     def finish(self, target: float) -> TuningResult:
-        """Choose the fastest trial that reaches the target, or the one with the highest lower bound, and set its parameters."""
+        """Choose the fastest trial that reaches the target, or the one with the highest lower bound, and set its
+        parameters.
+        """
         fastest = self.find_fastest(target)
         chosen = fastest or max(self.measured.values(), key=lambda trial: trial.recall_lower_bound)
         self.searcher.set_search_params(chosen.params)
@@ -133,7 +137,10 @@ class TrialRunner:
 
 
 def _bisect_search_param(trials: TrialRunner, target: float, rerank_candidates: int | None) -> int:
-    """Find the smallest value that reaches the target, by doubling and then by bisection on a log scale; the maximum if none does."""
+    """Find the smallest value that reaches the target, by doubling and then by bisection on a log scale.
+
+    The maximum if none does.
+    """
     search_param, maximum = trials.searcher.search_param, trials.searcher.search_param_max
     if not search_param:
         trials.measure(1, rerank_candidates)
@@ -151,7 +158,10 @@ def _bisect_search_param(trials: TrialRunner, target: float, rerank_candidates: 
 
 
 def _raise_search_param(trials: TrialRunner, target: float, rerank_candidates: int | None, value: int) -> int:
-    """Raise the value in small steps until it reaches the target; stop when it is no faster than the fastest trial so far."""
+    """Raise the value in small steps until it reaches the target.
+
+    Stop when it is no faster than the fastest trial so far.
+    """
     maximum = trials.searcher.search_param_max
     while (trial := trials.measure(value, rerank_candidates)).recall_lower_bound < target:
         fastest = trials.find_fastest(target)

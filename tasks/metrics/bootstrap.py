@@ -16,8 +16,9 @@ def bootstrap_intervals(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compute the mean of each metric over queries, with its BCa bootstrap interval.
 
-    BCa: Efron (1987), "Better bootstrap confidence intervals". The bias comes from the fraction of resampled means below the mean, ties
-    counted half; the acceleration from the jackknife, which for a mean is skewness / (6 sqrt(queries)).
+    BCa: Efron (1987), "Better bootstrap confidence intervals". The bias comes from the fraction of resampled means
+    below the mean, ties counted half; the acceleration from the jackknife, which for a mean is skewness / (6
+    sqrt(queries)).
 
     Args:
         values: (queries, metrics), one row per query; all metrics share the resamples.
@@ -26,7 +27,8 @@ def bootstrap_intervals(
         seed: the seed of the draws.
 
     Returns:
-        Mean, lower and upper end, each float64 (metrics,). One query or equal values give an interval of zero width; no query gives NaN.
+        Mean, lower and upper end, each float64 (metrics,). One query or equal values give an interval of zero width; no
+        query gives NaN.
     """
     values = np.asarray(values, np.float64)
     if not len(values):
@@ -41,7 +43,10 @@ def bootstrap_intervals(
 
 
 def draw_resample_counts(queries: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Draw with replacement; yield how often each query occurs in each resample, float64 blocks (resamples of the block, queries)."""
+    """Draw with replacement.
+
+    Yield how often each query occurs in each resample, float64 blocks (resamples of the block, queries).
+    """
     random = np.random.default_rng(seed)
     step = max(1, DRAWS_AT_ONCE // queries)
     for start in range(0, resamples, step):
@@ -69,7 +74,8 @@ def _compute_bca_limits(means: np.ndarray, mean: np.ndarray, deviations: np.ndar
 class PairedComparison:
     """One metric of two snapshots over the queries that both answered; NaN without a common query.
 
-    difference: mean of candidate - baseline, with the ends of its 95 % BCa interval. The p-values are two-sided (`compare_paired`).
+    difference: mean of candidate - baseline, with the ends of its 95 % BCa interval. The p-values are two-sided
+    (`compare_paired`).
     """
 
     queries: int
@@ -85,7 +91,10 @@ class PairedComparison:
 def align_by_query(
     baseline_ids: np.ndarray, baseline: np.ndarray, candidate_ids: np.ndarray, candidate: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Select the queries that both snapshots have: their ids, ascending, and the rows of each snapshot's values. Ids are distinct."""
+    """Select the queries that both snapshots have: their ids, ascending, and the rows of each snapshot's values.
+
+    Ids are distinct.
+    """
     common, left, right = np.intersect1d(baseline_ids, candidate_ids, assume_unique=True, return_indices=True)
     return common, baseline[left], candidate[right]
 
@@ -93,9 +102,10 @@ def align_by_query(
 def compare_paired(baseline: np.ndarray, candidate: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> PairedComparison:
     """Compare one metric of two snapshots over the same queries.
 
-    p_bootstrap: paired bootstrap (Efron and Tibshirani, 1993, ch. 16): the fraction of resampled mean differences, shifted to mean 0, that
-    are at least as far from 0 as the observed one; (their count + 1) / (resamples + 1). p_wilcoxon: SciPy's signed-rank test with Pratt's
-    treatment of zeros, so that unchanged queries count against a difference. Both are 1 if no query changed.
+    p_bootstrap: paired bootstrap (Efron and Tibshirani, 1993, ch. 16): the fraction of resampled mean differences,
+    shifted to mean 0, that are at least as far from 0 as the observed one; (their count + 1) / (resamples + 1).
+    p_wilcoxon: SciPy's signed-rank test with Pratt's treatment of zeros, so that unchanged queries count against a
+    difference. Both are 1 if no query changed.
 
     Args:
         baseline: float (queries,).

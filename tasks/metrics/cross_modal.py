@@ -40,7 +40,8 @@ def rank_partners(queries: np.ndarray, candidates: np.ndarray, query_pairs: np.n
         candidate_pairs: pair numbers, int (m,).
 
     Returns:
-        int64 (n,), counted from 1; 0 for a query without a partner. Holds SCORES_AT_ONCE scores at a time, or those of one query.
+        int64 (n,), counted from 1; 0 for a query without a partner. Holds SCORES_AT_ONCE scores at a time, or those of
+        one query.
     """
     ranks = np.zeros(len(queries), np.int64)
     if not len(candidates):
@@ -73,8 +74,8 @@ def rank_first_partner(scores: np.ndarray, is_partner: np.ndarray) -> np.ndarray
 def summarize_ranks(ranks: np.ndarray, ks: tuple[int, ...] = (1, 5, 10)) -> dict[str, float]:
     """Compute `recall_at_k` and `median_rank` over the queries that have a partner; nothing without such a query.
 
-    Recall@k = (queries with a partner among the first k) / (queries with a partner), as is usual in image-text retrieval: one of several
-    partners is enough. The median of an even number of ranks is the mean of the middle two.
+    Recall@k = (queries with a partner among the first k) / (queries with a partner), as is usual in image-text
+    retrieval: one of several partners is enough. The median of an even number of ranks is the mean of the middle two.
     """
     partner_ranks = ranks[ranks > 0]
     if not len(partner_ranks):

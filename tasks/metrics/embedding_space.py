@@ -15,13 +15,15 @@ from indexmill.tasks.metrics.per_label import UNLABELED
 
 TSNE_ITERATIONS = 500  # 250 of them with exaggeration, scikit-learn's minimum
 TSNE_PERPLEXITY = 30.0
-# Seconds per point and iteration by dimension: what two busy cores need, so that a quiet machine stays well within the bound.
+# Seconds per point and iteration by dimension: what two busy cores need, so that a quiet machine stays well within the
+# bound.
 SECONDS_PER_POINT = {2: 25e-6, 3: 40e-6}
 MIN_POINTS, MAX_POINTS = 10, 3000
 
 
 def sample_balanced(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Draw a sample that is as even over the labels as they allow: one item of every label, then a second one, and so on.
+    """Draw a sample that is as even over the labels as they allow: one item of every label, then a second one, and so
+    on.
 
     Args:
         labels: label codes (items,); UNLABELED counts as a label.
@@ -61,8 +63,8 @@ def compute_pca(sample: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, 
         seed: the seed of the solver.
 
     Returns:
-        Coordinates float64 (n, c) and the fraction of the total variance that each component explains, in descending order;
-        c = min(count, n - 1, dim).
+        Coordinates float64 (n, c) and the fraction of the total variance that each component explains, in descending
+        order; c = min(count, n - 1, dim).
     """
     from sklearn.decomposition import PCA  # imported here: it takes a second, and only this function needs it
 
@@ -100,8 +102,8 @@ def knn_purity(sample: np.ndarray, labels: np.ndarray, k: int = 10) -> float | N
 def silhouette(sample: np.ndarray, labels: np.ndarray) -> float | None:
     """Compute the mean silhouette of the labeled items by cosine distance: (b - a) / max(a, b), after Rousseeuw (1987).
 
-    a is the mean distance to the other items of the same label, b to the items of the nearest other label; 0 for the only item of a
-    label.
+    a is the mean distance to the other items of the same label, b to the items of the nearest other label; 0 for the
+    only item of a label.
 
     Args:
         sample: float32 (n, dim).
@@ -130,7 +132,9 @@ class TsneLayout:
 
 
 def max_points_within(seconds: float) -> int:
-    """Compute how many points t-SNE lays out in 2D and in 3D within a time, by SECONDS_PER_POINT: the same number on every machine."""
+    """Compute how many points t-SNE lays out in 2D and in 3D within a time, by SECONDS_PER_POINT: the same number on
+    every machine.
+    """
     return int(np.clip(seconds / (TSNE_ITERATIONS * sum(SECONDS_PER_POINT.values())), MIN_POINTS, MAX_POINTS))
 
 
@@ -144,7 +148,8 @@ def compute_tsne(vectors: np.ndarray, labels: np.ndarray, *, seed: int, seconds:
         seconds: the time limit, from which the sample size follows (`max_points_within`).
 
     Returns:
-        The sampled rows and their layouts: none for fewer than MIN_POINTS, and none in 3D if 2D took so long that 3D would pass the limit.
+        The sampled rows and their layouts: none for fewer than MIN_POINTS, and none in 3D if 2D took so long that 3D
+        would pass the limit.
     """
     rows = sample_balanced(labels, max_points_within(seconds), seed)
     sample = vectors[rows]
@@ -170,7 +175,10 @@ def _fit_tsne(sample: np.ndarray, dimensions: int, seed: int) -> TsneLayout:
 
 
 def _scale_pca(sample: np.ndarray, dimensions: int, seed: int) -> np.ndarray:
-    """Scale the principal components as scikit-learn scales its own initialization; noise if the sample does not vary."""
+    """Scale the principal components as scikit-learn scales its own initialization.
+
+    Noise if the sample does not vary.
+    """
     points, _ = compute_pca(sample, dimensions, seed)
     padded = np.zeros((len(sample), dimensions), np.float32)
     padded[:, : points.shape[1]] = points

@@ -9,8 +9,9 @@ from typing import Any
 import faiss
 import numpy as np
 
-# FAISS compares pair by pair below this number of queries times vectors, and multiplies matrices above it. Its own default makes batches
-# of up to a few hundred queries several times slower than necessary; for a single query, pair by pair is right.
+# FAISS compares pair by pair below this number of queries times vectors, and multiplies matrices above it. Its own
+# default makes batches of up to a few hundred queries several times slower than necessary; for a single query, pair by
+# pair is right.
 BATCH_BLAS_THRESHOLD = 20
 
 
@@ -26,8 +27,8 @@ def exact_search(
         metric: FAISS's number of the metric.
 
     Returns:
-        Scores float32 (n, k) and ids int64 (n, k): best first, ties by ascending id. If the database has fewer than k items, the empty
-        ranks have id -1 and the worst score.
+        Scores float32 (n, k) and ids int64 (n, k): best first, ties by ascending id. If the database has fewer than k
+        items, the empty ranks have id -1 and the worst score.
     """
     higher_is_better = metric == faiss.METRIC_INNER_PRODUCT
     worst = -np.inf if higher_is_better else np.inf
@@ -60,7 +61,10 @@ def knn(queries: np.ndarray, vectors: np.ndarray, k: int, metric: int) -> tuple[
 
 
 def select_top_k(scores: np.ndarray, ids: np.ndarray, k: int, *, higher_is_better: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Select the k best columns of each row of (n, m) arrays: by score, then by ascending id; empty ranks (id -1) come last."""
+    """Select the k best columns of each row of (n, m) arrays: by score, then by ascending id.
+
+    Empty ranks (id -1) come last.
+    """
     keys = np.where(ids < 0, np.inf, -scores if higher_is_better else scores)
     order = np.lexsort((ids, keys), axis=1)[:, :k]
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(ids, order, axis=1)

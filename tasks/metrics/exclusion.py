@@ -10,7 +10,9 @@ UNGROUPED = -1  # the group of an item that has no duplicates
 
 
 def mask_own_results(queries: np.ndarray, groups: np.ndarray, retrieved: np.ndarray, retrieved_groups: np.ndarray) -> np.ndarray:
-    """Mark the ranks that hold the query itself or an item of its duplicate group. Judged pairs are passed as rankings of depth 1.
+    """Mark the ranks that hold the query itself or an item of its duplicate group.
+
+    Judged pairs are passed as rankings of depth 1.
 
     Args:
         queries: item ids int64 (queries,).

@@ -13,19 +13,21 @@ MAX_SEPARATE_TIES = 20  # tied scores that are resolved one by one; above this n
 def full_average_precision(
     queries: np.ndarray, labels: np.ndarray, database: np.ndarray, database_labels: np.ndarray, own_pairs: np.ndarray | None = None
 ) -> np.ndarray:
-    """Compute average precision by label with every database item ranked by inner product; ties by ascending database row.
+    """Compute average precision by label with every database item ranked by inner product.
+
+    Ties by ascending database row.
 
     Args:
         queries: float32 (queries, dim), in memory or memory-mapped.
         labels: their label codes, int (queries,).
         database: float32 (items, dim), in memory or memory-mapped.
         database_labels: their label codes, int (items,).
-        own_pairs: (query row, database row), int64 (pairs, 2), of the query itself and its duplicates, which leave the ranking and the
-            denominator.
+        own_pairs: (query row, database row), int64 (pairs, 2), of the query itself and its duplicates, which leave the
+            ranking and the denominator.
 
     Returns:
-        float64 (queries,), with the remaining relevant items as denominator; NaN for a query without any. Holds SCORES_AT_ONCE scores at
-        a time, or those of one query if the database is larger.
+        float64 (queries,), with the remaining relevant items as denominator; NaN for a query without any. Holds
+        SCORES_AT_ONCE scores at a time, or those of one query if the database is larger.
     """
     step = max(1, SCORES_AT_ONCE // max(len(database), 1))
     pairs = np.empty((0, 2), np.int64) if own_pairs is None else own_pairs
@@ -46,7 +48,8 @@ def full_average_precision(
 def compute_relevant_ranks(scores: np.ndarray, is_relevant: np.ndarray) -> np.ndarray:
     """Compute the ranks of the relevant items in one full ranking.
 
-    Sorting scores alone takes half the time of sorting scores with rows. Rows matter only if a relevant score ties with another one.
+    Sorting scores alone takes half the time of sorting scores with rows. Rows matter only if a relevant score ties with
+    another one.
 
     Args:
         scores: float32 (items,).
@@ -69,7 +72,8 @@ def compute_relevant_ranks(scores: np.ndarray, is_relevant: np.ndarray) -> np.nd
 def argsort_descending(scores: np.ndarray) -> np.ndarray:
     """Sort each row in descending order, ties by ascending column.
 
-    One sort of integers (the score in the high bits, the column in the low ones) takes about half the time of a stable sort of scores.
+    One sort of integers (the score in the high bits, the column in the low ones) takes about half the time of a stable
+    sort of scores.
 
     Args:
         scores: float32 (n, m) without NaN, m < 2**32.

@@ -41,8 +41,8 @@ def measure_search_speed(
 
     Returns:
         `single_query_p50_ms` and so on, with interpolated percentiles (p99 rests on a hundredth of `single_queries`);
-        `batch_queries_per_second`, the median of the repeats, with its `_min` and `_max`; and the counts behind them. Only `threads`
-        without queries. Each part stops after MAX_SECONDS.
+        `batch_queries_per_second`, the median of the repeats, with its `_min` and `_max`; and the counts behind them.
+        Only `threads` without queries. Each part stops after MAX_SECONDS.
     """
     thread_count = {"threads": float(threads)}
     if not len(queries):
@@ -71,8 +71,9 @@ def measure_encode_latency(
     """Measure the milliseconds to encode one query, for comparison with the milliseconds to search for it.
 
     Args:
-        encode: maps queries to vectors, including everything that a query needs from its text or opened image on. It is called with one
-            query at a time: once untimed, then for the first `singles` queries, until MAX_SECONDS are over.
+        encode: maps queries to vectors, including everything that a query needs from its text or opened image on. It is
+            called with one query at a time: once untimed, then for the first `singles` queries, until MAX_SECONDS are
+            over.
         queries: the queries.
         singles: the number of timed calls.
 
@@ -87,13 +88,19 @@ def measure_encode_latency(
 
 
 def compute_encode_fraction(timings: dict[str, float]) -> float | None:
-    """Compute the fraction of encoding in a query's median time: encode p50 / (encode p50 + search p50); None if either is missing."""
+    """Compute the fraction of encoding in a query's median time: encode p50 / (encode p50 + search p50).
+
+    None if either is missing.
+    """
     encode, search = timings.get("encode_query_p50_ms"), timings.get("single_query_p50_ms")
     return None if encode is None or search is None else encode / (encode + search)
 
 
 def bytes_per_vector(sizes: Sequence[int], vectors: int) -> float:
-    """Divide the bytes of the files that a search holds in memory by the number of vectors in them; NaN without vectors."""
+    """Divide the bytes of the files that a search holds in memory by the number of vectors in them.
+
+    NaN without vectors.
+    """
     return sum(sizes) / vectors if vectors else float("nan")
 
 

@@ -12,8 +12,8 @@ ID_PAIRS_AT_ONCE = 1 << 24  # pairs of ids compared together, one byte each
 def ann_recall_at(retrieved: np.ndarray, exact: np.ndarray, k: int) -> np.ndarray:
     """Compute ANN recall@k by ids: |first k retrieved ∩ first k exact| / k.
 
-    The denominator is k, or the size of the database if that is smaller. When several items tie for the last ranks, retrieving other ones
-    than exact search chose counts as a miss; `distance_recall_at` does not count it.
+    The denominator is k, or the size of the database if that is smaller. When several items tie for the last ranks,
+    retrieving other ones than exact search chose counts as a miss; `distance_recall_at` does not count it.
 
     Args:
         retrieved: item ids int64 (queries, >= k), -1 at empty ranks.
@@ -46,13 +46,16 @@ def count_common(retrieved: np.ndarray, expected: np.ndarray) -> np.ndarray:
 
 
 def churn_at(baseline: np.ndarray, candidate: np.ndarray, k: int = 10) -> np.ndarray:
-    """Compute churn@k = 1 - |first k of baseline ∩ first k of candidate| / k. 0: the same items in any order; 1: no item in common.
+    """Compute churn@k = 1 - |first k of baseline ∩ first k of candidate| / k.
+
+    0: the same items in any order; 1: no item in common.
 
     The denominator is the longer of the two lists if both are shorter than k; two empty lists have no churn.
 
     Args:
         baseline: item ids int64 (queries, >= k), distinct within a row, -1 at empty ranks.
-        candidate: the same for the other snapshot; row i belongs to the same query (`bootstrap.align_by_query` pairs them).
+        candidate: the same for the other snapshot; row i belongs to the same query (`bootstrap.align_by_query` pairs
+            them).
         k: the cutoff.
 
     Returns:
@@ -64,7 +67,8 @@ def churn_at(baseline: np.ndarray, candidate: np.ndarray, k: int = 10) -> np.nda
 
 
 def distance_recall_at(scores: np.ndarray, ids: np.ndarray, exact_scores: np.ndarray, k: int, *, higher_is_better: bool) -> np.ndarray:
-    """Compute recall@k by distance: the share of the first k that are no farther than the k-th exact neighbor plus DISTANCE_TOLERANCE.
+    """Compute recall@k by distance: the share of the first k that are no farther than the k-th exact neighbor plus
+    DISTANCE_TOLERANCE.
 
     This is the rule of ann-benchmarks. Distances are 1 - score for inner products, and Euclidean distances otherwise.
 
@@ -84,17 +88,19 @@ def distance_recall_at(scores: np.ndarray, ids: np.ndarray, exact_scores: np.nda
 
 
 def distance_ratio_at(scores: np.ndarray, ids: np.ndarray, exact_scores: np.ndarray, k: int, *, higher_is_better: bool) -> np.ndarray:
-    """Compute distance ratio@k = (sum of the first m retrieved distances) / (sum of the m smallest). 1 is exact, more is worse.
+    """Compute distance ratio@k = (sum of the first m retrieved distances) / (sum of the m smallest).
 
-    m is k, or the number of retrieved items if that is smaller: missing items lower the recall instead. This is ann-benchmarks' `rel` per
-    query. Distances are those of `distance_recall_at`, and at least 0.
+    1 is exact, more is worse.
+
+    m is k, or the number of retrieved items if that is smaller: missing items lower the recall instead. This is
+    ann-benchmarks' `rel` per query. Distances are those of `distance_recall_at`, and at least 0.
 
     Args:
         scores, ids, exact_scores, k, higher_is_better: as in `distance_recall_at`.
 
     Returns:
-        float64 (queries,). NaN if nothing was retrieved, or if the nearest neighbors are at distance 0 within rounding: callers leave
-        these queries out of the mean and count them.
+        float64 (queries,). NaN if nothing was retrieved, or if the nearest neighbors are at distance 0 within rounding:
+        callers leave these queries out of the mean and count them.
     """
     distances, smallest = (
         np.maximum(_to_distances(values[:, :k], higher_is_better=higher_is_better), 0) for values in (scores, exact_scores)
@@ -108,7 +114,10 @@ def distance_ratio_at(scores: np.ndarray, ids: np.ndarray, exact_scores: np.ndar
 
 
 def fraction_below(recalls: np.ndarray, limit: float = 0.5) -> float:
-    """Compute the fraction of queries whose recall is below a limit; NaN without queries. A mean near 1 can hide queries that find nothing."""
+    """Compute the fraction of queries whose recall is below a limit; NaN without queries.
+
+    A mean near 1 can hide queries that find nothing.
+    """
     return float((recalls < limit).mean()) if len(recalls) else float("nan")
 
 

@@ -15,11 +15,12 @@ def average_per_label(labels: np.ndarray, values: dict[str, np.ndarray]) -> tupl
 
     Args:
         labels: the label codes of the queries, int (queries,); UNLABELED ones are left out.
-        values: metric name -> values, float64 (queries,). The denominator is the number of queries given per label, so pass only judged
-            ones.
+        values: metric name -> values, float64 (queries,). The denominator is the number of queries given per label, so
+            pass only judged ones.
 
     Returns:
-        The label codes that have queries, ascending; the number of queries of each; and the mean of each metric, float64 (labels,).
+        The label codes that have queries, ascending; the number of queries of each; and the mean of each metric,
+        float64 (labels,).
     """
     is_labeled = labels != UNLABELED
     codes, rows, queries = np.unique(labels[is_labeled], return_inverse=True, return_counts=True)
@@ -34,7 +35,9 @@ def macro_average(means: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Confusion:
-    """The results of label `retrieved` for queries of label `query` (codes): their count, and their share of those queries' results."""
+    """The results of label `retrieved` for queries of label `query` (codes): their count, and their share of those
+    queries' results.
+    """
 
     query: int
     retrieved: int
@@ -45,16 +48,18 @@ class Confusion:
 def find_largest_confusions(blocks: Iterable[tuple[np.ndarray, np.ndarray]], k: int, limit: int = 50) -> list[Confusion]:
     """Find the pairs of different labels that are confused most often.
 
-    Holds one number per pair of labels that occurs: at most queries * k, and at most the square of the number of labels.
+    Holds one number per pair of labels that occurs: at most queries * k, and at most the square of the number of
+    labels.
 
     Args:
-        blocks: label codes of queries (n,) and of their rankings (n, >= k); UNLABELED items and empty ranks are not counted.
+        blocks: label codes of queries (n,) and of their rankings (n, >= k); UNLABELED items and empty ranks are not
+            counted.
         k: the number of first results that count.
         limit: the number of confusions.
 
     Returns:
-        The largest confusions, by descending count, then by query label, then by retrieved label. The denominator of a share is the
-        number of labeled results among the first k of that label's queries.
+        The largest confusions, by descending count, then by query label, then by retrieved label. The denominator of a
+        share is the number of labeled results among the first k of that label's queries.
     """
     pairs, counts = np.empty((0, 2), np.int64), np.empty(0, np.int64)
     for query_labels, retrieved_labels in blocks:

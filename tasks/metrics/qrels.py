@@ -28,7 +28,9 @@ class Qrels:
 
     @property
     def relevant(self) -> np.ndarray:
-        """The number of items with a positive gain per query, int64 (queries,): the denominator of recall and average precision."""
+        """The number of items with a positive gain per query, int64 (queries,): the denominator of recall and average
+        precision.
+        """
         return np.bincount(self._rows[self._gains > 0], minlength=self._queries)
 
     def look_up_gains(self, retrieved: np.ndarray) -> np.ndarray:

@@ -1,10 +1,10 @@
 """Relevance metrics of a ranking, one value per query.
 
-All functions take `hits`, bool (queries, depth): whether the item at each rank is relevant (an empty rank is not). `relevant`, int
-(queries,), is the number of relevant items in the database, at least 1; the caller leaves out and counts queries without any. The query
-itself and its duplicates are removed from both first (`exclusion`). All return float64 (queries,) unless they say otherwise. The
-definitions are those of trec_eval (P_k, recall_k, success_k, map, map_cut_k, Rprec, recip_rank, ndcg_cut_k, iprec_at_recall). The ranking
-breaks ties: equal scores by ascending item id.
+All functions take `hits`, bool (queries, depth): whether the item at each rank is relevant (an empty rank is not).
+`relevant`, int (queries,), is the number of relevant items in the database, at least 1; the caller leaves out and
+counts queries without any. The query itself and its duplicates are removed from both first (`exclusion`). All return
+float64 (queries,) unless they say otherwise. The definitions are those of trec_eval (P_k, recall_k, success_k, map,
+map_cut_k, Rprec, recip_rank, ndcg_cut_k, iprec_at_recall). The ranking breaks ties: equal scores by ascending item id.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def recall_at(hits: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
 def average_precision(hits: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     """Compute AP = (sum over ranks r of hits[r] * P@r) / (relevant items in the database).
 
-    Relevant items beyond the depth of the ranking count as not retrieved, as in trec_eval's `map` with a run of that depth.
+    Relevant items beyond the depth of the ranking count as not retrieved, as in trec_eval's `map` with a run of that
+    depth.
     """
     row, column = np.nonzero(hits)
     nth = np.arange(1, len(row) + 1) - np.searchsorted(row, row)
@@ -36,7 +37,10 @@ def average_precision(hits: np.ndarray, relevant: np.ndarray) -> np.ndarray:
 
 
 def average_precision_at(hits: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
-    """Compute AP@k = AP of the first k ranks. The denominator stays the relevant items in the database, not min(k, them)."""
+    """Compute AP@k = AP of the first k ranks.
+
+    The denominator stays the relevant items in the database, not min(k, them).
+    """
     return average_precision(hits[:, :k], relevant)
 
 
@@ -60,7 +64,9 @@ def reciprocal_rank(hits: np.ndarray) -> np.ndarray:
 
 
 def dcg_at(gains: np.ndarray, k: int) -> np.ndarray:
-    """Compute DCG@k = sum over ranks r <= k of gains[r] / log2(r + 1), with linear gains (Järvelin and Kekäläinen, 2002)."""
+    """Compute DCG@k = sum over ranks r <= k of gains[r] / log2(r + 1), with linear gains (Järvelin and Kekäläinen,
+    2002).
+    """
     first = gains[:, :k]
     return (first / np.log2(np.arange(2, first.shape[1] + 2))).sum(axis=1)
 
@@ -70,8 +76,8 @@ def ndcg_at(gains: np.ndarray, ideal_gains: np.ndarray, k: int) -> np.ndarray:
 
     Args:
         gains: the gain of the item at each rank, (queries, depth), 0 or more.
-        ideal_gains: the gains of all relevant items of the database in descending order, padded with zeros, (queries, >= min(k,
-            relevant)), as from `ideal_hits` or `Qrels.ideal_gains`.
+        ideal_gains: the gains of all relevant items of the database in descending order, padded with zeros, (queries,
+            >= min(k, relevant)), as from `ideal_hits` or `Qrels.ideal_gains`.
         k: the cutoff.
 
     Returns:
@@ -82,12 +88,15 @@ def ndcg_at(gains: np.ndarray, ideal_gains: np.ndarray, k: int) -> np.ndarray:
 
 
 def ideal_hits(relevant: np.ndarray, k: int) -> np.ndarray:
-    """Return the best possible ranking if every relevant item has gain 1: bool (queries, k), the first `relevant` ranks of each row."""
+    """Return the best possible ranking if every relevant item has gain 1: bool (queries, k), the first `relevant` ranks
+    of each row.
+    """
     return np.arange(k) < np.asarray(relevant)[:, None]
 
 
 def interpolated_precision(hits: np.ndarray, relevant: np.ndarray, levels: np.ndarray = RECALL_LEVELS) -> np.ndarray:
-    """Compute the interpolated precision at each recall level: the best P@r at any rank r whose recall reaches the level.
+    """Compute the interpolated precision at each recall level: the best P@r at any rank r whose recall reaches the
+    level.
 
     This is trec_eval's iprec_at_recall, whose cutoff is the rank of the floor(level * relevant + 0.9)-th relevant item.
 

@@ -1,4 +1,6 @@
-"""Nightly builds without a data set or an encoder: vectors are inserted, replaced and deleted directly in an embedding store."""
+"""Nightly builds without a data set or an encoder: vectors are inserted, replaced and deleted directly in an embedding
+store.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,7 @@ from indexmill.tasks.indexing.searcher import Searcher
 from indexmill.tasks.indexing.shard_builder import ShardBuild, build_shards
 from indexmill.tasks.indexing.shard_store import read_index
 from indexmill.tasks.indexing.training import reuse_or_train
+from tests.storage.embedding_parts import add_vectors
 
 SCHEMA = pa.schema({"item_id": pa.int64(), "content_digest": pa.string(), "side": pa.string(), "leak": pa.bool_()})
 
@@ -63,7 +66,7 @@ class Database:
         ref = self.root.make_ref(path)
         return EmbeddingSet(
             digest=path.stem,
-            files=(ref, *self.store.refs(path)),
+            files=(ref, *self.store.find_refs(path)),
             split="s",
             modality="text",
             fingerprint=self.store.folder.name,
@@ -81,7 +84,7 @@ class Database:
 
     def _add_to_store(self, ids: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         digests = [content_digest(vector.astype(np.float32).tobytes()) for vector in vectors]
-        self.store.add_vectors(ids.tolist(), digests, vectors.astype(np.float32))
+        add_vectors(self.store, ids.tolist(), digests, vectors.astype(np.float32))
         return np.array(digests, object)
 
 

@@ -1,6 +1,8 @@
-"""A runbook of twelve builds: 0 to 3 are quiet, in 4 to 8 new clusters appear and others shrink, 9 to 11 are quiet again.
+"""A runbook of twelve builds: 0 to 3 are quiet, in 4 to 8 new clusters appear and others shrink, 9 to 11 are quiet
+again.
 
-After the streaming track of big-ann-benchmarks (NeurIPS 2023), whose clustered runbooks insert and delete cluster by cluster.
+After the streaming track of big-ann-benchmarks (NeurIPS 2023), whose clustered runbooks insert and delete cluster by
+cluster.
 """
 
 from __future__ import annotations

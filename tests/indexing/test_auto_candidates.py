@@ -25,7 +25,10 @@ def test_few_items_are_searched_exactly() -> None:
 
 
 def test_a_hundred_thousand_sentences_get_spilled_fast_scan_codes() -> None:
-    """1.6 √100000 is 506, so 512 lists; 256 of 384 dimensions make 128 subquantizers: two entries of 64 + 8 bytes, and an id of 8."""
+    """1.6 √100000 is 506, so 512 lists.
+
+    256 of 384 dimensions make 128 subquantizers: two entries of 64 + 8 bytes, and an id of 8.
+    """
     first = propose_candidates(100_000, 384)[0]
     assert (first.factory, first.spill, first.rerank) == ("PCA256,IVF512,PQ128x4fs", True, "exact")
     assert 2 * (64 + 8) + 8 < first.resident_bytes < 175
@@ -52,7 +55,10 @@ def test_faiss_accepts_every_candidate(n: int, dim: int, budget: int | None) -> 
 
 
 def test_pareto_optimal_rows_are_dominated_by_none() -> None:
-    """(1, 9) is fastest, (2, 5) smaller, (3, 5) slower and no smaller, (4, 1) smallest; a row that misses the target comes last."""
+    """(1, 9) is fastest, (2, 5) smaller, (3, 5) slower and no smaller, (4, 1) smallest.
+
+    A row that misses the target comes last.
+    """
     rows = rank_candidates(
         [
             make_result(3, 5),

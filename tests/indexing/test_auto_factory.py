@@ -10,7 +10,7 @@ import pytest
 
 from indexmill.configs.models import IndexConfig
 from indexmill.storage import parquet
-from indexmill.storage.embedding_store import concatenate_blocks, vectors
+from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.index_records import IndexShards, TrainedIndex
 from indexmill.storage.records import EmbeddingSet, Side
 from indexmill.storage.root import Root
@@ -49,7 +49,7 @@ def make_split_record(database: Database) -> EmbeddingSet:
 
 
 def read_side(root: Root, embeddings: EmbeddingSet, side: Side) -> tuple[np.ndarray, np.ndarray]:
-    with vectors(root, embeddings, side=side) as blocks:
+    with open_vectors(root, embeddings, side=side) as blocks:
         return concatenate_blocks(blocks, DIM)
 
 
@@ -91,6 +91,7 @@ def test_auto_reaches_its_target_in_a_first_build_and_after_an_update(root: Root
     assert tune_and_measure_recall(root, later, again, updated) >= 0.9
 
 
+@pytest.mark.slow
 def test_vectors_without_principal_directions_are_stored_uncompressed(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     """128 equally important directions: codes over two thirds of them miss the target, uncompressed vectors do not.
 

@@ -1,4 +1,7 @@
-"""A damaged snapshot never gives wrong results and never crashes: it raises an error. INDEXMILL_DAMAGED=1000 tries a thousand cases."""
+"""A damaged snapshot never gives wrong results and never crashes: it raises an error.
+
+INDEXMILL_DAMAGED=1000 tries a thousand cases.
+"""
 
 from __future__ import annotations
 
@@ -58,13 +61,13 @@ def published(root: Root) -> Published:
         _, built = run_build(root, "index", database, CONFIG)
         snapshots = Snapshots(root, "index")
         sources = {name: ref for position, shard in enumerate(built.shards) for name, ref in name_snapshot_files(shard, position).items()}
-        manifest = make_manifest(snapshots.next_id(str(number) * 64), str(number) * 64, len(database.ids), built.shards, sources)
+        manifest = make_manifest(snapshots.assign_id(str(number) * 64), str(number) * 64, len(database.ids), built.shards, sources)
         snapshots.assemble(manifest, sources)
         snapshots.publish(manifest.snapshot_id)
         ids.append(manifest.snapshot_id)
         database.insert(draw_clustered(database.random, cluster_centers, 60))
     queries = draw_clustered(database.random, cluster_centers, 20)
-    return Published(snapshots, snapshots.path(ids[1]), snapshots.path(ids[0]), queries, search_live(snapshots, queries))
+    return Published(snapshots, snapshots.get_path(ids[1]), snapshots.get_path(ids[0]), queries, search_live(snapshots, queries))
 
 
 def make_manifest(snapshot_id: str, content: str, items: int, shards: Sequence[Shard], sources: dict[str, FileRef]) -> Manifest:
@@ -107,8 +110,8 @@ def make_manifest(snapshot_id: str, content: str, items: int, shards: Sequence[S
 
 def search_live(snapshots: Snapshots, queries: np.ndarray) -> np.ndarray:
     """Search the live snapshot, verifying all its files."""
-    manifest = snapshots.manifest()
-    folder = snapshots.path(manifest.snapshot_id)
+    manifest = snapshots.read_manifest()
+    folder = snapshots.get_path(manifest.snapshot_id)
     searcher = open_searcher(manifest.shards, lambda ref: folder / ref.path, manifest.metric, manifest.search.params)
     ids = searcher.search(queries, 10)[1]
     snapshots.verify(manifest)
@@ -163,7 +166,9 @@ def damage_live(live: Path, other: Path, random: np.random.Generator, count: int
 
 
 def test_no_damage_gives_wrong_results_or_a_crash(published: Published) -> None:
-    """Truncation, flipped bits, overwritten bytes, changed digits, another snapshot's file or another file: each raises an error."""
+    """Truncation, flipped bits, overwritten bytes, changed digits, another snapshot's file or another file: each raises
+    an error.
+    """
     random, errors, tried = np.random.default_rng(0), [], 0
     for case in damage_live(published.live, published.other, random, DAMAGED_COPIES):
         tried += 1
@@ -184,5 +189,5 @@ def test_the_manifest_of_another_snapshot_is_rejected(published: Published) -> N
     """Its digest is right, but it belongs to another snapshot."""
     path = published.live / "manifest.json"
     path.write_bytes((published.other / "manifest.json").read_bytes())
-    with pytest.raises(IndexmillError, match="a manifest is not what was written"):
+    with pytest.raises(IndexmillError, match="a manifest was changed after it was written"):
         search_live(published.snapshots, published.queries)

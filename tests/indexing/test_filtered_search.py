@@ -106,7 +106,9 @@ def test_concurrent_searches_do_not_affect_each_other(data: tuple[np.ndarray, ..
 def test_a_graph_search_that_reaches_no_allowed_item_is_completed(
     has_store: bool, brute_force_max: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """6,000 items are nearer to the queries than the 30 allowed ones: the graph alone returns too few, the search returns all."""
+    """6,000 items are nearer to the queries than the 30 allowed ones: the graph alone returns too few, the search
+    returns all.
+    """
     monkeypatch.setattr(filtered_search, "BRUTE_FORCE_MAX", brute_force_max)
     random = np.random.default_rng(11)
     near, far = random.standard_normal((6000, 8)), random.standard_normal((30, 8)) + 60

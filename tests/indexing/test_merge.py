@@ -42,7 +42,17 @@ def build_shards(root: Root, factory: str) -> BuiltShards:
     return BuiltShards(database, [(root.file(shard.index), shard.index) for shard in built.shards], queries, scores, ids)
 
 
-@pytest.mark.parametrize("factory", ["Flat", "SQ8", "HNSW8", "IVF8,Flat", "IVF8,PQ8x4fs", "PCA8,IVF8,SQ8"])
+@pytest.mark.parametrize(
+    "factory",
+    [
+        pytest.param("Flat", marks=pytest.mark.slow),
+        pytest.param("SQ8", marks=pytest.mark.slow),
+        "HNSW8",
+        "IVF8,Flat",
+        "IVF8,PQ8x4fs",
+        pytest.param("PCA8,IVF8,SQ8", marks=pytest.mark.slow),
+    ],
+)
 def test_the_merged_file_answers_as_the_shards_do(factory: str, root: Root, tmp_path: Path) -> None:
     """faiss.read_index alone reads it; with hardly any memory, pageable lists are in a file of their own."""
     built = build_shards(root, factory)
@@ -76,6 +86,7 @@ def test_a_damaged_shard_is_not_merged(root: Root, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*all*"))
 
 
+@pytest.mark.slow
 def test_a_family_that_faiss_cannot_merge_is_rejected_with_a_next_step(root: Root, tmp_path: Path) -> None:
     """NSG graphs support neither merging nor adding."""
     shards = build_shards(root, "NSG8").shards
@@ -84,7 +95,10 @@ def test_a_family_that_faiss_cannot_merge_is_rejected_with_a_next_step(root: Roo
 
 
 def test_index_infos_have_the_keys_of_autofaiss() -> None:
-    """100 vectors of 4 numbers are 1,600 bytes; 400 bytes compress them four to one. A squared error of 0.01 is 10 % of length 1."""
+    """100 vectors of 4 numbers are 1,600 bytes; 400 bytes compress them four to one.
+
+    A squared error of 0.01 is 10 % of length 1.
+    """
     infos = build_index_infos(
         IndexConfig(factory="IVF100,PQ4", nprobe=12),
         ["shard-00000.faiss"],

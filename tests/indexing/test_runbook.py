@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from indexmill.configs.models import IndexConfig
 from indexmill.storage.root import Root
 from tests.indexing.runbook import DRIFTING, play
@@ -11,8 +13,11 @@ CONFIG = IndexConfig.model_validate(
 )
 
 
+@pytest.mark.slow
 def test_every_incremental_build_is_as_good_as_one_from_scratch(root: Root) -> None:
-    """Ids and exact results are equal, recall@10 is within 0.01, unchanged shards are reused, and drift causes retraining."""
+    """Ids and exact results are equal, recall@10 is within 0.01, unchanged shards are reused, and drift causes
+    retraining.
+    """
     results = list(play(root, CONFIG, items=4000, dim=16, clusters=40, nprobe=4, queries=300))
     assert len(results) == 12
     for number, result in enumerate(results):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +35,7 @@ def assign(
     """Assign the items; return the shards, and item id -> shard."""
     before = [None if shard is None else write_rows(folder / f"{number}.parquet", shard) for number, shard in enumerate(previous)]
     assignments = assign_items(
-        write_rows(folder / "items.parquet", rows), "database", before, shard_capacity, folder / "plan.parquet", spill=folder
+        write_rows(folder / "items.parquet", rows), "database", before, shard_capacity, folder / "plan.parquet", temp_dir=folder
     )
     plan = pq.read_table(folder / "plan.parquet").to_pydict()
     assert len(set(plan["item_id"])) == len(plan["item_id"])
@@ -51,7 +52,10 @@ def test_a_first_build_fills_shards_in_the_order_of_ids(tmp_path: Path) -> None:
 
 
 def test_an_update_changes_the_open_shard_and_those_that_lost_items(tmp_path: Path) -> None:
-    """Shard 0 is unchanged; 5 is replaced in its shard; 6 is deleted; new items go to the smallest shard, then to another one."""
+    """Shard 0 is unchanged.
+
+    5 is replaced in its shard; 6 is deleted; new items go to the smallest shard, then to another one.
+    """
     previous: list[Rows | None] = [{2: "a", 3: "b", 4: "c"}, {5: "d", 6: "e", 7: "f"}, {8: "g", 10: "h"}]
     rows = {2: "a", 3: "b", 4: "c", 5: "changed", 7: "f", 8: "g", 10: "h", 1: "new", 9: "new", 11: "new"}
     assignments, shard_of = assign(tmp_path, rows, previous, ShardCapacity(3, None))
@@ -83,10 +87,13 @@ def test_the_open_shard_is_the_smallest_one_with_items() -> None:
 contents = st.dictionaries(st.integers(1, 60), st.sampled_from("abc"), max_size=40)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(builds=st.lists(contents.filter(bool), min_size=2, max_size=4), capacity=st.integers(1, 12), fixed=st.none() | st.integers(1, 5))
 def test_every_item_has_one_shard_and_keeps_it(tmp_path: Path, builds: list[Rows], capacity: int, fixed: int | None) -> None:
-    """Over any builds, nothing is lost, `added` counts new contents, no shard overflows, and at most two are less than half full."""
+    """Over any builds, nothing is lost, `added` counts new contents, no shard overflows, and at most two are less than
+    half full.
+    """
     previous: list[Rows | None] = []
     for rows in builds:
         shard_capacity = plan_capacity(fixed or "auto", len(rows), capacity)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from indexmill.configs.models import IndexConfig, Rerank
-from indexmill.storage.embedding_store import concatenate_blocks, vectors
+from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.root import Root
 from indexmill.tasks.indexing.factory import estimate_bytes_per_item
 from indexmill.tasks.indexing.shard_builder import ShardBuild
@@ -58,9 +58,22 @@ def test_new_items_change_only_the_open_shard(root: Root, database: Database) ->
     assert read_all_ids(root, second) == sorted(database.ids.tolist())
 
 
-@pytest.mark.parametrize("factory", ["Flat", "HNSW8", "IVF8,Flat", "IVF8,SQ8", "IVF8,PQ8x4fs", "IVF8,RaBitQfs", "PCA8,IVF8,Flat"])
+@pytest.mark.parametrize(
+    "factory",
+    [
+        pytest.param("Flat", marks=pytest.mark.slow),
+        "HNSW8",
+        pytest.param("IVF8,Flat", marks=pytest.mark.slow),
+        pytest.param("IVF8,SQ8", marks=pytest.mark.slow),
+        "IVF8,PQ8x4fs",
+        pytest.param("IVF8,RaBitQfs", marks=pytest.mark.slow),
+        pytest.param("PCA8,IVF8,Flat", marks=pytest.mark.slow),
+    ],
+)
 def test_an_updated_index_equals_a_rebuilt_one(factory: str, root: Root, database: Database) -> None:
-    """Build and update compared with one build, with the same training: the same ids, and the same results with all lists visited."""
+    """Build and update compared with one build, with the same training: the same ids, and the same results with all
+    lists visited.
+    """
     trained, first = run_build(root, "index", database, make_config(factory))
     change_a_little(database)
     again, updated = run_build(root, "index", database, make_config(factory), trained, first.shards)
@@ -77,7 +90,7 @@ def test_an_updated_index_equals_a_rebuilt_one(factory: str, root: Root, databas
     assert np.mean(retrieved == expected_ids) > (0.97 if is_approximate else 0.999)
 
 
-@pytest.mark.parametrize("rerank", ["sq8", "fp16", "exact"])
+@pytest.mark.parametrize("rerank", ["sq8", pytest.param("fp16", marks=pytest.mark.slow), pytest.param("exact", marks=pytest.mark.slow)])
 def test_stored_vectors_are_those_of_the_items(rerank: Rerank, root: Root, database: Database) -> None:
     """After an update, ids ascend, row i is the vector of id i, and the bytes are those of a shard built from scratch."""
     config = make_config(rerank=rerank, shards=1)
@@ -86,7 +99,7 @@ def test_stored_vectors_are_those_of_the_items(rerank: Rerank, root: Root, datab
     filled = run_build(root, "index", database, config, trained, first.shards)[1]
     assert filled.updated == 1
     files = {suffix: np.load(root.verify_file(ref)) for suffix, ref in filled.shards[0].vectors.items()}
-    with vectors(root, database.make_record(), side="database") as blocks:
+    with open_vectors(root, database.make_record(), side="database") as blocks:
         ids, expected = concatenate_blocks(blocks, DIM)
     np.testing.assert_array_equal(files["ids.npy"], ids)
     stored = files["vectors.npy"].astype(np.float32)
@@ -104,7 +117,9 @@ def test_stored_vectors_are_those_of_the_items(rerank: Rerank, root: Root, datab
     }
 
 
-@pytest.mark.parametrize("factory", ["IVF8,Flat", "HNSW8", "IVF8,PQ8x4fs"])
+@pytest.mark.parametrize(
+    "factory", ["IVF8,Flat", pytest.param("HNSW8", marks=pytest.mark.slow), pytest.param("IVF8,PQ8x4fs", marks=pytest.mark.slow)]
+)
 def test_equal_inputs_give_equal_bytes(factory: str, tmp_path: Path) -> None:
     """With the same seed, threads and inputs, shards are byte-identical, built by several threads and then updated."""
     digests = []
@@ -145,6 +160,8 @@ def test_a_lost_rows_table_causes_a_rebuild_without_losing_items(root: Root, dat
 
 @pytest.mark.parametrize(("factory", "size"), [("Flat", 4 * DIM + 8), ("IVF8,PQ8x4fs", 4 + 8), ("HNSW8", 4 * DIM + 8 + 4 * 16)])
 def test_the_estimated_item_size_is_code_id_and_links(factory: str, size: int, root: Root, database: Database) -> None:
-    """64 bytes for a vector of 16 numbers, 4 for a code of 8 half-bytes, 8 for an id, and 16 links on a graph's lowest level."""
+    """64 bytes for a vector of 16 numbers, 4 for a code of 8 half-bytes, 8 for an id, and 16 links on a graph's lowest
+    level.
+    """
     trained = run_build(root, "index", database, make_config(factory))[0]
     assert estimate_bytes_per_item(read_index(root.file(trained.index), trained.index)) == size

@@ -27,7 +27,10 @@ def read_ids(index: faiss.Index) -> np.ndarray:
 
 
 def test_the_spill_list_has_a_residual_across_the_first_one() -> None:
-    """By hand: x = 0, c₁ = (-1, 0), so r₁ = (1, 0). (1.2, 0) errs along r₁: 1.44 + 1.5 · 1.44 = 3.6. (0, 1.4) errs across it: 1.96."""
+    """By hand: x = 0, c₁ = (-1, 0), so r₁ = (1, 0).
+
+    (1.2, 0) errs along r₁: 1.44 + 1.5 · 1.44 = 3.6. (0, 1.4) errs across it: 1.96.
+    """
     centroids = np.array([[-1, 0], [1.2, 0], [0, 1.4], [5, 5]], np.float32)
     first, second = assign_lists(np.zeros((1, 2), np.float32), centroids)
     assert (first[0], second[0]) == (0, 2)
@@ -129,7 +132,9 @@ def test_an_index_survives_serialization(tmp_path: object) -> None:
 
 
 def test_a_projection_deals_the_principal_directions() -> None:
-    """By hand: axes 0 to 3 with variances 4 > 3 > 2 > 1 and two subquantizers: the draft gives axes 0 and 3, and 1 and 2."""
+    """By hand: axes 0 to 3 with variances 4 > 3 > 2 > 1 and two subquantizers: the draft gives axes 0 and 3, and 1 and
+    2.
+    """
     sample = np.diag(np.sqrt(np.array([4, 3, 2, 1, 0.1]))).astype(np.float32)
     transform = fit_projection(sample, 4, 2)
     matrix = faiss.vector_to_array(transform.A).reshape(4, 5)

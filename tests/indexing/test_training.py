@@ -114,7 +114,16 @@ def test_an_index_without_training_is_the_same_for_all_data(factory: str, root: 
     assert (first.reason, first.sampled, second) == ("nothing to train", 0, first)
 
 
-@pytest.mark.parametrize("factory", ["PQ8x4", "SQ8", "OPQ8,IVF8,PQ8x4", "IVF8,RaBitQ", "HNSW8_SQ8"])
+@pytest.mark.parametrize(
+    "factory",
+    [
+        pytest.param("PQ8x4", marks=pytest.mark.slow),
+        "SQ8",
+        pytest.param("OPQ8,IVF8,PQ8x4", marks=pytest.mark.slow),
+        "IVF8,RaBitQ",
+        pytest.param("HNSW8_SQ8", marks=pytest.mark.slow),
+    ],
+)
 def test_signals_depend_on_the_family(factory: str, root: Root, database: Database) -> None:
     """Lists have an imbalance and a list error, lossy codes a code error; every family has recall."""
     config = IndexConfig(factory=factory)

@@ -39,7 +39,9 @@ def make_searcher(family: str) -> Searcher:
 
 
 def test_the_lower_bound_is_the_formula() -> None:
-    """Recalls 1 and 0.5, twice each, by hand: mean 0.75, standard deviation √(4 · 0.25² / 3), standard error half of it."""
+    """Recalls 1 and 0.5, twice each, by hand: mean 0.75, standard deviation √(4 · 0.25² / 3), standard error half of
+    it.
+    """
     deviation = math.sqrt(4 * 0.25**2 / 3)
     assert lower_bound(np.array([1, 0.5, 1, 0.5])) == pytest.approx(0.75 - 1.645 * deviation / 2)
     assert lower_bound(np.ones(100)) == pytest.approx(0.05**0.01)

@@ -27,7 +27,9 @@ def test_intervals_agree_with_scipy_bca() -> None:
 
 
 def test_intervals_have_about_their_nominal_coverage() -> None:
-    """300 samples of 40 queries whose metric is 1 with probability 0.3: between 90 % and 98 % of the 95 % intervals hold 0.3."""
+    """300 samples of 40 queries whose metric is 1 with probability 0.3: between 90 % and 98 % of the 95 % intervals
+    hold 0.3.
+    """
     samples = (np.random.default_rng(0).random((40, 300)) < 0.3).astype(float)
     _, low, high = bootstrap_intervals(samples, resamples=1000)
     assert 0.90 <= ((low <= 0.3) & (high >= 0.3)).mean() <= 0.98

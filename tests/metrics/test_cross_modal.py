@@ -25,7 +25,10 @@ def test_summaries_leave_out_queries_without_a_partner() -> None:
 
 
 def test_both_directions_by_hand() -> None:
-    """Image 0 has captions 0 and 1, image 1 caption 2. Caption 1 is nearer to image 1; caption 0 is found by image 0."""
+    """Image 0 has captions 0 and 1, image 1 caption 2.
+
+    Caption 1 is nearer to image 1; caption 0 is found by image 0.
+    """
     images = np.array([[1, 0], [0, 1]], np.float32)
     texts = np.array([[1, 0], [0.6, 0.8], [0, 1]], np.float32)
     metrics = compute_cross_modal_metrics(texts, images, np.array([0, 0, 1]), np.array([0, 1]))

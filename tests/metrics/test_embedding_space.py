@@ -31,7 +31,10 @@ def draw_clusters(count: int, labels: int, spread: float = 0.3, dim: int = 12) -
 @settings(max_examples=60)
 @given(st.lists(st.integers(-1, 4), max_size=60), st.integers(0, 30), st.integers(0, 9))
 def test_a_sample_is_as_even_as_the_labels_allow(labels: list[int], size: int, seed: int) -> None:
-    """It is full, distinct, ascending and reproducible; no label has two items more than another one with items left."""
+    """It is full, distinct, ascending and reproducible.
+
+    No label has two items more than another one with items left.
+    """
     codes = np.array(labels, np.int32)
     rows = sample_balanced(codes, size, seed)
     assert rows.tolist() == sorted(set(rows.tolist())) == sample_balanced(codes, size, seed).tolist()
@@ -74,7 +77,10 @@ def test_principal_components_of_degenerate_samples() -> None:
 
 
 def test_purity_by_hand() -> None:
-    """Angles 0, 1, 2 and 50 degrees, labels a a b b: the nearest other is a; a or b; a; b. The tie goes to the first row."""
+    """Angles 0, 1, 2 and 50 degrees, labels a a b b: the nearest other is a.
+
+    A or b; a; b. The tie goes to the first row.
+    """
     angles = np.radians([0, 1, 2.5, 50])
     sample = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     assert knn_purity(sample, np.array([0, 0, 1, 1]), k=1) == pytest.approx(3 / 4)
@@ -107,7 +113,10 @@ def test_silhouette_by_hand() -> None:
 
 
 def test_tsne_keeps_clusters_together_in_2d_and_3d() -> None:
-    """For four distant clusters, nearly all nearest neighbors in the layout share the label; equal seeds give equal layouts."""
+    """For four distant clusters, nearly all nearest neighbors in the layout share the label.
+
+    Equal seeds give equal layouts.
+    """
     vectors, codes = draw_clusters(60, 4, spread=0.1)
     rows, layouts = compute_tsne(vectors, codes, seed=1, seconds=60)
     assert [layout.points.shape for layout in layouts] == [(60, 2), (60, 3)]

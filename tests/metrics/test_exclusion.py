@@ -12,7 +12,10 @@ from indexmill.tasks.metrics.ranking import precision_at, recall_at
 
 
 def test_own_results_are_the_query_and_its_group() -> None:
-    """Query 1 of group 4 retrieves itself, item 2 of its group and item 3 of another; query 9 without a group retrieves itself."""
+    """Query 1 of group 4 retrieves itself, item 2 of its group and item 3 of another.
+
+    Query 9 without a group retrieves itself.
+    """
     retrieved = np.array([[1, 2, 3], [8, 9, -1]])
     groups = np.array([[4, 4, 5], [UNGROUPED, UNGROUPED, UNGROUPED]])
     assert mask_own_results(np.array([1, 9]), np.array([4, UNGROUPED]), retrieved, groups).tolist() == [

@@ -20,7 +20,10 @@ from indexmill.tasks.metrics.neighbors import (
 
 
 def test_distance_ratio_by_hand() -> None:
-    """Distances 0.1 + 0.4 against 0.1 + 0.2; one result of two is compared with the nearest neighbor only; none gives NaN."""
+    """Distances 0.1 + 0.4 against 0.1 + 0.2.
+
+    One result of two is compared with the nearest neighbor only; none gives NaN.
+    """
     scores, exact = np.array([[0.9, 0.6], [0.8, 0], [0, 0]], np.float32), np.array([[0.9, 0.8]] * 3, np.float32)
     ids = np.array([[1, 2], [3, -1], [-1, -1]])
     ratio = distance_ratio_at(scores, ids, exact, 2, higher_is_better=True)
@@ -29,7 +32,10 @@ def test_distance_ratio_by_hand() -> None:
 
 
 def test_l2_distances_are_not_squared() -> None:
-    """FAISS gives 4 and 9 for distances 2 and 3: the ratio is 3/2. By ann-benchmarks' rule, 1.0012 is too far and 1.0008 is not."""
+    """FAISS gives 4 and 9 for distances 2 and 3: the ratio is 3/2.
+
+    By ann-benchmarks' rule, 1.0012 is too far and 1.0008 is not.
+    """
     ids = np.array([[1]])
     assert distance_ratio_at(np.array([[9.0]]), ids, np.array([[4.0]]), 1, higher_is_better=False) == pytest.approx([1.5])
     for distance, counted in ((1.0012, 0), (1.0008, 1)):
@@ -92,7 +98,10 @@ def test_distance_recall_forgives_ties() -> None:
 
 
 def test_churn_is_the_fraction_of_replaced_results() -> None:
-    """Another order 0; one of four new 1/4; nothing in common 1; both empty 0; a list that shrank from 4 to 2 lost half."""
+    """Another order 0.
+
+    One of four new 1/4; nothing in common 1; both empty 0; a list that shrank from 4 to 2 lost half.
+    """
     baseline = np.array([[1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4], [-1, -1, -1, -1], [1, 2, 3, 4]])
     candidate = np.array([[4, 3, 2, 1], [1, 2, 3, 9], [5, 6, 7, 8], [-1, -1, -1, -1], [1, 2, -1, -1]])
     assert churn_at(baseline, candidate, 4).tolist() == [0, 0.25, 1, 0, 0.5]

@@ -29,7 +29,10 @@ def test_without_labels_there_is_no_mean() -> None:
 
 
 def test_confusions_by_hand() -> None:
-    """Two queries of label 0 retrieve 0, 1, 1 and 1, 2, nothing; one of label 3 retrieves 3, 0, unlabeled. Rank 4 is beyond k."""
+    """Two queries of label 0 retrieve 0, 1, 1 and 1, 2, nothing; one of label 3 retrieves 3, 0, unlabeled.
+
+    Rank 4 is beyond k.
+    """
     query_labels = np.array([0, 0, 3])
     retrieved = np.array([[0, 1, 1, 2], [1, 2, UNLABELED, 2], [3, 0, UNLABELED, 0]])
     assert find_largest_confusions([(query_labels, retrieved)], 3) == [

@@ -8,7 +8,9 @@ from indexmill.tasks.metrics.qrels import Qrels
 
 
 def test_gains_of_judged_pairs_are_looked_up() -> None:
-    """Query 0 has items 7 (gain 2) and 5 (gain 1, judged twice: the larger one counts), query 1 item 7 with gain 0, query 2 none."""
+    """Query 0 has items 7 (gain 2) and 5 (gain 1, judged twice: the larger one counts), query 1 item 7 with gain 0,
+    query 2 none.
+    """
     qrels = Qrels(3, np.array([0, 0, 1, 0]), np.array([7, 5, 7, 5]), np.array([2.0, 0.5, 0, 1]))
     assert qrels.look_up_gains(np.array([[5, 6, 7], [7, 5, -1], [5, 7, 1]])).tolist() == [[1, 0, 2], [0, 0, 0], [0, 0, 0]]
     assert qrels.relevant.tolist() == [2, 0, 0]

@@ -24,8 +24,8 @@ from indexmill.tasks.metrics.ranking import (
     reciprocal_rank,
 )
 
-# Two queries, five results each. The first has 3 relevant items in the database, of which it retrieves those at ranks 1 and 4;
-# the second has 4 and retrieves those at ranks 2, 3 and 5.
+# Two queries, five results each. The first has 3 relevant items in the database, of which it retrieves those at ranks 1
+# and 4; the second has 4 and retrieves those at ranks 2, 3 and 5.
 HITS = np.array([[1, 0, 0, 1, 0], [0, 1, 1, 0, 1]], dtype=bool)
 RELEVANT = np.array([3, 4])
 MANY_RELEVANT = np.array([3, 9])
@@ -91,7 +91,10 @@ def test_an_empty_ranking_scores_zero() -> None:
 
 
 def test_ndcg_of_graded_gains() -> None:
-    """Gains 3, 0, 1 of the ideal 3, 2, 1: (3 + 1/2) / (3 + 2/log2(3) + 1/2); at 1 it is 1. A query whose gains are all 0 has nDCG 0."""
+    """Gains 3, 0, 1 of the ideal 3, 2, 1: (3 + 1/2) / (3 + 2/log2(3) + 1/2); at 1 it is 1.
+
+    A query whose gains are all 0 has nDCG 0.
+    """
     gains, ideal_gains = np.array([[3.0, 0, 1], [0, 0, 0]]), np.array([[3.0, 2, 1], [0, 0, 0]])
     assert ndcg_at(gains, ideal_gains, 3) == pytest.approx([3.5 / (3.5 + 2 / log2(3)), 0])
     assert ndcg_at(gains, ideal_gains, 1).tolist() == [1, 0]
