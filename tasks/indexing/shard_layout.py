@@ -58,36 +58,36 @@ def assign_items(
     placed_sql = _make_placed_sql(items, side, previous)
     counts = dict(parquet.fetch_rows(f"SELECT coalesce(shard, -1), count(*) FROM ({placed_sql}) GROUP BY ALL", temp_dir=temp_dir))
     unplaced = counts.pop(-1, 0)
-    kept = [counts.get(shard, 0) for shard in range(len(previous))]
-    dissolved = find_underfilled_shards(kept, capacity)
-    unplaced += sum(kept[shard] for shard in dissolved)
-    remaining = {shard: count for shard, count in enumerate(kept) if shard not in dissolved}
-    ranges = plan_fill(remaining, unplaced, capacity, next_shard=len(kept))
+    item_counts = [counts.get(shard, 0) for shard in range(len(previous))]
+    dissolved = find_underfilled_shards(item_counts, capacity)
+    unplaced += sum(item_counts[shard] for shard in dissolved)
+    remaining = {shard: count for shard, count in enumerate(item_counts) if shard not in dissolved}
+    ranges = plan_fill(remaining, unplaced, capacity, next_shard=len(item_counts))
     parquet.copy_query(_make_assignment_sql(placed_sql, side, dissolved, ranges), target, temp_dir=temp_dir)
     totals_sql = f"SELECT shard, count(*), count(*) FILTER (added) FROM {parquet.scan_sql(target)} GROUP BY shard ORDER BY shard"
     return [ShardAssignment(*row) for row in parquet.fetch_rows(totals_sql, temp_dir=temp_dir)]
 
 
-def find_underfilled_shards(kept: Sequence[int], capacity: ShardCapacity) -> list[int]:
+def find_underfilled_shards(item_counts: Sequence[int], capacity: ShardCapacity) -> list[int]:
     """Find the shards whose items move to the open one: all that are less than half full, except the fullest of them.
 
     A fixed number of shards has none: there, the emptiest shard is filled first.
     """
     if capacity.shard_count is not None:
         return []
-    is_underfilled = [0 < count < capacity.items_per_shard / 2 for count in kept]
-    underfilled = sorted((shard for shard, flag in enumerate(is_underfilled) if flag), key=lambda shard: (kept[shard], shard))
+    is_underfilled = [0 < count < capacity.items_per_shard / 2 for count in item_counts]
+    underfilled = sorted((shard for shard, flag in enumerate(is_underfilled) if flag), key=lambda shard: (item_counts[shard], shard))
     return underfilled[:-1]
 
 
-def plan_fill(kept: Mapping[int, int], new_items: int, capacity: ShardCapacity, next_shard: int) -> list[tuple[int, int, int]]:
+def plan_fill(counts: Mapping[int, int], new_items: int, capacity: ShardCapacity, next_shard: int) -> list[tuple[int, int, int]]:
     """Distribute new items over the shards.
 
     A fixed number of shards is leveled, the emptiest first. Otherwise the smallest shard is the open one; once it is
     full, another one is opened.
 
     Args:
-        kept: shard -> the number of items that stay.
+        counts: shard -> the number of its items that stay.
         new_items: the number of new items.
         capacity: the size and number of shards.
         next_shard: the next unused shard number.
@@ -95,17 +95,17 @@ def plan_fill(kept: Mapping[int, int], new_items: int, capacity: ShardCapacity, 
     Returns:
         (shard, first, end): the new items numbered first, …, end - 1 go to that shard.
     """
-    by_size = sorted(kept, key=lambda shard: (kept[shard], shard))
-    empty_count = sum(not count for count in kept.values())
+    by_size = sorted(counts, key=lambda shard: (counts[shard], shard))
+    empty_count = sum(not count for count in counts.values())
     empty, filled = by_size[:empty_count], by_size[empty_count:]
-    count = capacity.shard_count
-    queue = filled[:1] + empty if count is None else [*empty, *range(next_shard, count), *filled]
+    shard_count = capacity.shard_count
+    queue = filled[:1] + empty if shard_count is None else [*empty, *range(next_shard, shard_count), *filled]
     ranges, first = [], 0
-    next_shard = max(next_shard, count or 0)
+    next_shard = max(next_shard, shard_count or 0)
     while first < new_items:
         shard = queue.pop(0) if queue else next_shard
         next_shard += shard == next_shard
-        if taken := min(new_items - first, max(0, capacity.items_per_shard - kept.get(shard, 0))):
+        if taken := min(new_items - first, max(0, capacity.items_per_shard - counts.get(shard, 0))):
             ranges.append((shard, first, first + taken))
         first += taken
     return ranges

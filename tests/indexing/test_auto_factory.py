@@ -64,9 +64,9 @@ def tune_and_measure_recall(root: Root, embeddings: EmbeddingSet, trained: Train
     assert searcher.items == embeddings.database
     (ids, rows), (_, queries) = read_side(root, embeddings, "database"), read_side(root, embeddings, "query")
     exact = ids[faiss.knn(queries, rows, 10, metric=FAISS_METRICS["cosine"])[1]]
-    answers = searcher.search(queries, 10)[1]
-    assert all(len(set(row)) == 10 for row in answers.tolist())
-    return float(np.mean([len(set(mine) & set(right)) / 10 for mine, right in zip(answers.tolist(), exact.tolist(), strict=True)]))
+    retrieved = searcher.search(queries, 10)[1]
+    assert all(len(set(row)) == 10 for row in retrieved.tolist())
+    return float(np.mean([len(set(row) & set(expected)) / 10 for row, expected in zip(retrieved.tolist(), exact.tolist(), strict=True)]))
 
 
 def test_auto_reaches_its_target_in_a_first_build_and_after_an_update(root: Root, database: Database) -> None:
@@ -123,8 +123,8 @@ def test_every_kind_of_reranking_scores_with_its_files(root: Root, database: Dat
         filled = build_shards(root, rerank, embeddings, trained, config)
         shards = IndexShards(digest="s", files=(), trained=trained.digest, shards=filled.shards, built=0, updated=0, reused=0)
         params = tune.fn(root, embeddings, embeddings, trained, shards, config).params
-        scores, answers = open_searcher(filled.shards, root.file, "cosine", params).search(queries[:50], 5)
-        expected = np.array([[rows[row_of[int(item)]] @ query for item in line] for line, query in zip(answers, queries, strict=False)])
+        scores, retrieved = open_searcher(filled.shards, root.file, "cosine", params).search(queries[:50], 5)
+        expected = np.array([[rows[row_of[int(item)]] @ query for item in line] for line, query in zip(retrieved, queries, strict=False)])
         np.testing.assert_allclose(scores, expected, atol=tolerance)
 
 

@@ -50,10 +50,10 @@ def test_every_family_stores_and_returns_item_ids(factory: str) -> None:
     index = make_index(IndexConfig(factory=factory), 8)
     index.train(vectors)
     index.add_with_ids(vectors, ids)
-    _, found = Searcher([index], "cosine", SearchParams(nprobe=4)).search(vectors, 3)
-    assert np.isin(found, ids).all()
+    _, retrieved = Searcher([index], "cosine", SearchParams(nprobe=4)).search(vectors, 3)
+    assert np.isin(retrieved, ids).all()
     by_id = dict(zip(ids.tolist(), vectors, strict=True))
-    similarity = np.mean([vector @ by_id[item] for vector, item in zip(vectors, found[:, 0].tolist(), strict=True)])
+    similarity = np.mean([vector @ by_id[item] for vector, item in zip(vectors, retrieved[:, 0].tolist(), strict=True)])
     assert similarity > (0.5 if "PQ" in factory or "PCA" in factory else 0.99)  # about 0 if ids belonged to other vectors
     assert (find_ivf(index) is not None) == ("IVF" in factory)
 

@@ -71,7 +71,7 @@ def test_a_filtered_search_returns_the_best_allowed_items(
     k = min(K, int(chosen.sum()))
     scores, retrieved = search_filtered(make_searcher(family, ids, vectors), queries, k, allowed_ids=ids[chosen])
     expected = ids[chosen][np.argsort(-(queries @ vectors[chosen].T), axis=1)[:, :k]]
-    agreement = np.mean([len({*row} & {*right}) / k for row, right in zip(retrieved.tolist(), expected.tolist(), strict=True)])
+    agreement = np.mean([len({*row} & {*exact}) / k for row, exact in zip(retrieved.tolist(), expected.tolist(), strict=True)])
     is_exact = brute_force_max > 0 and (family == "HNSW16" or family == "spilled")
     assert agreement >= (1 if is_exact else MIN_AGREEMENT.get(family, 1))
     assert set(retrieved.ravel().tolist()) <= set(ids[chosen].tolist())

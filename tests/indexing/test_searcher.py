@@ -140,8 +140,8 @@ def test_distinct_selection_keeps_the_first_of_each_id(rows: list[list[tuple[int
     ]
     ids = np.array([row + [-1] * (8 - len(row)) for row in filled_rows])
     scores = np.array([[score_of.get(item, worst) for item in row] for row in ids.tolist()], np.float32)
-    got_scores, got = select_distinct_top_k(scores, ids, k, higher_is_better=higher_is_better)
-    for row, found, values in zip(filled_rows, got.tolist(), got_scores.tolist(), strict=True):
+    selected_scores, selected = select_distinct_top_k(scores, ids, k, higher_is_better=higher_is_better)
+    for row, row_ids, row_scores in zip(filled_rows, selected.tolist(), selected_scores.tolist(), strict=True):
         expected = sorted(set(row), key=lambda item: (-score_of[item] if higher_is_better else score_of[item], item))[:k]
-        assert found == expected + [-1] * (k - len(expected))
-        assert values == [score_of[item] for item in expected] + [worst] * (k - len(expected))
+        assert row_ids == expected + [-1] * (k - len(expected))
+        assert row_scores == [score_of[item] for item in expected] + [worst] * (k - len(expected))

@@ -39,14 +39,14 @@ def test_the_spill_list_has_a_residual_across_the_first_one() -> None:
 def test_assignment_follows_the_formula() -> None:
     vectors, centroids = unit(300), unit(40, seed=1)
     first, second = assign_lists(vectors, centroids)
-    for x, one, two in zip(vectors.astype(float), first, second, strict=True):
+    for x, first_list, spill_list in zip(vectors.astype(float), first, second, strict=True):
         residuals = x - centroids.astype(float)
         squares = (residuals**2).sum(axis=1)
-        loss = squares + SPILL_PENALTY * (residuals @ residuals[one]) ** 2 / squares[one]
+        loss = squares + SPILL_PENALTY * (residuals @ residuals[first_list]) ** 2 / squares[first_list]
         near = np.argsort(squares)[1:16]
-        assert one == squares.argmin()
-        assert two in near
-        assert loss[two] == pytest.approx(loss[near].min(), rel=1e-4)
+        assert first_list == squares.argmin()
+        assert spill_list in near
+        assert loss[spill_list] == pytest.approx(loss[near].min(), rel=1e-4)
 
 
 def test_a_single_list_is_both_first_and_spill_list() -> None:
@@ -75,9 +75,11 @@ def test_both_entries_of_a_vector_have_the_code_of_faiss() -> None:
     plain.nprobe = LISTS
     index = fill_index(trained, [(np.arange(200), vectors)])
     index.nprobe = LISTS
-    exact, found = plain.search(vectors[:9], 20), index.search(vectors[:9], 40)
+    expected, results = plain.search(vectors[:9], 20), index.search(vectors[:9], 40)
     for row in range(9):
-        assert np.sort(found[0][row])[::-1] == pytest.approx(np.repeat(np.sort(exact[0][row])[::-1], 2), abs=0.02)  # 8-bit look-up tables
+        assert np.sort(results[0][row])[::-1] == pytest.approx(
+            np.repeat(np.sort(expected[0][row])[::-1], 2), abs=0.02
+        )  # 8-bit look-up tables
 
 
 def test_items_are_removed_and_added() -> None:
@@ -116,10 +118,10 @@ def test_equal_seeds_give_equal_bytes() -> None:
 def test_block_sizes_do_not_change_results() -> None:
     vectors, ids = unit(300), np.arange(300)
     trained = train_soar(vectors, LISTS, SUBQUANTIZERS, "cosine")
-    one = fill_index(trained, [(ids, vectors)])
-    many = fill_index(trained, [(ids[i : i + 7], vectors[i : i + 7]) for i in range(0, 300, 7)])
-    one.nprobe = many.nprobe = 3
-    scores, other = one.search(vectors, 5)[0], many.search(vectors, 5)[0]
+    single_block = fill_index(trained, [(ids, vectors)])
+    small_blocks = fill_index(trained, [(ids[i : i + 7], vectors[i : i + 7]) for i in range(0, 300, 7)])
+    single_block.nprobe = small_blocks.nprobe = 3
+    scores, other = single_block.search(vectors, 5)[0], small_blocks.search(vectors, 5)[0]
     assert np.array_equal(scores, other)
 
 
@@ -127,8 +129,8 @@ def test_an_index_survives_serialization(tmp_path: object) -> None:
     vectors = unit(300)
     trained = train_soar(vectors, LISTS, SUBQUANTIZERS, "cosine")
     index = fill_index(trained, [(np.arange(300), vectors)])
-    again = faiss.deserialize_index(faiss.serialize_index(index))
-    assert np.array_equal(again.search(vectors, 5)[1], index.search(vectors, 5)[1])
+    reloaded = faiss.deserialize_index(faiss.serialize_index(index))
+    assert np.array_equal(reloaded.search(vectors, 5)[1], index.search(vectors, 5)[1])
 
 
 def test_a_projection_deals_the_principal_directions() -> None:
@@ -155,11 +157,11 @@ def test_a_projected_index_is_updated_and_survives_serialization(metric: str) ->
     index = fill_index(trained, [(ids[:300], vectors[:300])])
     remove_vectors(index, np.arange(100))
     index.merge_from(fill_index(trained, [(ids[300:], vectors[300:])]), 0)
-    again = faiss.deserialize_index(faiss.serialize_index(index))
-    assert index.ntotal == again.ntotal == 600
-    assert read_ids(again).tolist() == np.repeat(np.arange(100, 400), 2).tolist()
-    find_ivf(again).nprobe = LISTS
-    assert (again.search(vectors[100:], 30)[1] == ids[100:, None]).any(axis=1).all()
+    reloaded = faiss.deserialize_index(faiss.serialize_index(index))
+    assert index.ntotal == reloaded.ntotal == 600
+    assert read_ids(reloaded).tolist() == np.repeat(np.arange(100, 400), 2).tolist()
+    find_ivf(reloaded).nprobe = LISTS
+    assert (reloaded.search(vectors[100:], 30)[1] == ids[100:, None]).any(axis=1).all()
 
 
 def test_without_spill_every_item_is_in_its_nearest_list() -> None:
