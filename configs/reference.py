@@ -45,7 +45,7 @@ def render_reference() -> str:
 def _render_section(title: str, model: type[BaseModel]) -> Iterator[str]:
     """One section: its meaning, a table of its keys, and the sections inside it."""
     yield f"\n## {title}\n"
-    yield " ".join(inspect.getdoc(model).split()) + "\n"  # type: ignore[union-attr] (every model has a docstring)
+    yield " ".join((inspect.getdoc(model) or "").split()) + "\n"
     yield "| key | type | default | meaning |"
     yield "|---|---|---|---|"
     nested: list[tuple[str, type[BaseModel]]] = []

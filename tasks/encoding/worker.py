@@ -127,7 +127,10 @@ def _encode_chunk(job: EncodeChunk, encoder: Encoder, send: Callable[[Progress],
     def advance(items: int) -> None:
         send(Progress(items, encoder.batch_size))
 
-    with open_part(Path(job.part), encoder.dim, job.storage_dtype) as part, parquet.open_writer(Path(job.rejected), REJECTED_SCHEMA) as rejected:
+    with (
+        open_part(Path(job.part), encoder.dim, job.storage_dtype) as part,
+        parquet.open_writer(Path(job.rejected), REJECTED_SCHEMA) as rejected,
+    ):
         for block in encode_rows(encoder, _read_chunk(job), job.image_root, advance):
             _write_window(block, part)
             rejected.write([_make_reject(block.rows[row], *problem) for row, problem in block.issues.items()])
