@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from schemathesis.checks import CHECKS, load_all_checks
 
-from tests.serve.conftest import Running, assert_discreet
+from tests.serve.conftest import RunningService, assert_discloses_nothing
 
 REQUESTS = int(os.environ.get("INDEXMILL_REQUESTS", "300"))
 OPERATIONS = 20  # of the document, sound and unsound
@@ -44,11 +44,11 @@ def assert_answered_well(status: int, kind: str, text: str, seconds: float) -> N
     if status >= 400:
         assert kind == "application/problem+json", (status, kind, text)
         assert json.loads(text)["status"] == status
-        assert_discreet(text)
+        assert_discloses_nothing(text)
 
 
 @pytest.fixture(scope="module")
-def schema(running: Running) -> Any:
+def schema(running: RunningService) -> Any:
     return schemathesis.openapi.from_url(f"http://127.0.0.1:{running.port}/v1/openapi.json")
 
 
@@ -142,7 +142,7 @@ def mutated(draw: st.DrawFn) -> tuple[str, bytes]:
     query=st.dictionaries(st.sampled_from(["k", "label", "rerank", "fields", "x"]), st.text(max_size=8), max_size=2),
 )  # fmt: skip
 @WILD
-def test_mutated_bodies_and_options(running: Running, sent: tuple[str, bytes], name: str, query: dict[str, str]) -> None:
+def test_mutated_bodies_and_options(running: RunningService, sent: tuple[str, bytes], name: str, query: dict[str, str]) -> None:
     """Broken images, torn JSON and forms, not-numbers, huge numbers, wrong types: an answer or a problem."""
     kind, body = sent
     query = {key: value.encode("utf-8", "replace").decode() for key, value in query.items()}
@@ -154,8 +154,8 @@ def test_mutated_bodies_and_options(running: Running, sent: tuple[str, bytes], n
     assert_answered_well(response.status_code, response.headers["content-type"], response.text, time.monotonic() - start)
 
 
-def test_it_answers_as_ever_afterwards(running: Running) -> None:
+def test_it_answers_as_ever_afterwards(running: RunningService) -> None:
     """Nothing that was sent stays in it: no body is held, no search runs, and a question is answered."""
     assert running.app.buffered_bytes == 0
-    assert running.app.metrics.running_searches._value.get() == 0
+    assert running.app.metrics.searches_in_progress._value.get() == 0
     assert running.client.post("/v1/indexes/sentences/search", json={"texts": ["a boat"]}).status_code == 200

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from indexmill.serve import open_index
-from tests.serve.conftest import SENTENCES, Running, keys, search, sound
+from tests.serve.conftest import SENTENCES, RunningService, get_keys, search, get_problem
 
 NAMES = ["sentences", "demo-images"]
 
@@ -89,11 +89,11 @@ def test_vectors_in_bytes_go_a_way_of_their_own_that_refuses_and_counts_alike(cl
             for kind in ("application/octet-stream", "application/octet-stream; of=floats")
         ]
         status = answers[0].status_code
-        assert sound(answers[0], status) == sound(answers[1], status)
+        assert get_problem(answers[0], status) == get_problem(answers[1], status)
         assert counted(status) == before[status] + 2
     for name in ("nope", "..", "sentences/x"):
         wrong = client.post(f"/v1/indexes/{name}/search", content=good, headers={"Content-Type": "application/octet-stream"})
-        sound(wrong, 404)
+        get_problem(wrong, 404)
 
 
 def test_an_image_may_come_as_form_body_or_base64(client: httpx.Client, digits: Path) -> None:
@@ -103,11 +103,11 @@ def test_an_image_may_come_as_form_body_or_base64(client: httpx.Client, digits: 
     first = [path.relative_to(digits).as_posix() for path in paths]
     place = "/v1/indexes/demo-images/search"
     form = client.post(place, files=[("image", content) for content in contents], data={"k": "2"})
-    assert [row[0] for row in keys(form)] == first
+    assert [row[0] for row in get_keys(form)] == first
     assert [
-        row[0] for row in keys(search(client, "demo-images", images=[base64.b64encode(content).decode() for content in contents]))
+        row[0] for row in get_keys(search(client, "demo-images", images=[base64.b64encode(content).decode() for content in contents]))
     ] == first
-    assert keys(client.post(f"{place}?k=4&label=0", content=contents[0], headers={"Content-Type": "image/png"}))[0][0] == first[0]
+    assert get_keys(client.post(f"{place}?k=4&label=0", content=contents[0], headers={"Content-Type": "image/png"}))[0][0] == first[0]
 
 
 def test_an_index_tells_of_itself_and_not_of_where_it_lies(client: httpx.Client, published: Path) -> None:
@@ -134,15 +134,15 @@ def test_an_index_tells_of_itself_and_not_of_where_it_lies(client: httpx.Client,
 def test_a_thumbnail_is_shown_while_the_file_is_what_was_indexed(build: object, root_copy: Path, digits: Path) -> None:
     """A JPEG with an ETag; 304 when it is known; 404 for a text, an unknown id, and once the file has other bytes."""
     index = open_index(root_copy, "demo-images")
-    from indexmill.serve.thumbnails import thumbnail
+    from indexmill.serve.thumbnails import make_thumbnail
 
-    row = index.items.rows([index.search(vectors=np.eye(1, 1280), k=1).results[0][0].item_id])[0]
+    row = index.items.get_rows([index.search(vectors=np.eye(1, 1280), k=1).results[0][0].item_id])[0]
     assert row is not None
-    picture = thumbnail(index.manifest.image_root, row)
+    picture = make_thumbnail(index.manifest.image_root, row)
     assert picture is not None
     assert Image.open(io.BytesIO(picture)).format == "JPEG"
-    assert thumbnail(index.manifest.image_root, {**row, "content_digest": "0" * 32}) is None
-    assert thumbnail(index.manifest.image_root, {**row, "path": "../" * 9 + "etc/passwd"}) is None
+    assert make_thumbnail(index.manifest.image_root, {**row, "content_digest": "0" * 32}) is None
+    assert make_thumbnail(index.manifest.image_root, {**row, "path": "../" * 9 + "etc/passwd"}) is None
 
 
 def test_a_thumbnail_comes_once(client: httpx.Client, digits: Path) -> None:
@@ -151,10 +151,10 @@ def test_a_thumbnail_comes_once(client: httpx.Client, digits: Path) -> None:
     answer = client.get(path)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
     assert client.get(path, headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
-    sound(client.get("/v1/indexes/demo-images/items/1/thumbnail"), 404)
+    get_problem(client.get("/v1/indexes/demo-images/items/1/thumbnail"), 404)
     text = search(client, texts=["x"], k=1).json()["results"][0][0]
     assert text["thumbnail"] is None
-    sound(client.get(f"/v1/indexes/sentences/items/{text['id']}/thumbnail"), 404)
+    get_problem(client.get(f"/v1/indexes/sentences/items/{text['id']}/thumbnail"), 404)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_thumbnail_comes_once(client: httpx.Client, digits: Path) -> None:
 )  # fmt: skip
 def test_what_cannot_be_answered_is_a_problem(status: int, asked: dict[str, object], client: httpx.Client) -> None:
     """Of RFC 9457, with a sentence and no path."""
-    assert sound(search(client, **asked), status)["detail"]
+    assert get_problem(search(client, **asked), status)["detail"]
 
 
 @pytest.mark.parametrize(
@@ -190,15 +190,15 @@ def test_a_broken_body_is_a_problem(status: int, kind: str, body: bytes, client:
     """Of any kind of body."""
     for name in NAMES:
         answer = client.post(f"/v1/indexes/{name}/search", content=body, headers={"Content-Type": kind})
-        assert sound(answer, answer.status_code)["status"] in (status, 422)
+        assert get_problem(answer, answer.status_code)["status"] in (status, 422)
 
 
-def test_a_picture_larger_than_its_bytes_say_is_refused_by_its_header(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_larger_than_its_bytes_say_is_refused_by_its_header(running: RunningService, monkeypatch: pytest.MonkeyPatch) -> None:
     """A PNG of 60 megapixels in a few kilobytes is not decoded."""
     file = io.BytesIO()
     Image.new("1", (10_000, 6_000)).save(file, "PNG")
     answer = running.client.post("/v1/indexes/demo-images/search", content=file.getvalue(), headers={"Content-Type": "image/png"})
-    assert "40000000" in sound(answer, 422)["detail"]
+    assert "40000000" in get_problem(answer, 422)["detail"]
 
 
 def test_paths_that_are_not_there_are_problems_too(client: httpx.Client) -> None:
@@ -211,17 +211,17 @@ def test_paths_that_are_not_there_are_problems_too(client: httpx.Client) -> None
         "/page/../app.py",
         "/page/page.py",
     ):
-        sound(client.get(path), 404)
-    sound(client.get("/v1/indexes/sentences/items/x"), 422)
-    sound(client.get("/v1/indexes/..%2f..%2fetc"), 404)
-    sound(client.get("/v1/indexes/sentences/search"), 405)
+        get_problem(client.get(path), 404)
+    get_problem(client.get("/v1/indexes/sentences/items/x"), 422)
+    get_problem(client.get("/v1/indexes/..%2f..%2fetc"), 404)
+    get_problem(client.get("/v1/indexes/sentences/search"), 405)
 
 
 def test_the_figures_count_what_was_asked(client: httpx.Client) -> None:
     """By route and status, with the snapshot that answers."""
     before = client.get("/metrics").text
     search(client, texts=["x"])
-    sound(client.get("/nope"), 404)
+    get_problem(client.get("/nope"), 404)
     text = client.get("/metrics").text
     line = 'indexmill_requests_total{route="/v1/indexes/{name}/search",status="200"}'
     counts = [float(next(row.rpartition(" ")[2] for row in told.splitlines() if row.startswith(line))) for told in (before, text)]

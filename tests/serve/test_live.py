@@ -14,33 +14,33 @@ import pytest
 from indexmill.serve.http.app import create_app
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
-from tests.serve.conftest import SENTENCES, Running, search, sound
-from tests.serve.publishing import publish_again
+from tests.serve.conftest import SENTENCES, RunningService, search, get_problem
+from tests.serve.publish_helper import publish_again
 
 
 @pytest.fixture
-def own(root_copy: Path) -> Iterator[Running]:
+def own(root_copy: Path) -> Iterator[RunningService]:
     """A service over a root of the test's own, which looks ten times a second."""
-    service = Running(create_app(root_copy, ["sentences"], poll_seconds=0.1))
+    service = RunningService(create_app(root_copy, ["sentences"], poll_seconds=0.1))
     try:
-        service.ready()
+        service.wait_until_ready()
         yield service
     finally:
         service.close()
 
 
-def live(service: Running) -> str:
+def live(service: RunningService) -> str:
     return str(service.client.get("/v1/indexes/sentences").json()["snapshot_id"])
 
 
-def waited(service: Running, snapshot_id: str) -> None:
+def waited(service: RunningService, snapshot_id: str) -> None:
     end = time.monotonic() + 30
     while live(service) != snapshot_id:
         assert time.monotonic() < end, f"{live(service)} still answers and not {snapshot_id}"
         time.sleep(0.05)
 
 
-def test_three_snapshots_are_published_under_load_and_no_request_fails(own: Running, root_copy: Path) -> None:
+def test_three_snapshots_are_published_under_load_and_no_request_fails(own: RunningService, root_copy: Path) -> None:
     """Eight clients ask all the while: every answer is right and names a snapshot that was live, all three new ones answer, old ones are
     removed under it, and the memory of the process stays what it was after the first."""
     asked: list[tuple[int, str, str]] = []
@@ -77,7 +77,7 @@ def test_three_snapshots_are_published_under_load_and_no_request_fails(own: Runn
     assert sorted(path.name for path in (root_copy / "indexes/sentences/snapshots").iterdir()) == published[-2:]
 
 
-def test_a_snapshot_that_does_not_verify_is_not_taken_and_the_next_one_is(own: Running, root_copy: Path) -> None:
+def test_a_snapshot_that_does_not_verify_is_not_taken_and_the_next_one_is(own: RunningService, root_copy: Path) -> None:
     """The old one answers on, list and metrics say so, and a sound one that follows takes its place."""
     first = live(own)
     place = Root(root_copy, create=False)
@@ -102,7 +102,7 @@ def test_a_snapshot_that_does_not_verify_is_not_taken_and_the_next_one_is(own: R
     place.close()
 
 
-def test_a_snapshot_of_another_encoder_is_not_taken(own: Running, root_copy: Path) -> None:
+def test_a_snapshot_of_another_encoder_is_not_taken(own: RunningService, root_copy: Path) -> None:
     """Its vectors could not be asked with what is installed here."""
     first = live(own)
     publish_again(root_copy, "sentences", fingerprint="0" * 32)
@@ -118,13 +118,13 @@ def test_an_index_is_served_from_when_it_is_first_published(root_copy: Path) -> 
     pointer = root_copy / "indexes/sentences/current"
     snapshot_id = pointer.read_text()
     pointer.unlink()
-    service = Running(create_app(root_copy, ["sentences"], poll_seconds=0.1))
+    service = RunningService(create_app(root_copy, ["sentences"], poll_seconds=0.1))
     try:
-        assert sound(service.client.get("/readyz"), 503)["detail"] == "without a snapshot yet: sentences"
+        assert get_problem(service.client.get("/readyz"), 503)["detail"] == "without a snapshot yet: sentences"
         assert search(service.client, texts=["x"]).headers["retry-after"] == "5"
         assert service.client.get("/healthz").status_code == 200
         pointer.write_text(snapshot_id)
-        service.ready()
+        service.wait_until_ready()
         assert search(service.client, texts=["x"]).status_code == 200
     finally:
         service.close()

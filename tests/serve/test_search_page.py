@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.serve.browser import CHROMIUM, Browser
-from tests.serve.conftest import SENTENCES, Running
+from tests.serve.conftest import SENTENCES, RunningService
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt-get install chromium)")
 
@@ -25,7 +25,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, running: Running) -> Iterator[Browser]:
+def page(browser: Browser, running: RunningService) -> Iterator[Browser]:
     """The page, as it opens on the index of sentences. After each test: no complaint on the console, nothing asked of anyone else."""
     browser.look()
     browser.complaints.clear()
@@ -50,7 +50,7 @@ def pictures(page: Browser) -> None:
     page.wait(f"{STATUS}.includes('120 images')")
 
 
-def test_typing_and_enter_show_what_was_found_and_who_answered(page: Browser, running: Running) -> None:
+def test_typing_and_enter_show_what_was_found_and_who_answered(page: Browser, running: RunningService) -> None:
     """The sentence itself first; snapshot and both times in the status; markup in data is text; the address can be shared."""
     page.click("#text")
     page.type(SENTENCES[11][1])
@@ -154,7 +154,7 @@ def test_a_service_that_is_gone_is_said(page: Browser) -> None:
     page.complaints.clear()
 
 
-def test_with_a_token_the_page_asks_for_it_and_then_works(page: Browser, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_a_token_the_page_asks_for_it_and_then_works(page: Browser, running: RunningService, monkeypatch: pytest.MonkeyPatch) -> None:
     """Search and pictures then carry it."""
     monkeypatch.setattr(running.app, "token", "t" * 32)
     page.open(f"http://127.0.0.1:{running.port}/?index=demo-images")
