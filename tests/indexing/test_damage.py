@@ -9,16 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.indexing.nightly import Database, centres, clustered, night
 
 from indexmill.configs.models import IndexConfig
-from indexmill.serve.published import PublishedIndex
 from indexmill.storage.errors import IndexmillError
 from indexmill.storage.index_records import SearchParams, TunedIndex
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
-from indexmill.tasks.indexing.shard_store import name_snapshot_files, with_snapshot_paths
+from indexmill.tasks.indexing.shard_store import name_snapshot_files, open_searcher, with_snapshot_paths
+from tests.indexing.nightly import Database, centres, clustered, night
 
 COPIES = int(os.environ.get("INDEXMILL_DAMAGED", "200"))
 CONFIG = IndexConfig.model_validate({"factory": "IVF8,Flat", "shards": 3, "rerank": "sq8", "nprobe": 8})
@@ -70,7 +69,9 @@ def published(root: Root) -> Published:
 def asked(snapshots: Snapshots, queries: np.ndarray) -> np.ndarray:
     """What the live snapshot answers, all its files checked."""
     manifest = snapshots.manifest()
-    found = PublishedIndex(snapshots.root, snapshots.name).searcher.search(queries, 10)[1]
+    folder = snapshots.path(manifest.snapshot_id)
+    searcher = open_searcher(manifest.shards, lambda ref: folder / ref.path, manifest.metric, manifest.search.params)
+    found = searcher.search(queries, 10)[1]
     snapshots.verify(manifest)
     return found
 
