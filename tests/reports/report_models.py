@@ -1,4 +1,4 @@
-"""Contents of reports as builds make them, put together by hand: images, texts, captions, and what can be missing."""
+"""Report models like those of real builds, assembled by hand: images, texts, captions, and a build without queries."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ METRICS = {
     "ann_recall_at_1": 0.9871, "ann_recall_at_5": 0.9755, "ann_recall_at_10": 0.9688, "ann_recall_at_50": 0.9512,
     "ann_distance_recall_at_10": 0.9701, "ann_distance_ratio_at_10": 1.0042, "ann_share_below_half_at_10": 0.0031,
     "knn_purity_at_10": 0.8123, "silhouette": 0.1432,
-} | {f"{name}_at_{k}": round(image_root ** (1 + place / 4), 4) for name, image_root in (("precision", 0.87), ("ndcg", 0.91), ("map", 0.7))
-     for place, k in enumerate(KS)} | {f"recall_at_{k}": value for k, value in zip(KS, (0.012, 0.055, 0.103, 0.412), strict=True)} \
+} | {f"{name}_at_{k}": round(base ** (1 + position / 4), 4) for name, base in (("precision", 0.87), ("ndcg", 0.91), ("map", 0.7))
+     for position, k in enumerate(KS)} | {f"recall_at_{k}": value for k, value in zip(KS, (0.012, 0.055, 0.103, 0.412), strict=True)} \
   | {f"hit_rate_at_{k}": value for k, value in zip(KS, (0.87, 0.952, 0.971, 0.993), strict=True)}  # fmt: skip
 TIMINGS = {
     "single_query_p50_ms": 0.0821, "single_query_p95_ms": 0.121, "single_query_p99_ms": 0.2, "single_queries": 1000.0, "threads": 2.0,
@@ -32,8 +32,8 @@ TIMINGS = {
 STAGES = {"ingest": 1.2, "validate": 3.4, "split": 0.5, "encode": 201.7, "train": 4.0, "shard": 2.2, "tune": 9.1, "evaluate": 31.5}
 
 
-def compared(baseline: float, candidate: float, p: float | None) -> MetricComparison:
-    """A measure over 1,200 common queries."""
+def make_comparison(baseline: float, candidate: float, p: float | None) -> MetricComparison:
+    """A comparison over 1,200 common queries."""
     difference = candidate - baseline
     return MetricComparison(
         queries=1200,
@@ -47,21 +47,21 @@ def compared(baseline: float, candidate: float, p: float | None) -> MetricCompar
     )
 
 
-def diff() -> SnapshotDiff:
-    """mAP is surely better, nDCG surely worse, precision@10 maybe better."""
-    measures = {
-        "map": compared(0.7102, 0.7312, 0.0004),
-        "ndcg_at_10": compared(0.88, 0.8675, 0.012),
-        "precision_at_10": compared(0.83, 0.8309, 0.41),
+def make_diff() -> SnapshotDiff:
+    """mAP is significantly better, nDCG significantly worse, precision@10 not significantly better."""
+    comparisons = {
+        "map": make_comparison(0.7102, 0.7312, 0.0004),
+        "ndcg_at_10": make_comparison(0.88, 0.8675, 0.012),
+        "precision_at_10": make_comparison(0.83, 0.8309, 0.41),
     }
     return SnapshotDiff(
-        snapshot_id=LIVE, metrics=measures, churn_at_10=0.0712, common_queries=1200,
+        snapshot_id=LIVE, metrics=comparisons, churn_at_10=0.0712, common_queries=1200,
         items={"added": 321, "removed": 17, "changed": 5, "relabelled": 2, "kept": 8000}, rejected=-2,
     )  # fmt: skip
 
 
-def metrics_file(**changes: Any) -> MetricsFile:
-    """Figures of a build of images with labels."""
+def make_metrics_file(**changes: Any) -> MetricsFile:
+    """The metrics of a build of labeled images."""
     intervals = {
         name: (value - 0.012, value + 0.011) for name, value in METRICS.items() if name.startswith(("map", "precision", "ann_recall"))
     }
@@ -77,13 +77,13 @@ def metrics_file(**changes: Any) -> MetricsFile:
         "k": KS, "relevance_source": "label", "metrics": METRICS, "intervals": intervals, "scored_pairs": {}, "timings": TIMINGS, "stage_seconds": STAGES,
         "counts": {"queries": 1234, "queries_judged": 1200, "queries_full_depth": 1000, "database": 6789, "depth": 1000, "dim": 512,
                    "labels": 14, "index_bytes": 34813992, "items": 8023, "rejected": 9, "leaks": 3},
-        "rejects": {"damaged": 7, "too_small": 2}, "diff": diff(), "gate": rules,
+        "rejects": {"damaged": 7, "too_small": 2}, "diff": make_diff(), "gate": rules,
     }  # fmt: skip
     return MetricsFile(**{**whole, **changes})
 
 
-def manifest(build_metrics: MetricsFile, image_root: Path | None, **changes: Any) -> Manifest:
-    """The manifest that goes with the figures."""
+def make_manifest(build_metrics: MetricsFile, image_root: Path | None, **changes: Any) -> Manifest:
+    """The manifest that belongs to the metrics."""
     whole = {
         "name": build_metrics.name, "snapshot_id": build_metrics.snapshot_id, "parent": build_metrics.parent, "created_at": build_metrics.created_at,
         "content": "c" * 32,
@@ -104,8 +104,8 @@ def manifest(build_metrics: MetricsFile, image_root: Path | None, **changes: Any
     return Manifest(**{**whole, **changes})
 
 
-def item(number: int, label: str | None, path: str | None = None, text: str | None = None) -> dict[str, Any]:
-    """A row of the items table."""
+def make_item(number: int, label: str | None, path: str | None = None, text: str | None = None) -> dict[str, Any]:
+    """A row of the item table."""
     return {
         "item_id": number,
         "key": path or f"key-{number}",
@@ -116,76 +116,84 @@ def item(number: int, label: str | None, path: str | None = None, text: str | No
     }
 
 
-def asked(items: list[dict[str, Any]], count: int, results: int = 6) -> list[dict[str, Any]]:
-    """Queries with their results: the items in turn."""
+def make_examples(items: list[dict[str, Any]], count: int, results: int = 6) -> list[dict[str, Any]]:
+    """Queries with their results, taken from the items in turn."""
 
-    def result(at: int) -> dict[str, Any]:
+    def make_result(at: int) -> dict[str, Any]:
         return {**items[at % len(items)], "score": 0.99 - at % 7 / 20}
 
     return [
-        {"query": items[start % len(items)], "results": [result(start + at) for at in range(1, results + 1)], "figure": 0.5 + start / 1000}
+        {"query": items[start % len(items)], "results": [make_result(start + at) for at in range(1, results + 1)], "average_precision": 0.5 + start / 1000}
         for start in range(0, count * 7, 7)
     ]  # fmt: skip
 
 
-def space(labels: list[str | None], count: int = 300, seed: int = 0) -> dict[str, Any]:
-    """A sample with a cluster a label, PCA, and t-SNE of four fifths of it in two and three dimensions."""
-    draw = np.random.default_rng(seed)
-    chosen = [labels[at % len(labels)] for at in range(count)]
-    centres = {label: draw.normal(size=3) * 2 for label in labels}
-    points = np.stack([centres[label] + draw.normal(size=3) * 0.4 for label in chosen])
+def make_space(labels: list[str | None], count: int = 300, seed: int = 0) -> dict[str, Any]:
+    """A sample with one cluster per label, PCA, and t-SNE of four fifths of it in two and three dimensions."""
+    random = np.random.default_rng(seed)
+    item_labels = [labels[at % len(labels)] for at in range(count)]
+    centers = {label: random.normal(size=3) * 2 for label in labels}
+    points = np.stack([centers[label] + random.normal(size=3) * 0.4 for label in item_labels])
     rows = np.setdiff1d(np.arange(count), np.arange(0, count, 5))
-    drawn = [{"rows": rows.tolist(), "points": (points[rows, :size] * 9).round(4).tolist(), "dimensions": size,
+    layouts = [{"rows": rows.tolist(), "points": (points[rows, :size] * 9).round(4).tolist(), "dimensions": size,
               "perplexity": 30, "iterations": 500}
              for size in (2, 3)]  # fmt: skip
-    return {"items": list(range(count)), "labels": chosen, "pca": {"points": points.round(5).tolist(), "explained": [0.31, 0.18, 0.09]},
-            "tsne": drawn, "knn_purity_at_10": 0.8123, "silhouette": 0.1432}  # fmt: skip
+    return {"items": list(range(count)), "labels": item_labels, "pca": {"points": points.round(5).tolist(), "explained": [0.31, 0.18, 0.09]},
+            "tsne": layouts, "knn_purity_at_10": 0.8123, "silhouette": 0.1432}  # fmt: skip
 
 
-def report_data(items: list[dict[str, Any]], labels: list[str | None], queries: int = 8) -> dict[str, Any]:
-    """All that can be drawn of a build with labels."""
-    rows = asked(items, 3 * queries)
-    named = [label for label in labels if label]
+def make_report_data(items: list[dict[str, Any]], labels: list[str | None], queries: int = 8) -> dict[str, Any]:
+    """Everything that a report can show of a build with labels."""
+    rows = make_examples(items, 3 * queries)
+    names = [label for label in labels if label]
     by_label = [{"label": label, "queries": 90 - at, "database": 400 + at, "map": 0.9 - at / 20, "precision_at_50": 0.95 - at / 20}
-                for at, label in enumerate(named)]  # fmt: skip
+                for at, label in enumerate(names)]  # fmt: skip
     sweep = [{"nprobe": probe, "ef_search": None, "rerank_candidates": None, "recall_at_10": 1 - 0.4 / probe, "cpu_ms_per_query": 0.01 * probe,
               "chosen": probe == 8} for probe in (1, 2, 4, 8, 16, 32)]  # fmt: skip
     confusion = [
-        {"query": named[at], "retrieved": named[at + 1], "count": 50 - at, "share": 0.12 - at / 100} for at in range(min(5, len(named) - 1))
+        {"query": names[at], "retrieved": names[at + 1], "count": 50 - at, "share": 0.12 - at / 100} for at in range(min(5, len(names) - 1))
     ]
     curve = {"recall": [at / 10 for at in range(11)], "precision": [0.98 - at * 0.06 for at in range(11)]}
     return {"examples": rows[:queries], "best": rows[queries : 2 * queries], "worst": rows[2 * queries :], "by_label": by_label,
-            "confusion": confusion, "precision_recall": curve, "space": space(labels), "sweep": sweep}  # fmt: skip
+            "confusion": confusion, "precision_recall": curve, "space": make_space(labels), "sweep": sweep}  # fmt: skip
 
 
-def history(count: int = 11) -> list[MetricsFile]:
-    """Earlier builds whose figures rise a little; the last is the live snapshot."""
-    made = []
+def make_history(count: int = 11) -> list[MetricsFile]:
+    """Earlier builds with slowly rising metrics; the last one is the live snapshot."""
+    builds = []
     for at in range(count):
         metrics = {name: value - 0.021 * (count - at) / count for name, value in METRICS.items()}
         snapshot = LIVE if at == count - 1 else f"{at:06d}-aaaaaaaaaa"
-        made.append(metrics_file(snapshot_id=snapshot, metrics=metrics, diff=None, verdict="refused" if at == 4 else "published"))
-    return made
+        builds.append(make_metrics_file(snapshot_id=snapshot, metrics=metrics, diff=None, verdict="refused" if at == 4 else "published"))
+    return builds
 
 
-def of_images(folder: Path, **changes: Any) -> ReportModel:
-    """A nightly build of a folder of images, one folder a label, with rejects among them; changes: of its figures."""
+def make_images_report(folder: Path, **changes: Any) -> ReportModel:
+    """A nightly build of a folder of images, one folder per label, with rejects; `changes` apply to its metrics."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".png", ".jpg"))
-    items = [item(at, path.parent.name, path.relative_to(folder).as_posix()) for at, path in enumerate(files)]
-    build_metrics = metrics_file(**changes)
-    first = [{"key": one["key"], "path": one["path"], "message": "12 x 9 pixels, and the shorter side must have 16"} for one in items[:2]]
+    items = [make_item(at, path.parent.name, path.relative_to(folder).as_posix()) for at, path in enumerate(files)]
+    build_metrics = make_metrics_file(**changes)
+    first = [
+        {"key": entry["key"], "path": entry["path"], "message": "12 x 9 pixels; the shorter side must have at least 16"}
+        for entry in items[:2]
+    ]
     rejects = [RejectGroup("damaged", 7, [{"key": "gone/away.png", "path": "gone/away.png", "message": "SyntaxError: broken PNG file"}]),
                RejectGroup("too_small", 2, first)]  # fmt: skip
-    labels: list[str | None] = list(dict.fromkeys(one["label"] for one in items))
+    labels: list[str | None] = list(dict.fromkeys(entry["label"] for entry in items))
     return ReportModel(
-        build_metrics, manifest(build_metrics, folder), "photographs, searched by likeness", report_data(items, labels), rejects, history()
+        build_metrics,
+        make_manifest(build_metrics, folder),
+        "photographs, searched by similarity",
+        make_report_data(items, labels),
+        rejects,
+        make_history(),
     )
 
 
-def of_texts(**changes: Any) -> ReportModel:
+def make_texts_report(**changes: Any) -> ReportModel:
     """The first build of sentences without labels, judged by scored pairs."""
     texts = [f"A person number {at} is playing an instrument near the {'river' if at % 2 else 'old town hall'}." for at in range(60)]
-    items = [item(at, None, None, text) for at, text in enumerate(texts)]
+    items = [make_item(at, None, None, text) for at, text in enumerate(texts)]
     scored_pairs = {
         "overall": PairCorrelation(spearman=0.8234, pearson=0.8311, pairs=8628),
         "sts-test": PairCorrelation(spearman=0.8021, pearson=None, pairs=1379),
@@ -200,12 +208,12 @@ def of_texts(**changes: Any) -> ReportModel:
         "parent": None,
         "gate": (),
     }
-    build_metrics = metrics_file(**{**plain, **changes})
-    drawn = report_data(items, [None]) | {"by_label": [], "confusion": []}
+    build_metrics = make_metrics_file(**{**plain, **changes})
+    drawn = make_report_data(items, [None]) | {"by_label": [], "confusion": []}
     rejects = [RejectGroup("empty_text", 3, [{"key": "row 17", "path": None, "text": "   ", "message": "the text has no characters"}])]
     return ReportModel(
         build_metrics,
-        manifest(build_metrics, None, split={"labels": 0, "groups": 5000, "conflicts": 0, "leaks": 0}),
+        make_manifest(build_metrics, None, split={"labels": 0, "groups": 5000, "conflicts": 0, "leaks": 0}),
         "",
         drawn,
         rejects,
@@ -213,30 +221,32 @@ def of_texts(**changes: Any) -> ReportModel:
     )
 
 
-def of_captions(folder: Path) -> ReportModel:
-    """Images asked by their captions."""
-    ways = {f"{way}_recall_at_{k}": 0.31 + k / 50 for way in ("text_to_image", "image_to_text") for k in (1, 5, 10)}
-    ways |= {"text_to_image_median_rank": 3.0, "image_to_text_median_rank": 4.5}
-    contents = of_images(folder, query_modality="text", relevance_source=None, metrics={**METRICS, **ways}, diff=None)
-    for kind in ("examples", "best", "worst"):
-        for row in contents.report_data[kind]:
-            for one in (row["query"], *row["results"]):
-                one["text"] = f"a drawing of the number {one['label']}"
-    return contents
+def make_captions_report(folder: Path) -> ReportModel:
+    """Images searched by their captions."""
+    cross_modal = {f"{direction}_recall_at_{k}": 0.31 + k / 50 for direction in ("text_to_image", "image_to_text") for k in (1, 5, 10)}
+    cross_modal |= {"text_to_image_median_rank": 3.0, "image_to_text_median_rank": 4.5}
+    report = make_images_report(folder, query_modality="text", relevance_source=None, metrics={**METRICS, **cross_modal}, diff=None)
+    for group in ("examples", "best", "worst"):
+        for row in report.report_data[group]:
+            for entry in (row["query"], *row["results"]):
+                entry["text"] = f"a drawing of the number {entry['label']}"
+    return report
 
 
-def refused(contents: ReportModel, force_reason: str | None = None) -> ReportModel:
-    """The same with a gate that objects, and published all the same where a reason is given."""
-    message = ("map fell from 0.7812 to 0.7312, by more than 0.01", "precision_at_10 is 0.8309, and must be at least 0.9")
-    named = zip(("maximum_drop.map", "minimum.precision_at_10"), message, strict=True)
-    rules = tuple(GateRule(rule=name, measured=0.05, limit=0.01, passed=False, message=one) for name, one in named)
-    changes = {"failed_rules": message, "force_reason": force_reason, "verdict": "published" if force_reason is not None else "refused"}
-    build_metrics = contents.build_metrics.model_copy(update={**changes, "gate": rules})
-    return replace(contents, build_metrics=build_metrics, manifest=contents.manifest.model_copy(update=changes))
+def refuse(report: ReportModel, force_reason: str | None = None) -> ReportModel:
+    """The same build with failed gate rules, published by force if a reason is given."""
+    messages = ("map fell from 0.7812 to 0.7312, by more than 0.01", "precision_at_10 is 0.8309, and must be at least 0.9")
+    names = ("maximum_drop.map", "minimum.precision_at_10")
+    rules = tuple(
+        GateRule(rule=name, measured=0.05, limit=0.01, passed=False, message=message) for name, message in zip(names, messages, strict=True)
+    )
+    changes = {"failed_rules": messages, "force_reason": force_reason, "verdict": "published" if force_reason is not None else "refused"}
+    build_metrics = report.build_metrics.model_copy(update={**changes, "gate": rules})
+    return replace(report, build_metrics=build_metrics, manifest=report.manifest.model_copy(update=changes))
 
 
-def unmeasured() -> ReportModel:
-    """A build without queries: hardly a figure."""
+def make_unmeasured_report() -> ReportModel:
+    """A build without queries, and so almost without metrics."""
     counts = {
         "queries": 0,
         "queries_judged": 0,
@@ -247,11 +257,11 @@ def unmeasured() -> ReportModel:
         "labels": 0,
         "index_bytes": 64,
     }
-    build_metrics = metrics_file(
+    build_metrics = make_metrics_file(
         metrics={}, intervals={}, timings={"threads": 2.0, "bytes_per_vector": 32.0}, counts=counts, relevance_source=None, diff=None, parent=None,
         gate=(),
         stage_seconds={}, rejects={},
     )  # fmt: skip
     drawn = {"examples": [], "best": [], "worst": [], "by_label": [], "confusion": [], "precision_recall": {"recall": [], "precision": []},
              "space": {}, "sweep": []}  # fmt: skip
-    return ReportModel(build_metrics, manifest(build_metrics, None, training={}, truncated=0), "", drawn, [], [])
+    return ReportModel(build_metrics, make_manifest(build_metrics, None, training={}, truncated=0), "", drawn, [], [])
