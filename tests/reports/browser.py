@@ -13,8 +13,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-         "--remote-debugging-pipe", "--hide-scrollbars")  # fmt: skip
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--remote-debugging-pipe",
+    "--hide-scrollbars",
+)
 TIMEOUT_SECONDS = 30
 
 
@@ -43,9 +51,12 @@ class Browser:
         # Chromium expects the pipes as file descriptors 3 and 4. bash, because sh cannot redirect descriptors above 9.
         line = f'exec "$@" 3<&{child_in} 4>&{child_out}'
         self._process = subprocess.Popen(
-            ["bash", "-c", line, "bash", chromium, *FLAGS, f"--user-data-dir={profile}"], pass_fds=(child_in, child_out),
-            stdin=subprocess.DEVNULL, stdout=self._errors, stderr=self._errors,
-        )  # fmt: skip
+            ["bash", "-c", line, "bash", chromium, *FLAGS, f"--user-data-dir={profile}"],
+            pass_fds=(child_in, child_out),
+            stdin=subprocess.DEVNULL,
+            stdout=self._errors,
+            stderr=self._errors,
+        )
         os.close(child_in)
         os.close(child_out)
         self._number, self._rest, self._events = 0, b"", list[dict[str, Any]]()
@@ -79,8 +90,10 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable", session)
         self._call("Emulation.setDeviceMetricsOverride", session, width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
-        features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
-                    {"name": "prefers-reduced-motion", "value": "reduce" if reduced else "no-preference"}]  # fmt: skip
+        features = [
+            {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
+            {"name": "prefers-reduced-motion", "value": "reduce" if reduced else "no-preference"},
+        ]
         self._call("Emulation.setEmulatedMedia", session, media=media, features=features)
         self._events.clear()
         self._call("Page.navigate", session, url=page.as_uri())

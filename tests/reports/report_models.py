@@ -15,20 +15,48 @@ from indexmill.tasks.reports.model import RejectGroup, ReportModel
 
 KS = (1, 5, 10, 50)
 NOW, LIVE = "000012-abcdef0123", "000011-0123456789"
-METRICS = {
-    "map": 0.7312, "mrr": 0.9011, "r_precision": 0.6923, "map_by_label": 0.7188, "map_full_depth": 0.7421,
-    "ann_recall_at_1": 0.9871, "ann_recall_at_5": 0.9755, "ann_recall_at_10": 0.9688, "ann_recall_at_50": 0.9512,
-    "ann_distance_recall_at_10": 0.9701, "ann_distance_ratio_at_10": 1.0042, "ann_share_below_half_at_10": 0.0031,
-    "knn_purity_at_10": 0.8123, "silhouette": 0.1432,
-} | {f"{name}_at_{k}": round(base ** (1 + position / 4), 4) for name, base in (("precision", 0.87), ("ndcg", 0.91), ("map", 0.7))
-     for position, k in enumerate(KS)} | {f"recall_at_{k}": value for k, value in zip(KS, (0.012, 0.055, 0.103, 0.412), strict=True)} \
-  | {f"hit_rate_at_{k}": value for k, value in zip(KS, (0.87, 0.952, 0.971, 0.993), strict=True)}  # fmt: skip
+METRICS = (
+    {
+        "map": 0.7312,
+        "mrr": 0.9011,
+        "r_precision": 0.6923,
+        "map_by_label": 0.7188,
+        "map_full_depth": 0.7421,
+        "ann_recall_at_1": 0.9871,
+        "ann_recall_at_5": 0.9755,
+        "ann_recall_at_10": 0.9688,
+        "ann_recall_at_50": 0.9512,
+        "ann_distance_recall_at_10": 0.9701,
+        "ann_distance_ratio_at_10": 1.0042,
+        "ann_share_below_half_at_10": 0.0031,
+        "knn_purity_at_10": 0.8123,
+        "silhouette": 0.1432,
+    }
+    | {
+        f"{name}_at_{k}": round(base ** (1 + position / 4), 4)
+        for name, base in (("precision", 0.87), ("ndcg", 0.91), ("map", 0.7))
+        for position, k in enumerate(KS)
+    }
+    | {f"recall_at_{k}": value for k, value in zip(KS, (0.012, 0.055, 0.103, 0.412), strict=True)}
+    | {f"hit_rate_at_{k}": value for k, value in zip(KS, (0.87, 0.952, 0.971, 0.993), strict=True)}
+)
 TIMINGS = {
-    "single_query_p50_ms": 0.0821, "single_query_p95_ms": 0.121, "single_query_p99_ms": 0.2, "single_queries": 1000.0, "threads": 2.0,
-    "batch_queries_per_second": 51234.0, "batch_queries_per_second_min": 50000.0, "batch_queries_per_second_max": 52000.0,
-    "batch_size": 1234.0, "batch_repeats": 5.0, "encode_query_p50_ms": 14.2, "encode_query_p95_ms": 16.1, "encode_query_p99_ms": 18.0,
-    "encode_queries": 20.0, "bytes_per_vector": 5128.0,
-}  # fmt: skip
+    "single_query_p50_ms": 0.0821,
+    "single_query_p95_ms": 0.121,
+    "single_query_p99_ms": 0.2,
+    "single_queries": 1000.0,
+    "threads": 2.0,
+    "batch_queries_per_second": 51234.0,
+    "batch_queries_per_second_min": 50000.0,
+    "batch_queries_per_second_max": 52000.0,
+    "batch_size": 1234.0,
+    "batch_repeats": 5.0,
+    "encode_query_p50_ms": 14.2,
+    "encode_query_p95_ms": 16.1,
+    "encode_query_p99_ms": 18.0,
+    "encode_queries": 20.0,
+    "bytes_per_vector": 5128.0,
+}
 STAGES = {"ingest": 1.2, "validate": 3.4, "split": 0.5, "encode": 201.7, "train": 4.0, "shard": 2.2, "tune": 9.1, "evaluate": 31.5}
 
 
@@ -55,9 +83,13 @@ def make_diff() -> SnapshotDiff:
         "precision_at_10": make_comparison(0.83, 0.8309, 0.41),
     }
     return SnapshotDiff(
-        snapshot_id=LIVE, metrics=comparisons, churn_at_10=0.0712, common_queries=1200,
-        items={"added": 321, "removed": 17, "changed": 5, "relabelled": 2, "kept": 8000}, rejected=-2,
-    )  # fmt: skip
+        snapshot_id=LIVE,
+        metrics=comparisons,
+        churn_at_10=0.0712,
+        common_queries=1200,
+        items={"added": 321, "removed": 17, "changed": 5, "relabelled": 2, "kept": 8000},
+        rejected=-2,
+    )
 
 
 def make_metrics_file(**changes: Any) -> MetricsFile:
@@ -66,41 +98,112 @@ def make_metrics_file(**changes: Any) -> MetricsFile:
         name: (value - 0.012, value + 0.011) for name, value in METRICS.items() if name.startswith(("map", "precision", "ann_recall"))
     }
     rules = (
-        GateRule(rule="minimum.ann_recall_at_10", measured=0.9688, limit=0.95, passed=True,
-             message="ann_recall_at_10 is 0.9688, and must be at least 0.95"),
+        GateRule(
+            rule="minimum.ann_recall_at_10",
+            measured=0.9688,
+            limit=0.95,
+            passed=True,
+            message="ann_recall_at_10 is 0.9688, and must be at least 0.95",
+        ),
         GateRule(rule="maximum_drop.map", measured=-0.021, limit=0.01, passed=True, message="map went from 0.7102 to 0.7312, within 0.01"),
-    )  # fmt: skip
+    )
     whole = {
-        "name": "photographs", "snapshot_id": NOW, "parent": LIVE, "created_at": "2026-11-21T03:00:12+00:00", "verdict": "published",
-        "failed_rules": (), "force_reason": None, "modality": "image", "index_modality": "image", "query_modality": "image",
-        "encoder": {"kind": "timm", "model": "resnet18", "fingerprint": "timm-resnet18-0123"}, "index": {"factory": "IVF64,Flat"},
-        "k": KS, "relevance_source": "label", "metrics": METRICS, "intervals": intervals, "scored_pairs": {}, "timings": TIMINGS, "stage_seconds": STAGES,
-        "counts": {"queries": 1234, "queries_judged": 1200, "queries_full_depth": 1000, "database": 6789, "depth": 1000, "dim": 512,
-                   "labels": 14, "index_bytes": 34813992, "items": 8023, "rejected": 9, "leaks": 3},
-        "rejects": {"damaged": 7, "too_small": 2}, "diff": make_diff(), "gate": rules,
-    }  # fmt: skip
+        "name": "photographs",
+        "snapshot_id": NOW,
+        "parent": LIVE,
+        "created_at": "2026-11-21T03:00:12+00:00",
+        "verdict": "published",
+        "failed_rules": (),
+        "force_reason": None,
+        "modality": "image",
+        "index_modality": "image",
+        "query_modality": "image",
+        "encoder": {"kind": "timm", "model": "resnet18", "fingerprint": "timm-resnet18-0123"},
+        "index": {"factory": "IVF64,Flat"},
+        "k": KS,
+        "relevance_source": "label",
+        "metrics": METRICS,
+        "intervals": intervals,
+        "scored_pairs": {},
+        "timings": TIMINGS,
+        "stage_seconds": STAGES,
+        "counts": {
+            "queries": 1234,
+            "queries_judged": 1200,
+            "queries_full_depth": 1000,
+            "database": 6789,
+            "depth": 1000,
+            "dim": 512,
+            "labels": 14,
+            "index_bytes": 34813992,
+            "items": 8023,
+            "rejected": 9,
+            "leaks": 3,
+        },
+        "rejects": {"damaged": 7, "too_small": 2},
+        "diff": make_diff(),
+        "gate": rules,
+    }
     return MetricsFile(**{**whole, **changes})
 
 
 def make_manifest(build_metrics: MetricsFile, image_root: Path | None, **changes: Any) -> Manifest:
     """The manifest that belongs to the metrics."""
     whole = {
-        "name": build_metrics.name, "snapshot_id": build_metrics.snapshot_id, "parent": build_metrics.parent, "created_at": build_metrics.created_at,
+        "name": build_metrics.name,
+        "snapshot_id": build_metrics.snapshot_id,
+        "parent": build_metrics.parent,
+        "created_at": build_metrics.created_at,
         "content": "c" * 32,
-        "config": {"name": build_metrics.name, "split": {"leaks": "exclude"}, "dataset": {"source": "folder"}}, "modality": build_metrics.modality,
-        "image_root": str(image_root) if image_root else None, "index_modality": build_metrics.index_modality, "embedding_stores": {}, "fingerprint": "timm-resnet18-0123",
-        "encoder": {"kind": "timm", "model": "resnet18", "precision": "bfloat16"}, "truncated": 4,
+        "config": {"name": build_metrics.name, "split": {"leaks": "exclude"}, "dataset": {"source": "folder"}},
+        "modality": build_metrics.modality,
+        "image_root": str(image_root) if image_root else None,
+        "index_modality": build_metrics.index_modality,
+        "embedding_stores": {},
+        "fingerprint": "timm-resnet18-0123",
+        "encoder": {"kind": "timm", "model": "resnet18", "precision": "bfloat16"},
+        "truncated": 4,
         "datasets": {"validated": "v" * 32, "split": "s" * 32},
-        "factory": "IVF64,Flat", "metric": "cosine", "dim": 512, "items": 8023, "database": 6789, "query": 1234, "rejected": 9,
-        "split": {"labels": 14, "groups": 7998, "conflicts": 1, "leaks": 3}, "metrics": build_metrics.metrics, "timings": build_metrics.timings,
-        "training": {"digest": "t" * 32, "reason": "reused: changed 0.04, at most 0.3",
-                     "signals": {"changed": 0.04, "imbalance": 1.31, "new": 0.04},
-                     "baseline": {"imbalance": 1.28, "list_error": 0.41}, "sampled": 6789, "choice": ()},
-        "search": TunedIndex(digest="d", files=(), shards="s", params=SearchParams(nprobe=8), target=0.95, met=True, recall=0.9688,
-                             recall_bound=0.961, cpu_ms_per_query=0.07, latency_met=None, reason="recall 0.95 is met with nprobe 8"),
-        "shards": (), "files": (), "pool_files": (), "verdict": build_metrics.verdict, "failed_rules": build_metrics.failed_rules, "force_reason": build_metrics.force_reason,
-        "versions": {"indexmill": "0.1.0", "faiss-cpu": "1.15.0"}, "threads": 2,
-    }  # fmt: skip
+        "factory": "IVF64,Flat",
+        "metric": "cosine",
+        "dim": 512,
+        "items": 8023,
+        "database": 6789,
+        "query": 1234,
+        "rejected": 9,
+        "split": {"labels": 14, "groups": 7998, "conflicts": 1, "leaks": 3},
+        "metrics": build_metrics.metrics,
+        "timings": build_metrics.timings,
+        "training": {
+            "digest": "t" * 32,
+            "reason": "reused: changed 0.04, at most 0.3",
+            "signals": {"changed": 0.04, "imbalance": 1.31, "new": 0.04},
+            "baseline": {"imbalance": 1.28, "list_error": 0.41},
+            "sampled": 6789,
+            "choice": (),
+        },
+        "search": TunedIndex(
+            digest="d",
+            files=(),
+            shards="s",
+            params=SearchParams(nprobe=8),
+            target=0.95,
+            met=True,
+            recall=0.9688,
+            recall_bound=0.961,
+            cpu_ms_per_query=0.07,
+            latency_met=None,
+            reason="recall 0.95 is met with nprobe 8",
+        ),
+        "shards": (),
+        "files": (),
+        "pool_files": (),
+        "verdict": build_metrics.verdict,
+        "failed_rules": build_metrics.failed_rules,
+        "force_reason": build_metrics.force_reason,
+        "versions": {"indexmill": "0.1.0", "faiss-cpu": "1.15.0"},
+        "threads": 2,
+    }
     return Manifest(**{**whole, **changes})
 
 
@@ -123,9 +226,13 @@ def make_examples(items: list[dict[str, Any]], count: int, results: int = 6) -> 
         return {**items[at % len(items)], "score": 0.99 - at % 7 / 20}
 
     return [
-        {"query": items[start % len(items)], "results": [make_result(start + at) for at in range(1, results + 1)], "average_precision": 0.5 + start / 1000}
+        {
+            "query": items[start % len(items)],
+            "results": [make_result(start + at) for at in range(1, results + 1)],
+            "average_precision": 0.5 + start / 1000,
+        }
         for start in range(0, count * 7, 7)
-    ]  # fmt: skip
+    ]
 
 
 def make_space(labels: list[str | None], count: int = 300, seed: int = 0) -> dict[str, Any]:
@@ -135,27 +242,59 @@ def make_space(labels: list[str | None], count: int = 300, seed: int = 0) -> dic
     centers = {label: random.normal(size=3) * 2 for label in labels}
     points = np.stack([centers[label] + random.normal(size=3) * 0.4 for label in item_labels])
     rows = np.setdiff1d(np.arange(count), np.arange(0, count, 5))
-    layouts = [{"rows": rows.tolist(), "points": (points[rows, :size] * 9).round(4).tolist(), "dimensions": size,
-              "perplexity": 30, "iterations": 500}
-             for size in (2, 3)]  # fmt: skip
-    return {"items": list(range(count)), "labels": item_labels, "pca": {"points": points.round(5).tolist(), "explained": [0.31, 0.18, 0.09]},
-            "tsne": layouts, "knn_purity_at_10": 0.8123, "silhouette": 0.1432}  # fmt: skip
+    layouts = [
+        {
+            "rows": rows.tolist(),
+            "points": (points[rows, :size] * 9).round(4).tolist(),
+            "dimensions": size,
+            "perplexity": 30,
+            "iterations": 500,
+        }
+        for size in (2, 3)
+    ]
+    return {
+        "items": list(range(count)),
+        "labels": item_labels,
+        "pca": {"points": points.round(5).tolist(), "explained": [0.31, 0.18, 0.09]},
+        "tsne": layouts,
+        "knn_purity_at_10": 0.8123,
+        "silhouette": 0.1432,
+    }
 
 
 def make_report_data(items: list[dict[str, Any]], labels: list[str | None], queries: int = 8) -> dict[str, Any]:
     """Everything that a report can show of a build with labels."""
     rows = make_examples(items, 3 * queries)
     names = [label for label in labels if label]
-    by_label = [{"label": label, "queries": 90 - at, "database": 400 + at, "map": 0.9 - at / 20, "precision_at_50": 0.95 - at / 20}
-                for at, label in enumerate(names)]  # fmt: skip
-    sweep = [{"nprobe": probe, "ef_search": None, "rerank_candidates": None, "recall_at_10": 1 - 0.4 / probe, "cpu_ms_per_query": 0.01 * probe,
-              "chosen": probe == 8} for probe in (1, 2, 4, 8, 16, 32)]  # fmt: skip
+    by_label = [
+        {"label": label, "queries": 90 - at, "database": 400 + at, "map": 0.9 - at / 20, "precision_at_50": 0.95 - at / 20}
+        for at, label in enumerate(names)
+    ]
+    sweep = [
+        {
+            "nprobe": probe,
+            "ef_search": None,
+            "rerank_candidates": None,
+            "recall_at_10": 1 - 0.4 / probe,
+            "cpu_ms_per_query": 0.01 * probe,
+            "chosen": probe == 8,
+        }
+        for probe in (1, 2, 4, 8, 16, 32)
+    ]
     confusion = [
         {"query": names[at], "retrieved": names[at + 1], "count": 50 - at, "share": 0.12 - at / 100} for at in range(min(5, len(names) - 1))
     ]
     curve = {"recall": [at / 10 for at in range(11)], "precision": [0.98 - at * 0.06 for at in range(11)]}
-    return {"examples": rows[:queries], "best": rows[queries : 2 * queries], "worst": rows[2 * queries :], "by_label": by_label,
-            "confusion": confusion, "precision_recall": curve, "space": make_space(labels), "sweep": sweep}  # fmt: skip
+    return {
+        "examples": rows[:queries],
+        "best": rows[queries : 2 * queries],
+        "worst": rows[2 * queries :],
+        "by_label": by_label,
+        "confusion": confusion,
+        "precision_recall": curve,
+        "space": make_space(labels),
+        "sweep": sweep,
+    }
 
 
 def make_history(count: int = 11) -> list[MetricsFile]:
@@ -177,8 +316,10 @@ def make_images_report(folder: Path, **changes: Any) -> ReportModel:
         {"key": entry["key"], "path": entry["path"], "message": "12 x 9 pixels; the shorter side must have at least 16"}
         for entry in items[:2]
     ]
-    rejects = [RejectGroup("damaged", 7, [{"key": "gone/away.png", "path": "gone/away.png", "message": "SyntaxError: broken PNG file"}]),
-               RejectGroup("too_small", 2, first)]  # fmt: skip
+    rejects = [
+        RejectGroup("damaged", 7, [{"key": "gone/away.png", "path": "gone/away.png", "message": "SyntaxError: broken PNG file"}]),
+        RejectGroup("too_small", 2, first),
+    ]
     labels: list[str | None] = list(dict.fromkeys(entry["label"] for entry in items))
     return ReportModel(
         build_metrics,
@@ -258,10 +399,25 @@ def make_unmeasured_report() -> ReportModel:
         "index_bytes": 64,
     }
     build_metrics = make_metrics_file(
-        metrics={}, intervals={}, timings={"threads": 2.0, "bytes_per_vector": 32.0}, counts=counts, relevance_source=None, diff=None, parent=None,
+        metrics={},
+        intervals={},
+        timings={"threads": 2.0, "bytes_per_vector": 32.0},
+        counts=counts,
+        relevance_source=None,
+        diff=None,
+        parent=None,
         gate=(),
-        stage_seconds={}, rejects={},
-    )  # fmt: skip
-    drawn = {"examples": [], "best": [], "worst": [], "by_label": [], "confusion": [], "precision_recall": {"recall": [], "precision": []},
-             "space": {}, "sweep": []}  # fmt: skip
+        stage_seconds={},
+        rejects={},
+    )
+    drawn = {
+        "examples": [],
+        "best": [],
+        "worst": [],
+        "by_label": [],
+        "confusion": [],
+        "precision_recall": {"recall": [], "precision": []},
+        "space": {},
+        "sweep": [],
+    }
     return ReportModel(build_metrics, make_manifest(build_metrics, None, training={}, truncated=0), "", drawn, [], [])

@@ -17,12 +17,18 @@ from indexmill.tasks.reports.model import RejectGroup, ReportModel
 from tests.reports import report_models
 
 HOSTILE = (
-    "</script><script>window.hurt=1</script>", "\"><img src=x onerror='window.hurt=1'>", "' onmouseover='window.hurt=1",
+    "</script><script>window.hurt=1</script>",
+    "\"><img src=x onerror='window.hurt=1'>",
+    "' onmouseover='window.hurt=1",
     "</title></style><svg/onload=alert(1)>",
-    "<!-- ]]> --> &lt;b&gt; \u2028 \u2029 \x00 \x1b[31m", "{{ 7 * 7 }} {% raw %}", "$\\frac{1}{2}$ _under_ __dunder__",
+    "<!-- ]]> --> &lt;b&gt; \u2028 \u2029 \x00 \x1b[31m",
+    "{{ 7 * 7 }} {% raw %}",
+    "$\\frac{1}{2}$ _under_ __dunder__",
     "javascript:alert(1)",
-    "http://evil.example/x.png", "\u202egnp.exe", "[a](http://evil.example) ![b](http://evil.example/c.png) `code` *em* | # > @all",
-)  # fmt: skip
+    "http://evil.example/x.png",
+    "\u202egnp.exe",
+    "[a](http://evil.example) ![b](http://evil.example/c.png) `code` *em* | # > @all",
+)
 
 
 class Structure(HTMLParser):
@@ -70,20 +76,31 @@ def make_hostile(report: ReportModel, strings: tuple[str, ...] = HOSTILE) -> Rep
     training = {**manifest.training, "reason": substitute("reason")}
     search = manifest.search.model_copy(update={"reason": substitute("found")})
     hostile_manifest = manifest.model_copy(
-        update={"config": {**replace_strings(manifest.config, substitute), "split": {"leaks": "exclude"}}, "encoder": replace_strings(manifest.encoder, substitute),
-                "versions": replace_strings(manifest.versions, substitute), "datasets": replace_strings(manifest.datasets, substitute),
-                "training": training, "search": search,
-                "factory": substitute("factory"), "fingerprint": substitute("fingerprint"), "content": substitute("content")}
-    )  # fmt: skip
+        update={
+            "config": {**replace_strings(manifest.config, substitute), "split": {"leaks": "exclude"}},
+            "encoder": replace_strings(manifest.encoder, substitute),
+            "versions": replace_strings(manifest.versions, substitute),
+            "datasets": replace_strings(manifest.datasets, substitute),
+            "training": training,
+            "search": search,
+            "factory": substitute("factory"),
+            "fingerprint": substitute("fingerprint"),
+            "content": substitute("content"),
+        }
+    )
     build_metrics = report.build_metrics
     rules = tuple(
         rule.model_copy(update={"rule": substitute(rule.rule), "message": substitute(rule.message)}) for rule in build_metrics.gate
     )
     hostile_metrics = build_metrics.model_copy(
-        update={"gate": rules, "failed_rules": replace_strings(build_metrics.failed_rules, substitute), "force_reason": build_metrics.force_reason and substitute("force"),
-                "scored_pairs": {substitute(name): pair for name, pair in build_metrics.scored_pairs.items()},
-                "stage_seconds": {substitute(name): seconds for name, seconds in build_metrics.stage_seconds.items()}}
-    )  # fmt: skip
+        update={
+            "gate": rules,
+            "failed_rules": replace_strings(build_metrics.failed_rules, substitute),
+            "force_reason": build_metrics.force_reason and substitute("force"),
+            "scored_pairs": {substitute(name): pair for name, pair in build_metrics.scored_pairs.items()},
+            "stage_seconds": {substitute(name): seconds for name, seconds in build_metrics.stage_seconds.items()},
+        }
+    )
     rejects = [RejectGroup(substitute(group.reason), group.count, replace_strings(group.examples, substitute)) for group in report.rejects]
     return replace(
         report,

@@ -1,4 +1,4 @@
-"""The page as a document: whole, reachable by its report, within its size, and on its own."""
+"""The HTML report is well formed, self-contained, and within its size limit."""
 
 from __future__ import annotations
 

@@ -27,9 +27,12 @@ PAGE_COLORS = "getComputedStyle(document.body).backgroundColor + ' ' + getComput
 @pytest.fixture(scope="module")
 def reports(digits: Path) -> dict[str, ReportModel]:
     return {
-        "images": report_models.make_images_report(digits), "captions": report_models.make_captions_report(digits), "texts": report_models.make_texts_report(),
-        "refused": report_models.refuse(report_models.make_images_report(digits)), "unmeasured": report_models.make_unmeasured_report(),
-    }  # fmt: skip
+        "images": report_models.make_images_report(digits),
+        "captions": report_models.make_captions_report(digits),
+        "texts": report_models.make_texts_report(),
+        "refused": report_models.refuse(report_models.make_images_report(digits)),
+        "unmeasured": report_models.make_unmeasured_report(),
+    }
 
 
 @pytest.fixture(scope="module")

@@ -102,16 +102,32 @@ def test_every_section_of_a_full_build_is_shown(page: str) -> None:
     """Items, gate, labels, confusions, cutoffs, sweep, latency, stages, drift and provenance, each with its numbers."""
     text = read_words(page)
     for expected in (
-        "items served 8,023 6,789 database, 1,234 query", "added 321", "changed 5 same key, new content; 2 relabeled",
-        "removed 17 8,000 unchanged", "rejected 9 0.1% of all, −2 since the live snapshot", "damaged: 7", "and 6 more",
-        "3 queries leak: each is nearly a copy of a database item. Metrics exclude them.", "1 content group has more than one label.",
+        "items served 8,023 6,789 database, 1,234 query",
+        "added 321",
+        "changed 5 same key, new content; 2 relabeled",
+        "removed 17 8,000 unchanged",
+        "rejected 9 0.1% of all, −2 since the live snapshot",
+        "damaged: 7",
+        "and 6 more",
+        "3 queries leak: each is nearly a copy of a database item. Metrics exclude them.",
+        "1 content group has more than one label.",
         "✓ passed minimum.ann_recall_at_10 0.969 0.950 ann_recall_at_10 is 0.9688, and must be at least 0.95",
-        "0 90 400 0.950 0.900", "0 1 50 12%", "precision@k 0.870 0.840 0.811 0.784", "hit rate@k 0.870 0.952 0.971 0.993",
-        "nprobe 8 0.950 80 µs ◉ chosen", "Encoding takes 99.4% of the time of one query, search 0.6% (medians).",
-        "search, p50 82 µs p95 0.12 ms, p99 0.20 ms", "index size 5.1 kB per vector; 34.8 MB in total", "encode 3 min 22 s",
-        "imbalance 1.280 1.310", "reused: changed 0.04, at most 0.3", "timm-resnet18-0123", "faiss-cpu 1.15.0",
-        "The first two components explain 31% and 18% of the variance.", "kNN purity@10 0.812 , silhouette 0.143",
-    ):  # fmt: skip
+        "0 90 400 0.950 0.900",
+        "0 1 50 12%",
+        "precision@k 0.870 0.840 0.811 0.784",
+        "hit rate@k 0.870 0.952 0.971 0.993",
+        "nprobe 8 0.950 80 µs ◉ chosen",
+        "Encoding takes 99.4% of the time of one query, search 0.6% (medians).",
+        "search, p50 82 µs p95 0.12 ms, p99 0.20 ms",
+        "index size 5.1 kB per vector; 34.8 MB in total",
+        "encode 3 min 22 s",
+        "imbalance 1.280 1.310",
+        "reused: changed 0.04, at most 0.3",
+        "timm-resnet18-0123",
+        "faiss-cpu 1.15.0",
+        "The first two components explain 31% and 18% of the variance.",
+        "kNN purity@10 0.812 , silhouette 0.143",
+    ):
         assert expected in text, expected
 
 

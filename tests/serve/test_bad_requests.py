@@ -57,10 +57,17 @@ def schema(running: RunningService) -> Any:
 load_all_checks()
 SCHEMA_CHECKS = CHECKS.get_by_names(["not_a_server_error", "content_type_conformance", "response_schema_conformance"])
 PATHS = [
-    ("POST", "/v1/indexes/{name}/search"), ("GET", "/v1/indexes"), ("GET", "/v1/indexes/{name}"), ("GET", "/v1/indexes/{name}/labels"),
-    ("GET", "/v1/indexes/{name}/report"), ("GET", "/v1/indexes/{name}/items/{item}"), ("GET", "/v1/indexes/{name}/items/{item}/thumbnail"),
-    ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"),
-]  # fmt: skip
+    ("POST", "/v1/indexes/{name}/search"),
+    ("GET", "/v1/indexes"),
+    ("GET", "/v1/indexes/{name}"),
+    ("GET", "/v1/indexes/{name}/labels"),
+    ("GET", "/v1/indexes/{name}/report"),
+    ("GET", "/v1/indexes/{name}/items/{item}"),
+    ("GET", "/v1/indexes/{name}/items/{item}/thumbnail"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("GET", "/metrics"),
+]
 
 
 def test_the_openapi_document_lists_every_path(schema: Any) -> None:
@@ -103,12 +110,19 @@ VALID_BODIES: list[tuple[str, bytes]] = [
     ("application/json", json.dumps({"images": [base64.b64encode(make_image((9, 9), "PNG")).decode()]}).encode()),
     ("application/json", json.dumps({"items": ["12", 13]}).encode()),
     ("application/octet-stream", np.eye(2, 384, dtype="<f4").tobytes()),
-    ("image/png", make_image((40, 30), "PNG")), ("image/jpeg", make_image((40, 30), "JPEG")), ("image/gif", make_image((40, 30), "GIF")),
-    ("image/webp", make_image((40, 30), "WEBP")), ("image/tiff", make_image((40, 30), "TIFF")), ("image/bmp", make_image((40, 30), "BMP")),
-    ("multipart/form-data; boundary=edge",
-     b'--edge\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + make_image((9, 9), "PNG")
-     + b'\r\n--edge\r\nContent-Disposition: form-data; name="k"\r\n\r\n3\r\n--edge--\r\n'),
-]  # fmt: skip
+    ("image/png", make_image((40, 30), "PNG")),
+    ("image/jpeg", make_image((40, 30), "JPEG")),
+    ("image/gif", make_image((40, 30), "GIF")),
+    ("image/webp", make_image((40, 30), "WEBP")),
+    ("image/tiff", make_image((40, 30), "TIFF")),
+    ("image/bmp", make_image((40, 30), "BMP")),
+    (
+        "multipart/form-data; boundary=edge",
+        b'--edge\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+        + make_image((9, 9), "PNG")
+        + b'\r\n--edge\r\nContent-Disposition: form-data; name="k"\r\n\r\n3\r\n--edge--\r\n',
+    ),
+]
 ODD_BYTES = [
     b"",
     b"\0",
@@ -140,9 +154,10 @@ def mutated_bodies(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 @given(
-    sent=mutated_bodies(), name=st.sampled_from([*NAMES, "..", "%2e%2e", "no-such"]),
+    sent=mutated_bodies(),
+    name=st.sampled_from([*NAMES, "..", "%2e%2e", "no-such"]),
     query=st.dictionaries(st.sampled_from(["k", "label", "rerank", "fields", "x"]), st.text(max_size=8), max_size=2),
-)  # fmt: skip
+)
 @MUTATION_SETTINGS
 def test_mutated_bodies_and_options(running: RunningService, sent: tuple[str, bytes], name: str, query: dict[str, str]) -> None:
     """Broken images, truncated JSON and forms, NaN, huge numbers and wrong types get an answer or a problem."""

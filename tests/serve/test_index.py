@@ -80,15 +80,21 @@ def test_a_filter_returns_exactly_the_matching_items(sentences: OpenIndex) -> No
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ({}, "exactly one kind"), ({"texts": ["a"], "items": [1]}, "exactly one kind"), ({"texts": [" \n"]}, "empty"),
+        ({}, "exactly one kind"),
+        ({"texts": ["a"], "items": [1]}, "exactly one kind"),
+        ({"texts": [" \n"]}, "empty"),
         ({"images": [b"GIF8"]}, "does not take image queries"),
-        ({"items": [1]}, "not in the index"), ({"vectors": [[1.0] * 383]}, "do not fit"), ({"vectors": [[0.0] * 384]}, "zero"),
-        ({"vectors": [[float("nan")] * 384]}, "not finite"), ({"vectors": [[1e300] * 384]}, "not finite"),
+        ({"items": [1]}, "not in the index"),
+        ({"vectors": [[1.0] * 383]}, "do not fit"),
+        ({"vectors": [[0.0] * 384]}, "zero"),
+        ({"vectors": [[float("nan")] * 384]}, "not finite"),
+        ({"vectors": [[1e300] * 384]}, "not finite"),
         ({"vectors": [["x"]]}, "not valid"),
-        ({"vectors": [1.0] * 384}, "do not fit"), ({"texts": ["a"], "k": 0}, "k is too small"),
+        ({"vectors": [1.0] * 384}, "do not fit"),
+        ({"texts": ["a"], "k": 0}, "k is too small"),
         ({"texts": ["a"], "where": {"path": "x"}}, "cannot be filtered"),
     ],
-)  # fmt: skip
+)
 def test_an_invalid_query_says_what_is_wrong(query: dict[str, object], message: str, sentences: OpenIndex) -> None:
     """It raises InvalidQuery, whose message contains no path."""
     with pytest.raises(InvalidQuery, match=message) as caught:
@@ -119,8 +125,12 @@ def test_opening_leaves_no_file_behind_and_unknown_names_are_errors(root_copy: P
     index = open_index(root_copy, "sentences")
     assert list((root_copy / "tmp").glob("*")) == []
     assert len(index.items) == len(SENTENCES)
-    for arguments, message in (((root_copy, "other"), "has not been published"), ((root_copy, "sentences", "00009-x"), "no snapshot"),
-                            ((root_copy / "nowhere", "sentences"), "no root"), ((root_copy, "../x"), "cannot be an index")):  # fmt: skip
+    for arguments, message in (
+        ((root_copy, "other"), "has not been published"),
+        ((root_copy, "sentences", "00009-x"), "no snapshot"),
+        ((root_copy / "nowhere", "sentences"), "no root"),
+        ((root_copy, "../x"), "cannot be an index"),
+    ):
         with pytest.raises(InputError, match=message):
             open_index(*arguments)  # type: ignore[arg-type]
 

@@ -180,8 +180,11 @@ def test_the_page_fits_a_phone_and_is_readable_in_light_and_dark(page: Browser) 
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         for selector in ("body", "#status", ".key", ".more", "#by-text button"):
             assert page.evaluate(CONTRAST % selector) >= 4.5, (selector, dark)
-    names = [node for node in page.call("Accessibility.getFullAXTree")["nodes"]
-             if node.get("role", {}).get("value") in ("button", "textbox", "searchbox", "combobox", "link", "list")]  # fmt: skip
+    names = [
+        node
+        for node in page.call("Accessibility.getFullAXTree")["nodes"]
+        if node.get("role", {}).get("value") in ("button", "textbox", "searchbox", "combobox", "link", "list")
+    ]
     assert len(names) > 20
     assert [node for node in names if not node["name"]["value"]] == []
 

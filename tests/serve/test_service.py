@@ -22,8 +22,13 @@ def test_the_api_returns_what_open_index_returns(client: httpx.Client, published
     index = open_index(published, "sentences")
     ids = [result.item_id for result in index.search(texts=["x"], k=4).results[0]]
     vectors = np.random.default_rng(3).standard_normal((3, 384)).astype(np.float32)
-    for query in ({"texts": ["a boat", "bread"]}, {"items": ids}, {"vectors": vectors.tolist()}, {"texts": ["a boat"], "label": "court"},
-                  {"texts": ["a boat"], "where": {"key": ["s00", "s03"]}, "rerank": False}):  # fmt: skip
+    for query in (
+        {"texts": ["a boat", "bread"]},
+        {"items": ids},
+        {"vectors": vectors.tolist()},
+        {"texts": ["a boat"], "label": "court"},
+        {"texts": ["a boat"], "where": {"key": ["s00", "s03"]}, "rerank": False},
+    ):
         answer = search(client, k=5, **query).json()
         expected = index.search(k=5, **query)  # type: ignore[arg-type]
         got = [[(int(item["id"]), item["rank"], item["key"], item["label"], item["text"]) for item in row] for row in answer["results"]]
@@ -83,8 +88,16 @@ def test_the_fast_path_for_raw_vectors_answers_and_counts_like_the_normal_one(cl
         return float(next((row.split()[-1] for row in client.get("/metrics").text.splitlines() if row.startswith(line)), 0))
 
     valid = np.eye(1, 384, dtype="<f4").tobytes()
-    for path, body in (("", valid[1:]), ("", b""), ("?k=0", valid), ("?k=x", valid), ("?nope=1", valid), ("?k=5&fingerprint=f", valid),
-                       ("", np.full(384, np.nan, "<f4").tobytes()), ("", bytes(4 * 384))):  # fmt: skip
+    for path, body in (
+        ("", valid[1:]),
+        ("", b""),
+        ("?k=0", valid),
+        ("?k=x", valid),
+        ("?nope=1", valid),
+        ("?k=5&fingerprint=f", valid),
+        ("", np.full(384, np.nan, "<f4").tobytes()),
+        ("", bytes(4 * 384)),
+    ):
         before = {status: count_requests(status) for status in (409, 422)}
         responses = [
             client.post(f"/v1/indexes/sentences/search{path}", content=body, headers={"Content-Type": kind})
@@ -166,16 +179,30 @@ def test_a_thumbnail_is_cached_by_its_etag(client: httpx.Client, digits: Path) -
 @pytest.mark.parametrize(
     ("status", "query"),
     [
-        (422, {}), (422, {"texts": ["a"], "items": [1]}), (422, {"texts": []}), (422, {"texts": [" "]}), (422, {"texts": ["a"], "k": 0}),
-        (422, {"texts": ["a"], "k": 1001}), (422, {"texts": ["a"], "k": "many"}), (422, {"texts": ["a"], "more": 1}),
+        (422, {}),
+        (422, {"texts": ["a"], "items": [1]}),
+        (422, {"texts": []}),
+        (422, {"texts": [" "]}),
+        (422, {"texts": ["a"], "k": 0}),
+        (422, {"texts": ["a"], "k": 1001}),
+        (422, {"texts": ["a"], "k": "many"}),
+        (422, {"texts": ["a"], "more": 1}),
         (422, {"texts": ["a" * 20_001]}),
-        (422, {"texts": ["a"] * 1025}), (422, {"vectors": [[1.0]]}), (422, {"vectors": 5}), (422, {"vectors": [[1.0] * 384, [1.0]]}),
-        (422, {"vectors": [["a"] * 384]}), (422, {"vectors": [{}]}), (422, {"items": [1]}), (422, {"items": [-1]}),
+        (422, {"texts": ["a"] * 1025}),
+        (422, {"vectors": [[1.0]]}),
+        (422, {"vectors": 5}),
+        (422, {"vectors": [[1.0] * 384, [1.0]]}),
+        (422, {"vectors": [["a"] * 384]}),
+        (422, {"vectors": [{}]}),
+        (422, {"items": [1]}),
+        (422, {"items": [-1]}),
         (422, {"items": [2**63]}),
-        (422, {"images": ["R0lGOA=="]}), (422, {"images": ["no base64"]}), (422, {"texts": ["a"], "where": {"path": "x"}}),
+        (422, {"images": ["R0lGOA=="]}),
+        (422, {"images": ["no base64"]}),
+        (422, {"texts": ["a"], "where": {"path": "x"}}),
         (409, {"texts": ["a"], "fingerprint": "another"}),
     ],
-)  # fmt: skip
+)
 def test_an_invalid_query_is_a_problem(status: int, query: dict[str, object], client: httpx.Client) -> None:
     """It has a detail and contains no path."""
     assert get_problem(search(client, **query), status)["detail"]
@@ -184,14 +211,22 @@ def test_an_invalid_query_is_a_problem(status: int, query: dict[str, object], cl
 @pytest.mark.parametrize(
     ("status", "content_type", "body"),
     [
-        (422, "application/json", b"{"), (422, "application/json", b"\xff\xfe"), (422, "application/json", b'{"vectors": [[NaN]]}'),
-        (422, "application/json", b"[" * 100_000), (422, "application/json", b'{"texts": ["\\ud800"]}'), (415, "text/plain", b"hello"),
-        (422, "application/octet-stream", b""), (422, "application/octet-stream", b"\0" * 1535),
+        (422, "application/json", b"{"),
+        (422, "application/json", b"\xff\xfe"),
+        (422, "application/json", b'{"vectors": [[NaN]]}'),
+        (422, "application/json", b"[" * 100_000),
+        (422, "application/json", b'{"texts": ["\\ud800"]}'),
+        (415, "text/plain", b"hello"),
+        (422, "application/octet-stream", b""),
+        (422, "application/octet-stream", b"\0" * 1535),
         (422, "application/octet-stream", b"\0" * 1536),
-        (422, "application/octet-stream", b"\xff" * 1536), (422, "image/png", b"\x89PNG"), (400, "multipart/form-data", b"x"),
-        (400, "multipart/form-data; boundary=x", b"--x\r\nbroken"), (422, "multipart/form-data; boundary=x", b"--x--\r\n"),
+        (422, "application/octet-stream", b"\xff" * 1536),
+        (422, "image/png", b"\x89PNG"),
+        (400, "multipart/form-data", b"x"),
+        (400, "multipart/form-data; boundary=x", b"--x\r\nbroken"),
+        (422, "multipart/form-data; boundary=x", b"--x--\r\n"),
     ],
-)  # fmt: skip
+)
 def test_a_malformed_body_is_a_problem(status: int, content_type: str, body: bytes, client: httpx.Client) -> None:
     """For every content type."""
     for name in NAMES:
