@@ -69,7 +69,7 @@ def plot_2d(space: dict[str, Any], legend: Legend) -> list[ScatterPlot]:
     for layout in space.get("tsne", []):
         if layout["dimensions"] == 2:
             codes = [legend.codes[row] for row in layout["rows"]]
-            explanation = f"t-SNE of {len(codes):,} points. It preserves neighbors; distances between clusters mean little."
+            explanation = f"{len(codes):,} points. Neighbors stay together; distances between clusters mean little."
             plots.append(ScatterPlot("t-SNE", explanation, make_dot_paths(layout["points"], codes)))
     return plots
 

@@ -23,7 +23,8 @@ SEARCH_PROGRAM = """
 import sys
 from indexmill.flows.cli.search import search_index
 answer = search_index(sys.argv[1], "sentences", text="a boat at sea", image=None, k=4)
-slow_imports = {"torch", "transformers", "sentence_transformers", "pandas", "polars", "sklearn", "scipy", "matplotlib", "fastapi"} & {*sys.modules}
+libraries = {"torch", "transformers", "sentence_transformers", "pandas", "polars", "sklearn", "scipy", "matplotlib", "fastapi"}
+slow_imports = libraries & {*sys.modules}
 print([(item["item_id"], round(item["score"], 4)) for item in answer["results"]], sorted(slow_imports))
 """
 
