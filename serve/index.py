@@ -74,7 +74,7 @@ class OpenIndex:
         snapshots = Snapshots(root, name)
         with ExitStack() as stack:
             self.manifest = stack.enter_context(hold_snapshot(snapshots, snapshot_id))
-            self.snapshot_dir = snapshots.path(self.manifest.snapshot_id)
+            self.snapshot_dir = snapshots.get_path(self.manifest.snapshot_id)
             self._verify_files()
             self.searcher = open_searcher(self.manifest.shards, self._resolve_path, self.manifest.metric, self.manifest.search.params)
             self.items = ItemTable(self.snapshot_dir / "items.parquet", root.scratch)

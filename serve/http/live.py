@@ -43,7 +43,7 @@ class LiveIndex:
         loop = asyncio.get_running_loop()
         live_id: str | None = ""
         try:
-            live_id = await asyncio.to_thread(self._snapshots.live_id)
+            live_id = await asyncio.to_thread(self._snapshots.get_live_id)
             if self.index is not None and live_id in (None, self.snapshot_id):
                 self.error = ""
                 return
@@ -79,7 +79,7 @@ class LiveIndex:
     def _reuse_encoder(self, snapshot_id: str | None) -> QueryEncoder | None:
         """Return the loaded encoder if it also built the new snapshot."""
         encoder = self.index.encoder if self.index else None
-        return encoder if encoder and encoder.fingerprint == self._snapshots.manifest(snapshot_id).fingerprint else None
+        return encoder if encoder and encoder.fingerprint == self._snapshots.read_manifest(snapshot_id).fingerprint else None
 
     def _swap_in(self, index: OpenIndex) -> None:
         # The old index is not closed here: requests in progress still use it, and it is released with the last of them.

@@ -209,7 +209,7 @@ def test_an_encoder_that_is_no_longer_the_snapshots_is_refused(built: Path, digi
 
 def test_a_snapshot_that_is_merged_is_held(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Retention, which removes only what it can lock for itself, cannot lock it until the file is written."""
-    manifest = Snapshots(Root(built), "demo-images").path(str(Snapshots(Root(built), "demo-images").live_id())) / "manifest.json"
+    manifest = Snapshots(Root(built), "demo-images").get_path(str(Snapshots(Root(built), "demo-images").get_live_id())) / "manifest.json"
     tried: list[bool] = []
 
     def merged(*arguments: Any, **options: Any) -> Any:

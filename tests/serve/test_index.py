@@ -116,7 +116,7 @@ def test_a_changed_file_is_detected_on_opening(name: str, root_copy: Path) -> No
     content[len(content) // 2] ^= 1
     path.unlink()
     path.write_bytes(content)
-    with pytest.raises(DamagedFile, match="not what its record says"):
+    with pytest.raises(DamagedFile, match="does not match its record"):
         open_index(root_copy, "sentences")
 
 
@@ -128,8 +128,8 @@ def test_opening_leaves_no_file_behind_and_unknown_names_are_errors(root_copy: P
     for arguments, message in (
         ((root_copy, "other"), "has not been published"),
         ((root_copy, "sentences", "00009-x"), "no snapshot"),
-        ((root_copy / "nowhere", "sentences"), "no root"),
-        ((root_copy, "../x"), "cannot be an index"),
+        ((root_copy / "nowhere", "sentences"), "root does not exist"),
+        ((root_copy, "../x"), "not a valid index name"),
     ):
         with pytest.raises(InputError, match=message):
             open_index(*arguments)  # type: ignore[arg-type]
@@ -139,7 +139,7 @@ def test_stored_embeddings_find_their_own_items(digit_index: OpenIndex, publishe
     """Every item finds itself first, under its own key, with score 1."""
     root = Root(published, create=False)
     store = EmbeddingStore(root, digit_index.manifest.fingerprint)
-    rows = [row for path in store.paths() for row in pq.read_table(path).to_pylist()][:7]
+    rows = [row for path in store.list_parts() for row in pq.read_table(path).to_pylist()][:7]
     answer = digit_index.search(vectors=np.array([row["embedding"] for row in rows], np.float32), k=3)
     assert [results[0].item_id for results in answer.results] == [row["item_id"] for row in rows]
     items = digit_index.items.get_rows([row["item_id"] for row in rows])

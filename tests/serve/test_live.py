@@ -81,7 +81,7 @@ def test_a_damaged_snapshot_is_not_served_and_the_next_one_is(service: RunningSe
     root = Root(root_copy, create=False)
     snapshots = Snapshots(root, "sentences")
     broken = publish_again(root_copy, "sentences", live=False)
-    path = snapshots.path(broken) / "shard-00000.faiss"
+    path = snapshots.get_path(broken) / "shard-00000.faiss"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.unlink()
