@@ -61,10 +61,10 @@ def test_raw_results_equal_those_in_json(client: httpx.Client) -> None:
         assert (n, columns) == (20, min(k, len(SENTENCES)))
         ids = np.frombuffer(answer.content[: 8 * n * columns], "<i8").reshape(n, columns)
         scores = np.frombuffer(answer.content[8 * n * columns :], "<f4").reshape(n, columns)
-        told = search(client, vectors=vectors.tolist(), k=k).json()
-        assert ids.tolist() == [[int(item["id"]) for item in row] for row in told["results"]]
-        assert np.allclose(scores, [[item["score"] for item in row] for row in told["results"]])
-        assert answer.headers["indexmill-snapshot"] == told["snapshot_id"]
+        json_answer = search(client, vectors=vectors.tolist(), k=k).json()
+        assert ids.tolist() == [[int(item["id"]) for item in row] for row in json_answer["results"]]
+        assert np.allclose(scores, [[item["score"] for item in row] for row in json_answer["results"]])
+        assert answer.headers["indexmill-snapshot"] == json_answer["snapshot_id"]
 
 
 def test_results_of_many_vectors_keep_their_order(client: httpx.Client, published: Path) -> None:
@@ -76,8 +76,8 @@ def test_results_of_many_vectors_keep_their_order(client: httpx.Client, publishe
     path = "/v1/indexes/demo-images/search?k=4"
     answer = client.post(path, content=vectors.tobytes(), headers=headers | {"Accept": "application/octet-stream"})
     assert np.frombuffer(answer.content[: 8 * 800], "<i8").reshape(200, 4).tolist() == expected
-    told = client.post(path, content=vectors.tobytes(), headers=headers).json()["results"]
-    assert [[int(item["id"]) for item in row] for row in told] == expected
+    json_answer = client.post(path, content=vectors.tobytes(), headers=headers).json()["results"]
+    assert [[int(item["id"]) for item in row] for row in json_answer] == expected
 
 
 def test_the_fast_path_for_raw_vectors_answers_and_counts_like_the_normal_one(client: httpx.Client) -> None:
