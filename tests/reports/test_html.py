@@ -116,6 +116,7 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_largest_page_stays_below_ten_megabytes(noise: Path) -> None:
     """A hundred noise images per group, the longest texts in the widest characters, and every list at its maximum."""
     long = "<&\"'>\U0001f9ea" * 20_000

@@ -153,6 +153,7 @@ def mutated_bodies(draw: st.DrawFn) -> tuple[str, bytes]:
     return draw(st.sampled_from([kind, kind, kind, *(other for other, _ in VALID_BODIES)])), body
 
 
+@pytest.mark.slow
 @given(
     sent=mutated_bodies(),
     name=st.sampled_from([*NAMES, "..", "%2e%2e", "no-such"]),

@@ -40,6 +40,7 @@ def wait_for_snapshot(service: RunningService, snapshot_id: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_no_request_fails_while_three_snapshots_are_published(service: RunningService, root_copy: Path) -> None:
     """Every answer to eight clients is right; all snapshots are served, old ones removed, and memory does not grow."""
     answers: list[tuple[int, str, str]] = []
