@@ -1,4 +1,4 @@
-"""Publishing without a build: a snapshot like the live one under the next id, in milliseconds."""
+"""Publish without a build: a copy of a snapshot under the next id, in milliseconds."""
 
 from __future__ import annotations
 
@@ -10,15 +10,24 @@ from indexmill.storage.snapshots import Snapshots
 
 
 def publish_again(path: Path, name: str, *, keep: int = 3, live: bool = True, like: str | None = None, **changes: object) -> str:
-    """Assemble a snapshot's files, the live one's by default, as a new one, point `current` at it as publish does, remove old ones; its id.
+    """Publish the files of a snapshot as a new one, and remove old snapshots.
 
-    live: False leaves the pointer alone. like: the snapshot. changes: to the manifest.
+    Args:
+        path: The root.
+        name: The index.
+        keep: The number of snapshots that retention keeps.
+        live: Point `current` at the new snapshot and apply retention.
+        like: The snapshot to copy; the live one by default.
+        changes: Changes to the manifest.
+
+    Returns:
+        The id of the new snapshot.
     """
     root = Root(path, create=False)
     try:
         snapshots = Snapshots(root, name)
         model = snapshots.read_manifest(like)
-        number = max(int(held.split("-")[0]) for held in snapshots.list_ids()) + 1
+        number = max(int(snapshot_id.split("-")[0]) for snapshot_id in snapshots.list_ids()) + 1
         folder = snapshots.get_path(model.snapshot_id).relative_to(root.path).as_posix()
         manifest = model.model_copy(update={"snapshot_id": f"{number:05d}-{model.snapshot_id[6:]}", "parent": model.snapshot_id, **changes})
         snapshots.assemble(manifest, {ref.path: ref.model_copy(update={"path": f"{folder}/{ref.path}"}) for ref in model.files})
