@@ -30,7 +30,7 @@ from indexmill.tasks.stage_policy import get_task_options
 def encode(
     root: Root, process: EncoderProcess, split: SplitDataset, config: EncoderConfig, identity: EncoderIdentity, max_reject_fraction: float
 ) -> EmbeddingSet:
-    """Fill the embedding store for these items, and another one for the captions of images if the encoder takes texts too.
+    """Fill the embedding store for these items, and one for the captions of images if the encoder takes texts.
 
     A text encoder is also exported to ONNX, for serving (`ensure_onnx_export`).
 

@@ -24,7 +24,7 @@ SLOT_LEASE_SECONDS = 60.0  # a slot is renewed while its holder lives, and is fr
 def acquire_gpu_slot() -> Iterator[bool]:
     """Wait for a slot of the global concurrency limit `gpu`, and hold it inside the block.
 
-    Without a GPU and without INDEXMILL_DEVICE_LIMIT there is nothing to share; an embedded server has nobody to share it with.
+    Does nothing without a GPU and INDEXMILL_DEVICE_LIMIT, or on an embedded server, which only one build uses.
 
     Yields:
         Whether a slot is held.

@@ -20,7 +20,7 @@ __all__ = ["MODALITIES_BY_KIND", "EncodedItems", "Encoder", "EncoderIdentity", "
 
 
 def load_encoder(config: EncoderConfig, precision: Precision = "float32") -> Encoder:
-    """Load a model in a precision. Slow: it imports torch. `identify` computes the fingerprint without loading the model.
+    """Load a model in a precision. Slow, since it imports torch; `identify` computes a fingerprint without it.
 
     Args:
         config: The encoder; its own `precision` is ignored, since resolving `auto` is up to the caller.

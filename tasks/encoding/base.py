@@ -43,7 +43,7 @@ class Encoder(Protocol):
     decode_size: tuple[int, int] | None
 
     def preprocess(self, item: Any) -> Any:
-        """Return what `encode` takes for one item; for an image, its pixels at the model's size. Must be thread-safe."""
+        """Return what `encode` takes for one item, such as an image's pixels at the model's size. Thread-safe."""
         ...
 
     def encode(self, inputs: Sequence[Any], batch_size: int) -> EncodedItems:

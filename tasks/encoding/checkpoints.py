@@ -155,7 +155,8 @@ def _find_local_checkpoint(pretrained: str) -> Path:
 
 
 def _fetch_hub_file(name: str, purpose: str, file_names: Sequence[str]) -> Path:
-    from indexmill.tasks.encoding.model_hub import fetch_file  # imported here: takes a second, needed for hub models only
+    # Imported here: it takes a second, and only hub models need it.
+    from indexmill.tasks.encoding.model_hub import fetch_file
 
     return fetch_file(name, purpose, file_names, key="encoder.pretrained")
 
@@ -172,7 +173,7 @@ def _check_open_clip_architecture(architecture: str) -> None:
 def _check_timm_architecture(architecture: str) -> None:
     """Raise InputError for an unknown architecture.
 
-    Each timm architecture is a function of the same name, so its source is searched first; timm is imported only for other names.
+    A timm architecture is a function of that name, so timm's source is searched first: importing timm takes seconds.
     """
     sources = (_find_package_folder("timm") / "models").glob("*.py")
     if any(f"\ndef {architecture}(" in source.read_text(encoding="utf-8") for source in sources):

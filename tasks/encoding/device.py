@@ -10,7 +10,7 @@ from pathlib import Path
 
 @cache
 def get_device_name() -> str:
-    """Return the names of the NVIDIA GPUs, or of the CPU if there are none. Device profiles are stored under this name."""
+    """Return the names of the NVIDIA GPUs, or the CPU's if there are none. Device profiles carry this name."""
     return ", ".join(_list_gpus()) or _read_field("model name", Path("/proc/cpuinfo")) or platform.processor() or platform.machine()
 
 

@@ -95,7 +95,7 @@ class PartitionedItems:
 
 
 def encodes_captions(config: EncoderConfig, modality: Modality) -> bool:
-    """Return whether captions of a data set of this modality are encoded too: those of images, if the encoder also takes texts."""
+    """Return whether captions are encoded too: those of images, if the encoder also takes texts."""
     return modality == "image" and "text" in MODALITIES_BY_KIND[config.kind]
 
 
@@ -108,7 +108,7 @@ def open_captions(root: Root, items: Path) -> Iterator[Path | None]:
 
 
 def write_captions(items: Path, target: Path) -> int:
-    """Write the rows that have a text, with the text's digest instead of the image's and without a path. Returns their number."""
+    """Write the rows that have a text, with the text's digest and without a path. Return their number."""
     schema = pa.schema([field.with_nullable(True) for field in pq.read_schema(items)])
     return parquet.write_parquet(target, schema, _iter_captions(items, schema))
 
@@ -185,7 +185,7 @@ def _iter_captions(items: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 
 
 def _choose_batch_size(model_spec: ModelSpec, profile: DeviceProfile, missing: int) -> int | None:
-    """Return the batch size of a job (see `EncodeChunk`): the config's, the profile's, or None to search for the fastest."""
+    """Return the batch size of a job: the config's, the profile's, 0 or None (see `EncodeChunk`)."""
     if model_spec.config.batch_size != "auto":
         return model_spec.config.batch_size
     return profile.batch_sizes.get(model_spec.precision, None if missing >= BATCH_SEARCH_MIN_ITEMS else 0)

@@ -37,7 +37,7 @@ def find_model_path(model: str, key: str = "encoder.model") -> Path:
 
 
 def find_sentence_transformer_folder(model: str) -> Path:
-    """Return the folder of a sentence-transformers model: local as in `find_model_path`, or downloaded from the hub by id.
+    """Return the folder of a sentence-transformers model: a local one (`find_model_path`) or one from the hub.
 
     Raises:
         InputError: No such model.
@@ -45,7 +45,8 @@ def find_sentence_transformer_folder(model: str) -> Path:
     """
     if not HUB_ID_PATTERN.fullmatch(model) or Path(model).exists():
         return find_model_path(model)
-    from indexmill.tasks.encoding.model_hub import fetch_folder  # imported here: takes a second, needed for hub models only
+    # Imported here: it takes a second, and only hub models need it.
+    from indexmill.tasks.encoding.model_hub import fetch_folder
 
     return fetch_folder(model, "sentence-transformers", _select_sentence_transformer_files, key="encoder.model")
 

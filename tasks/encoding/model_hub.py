@@ -1,6 +1,7 @@
 """Download models from the Hugging Face Hub into its cache under HF_HOME, and find them there offline.
 
-A model folder is complete only if its record exists. The record is written last, so an interrupted download is resumed, never used."""
+A model folder is complete only if its record exists. The record is written last, so an interrupted download is
+resumed and never used."""
 
 from __future__ import annotations
 

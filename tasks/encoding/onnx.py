@@ -115,8 +115,8 @@ def can_export_onnx(config: EncoderConfig) -> bool:
 def ensure_onnx_export(root: Root, process: EncoderProcess, config: EncoderConfig, *, fingerprint: str, items: Path) -> None:
     """Export an encoder to ONNX for serving, unless it was done before or cannot be done. Never fails the build.
 
-    A sample of texts of all lengths is encoded by both the export and the encoder. If a text's cosine is below `MIN_COSINE`, or the
-    model cannot be exported, no files are kept, and text queries are encoded by the encoder itself.
+    A sample of texts of all lengths is encoded by both the export and the encoder. If a text's cosine is below
+    `MIN_COSINE`, or the model cannot be exported, no files are stored, and queries are encoded by the encoder itself.
 
     Args:
         root: The storage root.

@@ -42,7 +42,8 @@ def write_graph(model: Any, dim: int, target: Path, *, normalize: bool) -> None:
     graph = TextEncoderGraph(model, names, dim, normalize=normalize).eval()
     axes = {name: {0: "texts", 1: "tokens"} for name in names} | {"vectors": {0: "texts"}}
     with warnings.catch_warnings(), torch.inference_mode():
-        # Warns that the dynamo exporter replaces it, which takes three times as long. The result is compared with the model in any case.
+        # It warns that the dynamo exporter replaces it, which takes three times as long. The caller compares the result
+        # with the model, whichever exporter wrote it.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             graph,

@@ -29,7 +29,7 @@ from indexmill.tasks.encoding.torch_runtime import (
 
 
 class OpenClipModel(ImageEncoder):
-    """The image encoder of a CLIP model, preprocessing as its configuration requires; `text_encoder` maps texts into the same space."""
+    """The image encoder of a CLIP model; `text_encoder` maps texts into the same space."""
 
     def __init__(self, config: OpenClipEncoderConfig, precision: Precision) -> None:
         checkpoint = find_open_clip_checkpoint(config)
@@ -43,7 +43,7 @@ class OpenClipModel(ImageEncoder):
 
 
 def _load_model(name: str, checkpoint: Checkpoint, config: OpenClipEncoderConfig) -> tuple[Any, Any]:
-    """Load the model and its image transform. Only tensors are unpickled; a missing or unexpected tensor is an error."""
+    """Load the model and its image transform. Only tensors are unpickled, and they must fit the architecture."""
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(
             name,
@@ -58,7 +58,7 @@ def _load_model(name: str, checkpoint: Checkpoint, config: OpenClipEncoderConfig
 
 
 def _get_tag_settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the settings that belong to a tag: image preprocessing, and the activation (the library only warns of a wrong one)."""
+    """Return a tag's image preprocessing, and its activation: the library only warns of a wrong one."""
     if checkpoint.tag is None:
         return {}
     pretrained_cfg = open_clip.get_pretrained_cfg(checkpoint.architecture, checkpoint.tag)
@@ -116,7 +116,7 @@ def compute_text_features(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Compute what `model.encode_text` returns, without the padding where it cannot matter.
 
     In CLIP's text tower (Radford et al. 2021), attention is causal and the vector is read at the end-of-text token.
-    Columns after the last such token have no effect, so they are dropped: captions are short, and the full length is 77.
+    Columns after the last such token have no effect, so they are dropped: most captions are far shorter than 77 tokens.
 
     Args:
         model: An open_clip model. Other text towers get all columns.
@@ -145,10 +145,10 @@ def _find_text_ends(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _find_truncated(tokenizer: Tokenizer, texts: Sequence[str], tokens: torch.Tensor) -> np.ndarray:
-    """Return bool (n,): which texts were truncated; the library does not tell.
+    """Return bool (n,): which texts were truncated; the library does not report it.
 
-    Only texts that fill all but the last position can be. They are tokenized again with room for one more token, which changes them
-    if they were truncated.
+    Only texts that fill all but the last position can be. They are tokenized again with room for one more token, which
+    changes them if they were truncated.
     """
     truncated = np.zeros(len(texts), dtype=bool)
     padding = tokenizer([""])[0]

@@ -62,7 +62,7 @@ class PrecisionRequest:
 def choose_precision(root: Root, process: EncoderProcess, request: PrecisionRequest, profile: DeviceProfile) -> DeviceProfile:
     """Choose the precision for `auto`.
 
-    A precision in the profile is kept, unless it passed a check and many items are new: then it is checked on them as well.
+    A precision in the profile stays, unless it passed a check and many items are new: then it is checked again.
     A precision that failed a check is not tried again.
 
     Args:
@@ -102,10 +102,10 @@ def find_fastest_precision() -> Precision:
 def compute_agreement(exact: np.ndarray, fast: np.ndarray) -> PrecisionAgreement:
     """Compare two encodings of one sample.
 
-    mean_cosine is the cosine of an item's two vectors, averaged over all n items. overlap_at_10 takes an item's 10 nearest other items
-    by cosine among the `fast` vectors (ties in the sample's order), and is the share of them at least as near as the tenth nearest among
-    the `exact` vectors, averaged over all n items; so the order of equally near items does not matter. In a sample of at most
-    11 items, all n - 1 others count, and the overlap is 1.0.
+    mean_cosine is the cosine of an item's two vectors, averaged over all n items. overlap_at_10 takes an item's
+    10 nearest other items by cosine among the `fast` vectors (ties in the sample's order), and is the share of them at
+    least as near as the tenth nearest among the `exact` vectors, averaged over all n items; so the order of equally near
+    items does not matter. In a sample of at most 11 items, all n - 1 others count, and the overlap is 1.0.
 
     Args:
         exact: float32 (n, dim), n >= 1.
@@ -121,7 +121,7 @@ def compute_agreement(exact: np.ndarray, fast: np.ndarray) -> PrecisionAgreement
 
 
 def passes(agreement: PrecisionAgreement) -> bool:
-    """Return whether the fast vectors may replace the exact ones: mean cosine at least 0.999, overlap@10 at least 0.95."""
+    """Return whether the fast vectors may replace the exact ones: mean cosine >= 0.999, overlap@10 >= 0.95."""
     return agreement.mean_cosine >= MIN_MEAN_COSINE and agreement.overlap_at_10 >= MIN_OVERLAP
 
 
@@ -142,7 +142,7 @@ def compute_min_cosine(exact: np.ndarray, other: np.ndarray) -> float:
 
 
 def _compute_overlap(exact: np.ndarray, fast: np.ndarray, k: int) -> float:
-    """Average, over rows, the share of the k largest in `fast` that reach the row's k-th largest in `exact`. Both (n, n) cosines."""
+    """Average over rows the share of the k largest in `fast` that reach the k-th largest in `exact`; both (n, n)."""
     threshold = np.partition(exact, -k, axis=1)[:, -k, None]
     nearest = np.argsort(-fast, axis=1, kind="stable")[:, :k]
     return float((np.take_along_axis(exact, nearest, axis=1) >= threshold - COSINE_TOLERANCE).mean())

@@ -1,4 +1,4 @@
-"""Manage the encoding process (`tasks.encoding.worker`): start it on demand, restart it if it is killed, stop it on exit."""
+"""Manage the encoding process (`tasks.encoding.worker`): start it on demand, restart it if killed, stop it on exit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ INITIAL_BATCH_SIZE = 32  # halved if the process is killed before it has reporte
 
 
 class WorkerLost(IndexmillError, ConnectionError):
-    """The encoding process ended before it answered. It is also a ConnectionError, so it is retried like a transient error."""
+    """The encoding process ended before it answered. As a ConnectionError, it is retried like a transient error."""
 
     def __init__(self, status: int | None) -> None:
         name = signal.Signals(-status).name if status is not None and status < 0 else f"status {status}"
@@ -100,7 +100,7 @@ class EncoderProcess:
             self._running = False
 
     def _run_with_smaller_batches(self, job: EncodeChunk | ComparePrecision, advance: Advance) -> JobResult:
-        """Run a job. The kernel kills a process that takes too much memory: halve the batch size and repeat, down to one item."""
+        """Run a job; if the kernel kills the process for using too much memory, halve the batch size and repeat."""
         while True:
             counter = _ProgressCounter(advance)
             try:

@@ -48,7 +48,10 @@ class EncodeChunk:
 
 @dataclass(frozen=True)
 class ComparePrecision:
-    """Encode the rows of the table `sample` in float32 and in the device's fastest precision. batch_size: as in `EncodeChunk`."""
+    """Encode the rows of the table `sample` in float32 and in the device's fastest precision.
+
+    batch_size: As in `EncodeChunk`.
+    """
 
     model: ModelSpec
     sample: str
@@ -115,7 +118,7 @@ class ChunkResult(NamedTuple):
 
 
 class PrecisionComparison(NamedTuple):
-    """How two precisions agree. tried: the device's fastest; if that is float32, nothing is compared and both scores are 1."""
+    """How the device's fastest precision (`tried`) agrees with float32. If it is float32, both scores are 1."""
 
     tried: Precision
     items: int

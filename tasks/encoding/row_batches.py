@@ -1,4 +1,4 @@
-"""Read, preprocess and encode rows of an items table, a few windows in memory at a time, and find the fastest batch size."""
+"""Read, preprocess and encode rows of an items table, a few windows at a time, and find the fastest batch size."""
 
 from __future__ import annotations
 
@@ -112,9 +112,9 @@ def set_batch_size(encoder: Encoder, size: int) -> None:
 
 
 def find_fastest_batch_size(encoder: Encoder, inputs: Sequence[Any]) -> int:
-    """Find the batch size that encodes the most items per second: 8, doubled while that helps, up to the number of inputs.
+    """Find the batch size that encodes the most items per second, doubling from 8 up to the number of inputs.
 
-    Stops after about six seconds, or when memory runs out. Does not change the encoder's batch size.
+    Stops when doubling no longer helps, after about six seconds, or when memory runs out. Does not change the encoder's batch size.
     """
     best_size, best_rate, doublings_without_gain = MIN_BATCH_SIZE, 0.0, 0
     for size, rate in _measure_rates(encoder, inputs):

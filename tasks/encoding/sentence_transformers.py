@@ -58,7 +58,8 @@ class SentenceTransformersModel:
         Raises:
             InputError: The model has no transformer, no fast tokenizer, or another precision than float32.
         """
-        from indexmill.tasks.encoding.onnx_writer import write_graph, write_tokenizer  # imported here: needed for exports only
+        # Imported here: only exports need it.
+        from indexmill.tasks.encoding.onnx_writer import write_graph, write_tokenizer
 
         if not self._has_transformer or not self._model.tokenizer.is_fast or self._model.dtype != torch.float32:
             raise InputError("this model cannot be exported to ONNX", expected="a transformer in float32 with a fast tokenizer")
@@ -100,7 +101,7 @@ class SentenceTransformersModel:
         return embedding[:, : self.dim]
 
     def _find_truncated(self, texts: Sequence[str], lengths: Sequence[int]) -> np.ndarray:
-        """Return bool (n,): which texts were truncated. Only texts at the maximum length can be, so only they are tokenized again."""
+        """Return bool (n,): which texts were truncated. Only those at the maximum length are tokenized again."""
         truncated = np.zeros(len(texts), dtype=bool)
         max_length = self._model.max_seq_length or max(lengths)
         candidates = [position for position, length in enumerate(lengths) if length >= max_length]
@@ -111,6 +112,6 @@ class SentenceTransformersModel:
 
 
 def _silence_tokenizer_warnings(tokenizer: Any) -> None:
-    """Silence warnings about long texts, which are counted, and about padding after tokenizing, which sorting by length needs."""
+    """Silence warnings about long texts, which are counted, and about separate padding, which sorting needs."""
     for warning in ("sequence-length-is-longer-than-the-specified-maximum", "Asking-to-pad-a-fast-tokenizer"):
         tokenizer.deprecation_warnings[warning] = True

@@ -53,7 +53,7 @@ def _load_model(checkpoint: Checkpoint, config: TimmEncoderConfig) -> Any:
 
 
 def _get_classifier_options(path: Path, pretrained_cfg: Any) -> dict[str, Any]:
-    """Return the number of classes of the checkpoint's classifier, if it has one: it may be fine-tuned on other classes."""
+    """Return the number of classes of the checkpoint, if it has a classifier: it may be a fine-tuned model."""
     classifier = pretrained_cfg.classifier if pretrained_cfg else None
     bias = load_state_dict(str(path), weights_only=True).get(f"{classifier}.bias")
     return {} if bias is None else {"num_classes": len(bias)}

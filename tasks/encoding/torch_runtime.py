@@ -1,4 +1,4 @@
-"""Run models with torch: device and dtype, batches by length, float32 output, and batch normalization folded into convolutions."""
+"""Run models with torch: device, dtype, batches by length, float32 output, and folding of batch normalization."""
 
 from __future__ import annotations
 

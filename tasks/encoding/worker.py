@@ -1,4 +1,4 @@
-"""The encoding process: reads jobs from a socket on standard input, and sends back progress and one result or error per job.
+"""The encoding process: reads jobs from a socket on standard input; sends progress and one result or error per job.
 
 Only this process imports torch and holds the model. Its memory is released when it ends, and the build survives
 if the kernel kills it for using too much."""
@@ -124,7 +124,8 @@ def _run_job(job: Job, models: ModelCache, send: SendProgress) -> JobResult | Ex
     except IndexmillError as error:
         return error
     except Exception as error:
-        return RuntimeError(f"{type(error).__name__}: {error}"[:2000])  # the other process may lack the class of the error
+        # The other process may not have the class of the error.
+        return RuntimeError(f"{type(error).__name__}: {error}"[:2000])
 
 
 def _encode_chunk(job: EncodeChunk, encoder: Encoder, send: SendProgress) -> ChunkResult:
@@ -197,7 +198,7 @@ def _read_sample(path: str) -> Iterator[ItemRow]:
 
 
 def _export_text_encoder(job: ExportTextEncoder, encoder: Encoder) -> ExportResult:
-    """Export the encoder, and compare on texts one at a time, as queries arrive, and all in one batch, so that some are padded."""
+    """Export the encoder, and compare on texts one at a time, like queries, and in one batch, with padding."""
     if not isinstance(encoder, SupportsOnnxExport):
         raise InputError("this encoder cannot be exported to ONNX", where=f"encoder.kind = {job.model.config.kind}")
     graph_path, tokenizer_path = Path(job.graph_path), Path(job.tokenizer_path)

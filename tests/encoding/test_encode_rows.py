@@ -1,4 +1,4 @@
-"""From rows to vectors: every image once and in order, however little memory there is, and no bad item affects another."""
+"""From rows to vectors: every image once and in order, and no bad item affects another."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_a_model_without_a_transformer_uses_the_librarys_loop(tmp_path: Path) ->
 
 @pytest.mark.skipif(not REAL_DATA, reason="set INDEXMILL_REAL_DATA to a folder of real data")
 def test_bfloat16_vectors_of_real_models_are_close_to_float32() -> None:
-    """bfloat16 of MiniLM and EfficientNet-Lite0: mean cosine at least 0.999 to float32, float32 vectors of unit length."""
+    """MiniLM and EfficientNet-Lite0: mean cosine at least 0.999, float32 vectors of unit length."""
     photographs = sorted((Path(REAL_DATA) / "caltech101").rglob("*.jpg"))[::400]
     images = [Image.open(path).convert("RGB") for path in photographs]
     for name, items in (("demo-text", SENTENCES), ("demo-images", images)):
@@ -204,11 +204,17 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None
         load_encoder(config)
 
 
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small sentence-transformers model."""
+    return write_sentence_transformer_folder(tmp_path_factory.mktemp("models") / "sentences")
+
+
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModelHub]:
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model_folder: Path) -> Iterator[ModelHub]:
     """A fake hub with one small model, `ours/sentences`, in all formats of real models."""
     with open_model_hub(monkeypatch, tmp_path / "cache") as model_hub:
-        model_hub.add_model("ours/sentences", write_sentence_transformer_folder(tmp_path / "sentences"))
+        model_hub.add_model("ours/sentences", model_folder)
         model_hub.datasets["ours/sentences"] |= {"pytorch_model.bin": b"again", "onnx/model.onnx": b"again", "onnx/config.json": b"{}"}
         yield model_hub
 
@@ -217,14 +223,12 @@ def make_config(model: str) -> SentenceTransformersEncoderConfig:
     return SentenceTransformersEncoderConfig(kind="sentence-transformers", model=model)
 
 
-def test_a_hub_model_is_equal_to_a_local_copy(hub: ModelHub, tmp_path: Path) -> None:
+def test_a_hub_model_is_equal_to_a_local_copy(hub: ModelHub, model_folder: Path) -> None:
     """The same fingerprint and vectors; downloaded once, without the unused formats."""
-    fetched = identify(make_config("ours/sentences"))
+    downloaded = identify(make_config("ours/sentences"))
     requests = len(hub.requests)
-    assert fetched.fingerprint == identify(make_config(str(tmp_path / "sentences"))).fingerprint
-    ours, theirs = (
-        load_encoder(make_config(model)).encode(SENTENCES, 2).vectors for model in ("ours/sentences", str(tmp_path / "sentences"))
-    )
+    assert downloaded.fingerprint == identify(make_config(str(model_folder))).fingerprint
+    ours, theirs = (load_encoder(make_config(model)).encode(SENTENCES, 2).vectors for model in ("ours/sentences", str(model_folder)))
     assert ours.shape == (5, 32)
     assert ours == pytest.approx(theirs)
     assert len(hub.requests) == requests

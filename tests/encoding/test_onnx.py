@@ -103,7 +103,7 @@ class InlineProcess:
 
 
 def test_an_export_is_verified_and_repeated_only_if_damaged(root: Root, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A second call does nothing; a damaged export is not opened, and is made again; an inaccurate one is not kept, nor tried again."""
+    """A damaged export is not opened, and is repeated; an inaccurate one is deleted and not repeated."""
     folder = write_sentence_transformer_folder(tmp_path / "sentences")
     config, process, items = MINILM.model_copy(update={"model": str(folder)}), InlineProcess(), write_items(root)
     model = identify(config).fingerprint
@@ -131,7 +131,7 @@ def test_an_export_is_verified_and_repeated_only_if_damaged(root: Root, monkeypa
 
 @pytest.mark.slow
 def test_an_export_is_made_once_and_verified_by_digest(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A damaged export is not opened, and is made again; an inaccurate one is not kept and not tried again (no process is started)."""
+    """As above, with the real model and process; the last call starts no process."""
     model, items = identify(MINILM).fingerprint, write_items(root)
     with EncoderProcess() as process:
         ensure_onnx_export(root, process, MINILM, fingerprint=model, items=items)

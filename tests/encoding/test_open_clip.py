@@ -134,7 +134,7 @@ def test_an_architecture_takes_a_local_checkpoint_with_default_preprocessing(fol
 
 
 def test_a_tag_sets_preprocessing_and_activation(folder: Path, hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mean, standard deviation, interpolation, resize mode and QuickGELU are the tag's, though the weights are loaded from a file."""
+    """Mean, deviation, interpolation, resize mode and QuickGELU are the tag's, not the file's."""
     tag = {"hf_hub": "ours/tiny/", "url": "", "mean": (0.3, 0.2, 0.1), "std": (0.5, 0.4, 0.3), "interpolation": "bilinear"}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-clip", {"ours": {**tag, "resize_mode": "squash", "quick_gelu": True}})
     hub.add_model("ours/tiny", folder)

@@ -38,7 +38,7 @@ def test_the_mean_cosine_is_over_all_items() -> None:
 
 
 def test_overlap_counts_the_ten_nearest_others() -> None:
-    """Eleven items at 0 to 10 degrees are each other's ten nearest. The twelfth moves from 90 to -80 degrees and loses one of its ten."""
+    """Eleven items are each other's ten nearest; the twelfth moves from 90 to -80 degrees and loses one."""
     exact, fast = (make_circle_points([*range(11), last]) for last in (90, -80))
     assert compute_agreement(exact, fast).overlap_at_10 == pytest.approx((11 + 9 / 10) / 12)
 
@@ -58,7 +58,7 @@ def test_both_limits_apply(cosine: float, overlap: float, expected: bool) -> Non
 
 @given(st.integers(1, 30), st.integers(1, 5), st.integers(0, 2**32))
 def test_scores_stay_in_range_and_order_does_not_matter(count: int, dim: int, seed: int) -> None:
-    """Overlap is in 0 to 1 even for unrelated vectors; the sample may be shuffled; among up to 11 items, all are neighbors."""
+    """Overlap is in 0 to 1 even for unrelated vectors, and 1 for up to 11 items, which are all neighbors."""
     random = np.random.default_rng(seed)
     exact, fast = random.standard_normal((2, count, dim + 1)).astype(np.float32)
     agreement = compute_agreement(exact, fast)

@@ -1,4 +1,4 @@
-"""timm models give the vectors of the library's own loop, whatever classifier their checkpoint has; only tensors are unpickled."""
+"""timm models give the vectors of the library's own loop, whatever their classifier; only tensors are unpickled."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_vectors_keep_their_length_without_normalization(checkpoint: str) -> Non
 
 
 def test_the_weights_of_a_tag_are_downloaded_once(hub: ModelHub, tmp_path: Path) -> None:
-    """The library's default tag is used if none is given; safetensors are preferred; there is no request once they are cached."""
+    """The default tag is the library's; safetensors are preferred; there is no request once they are cached."""
     torch.manual_seed(0)
     save_file(timm.create_model(SMALL).state_dict(), tmp_path / "model.safetensors")
     hub.datasets[f"timm/{SMALL}.lamb_in1k"] = {"model.safetensors": (tmp_path / "model.safetensors").read_bytes(), "config.json": b"{}"}

@@ -39,7 +39,7 @@ def test_folding_keeps_the_features(name: str) -> None:
 
 
 class SharedConvolutions(nn.Module):
-    """Two normalizations that must stay: one of a result that is also used raw, one after a convolution that runs twice."""
+    """Two normalizations that must stay: of a result that is also used raw, and of a convolution that runs twice."""
 
     def __init__(self) -> None:
         super().__init__()
