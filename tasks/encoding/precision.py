@@ -104,8 +104,8 @@ def compute_agreement(exact: np.ndarray, fast: np.ndarray) -> PrecisionAgreement
 
     mean_cosine is the cosine of an item's two vectors, averaged over all n items. overlap_at_10 takes an item's
     10 nearest other items by cosine among the `fast` vectors (ties in the sample's order), and is the share of them at
-    least as near as the tenth nearest among the `exact` vectors, averaged over all n items; so the order of equally near
-    items does not matter. In a sample of at most 11 items, all n - 1 others count, and the overlap is 1.0.
+    least as near as the tenth nearest among the `exact` vectors, averaged over all n items; so the order of ties does
+    not matter. In a sample of at most 11 items, all n - 1 others count, and the overlap is 1.0.
 
     Args:
         exact: float32 (n, dim), n >= 1.

@@ -114,7 +114,8 @@ def set_batch_size(encoder: Encoder, size: int) -> None:
 def find_fastest_batch_size(encoder: Encoder, inputs: Sequence[Any]) -> int:
     """Find the batch size that encodes the most items per second, doubling from 8 up to the number of inputs.
 
-    Stops when doubling no longer helps, after about six seconds, or when memory runs out. Does not change the encoder's batch size.
+    Stops when doubling no longer helps, after about six seconds, or when memory runs out. The encoder's own batch size
+    stays unchanged.
     """
     best_size, best_rate, doublings_without_gain = MIN_BATCH_SIZE, 0.0, 0
     for size, rate in _measure_rates(encoder, inputs):
