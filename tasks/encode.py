@@ -94,7 +94,7 @@ class ModalityEncoder:
             refs = tuple(ref for ref in (partition.items, partition.rejects) if ref)
             return EmbeddingSet(
                 digest=json_digest([identity.fingerprint, partition.items_digest]),
-                files=(*refs, *store.refs(table)),
+                files=(*refs, *store.find_refs(table)),
                 split=self.split.digest,
                 modality=modality,
                 fingerprint=identity.fingerprint,

@@ -19,7 +19,7 @@ from indexmill.storage import parquet
 from indexmill.storage.atomic import commit
 from indexmill.storage.device_profiles import DeviceProfile
 from indexmill.storage.digests import content_digest, json_digest
-from indexmill.storage.embedding_store import REJECTED, EmbeddingStore
+from indexmill.storage.embedding_store import REJECTED_SCHEMA, EmbeddingStore
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import FileRef, Modality
 from indexmill.storage.root import Root
@@ -118,15 +118,15 @@ def fill_store(request: EncodeRequest, failed_path: Path, run_chunk: RunChunk) -
 
     Args:
         request: What to encode.
-        failed_path: Written: contents that could not be encoded this time, with the columns of `REJECTED`.
+        failed_path: Written: contents that could not be encoded this time, with the columns of `REJECTED_SCHEMA`.
         run_chunk: Encodes one chunk.
     """
     config = request.model_spec.config
     request.store.drop_damaged()
-    request.store.rejected.drop_damaged()
-    with request.root.scratch.staging() as staging, parquet.open_writer(failed_path, REJECTED) as transient:
+    request.store.rejected_parts.drop_damaged()
+    with request.root.scratch.staging() as staging, parquet.open_writer(failed_path, REJECTED_SCHEMA) as transient:
         plan, profile = staging / "plan.parquet", request.profile
-        missing = request.store.plan(request.items, config.chunk_rows, plan)
+        missing = request.store.write_encode_plan(request.items, config.chunk_rows, plan)
         with track(f"encoding {request.model_spec.modality}s", missing) as advance:
             for number in range(-(-missing // config.chunk_rows)):
                 batch_size = _choose_batch_size(request.model_spec, profile, missing)
@@ -155,14 +155,14 @@ def partition_items(
     without_vector = f"(SELECT * FROM {store.rejected_sql()} UNION SELECT * FROM {parquet.scan_sql(failed_path)})"
     columns = ", ".join(f"{'r' if column in ('reason', 'message') else 'i'}.{column}" for column in REJECTS_SCHEMA.names)
     rejected_sql = f"SELECT {columns} FROM {parquet.scan_sql(items)} i JOIN {without_vector} r USING (content_digest) ORDER BY i.item_id"
-    reasons = dict(parquet.fetch_rows(f"SELECT reason, count(*) FROM ({rejected_sql}) GROUP BY 1 ORDER BY 2 DESC", spill=root.tmp))
-    total = int(parquet.fetch_rows(f"SELECT count(*) FROM {parquet.scan_sql(items)}", spill=root.tmp)[0][0])
+    reasons = dict(parquet.fetch_rows(f"SELECT reason, count(*) FROM ({rejected_sql}) GROUP BY 1 ORDER BY 2 DESC", temp_dir=root.tmp))
+    total = int(parquet.fetch_rows(f"SELECT count(*) FROM {parquet.scan_sql(items)}", temp_dir=root.tmp)[0][0])
     _check_reject_fraction(name, reasons, total, max_reject_fraction)
     rejects = None
     if reasons or not items.is_relative_to(root.path / "datasets"):
         items, rejects = _write_partition(root, name, items, without_vector, rejected_sql if reasons else None)
     counts = "SELECT count(*) FILTER (side = 'database'), count(*) FILTER (side = 'query'), count(DISTINCT content_digest)"
-    database_count, query_count, distinct_contents = parquet.fetch_rows(f"{counts} FROM {parquet.scan_sql(items)}", spill=root.tmp)[0]
+    database_count, query_count, distinct_contents = parquet.fetch_rows(f"{counts} FROM {parquet.scan_sql(items)}", temp_dir=root.tmp)[0]
     return PartitionedItems(
         items_digest=parquet.compute_digest(items),
         items=root.make_ref(items),
@@ -199,7 +199,7 @@ def _make_job(request: EncodeRequest, staging: Path, *, plan: Path, number: int,
         image_root=request.image_root,
         part=str(staging / "part.parquet"),
         rejected=str(staging / "rejected.parquet"),
-        spill=str(request.root.tmp),
+        temp_dir=str(request.root.tmp),
         storage_dtype=request.model_spec.config.storage_dtype,
         batch_size=batch_size,
     )
@@ -212,7 +212,7 @@ def _commit_chunk(store: EmbeddingStore, job: EncodeChunk, transient: parquet.Pa
     permanent = rejected.filter(pc.invert(is_transient))
     transient.write(rejected.filter(is_transient).to_pylist())
     if permanent.num_rows:
-        store.rejected.add(permanent.combine_chunks().to_batches()[0])
+        store.rejected_parts.add_batch(permanent.combine_chunks().to_batches()[0])
     if pq.read_metadata(job.part).num_rows:
         with store.add_part() as temporary:
             Path(job.part).rename(temporary)
@@ -233,10 +233,10 @@ def _write_partition(root: Root, name: str, items: Path, without_vector: str, re
     with root.scratch.staging() as staging:
         table, rejects = staging / "items.parquet", staging / "rejects.parquet"
         items_sql = f"SELECT * FROM {parquet.scan_sql(items)} ANTI JOIN {without_vector} USING (content_digest) ORDER BY item_id"
-        parquet.copy_query(items_sql, table, spill=root.tmp)
+        parquet.copy_query(items_sql, table, temp_dir=root.tmp)
         digest = parquet.compute_digest(table)
         if rejected_sql:
-            parquet.copy_query(rejected_sql, rejects, spill=root.tmp)
+            parquet.copy_query(rejected_sql, rejects, temp_dir=root.tmp)
             digest = json_digest([digest, parquet.compute_digest(rejects)])
             commit(rejects, root.dataset(name, "encoded", digest) / rejects.name)
         folder = root.dataset(name, "encoded", digest)

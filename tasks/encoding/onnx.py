@@ -159,5 +159,5 @@ def _write_length_sample(root: Root, items: Path, target: Path) -> Path:
     """Sort the texts by length into SAMPLE_SIZE equal groups, and write the longest text of each."""
     groups = f"SELECT text, ntile({SAMPLE_SIZE}) OVER (ORDER BY length(text), content_digest) AS part"
     sql = f"SELECT arg_max(text, length(text)) AS text FROM ({groups} FROM {parquet.scan_sql(items)}) GROUP BY part"
-    parquet.copy_query(sql, target, spill=root.tmp)
+    parquet.copy_query(sql, target, temp_dir=root.tmp)
     return target

@@ -168,7 +168,7 @@ def _count_missing(root: Root, request: PrecisionRequest, precision: Precision) 
 def _write_sample(root: Root, items: Path, target: Path) -> Path:
     """Write the contents with the smallest hashes: always the same ones for the same items."""
     distinct = f"SELECT DISTINCT ON (content_digest) item_id, content_digest, text, path FROM {parquet.scan_sql(items)} ORDER BY item_id"
-    parquet.copy_query(f"SELECT * FROM ({distinct}) ORDER BY md5(content_digest) LIMIT {SAMPLE_SIZE}", target, spill=root.tmp)
+    parquet.copy_query(f"SELECT * FROM ({distinct}) ORDER BY md5(content_digest) LIMIT {SAMPLE_SIZE}", target, temp_dir=root.tmp)
     return target
 
 

@@ -25,12 +25,12 @@ class EncodeChunk:
 
     Attributes:
         model: The encoder.
-        plan: The table of missing contents (`EmbeddingStore.plan`).
+        plan: The table of missing contents (`EmbeddingStore.write_encode_plan`).
         number: The chunk.
         image_root: The folder that image paths are relative to; None for texts.
         part: The Parquet file to write the vectors to.
         rejected: The Parquet file to write contents without a usable vector to.
-        spill: The folder for DuckDB's temporary files.
+        temp_dir: The folder for DuckDB's temporary files.
         storage_dtype: The number format of the stored vectors.
         batch_size: Items per forward pass; None: find the fastest; 0: the encoder's own.
     """
@@ -41,7 +41,7 @@ class EncodeChunk:
     image_root: str | None
     part: str
     rejected: str
-    spill: str
+    temp_dir: str
     storage_dtype: StorageDtype
     batch_size: int | None
 

@@ -53,7 +53,7 @@ def split(root: Root) -> SplitDataset:
 def make_job(root: Root, split: SplitDataset, config: OpenClipEncoderConfig, batch_size: int | None = 8) -> EncodeChunk:
     """Encode all texts as one chunk."""
     plan = root.scratch.folder / "plan.parquet"
-    EmbeddingStore(root, "f").plan(root.file(split.table), COUNT, plan)
+    EmbeddingStore(root, "f").write_encode_plan(root.file(split.table), COUNT, plan)
     return EncodeChunk(
         model=ModelSpec(config, "float32", "text"),
         plan=str(plan),
@@ -61,7 +61,7 @@ def make_job(root: Root, split: SplitDataset, config: OpenClipEncoderConfig, bat
         image_root=None,
         part=str(plan.with_name("part.parquet")),
         rejected=str(plan.with_name("rejected.parquet")),
-        spill=str(root.tmp),
+        temp_dir=str(root.tmp),
         storage_dtype="float32",
         batch_size=batch_size,
     )
