@@ -10,6 +10,7 @@ import pytest
 
 from indexmill.storage.records import Rerank
 from indexmill.tasks.indexing.reranking import (
+    FILE_SUFFIXES,
     compute_bounds,
     encode_sq8,
     make_store,
