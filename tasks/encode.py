@@ -16,7 +16,7 @@ from indexmill.storage.records import EmbeddingSet, Modality, Precision, SplitDa
 from indexmill.storage.root import Root
 from indexmill.tasks.encoding import MODALITIES_BY_KIND, EncoderIdentity
 from indexmill.tasks.encoding.device import get_device_name
-from indexmill.tasks.encoding.fill_store import EncodeRequest, fill_store, partition_items, write_captions
+from indexmill.tasks.encoding.fill_store import EncodeRequest, encodes_captions, fill_store, open_captions, partition_items
 from indexmill.tasks.encoding.precision import choose_precision
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.encoding.protocol import ChunkResult, ComparePrecision, EncodeChunk, ModelSpec, PrecisionComparison
@@ -46,12 +46,12 @@ def encode(
 def _encode_all_modalities(root: Root, modality_encoder: ModalityEncoder) -> EmbeddingSet:
     split = modality_encoder.split
     found = modality_encoder.encoded(split.modality, root.file(split.table))
-    if split.modality == "text" or "text" not in MODALITIES_BY_KIND[modality_encoder.config.kind]:
+    if not encodes_captions(modality_encoder.config, split.modality):
         return found
-    with root.scratch.staging() as staging:
-        if not write_captions(root.file(found.items), staging / "captions.parquet"):
+    with open_captions(root, root.file(found.items)) as captions_table:
+        if captions_table is None:
             return found
-        captions = modality_encoder.encoded("text", staging / "captions.parquet")
+        captions = modality_encoder.encoded("text", captions_table)
     both = {"digest": json_digest([found.digest, captions.digest]), "files": (*found.files, *captions.files), "captions": captions}
     return found.model_copy(update=both)
 

@@ -5,6 +5,7 @@ The captions of images become an items table of their own, aligned with the imag
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +20,25 @@ from indexmill.storage.device_profiles import DeviceProfile
 from indexmill.storage.digests import content_digest, json_digest
 from indexmill.storage.embedding_store import REJECTED, EmbeddingStore
 from indexmill.storage.errors import InputError
-from indexmill.storage.records import FileRef
+from indexmill.storage.records import FileRef, Modality
 from indexmill.storage.root import Root
+from indexmill.tasks.encoding.identity import MODALITIES_BY_KIND
 from indexmill.tasks.encoding.protocol import ChunkResult, EncodeChunk, ModelSpec
 from indexmill.tasks.progress import Advance, track
 from indexmill.tasks.validation.rejects import REJECTS_SCHEMA
+
+
+def encodes_captions(config: EncoderConfig, modality: Modality) -> bool:
+    """Return whether the captions of items of this modality are encoded too: those of images, by an encoder of both."""
+    return modality == "image" and "text" in MODALITIES_BY_KIND[config.kind]
+
+
+@contextmanager
+def open_captions(root: Root, items: Path) -> Iterator[Path | None]:
+    """Yield the captions of images as an items table of their own, for the length of the block; None if there are no captions."""
+    with root.scratch.staging() as staging:
+        captions = staging / "captions.parquet"
+        yield captions if write_captions(items, captions) else None
 
 
 def write_captions(items: Path, target: Path) -> int:
