@@ -78,7 +78,7 @@ def summarize_build(
         snapshot_id=snapshot.snapshot_id,
         path=str(folder),
         report=str(folder / "report" / "report.html"),
-        published=Snapshots(root, config.name).live_id() == snapshot.snapshot_id,
+        published=Snapshots(root, config.name).get_live_id() == snapshot.snapshot_id,
         items=dataset.items,
         database=embeddings.database,
         query=embeddings.query,

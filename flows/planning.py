@@ -190,14 +190,14 @@ def available_memory() -> int:
 
 def _count_changes(root: Root, name: str, split: SplitDataset) -> _Changes:
     snapshots, candidate_sql = Snapshots(root, name), parquet.scan_sql(root.file(split.table))
-    if (live := snapshots.live_id()) is None:
+    if (live := snapshots.get_live_id()) is None:
         return _Changes(new=split.database + split.query, changed=0, removed=0, unchanged=0)
     sql = (
         "SELECT count(*) FILTER (b.item_id IS NULL), count(*) FILTER (a.content_digest <> b.content_digest), "
         "count(*) FILTER (a.item_id IS NULL), count(*) FILTER (a.content_digest = b.content_digest) "
-        f"FROM {candidate_sql} a FULL JOIN {parquet.scan_sql(snapshots.path(live) / 'items.parquet')} b ON a.item_id = b.item_id"
+        f"FROM {candidate_sql} a FULL JOIN {parquet.scan_sql(snapshots.get_path(live) / 'items.parquet')} b ON a.item_id = b.item_id"
     )
-    return _Changes(*parquet.fetch_rows(sql, spill=root.tmp)[0])
+    return _Changes(*parquet.fetch_rows(sql, temp_dir=root.tmp)[0])
 
 
 def _estimate_encoding(root: Root, config: PipelineConfig, identity: EncoderIdentity, split: SplitDataset) -> Iterator[_EncodeEstimate]:
@@ -214,19 +214,19 @@ def _estimate_modality(root: Root, config: PipelineConfig, identity: EncoderIden
     profile = load_device_profile(root, identity.fingerprint, modality, get_device_name())
     precision = (profile.precision or "float32") if config.encoder.precision == "auto" else config.encoder.precision
     store = EmbeddingStore(root, identity.for_store(modality, precision, config.encoder.storage_dtype).fingerprint)
-    distinct = int(parquet.fetch_rows(f"SELECT count(DISTINCT content_digest) FROM {parquet.scan_sql(items)}", spill=root.tmp)[0][0])
+    distinct = int(parquet.fetch_rows(f"SELECT count(DISTINCT content_digest) FROM {parquet.scan_sql(items)}", temp_dir=root.tmp)[0][0])
     missing, rate = store.count_missing(items), profile.rates.get(precision)
     seconds = 0.0 if not missing else round(missing / rate, 1) if rate else None
     return _EncodeEstimate(
         plan=EncodePlan(modality, precision, to_encode=missing, reused=distinct - missing, rate=rate, seconds=seconds),
-        dim=store.dim if store.readable_paths() else ASSUMED_DIM,
+        dim=store.dim if store.list_readable_parts() else ASSUMED_DIM,
         process_bytes=profile.peak_bytes or DEFAULT_ENCODER_BYTES,
     )
 
 
 def _describe_training(root: Root, config: PipelineConfig, changes: _Changes) -> str:
     """Predict whether the last training will be reused, as far as that is known before anything is encoded."""
-    last = load_last_training(root, config.name, Snapshots(root, config.name).live())
+    last = load_last_training(root, config.name, Snapshots(root, config.name).read_live_manifest())
     if last is None:
         return "new: the first training of this index"
     if not changes.total:

@@ -15,16 +15,11 @@ from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 
 
-def list_indexes(root: Root) -> list[str]:
-    """Return the names of the indexes that have a snapshot."""
-    return sorted({manifest.parts[-4] for manifest in root.path.glob("indexes/*/snapshots/[0-9]*-*/manifest.json")})
-
-
 def check_index(root: Root, name: str) -> None:
     """Raise InputError if the index has no snapshot; the error lists the indexes under this root."""
-    if Snapshots(root, name).ids():
+    if Snapshots(root, name).list_ids():
         return
-    indexes = list_indexes(root)
+    indexes = [index for index in root.list_indexes() if Snapshots(root, index).list_ids()]
     similar = difflib.get_close_matches(name, indexes, n=1)
     if similar:
         next_step = f"did you mean {similar[0]}?"
@@ -44,7 +39,7 @@ def check_index(root: Root, name: str) -> None:
 def list_snapshots(root: Root, name: str) -> list[dict[str, Any]]:
     """Return one row per snapshot, oldest first."""
     snapshots = Snapshots(root, name)
-    live, pinned = snapshots.live_id(), list_pinned(snapshots)
+    live, pinned = snapshots.get_live_id(), list_pinned(snapshots)
     return [
         {
             "snapshot_id": manifest.snapshot_id,
@@ -58,13 +53,13 @@ def list_snapshots(root: Root, name: str) -> list[dict[str, Any]]:
             "factory": manifest.factory,
             "metrics": manifest.metrics,
         }
-        for manifest in snapshots.manifests()
+        for manifest in snapshots.read_manifests()
     ]
 
 
 def get_manifest(root: Root, name: str, snapshot_id: str | None) -> Manifest:
     """Return the manifest of a snapshot, by default of the live one."""
-    return Snapshots(root, name).manifest(snapshot_id)
+    return Snapshots(root, name).read_manifest(snapshot_id)
 
 
 def compare_snapshots(root: Root, name: str, baseline: str, candidate: str | None) -> SnapshotDiff:
@@ -79,15 +74,15 @@ def compare_snapshots(root: Root, name: str, baseline: str, candidate: str | Non
     from indexmill.tasks.evaluation.snapshot_diff import compute_snapshot_diff  # slow to import, and only needed here
 
     snapshots = Snapshots(root, name)
-    baseline_manifest, candidate_manifest = snapshots.manifest(baseline), snapshots.manifest(candidate)
-    baseline_folder, candidate_folder = (snapshots.path(manifest.snapshot_id) for manifest in (baseline_manifest, candidate_manifest))
+    baseline_manifest, candidate_manifest = snapshots.read_manifest(baseline), snapshots.read_manifest(candidate)
+    baseline_folder, candidate_folder = (snapshots.get_path(manifest.snapshot_id) for manifest in (baseline_manifest, candidate_manifest))
     return compute_snapshot_diff(
         baseline_manifest.snapshot_id,
         (baseline_folder / "report/per_query.parquet", baseline_folder / "items.parquet"),
         (candidate_folder / "report/per_query.parquet", candidate_folder / "items.parquet"),
         candidate_manifest.rejected - baseline_manifest.rejected,
         sorted(candidate_manifest.metrics),
-        spill=root.tmp,
+        temp_dir=root.tmp,
     )
 
 
@@ -111,8 +106,8 @@ def rollback_snapshot(root: Root, name: str, snapshot_id: str | None) -> tuple[s
 
     snapshots = Snapshots(root, name)
     with root.hold_shared(), lease_index(root, name, "rollback"):
-        live = snapshots.manifest()
-        target = snapshots.manifest(snapshot_id or _find_previous_published(snapshots, live))
+        live = snapshots.read_manifest()
+        target = snapshots.read_manifest(snapshot_id or _find_previous_published(snapshots, live))
         if target.verdict == "refused":
             raise InputError(
                 "the gate refused this snapshot, so it cannot become live",
@@ -129,8 +124,8 @@ def rollback_snapshot(root: Root, name: str, snapshot_id: str | None) -> tuple[s
 def _find_previous_published(snapshots: Snapshots, live: Manifest) -> str:
     earlier = [
         snapshot_id
-        for snapshot_id in snapshots.ids()
-        if snapshot_id < live.snapshot_id and snapshots.manifest(snapshot_id).verdict == "published"
+        for snapshot_id in snapshots.list_ids()
+        if snapshot_id < live.snapshot_id and snapshots.read_manifest(snapshot_id).verdict == "published"
     ]
     if not earlier:
         raise InputError(
@@ -145,7 +140,7 @@ def _find_previous_published(snapshots: Snapshots, live: Manifest) -> str:
 def pin_snapshot(root: Root, name: str, snapshot_id: str | None, *, keep: bool) -> str:
     """Pin a snapshot (`keep`) or unpin it, by default the live one; return its id."""
     snapshots = Snapshots(root, name)
-    snapshot_id = snapshots.manifest(snapshot_id).snapshot_id
+    snapshot_id = snapshots.read_manifest(snapshot_id).snapshot_id
     pin(snapshots, snapshot_id, keep=keep)
     return snapshot_id
 
@@ -153,7 +148,7 @@ def pin_snapshot(root: Root, name: str, snapshot_id: str | None, *, keep: bool) 
 def verify_snapshot(root: Root, name: str, snapshot_id: str | None) -> Manifest:
     """Check every file of a snapshot by size and digest; return its manifest. Raises DamagedFile for the first that differs."""
     snapshots = Snapshots(root, name)
-    manifest = snapshots.manifest(snapshot_id)
+    manifest = snapshots.read_manifest(snapshot_id)
     snapshots.verify(manifest)
     return manifest
 

@@ -98,7 +98,7 @@ def print_garbage(garbage: list[Garbage], *, dry_run: bool) -> None:
         return
     table = make_table(("kind", "path", "vectors", "MB"), numeric=("vectors", "MB"))
     for piece in garbage:
-        table.add_row(piece.kind, piece.where, "" if piece.rows is None else f"{piece.rows:,}", f"{piece.bytes / 1e6:,.1f}")
+        table.add_row(piece.kind, piece.path, "" if piece.rows is None else f"{piece.rows:,}", f"{piece.bytes / 1e6:,.1f}")
     console.print(table)
     console.print(f"{sum(piece.bytes for piece in garbage) / 1e6:,.1f} MB {'would be' if dry_run else 'were'} removed")
 
