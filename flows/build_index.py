@@ -34,7 +34,7 @@ from indexmill.tasks.validate import list_transient_reasons, validate
 
 
 def run_stages(config: PipelineConfig, stages: StageRunner, *, rehash: bool = False, force: str | None = None) -> BuildSummary:
-    """Run all stages in order. Each takes records and its part of the config, and returns the record that the next ones take."""
+    """Run all stages in order. Each takes records and its part of the config, and returns the next record."""
     root, run = stages.root, stages.run
     with EncoderProcess() as process:
         dataset, validated, split_dataset, identity = run_data_stages(config, stages, process, rehash=rehash, record_revision=True)
@@ -47,15 +47,44 @@ def run_stages(config: PipelineConfig, stages: StageRunner, *, rehash: bool = Fa
     shards = run(shard, config.name, index_embeddings, trained, config.index)
     tuned = run(tune, index_embeddings, query_embeddings, trained, shards, config.index)
     evaluation = run(
-        evaluate, config.name, embeddings, trained, shards, tuned, config.index, config.encoder, config.evaluation, config.split.leaks,
-        split_dataset.image_root, split_dataset.pairs,
-    )  # fmt: skip
+        evaluate,
+        config.name,
+        embeddings,
+        trained,
+        shards,
+        tuned,
+        config.index,
+        config.encoder,
+        config.evaluation,
+        config.split.leaks,
+        split_dataset.image_root,
+        split_dataset.pairs,
+    )
     snapshot = run(
-        publish, config.model_copy(update={"study": StudyConfig()}), validated, split_dataset, embeddings, trained, shards, tuned, evaluation,
-        force, stages.seconds(),
+        publish,
+        config.model_copy(update={"study": StudyConfig()}),
+        validated,
+        split_dataset,
+        embeddings,
+        trained,
+        shards,
+        tuned,
+        evaluation,
+        force,
+        stages.seconds(),
         staleness_check=lambda record: "" if Snapshots(root, config.name).get_live_id() else "nothing is live",
-    )  # fmt: skip
-    return summarize_build(config, stages, dataset, validated, embeddings, trained, tuned, evaluation, snapshot)
+    )
+    return summarize_build(
+        config,
+        stages,
+        dataset=dataset,
+        validated=validated,
+        embeddings=embeddings,
+        trained=trained,
+        tuned=tuned,
+        evaluation=evaluation,
+        snapshot=snapshot,
+    )
 
 
 def run_data_stages(
@@ -70,7 +99,8 @@ def run_data_stages(
         stages: The runner of this build.
         process: The encoding process, which starts to load the model if there will be something to encode.
         rehash: Read every file again, even if its size and modification time are unchanged.
-        record_revision: Record the source's revision for `watch-sources`, as a build does, and a plan or a study does not.
+        record_revision: Record the source's revision for `watch-sources`, as a build does, and a plan or a study does
+            not.
 
     Returns:
         The records of ingest, validate and split, and the encoder's identity in float32.
@@ -130,7 +160,8 @@ def build_index(
             with translate_disk_errors(storage_root.path):
                 runner = StageRunner(storage_root, thorough=not is_intact, refresh=stages_to_refresh)
                 return run_stages(pipeline, runner, rehash=rehash, force=force).to_json()
-        except DamagedFile:  # a file changed after its record was written: try again, and check digests before reusing any record
+        except DamagedFile:
+            # A file changed after its record was written: try once more, and check digests before reusing any record.
             runner = StageRunner(storage_root, thorough=True, refresh=stages_to_refresh)
             return run_stages(pipeline, runner, rehash=rehash, force=force).to_json()
 

@@ -65,10 +65,21 @@ class BuildSummary:
 
 
 def summarize_build(
-    config: PipelineConfig, stages: StageRunner, dataset: Dataset, validated: ValidatedDataset,
-    embeddings: EmbeddingSet, trained: TrainedIndex, tuned: TunedIndex, evaluation: Evaluation, snapshot: Snapshot,
-) -> BuildSummary:  # fmt: skip
-    """Summarize a finished build from the records of its stages, and rebuild the catalog if it is missing or damaged."""
+    config: PipelineConfig,
+    stages: StageRunner,
+    *,
+    dataset: Dataset,
+    validated: ValidatedDataset,
+    embeddings: EmbeddingSet,
+    trained: TrainedIndex,
+    tuned: TunedIndex,
+    evaluation: Evaluation,
+    snapshot: Snapshot,
+) -> BuildSummary:
+    """Summarize a finished build from the records of its stages.
+
+    The catalog is rebuilt first if it is missing or damaged.
+    """
     root = stages.root
     _ensure_catalog(root)
     folder = root.path / snapshot.folder

@@ -43,10 +43,12 @@ def cancel_on_signal(body: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def _handle_signals() -> Iterator[None]:
-    """Handle SIGTERM and SIGINT instead of Prefect, which would end the run as Crashed at once. Works only in the main thread.
+    """Handle SIGTERM and SIGINT instead of Prefect, which would end the run as Crashed at once.
 
-    Prefect installs its handlers when the run starts, so this must be called inside the flow. Signals that the process ignores from the
-    start (as a shell's background job does) stay ignored.
+    Only the main thread can set signal handlers; in other threads this does nothing.
+
+    Prefect installs its handlers when the run starts, so this must be called inside the flow. Signals that the
+    process ignores from the start (as a shell's background job does) stay ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,7 +1,7 @@
 """Set up what deployments need on a Prefect server, and emit the event that starts them.
 
-`make deploy` runs this module, then `prefect deploy`. It creates the work pool, the concurrency limit for the GPU and the
-automation that ends dead runs. Running it again changes nothing except Indexmill's own automation.
+`make deploy` runs this module, then `prefect deploy`. It creates the work pool, the concurrency limit for the GPU and
+the automation that ends dead runs. Running it again changes nothing except Indexmill's own automation.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ WORK_POOL = "indexmill"
 ITEMS_LANDED_EVENT = "indexmill.items-landed"
 ZOMBIE_AUTOMATION = "indexmill: end runs that died"
 HEARTBEAT_EVENT = "prefect.flow-run.heartbeat"
-HEARTBEAT_TIMEOUT = timedelta(minutes=5)  # runs send a heartbeat every 3 minutes, unless PREFECT_FLOWS_HEARTBEAT_FREQUENCY is set
+# Runs send a heartbeat every 3 minutes, unless PREFECT_FLOWS_HEARTBEAT_FREQUENCY is set.
+HEARTBEAT_TIMEOUT = timedelta(minutes=5)
 END_STATES = ("Completed", "Failed", "Crashed", "Cancelling", "Cancelled", "Paused", "Suspended")
 
 
@@ -41,7 +42,7 @@ def provision_server() -> None:
 
 
 def build_zombie_automation(run: str = "*", timeout: timedelta = HEARTBEAT_TIMEOUT) -> AutomationCore:
-    """Build the automation that marks a run as crashed when its heartbeats stop; this frees its deployment's concurrency slot.
+    """Build the automation that marks a run as crashed when its heartbeats stop, which frees its deployment's slot.
 
     Args:
         run: The id of one run to watch; `*` for all.
@@ -74,9 +75,12 @@ def emit_items_landed(name: str) -> str:
     url = get_current_settings().api.url
     if not url:
         raise InputError(
-            "no Prefect server is configured", where="PREFECT_API_URL", expected="http://127.0.0.1:4200/api", got="nothing",
+            "no Prefect server is configured",
+            where="PREFECT_API_URL",
+            expected="the URL of a server, such as http://127.0.0.1:4200/api",
+            got="nothing",
             next_step="make up, then export PREFECT_API_URL",
-        )  # fmt: skip
+        )
     resource = {"prefect.resource.id": get_pipeline_resource_id(config.name), "prefect.resource.name": config.name}
     emit_event(event=ITEMS_LANDED_EVENT, resource=resource)
     EventsWorker.drain_all(timeout=10)

@@ -1,7 +1,7 @@
 """Prefect's settings for a build with an embedded server: all files under the root, no telemetry, no log output.
 
-Prefect reads its settings when it is first imported, so this module must not import Prefect. Variables that are already set stay as
-they are, so that a worker, or a user with their own server, can override every setting.
+Prefect reads its settings when it is first imported, so this module must not import Prefect. Variables that are
+already set stay as they are, so that a worker, or a user with their own server, can override every setting.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def prepare_environment(root: Path, *, verbose: bool = False) -> None:
         "TQDM_DISABLE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "MPLCONFIGDIR": str(root / "tmp" / "matplotlib"),
-        "OMP_WAIT_POLICY": "PASSIVE",  # busy-waiting threads made searches 4 times slower on a machine that runs other work
+        "OMP_WAIT_POLICY": "PASSIVE",  # busy-waiting threads make searches 4 times slower on a busy machine
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)

@@ -35,8 +35,8 @@ class _DetachedServer(SubprocessASGIServer):
 def embedded_server() -> Iterator[Callable[[], None]]:
     """Start a temporary Prefect server in the background; yields a function that waits until it answers.
 
-    The server stops at the end of the block. Where a server is configured, nothing is started. Prefect would start the same server
-    itself, but only at the first flow run, and would leave it running if this process were killed.
+    The server stops at the end of the block. Where a server is configured, nothing is started. Prefect would start
+    the same server itself, but only at the first flow run, and would leave it running if this process were killed.
     """
     if get_current_settings().api.url:
         yield lambda: None
@@ -61,5 +61,8 @@ def embedded_server() -> Iterator[Callable[[], None]]:
 
 
 def _start_watchdog(pid: int) -> subprocess.Popen[bytes]:
-    """Start a shell that kills `pid` when this process ends, however it ends: it waits on a pipe that only this process holds open."""
+    """Start a shell that kills `pid` when this process ends, however it ends.
+
+    The shell waits on a pipe that only this process holds open.
+    """
     return subprocess.Popen(["sh", "-c", 'read -r _; kill -9 "$0" 2>/dev/null', str(pid)], stdin=subprocess.PIPE, start_new_session=True)

@@ -26,7 +26,8 @@ from indexmill.tasks.progress import track
 if TYPE_CHECKING:
     from indexmill.flows.stage_runner import StageName
 
-MIN_FREE_BYTES = 32_000_000  # Prefect's database takes 5 MB; on a full disk its server never starts, and we would wait for it in vain
+# Prefect's database takes 5 MB. On a full disk its server never starts, and we would wait for it in vain.
+MIN_FREE_BYTES = 32_000_000
 
 
 def build(
@@ -40,19 +41,21 @@ def build(
 ) -> dict[str, Any]:
     """Build the index of a pipeline, and publish it if it passes the gate.
 
-    The build runs in this process, with an embedded Prefect server unless PREFECT_API_URL names another. It sets environment variables
-    of Prefect and the model libraries where they are not set already (`indexmill.flows.environment`).
+    The build runs in this process, with an embedded Prefect server unless PREFECT_API_URL names another. It sets
+    environment variables of Prefect and the model libraries where they are not set already
+    (`indexmill.flows.environment`).
 
     Args:
-        config: The name of a bundled pipeline, the path of a YAML file, or a PipelineConfig (as `indexmill.load_config` returns it).
+        config: The name of a bundled pipeline, the path of a YAML file, or a PipelineConfig (as
+            `indexmill.load_config` returns it).
         root: The directory that holds everything; None means INDEXMILL_ROOT, or ./indexmill-data where that is not set.
         settings: Changes to the config, each `dotted.key=value`.
         rehash: Read every file again, even if its size and modification time are unchanged.
         force: Publish the build even if the gate refuses it; this reason is kept in the manifest.
         refresh: Run this stage and all later ones again, even if their results are cached.
 
-    Returns:
-        The summary that `indexmill build --json` prints: snapshot, counts, index, metrics, and the seconds of each stage.
+    Returns: The summary that `indexmill build --json` prints: snapshot, counts, index, metrics, and the seconds of
+    each stage.
 
     Raises:
         PublishRefused: The gate refuses the build; the live snapshot stays.
@@ -98,7 +101,7 @@ def run_study(config: str, root: str | Path | None, settings: Sequence[str], out
 
 @contextmanager
 def _write_config_file(config: str | Path | PipelineConfig) -> Iterator[str]:
-    """Yield a name or path for the flow, whose parameters must be plain values; a PipelineConfig goes into a temporary file."""
+    """Yield a name or path, since a flow's parameters are plain values; a PipelineConfig goes into a temporary file."""
     if not isinstance(config, PipelineConfig):
         yield str(config)
         return
@@ -117,7 +120,7 @@ def _start_prefect(config: str, root: str | Path | None, settings: Sequence[str]
         root_path = storage_root.path
     check_free_space(root_path, MIN_FREE_BYTES)
     prepare_environment(root_path, verbose=verbose)
-    from indexmill.flows.local_prefect import embedded_server  # after prepare_environment: Prefect reads its settings on import
+    from indexmill.flows.local_prefect import embedded_server  # Prefect reads its settings on import
 
     with _raise_on_sigterm(), embedded_server() as wait_for_server:
         with track("starting Prefect", 1) as advance:
@@ -130,7 +133,10 @@ def _start_prefect(config: str, root: str | Path | None, settings: Sequence[str]
 
 @contextmanager
 def _raise_on_sigterm() -> Iterator[None]:
-    """Make SIGTERM unwind the block, as Ctrl-C does, so that the server is shut down. A running flow handles signals itself."""
+    """Make SIGTERM unwind the block, as Ctrl-C does, so that the server is shut down.
+
+    A running flow handles signals itself.
+    """
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
         yield
         return

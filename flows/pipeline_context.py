@@ -20,7 +20,8 @@ from indexmill.storage.root import Root
 def open_root(root: str | Path | None) -> Iterator[Root]:
     """Open the root of a flow, and create it if needed; close it at the end of the block.
 
-    Files that this process and its children create from now on are accessible to their user only (`indexmill.storage.permissions`).
+    Files that this process and its children create from now on are accessible to their user only
+    (`indexmill.storage.permissions`).
 
     Args:
         root: The directory; None means INDEXMILL_ROOT, or ./indexmill-data where that is not set.

@@ -179,7 +179,7 @@ def check_fit(plan: BuildPlan) -> None:
 
 
 def available_memory() -> int:
-    """Return the bytes that this process and its children can still use: the machine's, or the control group's if that is less."""
+    """Return the bytes that this process can still use: the machine's, or the control group's if that is less."""
     available = int(psutil.virtual_memory().available)
     try:
         limit, used = ((CGROUP_FOLDER / name).read_text().strip() for name in ("memory.max", "memory.current"))
@@ -247,7 +247,7 @@ def _estimate_disk_bytes(config: PipelineConfig, split: SplitDataset, to_encode:
 
 
 def _estimate_peak_bytes(config: PipelineConfig, split: SplitDataset, dim: int, encoder_bytes: int) -> int:
-    """Estimate the build's own process plus the largest of encoding, training (its sample twice in memory) and filling shards."""
+    """Estimate the build's process plus the largest of encoding, training (two copies of its sample) and filling shards."""
     sample = min(split.database, max(10_000, min_training_items(config.index.factory) * config.index.train_points_per_list))
     training_bytes = min(2 * sample * dim * 4, config.index.train_memory)
     if config.index.shards == "auto":

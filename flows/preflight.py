@@ -32,7 +32,7 @@ def check_encoder(config: EncoderConfig, root: Root, process: EncoderProcess) ->
 
 
 def check_sizes(config: PipelineConfig, split: SplitDataset) -> None:
-    """Raise InputError if there are too few items for evaluation.k or for the factory, no queries, or only one label."""
+    """Raise InputError if there are too few items for evaluation.k or the factory, no queries, or only one label."""
     ks, factory = config.evaluation.k, config.index.factory
     side_counts = f"{split.database} on the database side, {split.query} on the query side"
     if split.labeled and split.labels == 1:

@@ -19,8 +19,8 @@ JSON_SERIALIZER = JSONSerializer().model_dump(mode="json")
 class RecordStorage(LocalFileSystem):
     """A folder for Prefect's result files. Files that do not hold a record are treated as missing.
 
-    Prefect reads a result with the serializer named in the file, which may be pickle, and its JSON may name any class to instantiate.
-    Refusing such files here keeps a planted file from running code.
+    Prefect reads a result with the serializer named in the file, which may be pickle, and its JSON may name any class
+    to instantiate. Refusing such files here keeps a planted file from running code.
     """
 
     _block_type_name = "Indexmill records"

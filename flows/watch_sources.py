@@ -16,8 +16,8 @@ from indexmill.tasks.ingest import revision
 def watch_sources(configs: list[str] | None = None, root: str | None = None) -> dict[str, str]:
     """Start the deployment `build-index/NAME` of every pipeline whose source has changed since its last build.
 
-    An unreachable source does not hold up the others. While a pipeline's build is running, no second one starts; the next check
-    tries again.
+    An unreachable source does not hold up the others. While a pipeline's build is running, no second one starts; the
+    next check tries again.
 
     Args:
         configs: Pipeline names; by default the bundled pipelines that have been built under the root.

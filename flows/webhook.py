@@ -20,9 +20,9 @@ TIMEOUT_SECONDS = 10
 def send_webhook(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Report a flow run that failed, crashed or was cancelled. Without INDEXMILL_WEBHOOK nothing is sent.
 
-    The body is JSON with `flow`, `run`, `pipeline`, `state`, `refused`, `what`, `got` and `next`. For errors that are not Indexmill's own
-    only the class is sent, because their text may contain secrets. After three failed attempts a warning goes to Prefect's log, without
-    the address: whoever knows it can post to it.
+    The body is JSON with `flow`, `run`, `pipeline`, `state`, `refused`, `what`, `got` and `next`. For errors that are
+    not Indexmill's own only the class is sent, because their text may contain secrets. After three failed attempts a
+    warning goes to Prefect's log, without the address: whoever knows it can post to it.
     """
     url = os.environ.get(WEBHOOK_VARIABLE)
     if not url:

@@ -31,7 +31,8 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Prefect's l
 def exit_on_error(*, verbose: bool = False) -> Iterator[None]:
     """Turn an error in the block into a message on standard error and an exit code.
 
-    Indexmill's own errors have their codes (`indexmill.storage.errors`); 130 is Ctrl-C, 143 SIGTERM, and 1 an unexpected error.
+    Indexmill's own errors have their codes (`indexmill.storage.errors`); 130 is Ctrl-C, 143 SIGTERM, and 1 an
+    unexpected error.
 
     Args:
         verbose: Print the traceback before the message.

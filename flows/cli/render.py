@@ -1,4 +1,4 @@
-"""Print results for people: builds, plans, searches, merges, pipelines, the catalog; and anything as JSON for programs."""
+"""Print results for people (builds, plans, searches, merges, pipelines, the catalog), and JSON for programs."""
 
 from __future__ import annotations
 
@@ -145,7 +145,8 @@ def print_search_results(answer: dict[str, Any]) -> None:
     if has_texts:
         table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
     for item in answer["results"]:
-        text = (item["text"] or "").removeprefix(item["key"]).lstrip(": ")  # some texts begin with their key, which is in the table
+        # Some texts begin with their key, which the table shows anyway.
+        text = (item["text"] or "").removeprefix(item["key"]).lstrip(": ")
         distance = abs(item["distance"]) if abs(item["distance"]) < 5e-5 else item["distance"]  # no -0.0000
         cells = (f"{item['rank']}", f"{item['score']:.4f}", f"{distance:.4f}", escape(item["key"]), escape(item["label"] or ""))
         table.add_row(*cells, *([escape(text)] if has_texts else []))

@@ -143,7 +143,7 @@ def _build_history_table(builds: list[MetricsFile], names: list[str]) -> Table:
 
 
 def render_sparkline(values: list[float | None]) -> str:
-    """Return one character per value, from the lowest level to the highest; a space for None. Equal values are all in the middle."""
+    """Return one character per value, and a space for None. If all values are equal, they are in the middle."""
     present = [value for value in values if value is not None]
     low, spread = min(present), max(present) - min(present)
     top = len(SPARKLINE_LEVELS) - 1

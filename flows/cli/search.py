@@ -35,8 +35,8 @@ def search_index(
         snapshot: The snapshot to search; the live one by default.
         show: Where to write an HTML page with the results.
 
-    Returns:
-        What `indexmill search --json` prints: the results, best first, and the milliseconds of opening, loading, encoding and searching.
+    Returns: What `indexmill search --json` prints: the results, best first, and the milliseconds of opening, loading,
+    encoding and searching.
     """
     start = time.perf_counter()
     index = open_index(root, name, snapshot)
@@ -74,7 +74,7 @@ def _check_query(index: OpenIndex, text: str | None, image: Path | None) -> None
 
 
 def _write_contact_sheet(target: Path, index: OpenIndex, answer: SearchResults, query_text: str) -> None:
-    from indexmill.serve.contact_sheet import render_contact_sheet  # only needed here, and its template engine is slow to import
+    from indexmill.serve.contact_sheet import render_contact_sheet  # its template engine is slow to import
 
     folder = target.absolute().parent
     if not folder.is_dir():

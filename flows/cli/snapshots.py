@@ -112,7 +112,8 @@ def gc(
 ) -> None:
     """Remove what no kept snapshot needs.
 
-    Removes expired snapshots, unused embeddings, and tables of old stages. Waits for nothing: a running build makes it fail.
+    Removes expired snapshots, unused embeddings, and tables of old stages. Waits for nothing: a running build makes
+    it fail.
     """
     from dataclasses import asdict
 
