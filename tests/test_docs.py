@@ -15,7 +15,7 @@ from typer.main import get_command
 from indexmill.configs.loading import list_bundled_pipelines, load_config
 from indexmill.configs.reference import render_reference
 from indexmill.flows.cli.app import app
-from indexmill.flows.deployments import ITEMS_LANDED_EVENT, resource
+from indexmill.flows.deployments import ITEMS_LANDED_EVENT, get_pipeline_resource_id
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -104,7 +104,7 @@ def test_every_deployment_runs_a_pipeline_by_its_name(deployment: dict[str, obje
     assert deployment["description"] == config.description
     assert deployment["entrypoint"] == f"{build_index.fn.__module__}.{build_index.fn.__name__}"
     assert build_index.name == "build-index"
-    assert deployment["triggers"][0]["match"] == {"prefect.resource.id": resource(config.name)}  # type: ignore[index]
+    assert deployment["triggers"][0]["match"] == {"prefect.resource.id": get_pipeline_resource_id(config.name)}  # type: ignore[index]
     assert deployment["triggers"][0]["expect"] == [ITEMS_LANDED_EVENT]  # type: ignore[index]
 
 
