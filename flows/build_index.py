@@ -102,14 +102,33 @@ def run_stages(config: PipelineConfig, stages: StageRunner, *, rehash: bool = Fa
         config.index,
     )
     evaluation = run(
-        evaluate, config.name, embeddings, trained, shards, tuned, config.index, config.encoder, config.evaluation, config.split.leaks,
-        split_dataset.image_root, split_dataset.pairs,
-    )  # fmt: skip
+        evaluate,
+        name=config.name,
+        embeddings=embeddings,
+        trained=trained,
+        shards=shards,
+        tuned=tuned,
+        index=config.index,
+        encoder=config.encoder,
+        config=config.evaluation,
+        leaks=config.split.leaks,
+        image_root=split_dataset.image_root,
+        pairs=split_dataset.pairs,
+    )
     snapshot = run(
-        publish, config.model_copy(update={"study": StudyConfig()}), validated, split_dataset, embeddings, trained, shards, tuned, evaluation,
-        force, stages.seconds(),
+        publish,
+        config=config.model_copy(update={"study": StudyConfig()}),
+        validated=validated,
+        split=split_dataset,
+        embeddings=embeddings,
+        trained=trained,
+        shards=shards,
+        tuned=tuned,
+        evaluation=evaluation,
+        force=force,
+        stage_seconds=stages.seconds(),
         staleness_check=lambda record: "" if Snapshots(root, config.name).live_id() else "nothing is live",
-    )  # fmt: skip
+    )
     return summarize_build(config, stages, dataset, validated, embeddings, trained, tuned, evaluation, snapshot)
 
 

@@ -39,7 +39,7 @@ def get_manifest(root: Root, name: str, snapshot_id: str | None) -> Manifest:
 
 def difference(root: Root, name: str, baseline: str, candidate: str | None) -> SnapshotDiff:
     """What differs in `candidate` (the live one by default) from `baseline`."""
-    from indexmill.tasks.evaluation.snapshot_diff import compute_snapshot_diff
+    from indexmill.tasks.evaluation.snapshot_diff import SnapshotTables, compute_snapshot_diff
 
     snapshots = Snapshots(root, name)
     left, right = snapshots.manifest(baseline), snapshots.manifest(candidate)
@@ -48,8 +48,8 @@ def difference(root: Root, name: str, baseline: str, candidate: str | None) -> S
     ]
     (queries, items), (later_queries, later_items) = sides
     return compute_snapshot_diff(
-        left.snapshot_id, (queries, items), (later_queries, later_items), right.rejected - left.rejected, sorted(right.metrics),
-        spill=root.tmp,
+        left.snapshot_id, SnapshotTables(queries, items), SnapshotTables(later_queries, later_items),
+        rejected=right.rejected - left.rejected, metrics=sorted(right.metrics), spill=root.tmp,
     )  # fmt: skip
 
 

@@ -52,16 +52,21 @@ class StageRunner:
     refresh: frozenset[str] = frozenset()
     runs: dict[str, StageRun] = field(default_factory=dict)
 
-    def run(self, stage: Task[..., R], *inputs: Any, staleness_check: Callable[[R], str] = lambda record: "") -> R:
-        """The stage's record for these inputs. A remembered one counts only while its files are there and `staleness_check` says nothing of it."""
+    def run(self, stage: Task[..., R], *inputs: Any, staleness_check: Callable[[R], str] = lambda record: "", **named_inputs: Any) -> R:
+        """The stage's record for these inputs. A cached one counts only while its files are intact and `staleness_check` returns no reason."""
         start = time.perf_counter()
         with translate_disk_errors(self.root.path, f"in the stage {stage.name}"):
             state = cast(
-                State[R], self._with_result_store(stage, force_rerun=stage.name in self.refresh)(self.root, *inputs, return_state=True)
+                State[R],
+                self._with_result_store(stage, force_rerun=stage.name in self.refresh)(
+                    self.root, *inputs, **named_inputs, return_state=True
+                ),
             )
             record, cached = state.result(), state.name == "Cached"
             if cached and (self.root.find_invalid_files(cast(Record, record), thorough=self.thorough) or staleness_check(record)):
-                state = cast(State[R], self._with_result_store(stage, force_rerun=True)(self.root, *inputs, return_state=True))
+                state = cast(
+                    State[R], self._with_result_store(stage, force_rerun=True)(self.root, *inputs, **named_inputs, return_state=True)
+                )
                 record, cached = state.result(), False
         self.runs[stage.name] = StageRun(round(time.perf_counter() - start, 3), cached)
         return record

@@ -81,7 +81,7 @@ TASK_POLICIES = {
         libraries=("faiss-cpu", "numpy", "scikit-learn"), leftovers="ground truth, which the next run reads",
     ),
     "publish": StagePolicy(
-        ("config", "validated", "split", "embeddings", "trained", "shards", "tuned", "evaluation", "force"), 4, uncached_inputs=("seconds",),
+        ("config", "validated", "split", "embeddings", "trained", "shards", "tuned", "evaluation", "force"), 4, uncached_inputs=("stage_seconds",),
         leftovers="a snapshot folder without a manifest, which is no snapshot and is filled by the next run",
     ),
     "study": StagePolicy(uncached_inputs=("encoder", "config", "embeddings", "encode_stats"), leftovers="nothing"),

@@ -80,7 +80,7 @@ def _make_example(row: dict[str, Any], contents: ReportModel) -> QueryExample:
     wanted = row["query"].get("label")
     tells = contents.build_metrics.relevance_source == "label" and wanted is not None
     results = [_make_tile(item, contents, item["label"] == wanted if tells else None) for item in row["results"][:MAX_RESULTS]]
-    return QueryExample(_make_tile(row["query"], contents, None), results, row.get("figure"))
+    return QueryExample(_make_tile(row["query"], contents, None), results, row.get("average_precision"))
 
 
 def _make_tile(item: dict[str, Any], contents: ReportModel, alike: bool | None) -> Tile:

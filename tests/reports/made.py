@@ -123,7 +123,7 @@ def asked(items: list[dict[str, Any]], count: int, results: int = 6) -> list[dic
         return {**items[at % len(items)], "score": 0.99 - at % 7 / 20}
 
     return [
-        {"query": items[start % len(items)], "results": [result(start + at) for at in range(1, results + 1)], "figure": 0.5 + start / 1000}
+        {"query": items[start % len(items)], "results": [result(start + at) for at in range(1, results + 1)], "average_precision": 0.5 + start / 1000}
         for start in range(0, count * 7, 7)
     ]  # fmt: skip
 
