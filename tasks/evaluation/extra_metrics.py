@@ -92,8 +92,7 @@ def evaluate_captions(root: Root, embeddings: EmbeddingSet, *, include_leaks: bo
 
 def _sample_queries(root: Root, embeddings: EmbeddingSet, include_leaks: bool, max_items: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     with vectors(root, embeddings, side="query", leaking=include_leaks, sample=(max_items, seed)) as blocks:
-        ids, queries = concatenate_blocks(blocks, embeddings.dim)
-    return np.asarray(ids), queries
+        return concatenate_blocks(blocks, embeddings.dim)
 
 
 def write_database_memmap(root: Root, embeddings: EmbeddingSet, path: Path) -> tuple[np.ndarray, np.ndarray]:
