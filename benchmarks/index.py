@@ -29,9 +29,9 @@ def main() -> None:
     from benchmarks import index_measuring as measuring
     from benchmarks import index_report as report
     from benchmarks.index_plots import plot
-    from benchmarks.sentences import embeddings
+    from benchmarks.sentences import load_embeddings
 
-    vectors = embeddings(arguments.data, arguments.items + arguments.queries + TUNING_QUERIES)
+    vectors = load_embeddings(arguments.data, arguments.items + arguments.queries + TUNING_QUERIES)
     tuning, queries, database = (
         vectors[:TUNING_QUERIES],
         vectors[TUNING_QUERIES : TUNING_QUERIES + arguments.queries],
