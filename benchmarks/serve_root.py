@@ -52,7 +52,7 @@ def make_root(folder: Path, count: int, family: str) -> Path:
 def _publish_vectors(path: Path, count: int, family: str) -> None:
     root = Root(path, create=False)
     snapshots = Snapshots(root, NAME)
-    live = snapshots.manifest()
+    live = snapshots.read_manifest()
     staging = root.path / "staged"
     staging.mkdir()
     vectors, ids = make_clustered_vectors(count), np.sort(np.random.default_rng(2).choice(2**62, count, replace=False)) + 1
@@ -75,7 +75,7 @@ def _publish_vectors(path: Path, count: int, family: str) -> None:
     refs = {name: root.make_ref(file) for name, file in files.items()}
     manifest = _make_manifest(live, refs, count, family)
     kept_refs = [ref for ref in live.files if not ref.path.startswith("shard-") and ref.path not in refs]
-    folder = snapshots.path(live.snapshot_id).relative_to(root.path).as_posix()
+    folder = snapshots.get_path(live.snapshot_id).relative_to(root.path).as_posix()
     sources = refs | {ref.path: ref.model_copy(update={"path": f"{folder}/{ref.path}"}) for ref in kept_refs}
     manifest = manifest.model_copy(update={"files": tuple(ref.model_copy(update={"path": name}) for name, ref in sources.items())})
     snapshots.assemble(manifest, sources)

@@ -127,7 +127,7 @@ def run_stages(config: PipelineConfig, stages: StageRunner, *, rehash: bool = Fa
         evaluation=evaluation,
         force=force,
         stage_seconds=stages.seconds(),
-        staleness_check=lambda record: "" if Snapshots(root, config.name).live_id() else "nothing is live",
+        staleness_check=lambda record: "" if Snapshots(root, config.name).get_live_id() else "nothing is live",
     )
     return summarize_build(config, stages, dataset, validated, embeddings, trained, tuned, evaluation, snapshot)
 
@@ -143,7 +143,7 @@ def run_data_stages(
     check_factory(config.index)
     identity = check_encoder(config.encoder, root, process)
     source_revision = revision(config.dataset, root)
-    if record_revision and root.last_revision(config.name) not in (None, source_revision):
+    if record_revision and root.read_last_revision(config.name) not in (None, source_revision):
         process.preload(config.encoder)  # something has changed, so there will be something to encode
     dataset = run(ingest, config.name, config.dataset, source_revision, rehash, staleness_check=unread)
     if record_revision:
@@ -155,10 +155,10 @@ def run_data_stages(
 def _is_live_snapshot_intact(root: Root, name: str) -> bool:
     """Whether every file of the live snapshot is as its manifest says; true before the first."""
     snapshots = Snapshots(root, name)
-    if snapshots.live_id() is None:
+    if snapshots.get_live_id() is None:
         return True
     try:
-        snapshots.verify(snapshots.manifest())
+        snapshots.verify(snapshots.read_manifest())
     except DamagedFile:
         return False
     return True

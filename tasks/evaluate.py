@@ -13,7 +13,7 @@ from indexmill.configs.encoders import EncoderConfig
 from indexmill.configs.models import EvaluationConfig, IndexConfig
 from indexmill.storage.atomic import commit
 from indexmill.storage.digests import json_digest
-from indexmill.storage.embedding_store import concatenate_blocks, vectors
+from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.index_records import IndexShards, TrainedIndex, TunedIndex
 from indexmill.storage.records import EmbeddingSet, Evaluation, FileRef
 from indexmill.storage.root import Root
@@ -75,7 +75,7 @@ def evaluate(
     folder = root.index(name) / "evaluations"
     searcher = open_searcher(shards.shards, root.file, index.metric, tuned.params)
     judge = RelevanceJudge(root, embeddings, indexed)
-    with vectors(root, queries, side="query", leaking=include_leaks, sample=(config.max_queries, index.seed)) as blocks:
+    with open_vectors(root, queries, side="query", leaking=include_leaks, sample=(config.max_queries, index.seed)) as blocks:
         query_ids, query_vectors = concatenate_blocks(blocks, queries.dim)
     judgment = _search_and_judge(
         root,

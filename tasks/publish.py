@@ -60,7 +60,7 @@ def publish(
         shards=shards,
         tuned=tuned,
         evaluation=evaluation,
-        live=snapshots.live(),
+        live=snapshots.read_live_manifest(),
         force_reason=force,
         stage_seconds=stage_seconds,
     )
@@ -69,7 +69,7 @@ def publish(
         snapshots.publish(manifest.snapshot_id)
     apply_retention(snapshots, config.publish.keep, config.publish.keep_days)
     catalog.rebuild(root)
-    folder = snapshots.path(manifest.snapshot_id)
+    folder = snapshots.get_path(manifest.snapshot_id)
     create_build_artifacts(folder / "report")
     if manifest.verdict == "refused":
         raise _make_refused_error(manifest, folder / "report" / "report.html")
@@ -108,7 +108,7 @@ def _assemble_snapshot(build: BuildCandidate, snapshots: Snapshots) -> Manifest:
             build.split.digest,
         ]
     )
-    snapshot_id = snapshots.next_id(content)
+    snapshot_id = snapshots.assign_id(content)
     verdict = evaluate_gate(build, served, snapshot_id)
     manifest = build_manifest(build, served.shards, snapshot_id, content, verdict.failed_rules)
     report = write_report(build, served, manifest, verdict)

@@ -48,7 +48,7 @@ def _measure_encode_latency(
         sample = staging / "queries.parquet"
         items = parquet.scan_sql(root.file(query_embeddings.items))
         sql = f"SELECT item_id, content_digest, text, path FROM {items} WHERE side = 'query' ORDER BY item_id LIMIT {count}"
-        parquet.copy_query(sql, sample, spill=root.tmp)
+        parquet.copy_query(sql, sample, temp_dir=root.tmp)
         model = ModelSpec(config, query_embeddings.encoder["precision"], query_embeddings.modality)
         query_times = process.time_queries(TimeQueries(model, str(sample), image_root if query_embeddings.modality == "image" else None))
         advance(1)

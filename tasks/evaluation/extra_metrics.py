@@ -10,7 +10,7 @@ import numpy as np
 
 from indexmill.configs.models import IndexConfig
 from indexmill.storage import parquet
-from indexmill.storage.embedding_store import concatenate_blocks, vectors
+from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.records import EmbeddingSet, FileRef
 from indexmill.storage.root import Root
 from indexmill.tasks.evaluation.relevance import RelevanceJudge, RelevanceResult
@@ -62,7 +62,7 @@ def correlate_scored_pairs(root: Root, embeddings: EmbeddingSet, pairs: FileRef)
     memory-mapped file.
     """
     sql = f"SELECT file, score, item_a, item_b FROM {parquet.scan_sql(root.file(pairs))} ORDER BY file, item_a, item_b LIMIT {MAX_PAIRS}"
-    with parquet.query(sql, spill=root.tmp) as batches:
+    with parquet.query(sql, temp_dir=root.tmp) as batches:
         parts = [[batch[name].to_numpy(zero_copy_only=False) for name in batch.schema.names] for batch in batches]
     if not parts:
         return {}
@@ -91,7 +91,7 @@ def evaluate_captions(root: Root, embeddings: EmbeddingSet, *, include_leaks: bo
 
 
 def _sample_queries(root: Root, embeddings: EmbeddingSet, include_leaks: bool, max_items: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    with vectors(root, embeddings, side="query", leaking=include_leaks, sample=(max_items, seed)) as blocks:
+    with open_vectors(root, embeddings, side="query", leaking=include_leaks, sample=(max_items, seed)) as blocks:
         return concatenate_blocks(blocks, embeddings.dim)
 
 
@@ -100,7 +100,7 @@ def write_database_memmap(root: Root, embeddings: EmbeddingSet, path: Path) -> t
     ids = np.empty(embeddings.database, np.int64)
     database = np.lib.format.open_memmap(path, "w+", np.float32, (embeddings.database, embeddings.dim))
     start = 0
-    with vectors(root, embeddings, side="database") as blocks:
+    with open_vectors(root, embeddings, side="database") as blocks:
         for block_ids, block in blocks:
             stop = start + len(block_ids)
             ids[start:stop], database[start:stop] = block_ids, block
@@ -113,7 +113,7 @@ def _write_pair_vectors(root: Root, embeddings: EmbeddingSet, item_ids: np.ndarr
     pair_vectors = np.lib.format.open_memmap(path, "w+", np.float32, (len(item_ids), embeddings.dim))
     has_vector = np.zeros(len(item_ids), bool)
     for side in ("database", "query"):
-        with vectors(root, embeddings, side=side) as blocks:
+        with open_vectors(root, embeddings, side=side) as blocks:
             for ids, block in blocks:
                 in_pairs = np.isin(ids, item_ids)
                 rows = np.searchsorted(item_ids, ids[in_pairs])

@@ -27,7 +27,7 @@ class ItemLabels:
         """
         items = parquet.scan_sql(root.file(embeddings.items))
         sql = f"SELECT DISTINCT label FROM {items} WHERE label IS NOT NULL ORDER BY 1"
-        self.names = [name for (name,) in parquet.fetch_rows(sql, spill=root.tmp)]
+        self.names = [name for (name,) in parquet.fetch_rows(sql, temp_dir=root.tmp)]
         codes = {name: code for code, name in enumerate(self.names)}
         self._load_codes(root.file(embeddings.items), embeddings.database + embeddings.query, codes)
         indexed_items = parquet.scan_sql(root.file((indexed or embeddings).items))
@@ -35,7 +35,7 @@ class ItemLabels:
         self._counts: dict[Side, np.ndarray] = {}
         for side in ("database", "query"):
             counts = np.zeros(len(self.names), np.int64)
-            for name, count in parquet.fetch_rows(counts_sql, {"side": side}, spill=root.tmp):
+            for name, count in parquet.fetch_rows(counts_sql, {"side": side}, temp_dir=root.tmp):
                 counts[codes[name]] = count
             self._counts[side] = counts
 
@@ -62,12 +62,12 @@ class ItemLabels:
 class DuplicateGroups:
     """The content groups of all items. Holds 16 bytes per item."""
 
-    def __init__(self, items: Path, *, spill: Path) -> None:
+    def __init__(self, items: Path, *, temp_dir: Path) -> None:
         """Load the groups from a table with `item_id` and `content_group`."""
         ranked = f"SELECT item_id, dense_rank() OVER (ORDER BY content_group) - 1 AS number, content_group FROM {parquet.scan_sql(items)}"
         sql = f"SELECT item_id, if(content_group IS NULL, {UNGROUPED}, number) AS number FROM ({ranked}) ORDER BY item_id"
         ids, numbers = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        with parquet.query(sql, spill=spill) as batches:
+        with parquet.query(sql, temp_dir=temp_dir) as batches:
             for batch in batches:
                 ids.append(batch.column("item_id").to_numpy())
                 numbers.append(batch.column("number").to_numpy())

@@ -61,7 +61,7 @@ class RelevanceJudge:
         """
         self.root, self.indexed = root, indexed
         self.labels = ItemLabels(root, embeddings, indexed)
-        self.groups = DuplicateGroups(root.file(embeddings.items), spill=root.tmp)
+        self.groups = DuplicateGroups(root.file(embeddings.items), temp_dir=root.tmp)
 
     def has_relevance_source(self, pairs: FileRef | None, relevance_threshold: float | None) -> bool:
         """Tell whether labels or pairs can decide relevance; otherwise no metric needs deep rankings."""
@@ -145,7 +145,7 @@ class RelevanceJudge:
     def _iterate_database(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield ids, groups and labels of the database in batches."""
         sql = f"SELECT item_id FROM {parquet.scan_sql(self.root.file(self.indexed.items))} WHERE side = 'database'"
-        with parquet.query(sql, spill=self.root.tmp) as batches:
+        with parquet.query(sql, temp_dir=self.root.tmp) as batches:
             for batch in batches:
                 ids = batch.column("item_id").to_numpy()
                 yield ids, self.groups.lookup(ids), self.labels.lookup(ids)
@@ -155,7 +155,7 @@ class RelevanceJudge:
         rows, items, gains = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
         order = np.argsort(query_ids)
         sql = self._make_pairs_sql(pairs)
-        with parquet.query(sql, {"threshold": relevance_threshold}, spill=self.root.tmp) as batches:
+        with parquet.query(sql, {"threshold": relevance_threshold}, temp_dir=self.root.tmp) as batches:
             for batch in batches:
                 pair_queries = batch.column("query").to_numpy()
                 positions = np.minimum(np.searchsorted(query_ids[order], pair_queries), len(query_ids) - 1)

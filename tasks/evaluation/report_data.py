@@ -109,4 +109,4 @@ def _read_items(root: Root, embeddings: EmbeddingSet, item_ids: list[int]) -> di
         return {}
     table = parquet.scan_sql(root.file(embeddings.items))
     sql = f"SELECT {', '.join(ITEM_COLUMNS)} FROM {table} WHERE item_id IN ({', '.join(map(str, item_ids))})"
-    return {row[0]: dict(zip(ITEM_COLUMNS, row, strict=True)) for row in parquet.fetch_rows(sql, spill=root.tmp)}
+    return {row[0]: dict(zip(ITEM_COLUMNS, row, strict=True)) for row in parquet.fetch_rows(sql, temp_dir=root.tmp)}

@@ -40,7 +40,7 @@ def churn_at(baseline: np.ndarray, candidate: np.ndarray, k: int = 10) -> np.nda
     return 1 - count_common(left, right) / np.maximum(longest, 1) - (longest == 0)
 
 
-def count_item_changes(baseline: Path, candidate: Path, *, spill: Path) -> dict[str, int]:
+def count_item_changes(baseline: Path, candidate: Path, *, temp_dir: Path) -> dict[str, int]:
     """Count the items that were added, removed, changed (another content), relabelled (same content, another label) or kept.
 
     Both are items tables with one row per item: `item_id`, `content_digest`, `label`. A renamed item counts as removed and added.
@@ -50,12 +50,12 @@ def count_item_changes(baseline: Path, candidate: Path, *, spill: Path) -> dict[
         "WHEN b.content_digest <> c.content_digest THEN 'changed' WHEN b.label IS DISTINCT FROM c.label THEN 'relabelled' ELSE 'kept' END "
         f"AS change FROM {parquet.scan_sql(baseline)} b FULL JOIN {parquet.scan_sql(candidate)} c USING (item_id)"
     )
-    counts = dict(parquet.fetch_rows(f"SELECT change, count(*) FROM ({item_changes}) GROUP BY 1", spill=spill))
+    counts = dict(parquet.fetch_rows(f"SELECT change, count(*) FROM ({item_changes}) GROUP BY 1", temp_dir=temp_dir))
     return {change: int(counts.get(change, 0)) for change in ITEM_CHANGES}
 
 
 def compute_snapshot_diff(
-    baseline_id: str, baseline: SnapshotTables, candidate: SnapshotTables, *, rejected: int, metrics: Iterable[str], spill: Path
+    baseline_id: str, baseline: SnapshotTables, candidate: SnapshotTables, *, rejected: int, metrics: Iterable[str], temp_dir: Path
 ) -> SnapshotDiff:
     """Compare a candidate with its baseline: metrics by paired tests, churn of the first results, and items.
 
@@ -67,7 +67,7 @@ def compute_snapshot_diff(
         candidate: The candidate's tables.
         rejected: How many more items the candidate rejects.
         metrics: Metrics to compare in addition to HEADLINE_METRICS, where both tables have them.
-        spill: Where DuckDB may write temporary files.
+        temp_dir: Where DuckDB may write temporary files.
     """
     names = dict.fromkeys((*HEADLINE_METRICS, *metrics))
     baseline_columns, candidate_columns = (pq.ParquetFile(tables.per_query).schema_arrow.names for tables in (baseline, candidate))
@@ -80,7 +80,7 @@ def compute_snapshot_diff(
         metrics={name: _compare_metric(baseline.per_query, candidate.per_query, name) for name in common},
         churn_at_10=float(churn_at(before, after, STORED_NEIGHBORS).mean()) if len(query_ids) else None,
         common_queries=len(query_ids),
-        items=count_item_changes(baseline.items, candidate.items, spill=spill),
+        items=count_item_changes(baseline.items, candidate.items, temp_dir=temp_dir),
         rejected=rejected,
     )
 

@@ -93,11 +93,11 @@ def _group_rejects(build: BuildCandidate, served: ServedShards) -> list[RejectGr
     """Group rejects by reason, the most frequent first, each with a few examples. The path of an image file is its key."""
     table = parquet.scan_sql(build.root.file(served.rejects))
     is_image = build.split.modality == "image"
-    counts = parquet.fetch_rows(f"SELECT reason, count(*) FROM {table} GROUP BY 1 ORDER BY 2 DESC, 1", spill=build.root.tmp)
+    counts = parquet.fetch_rows(f"SELECT reason, count(*) FROM {table} GROUP BY 1 ORDER BY 2 DESC, 1", temp_dir=build.root.tmp)
     examples_sql = f"SELECT key, message FROM {table} WHERE reason = $reason ORDER BY item_id LIMIT {EXAMPLES_PER_REASON}"
     groups = []
     for reason, count in counts:
-        rows = parquet.fetch_rows(examples_sql, {"reason": reason}, spill=build.root.tmp)
+        rows = parquet.fetch_rows(examples_sql, {"reason": reason}, temp_dir=build.root.tmp)
         examples = [{"key": key, "path": key if is_image else None, "message": message} for key, message in rows]
         groups.append(RejectGroup(reason, count, examples))
     return groups

@@ -39,7 +39,7 @@ def _merge_rejects(build: BuildCandidate) -> FileRef:
     validation_rejects, encoding_rejects = (parquet.scan_sql(root.file(ref)) for ref in (validated.rejects, embeddings.rejects))
     sql = f"FROM {validation_rejects} UNION ALL BY NAME FROM {encoding_rejects} ORDER BY item_id"
     with root.scratch.staging() as staging:
-        parquet.copy_query(sql, staging / "rejects.parquet", spill=root.tmp)
+        parquet.copy_query(sql, staging / "rejects.parquet", temp_dir=root.tmp)
         path = root.dataset(validated.name, "rejects", json_digest([validated.digest, embeddings.digest])) / "rejects.parquet"
         commit(staging / "rejects.parquet", path)
     return root.make_ref(path)

@@ -10,7 +10,7 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 from indexmill.configs.models import PipelineConfig
-from indexmill.storage.embedding_store import concatenate_blocks, vectors
+from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
@@ -111,7 +111,7 @@ def load_query_set(root: Root, config: PipelineConfig, embeddings: EmbeddingSet)
         )
     is_left_over = ~np.isin(larger_ids, ids)
     tuning_queries = larger_sample[is_left_over] if is_left_over.sum() >= MIN_TUNING_QUERIES else queries
-    with vectors(root, indexed, side="database") as blocks:
+    with open_vectors(root, indexed, side="database") as blocks:
         scores, exact_ids = exact_search(np.concatenate([queries, tuning_queries]), blocks, K, metric)
     labels = ItemLabels(root, embeddings, indexed)
     query_labels = labels.lookup(ids)
@@ -138,7 +138,7 @@ def count_threads(searcher: SupportsSearch) -> int:
 
 
 def _sample_queries(root: Root, config: PipelineConfig, embeddings: EmbeddingSet, count: int) -> tuple[np.ndarray, np.ndarray]:
-    with vectors(root, embeddings, side="query", leaking=config.split.leaks == "keep", sample=(count, config.index.seed)) as blocks:
+    with open_vectors(root, embeddings, side="query", leaking=config.split.leaks == "keep", sample=(count, config.index.seed)) as blocks:
         return concatenate_blocks(blocks, embeddings.dim)
 
 

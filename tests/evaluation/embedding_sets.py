@@ -11,6 +11,7 @@ import polars as pl
 from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.records import EmbeddingSet, FileRef, Side
 from indexmill.storage.root import Root
+from tests.storage.embedding_parts import add_vectors
 
 
 def write_embeddings(
@@ -25,7 +26,7 @@ def write_embeddings(
     ids = list(range(1, len(vectors) + 1))
     contents = [f"{digest}{item:03d}" for item in ids]
     store = EmbeddingStore(root, f"f{digest}")
-    store.add_vectors(ids, contents, vectors.astype(np.float32))
+    add_vectors(store, ids, contents, vectors.astype(np.float32))
     path = root.path / f"items-{digest}.parquet"
     columns: dict[str, list[object]] = {
         "item_id": [*ids],
@@ -42,7 +43,7 @@ def write_embeddings(
     ref = root.make_ref(path)
     return EmbeddingSet(
         digest=digest,
-        files=(ref, *(root.make_ref(part) for part in store.paths())),
+        files=(ref, *(root.make_ref(part) for part in store.list_parts())),
         split="s",
         modality="text",
         fingerprint=f"f{digest}",

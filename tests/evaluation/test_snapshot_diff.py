@@ -30,7 +30,7 @@ def test_only_common_queries_count_and_items_are_counted_by_change(tmp_path: Pat
     candidate = write_tables(
         tmp_path / "candidate", [(2, 0.75, [11, 12]), (3, 0.4, [11, 10]), (4, 0.1, [11, 12])], {11: "x", 12: "c", 13: "d"}
     )
-    diff = compute_snapshot_diff("00001-x", baseline, candidate, rejected=3, metrics=["unknown_metric"], spill=tmp_path)
+    diff = compute_snapshot_diff("00001-x", baseline, candidate, rejected=3, metrics=["unknown_metric"], temp_dir=tmp_path)
     assert set(diff.metrics) == {"map"}
     comparison = diff.metrics["map"]
     assert (comparison.queries, comparison.baseline, comparison.candidate, comparison.difference) == (1, 0.5, 0.75, 0.25)
@@ -46,7 +46,7 @@ def test_a_drop_of_every_query_is_significant_and_noise_is_not(tmp_path: Path) -
     dropped = write_tables(tmp_path / "dropped", [(n, 0.4, [1]) for n in range(40)], {1: "a"})
     mixed = write_tables(tmp_path / "mixed", [(n, 0.5 + (-1) ** n / 10, [1]) for n in range(40)], {1: "a"})
     low, even = (
-        compute_snapshot_diff("s", baseline, candidate, rejected=0, metrics=[], spill=tmp_path).metrics["map"]
+        compute_snapshot_diff("s", baseline, candidate, rejected=0, metrics=[], temp_dir=tmp_path).metrics["map"]
         for candidate in (dropped, mixed)
     )
     assert low.difference == pytest.approx(-0.1)
@@ -61,6 +61,6 @@ def test_without_a_common_query_nothing_is_compared(tmp_path: Path) -> None:
         write_tables(tmp_path / "baseline", [(1, 0.9, [10])], {10: "a"}),
         write_tables(tmp_path / "candidate", [(2, 0.9, [10])], {10: "a"}),
     )
-    diff = compute_snapshot_diff("s", baseline, candidate, rejected=0, metrics=[], spill=tmp_path)
+    diff = compute_snapshot_diff("s", baseline, candidate, rejected=0, metrics=[], temp_dir=tmp_path)
     assert diff.churn_at_10 is None
     assert (diff.metrics["map"].queries, diff.metrics["map"].difference, diff.metrics["map"].p_bootstrap) == (0, None, None)

@@ -21,6 +21,7 @@ from indexmill.tasks.metrics import latency
 from indexmill.tasks.studies.queries import load_query_set
 from indexmill.tasks.studies.results import EncodeStats, StudyRow
 from indexmill.tasks.studies.run import run_study
+from tests.storage.embedding_parts import add_vectors
 
 DIM, LABELS, DATABASE, QUERIES = 16, 8, 1200, 150
 ITEMS_SCHEMA = pa.schema(
@@ -55,7 +56,7 @@ class Data:
     def _write_embeddings(self, root: Root) -> EmbeddingSet:
         digests = [content_digest(vector.tobytes()) for vector in self.vectors]
         store = EmbeddingStore(root, "f" * 8)
-        store.add_vectors(self.ids.tolist(), digests, self.vectors)
+        add_vectors(store, self.ids.tolist(), digests, self.vectors)
         columns = [self.ids, digests, np.where(self.is_query, "query", "database"), self.is_leak, [f"label {code}" for code in self.codes]]
         path = root.path / "items.parquet"
         parquet.write_parquet(
@@ -64,7 +65,7 @@ class Data:
         ref = root.make_ref(path)
         return EmbeddingSet(
             digest="d",
-            files=(ref, *store.refs(path)),
+            files=(ref, *store.find_refs(path)),
             split="s",
             modality="text",
             fingerprint="f" * 8,
@@ -209,7 +210,7 @@ def test_a_study_without_queries_is_refused(root: Root, data: Data, tmp_path: Pa
     """The error says which settings would hold queries out."""
     table = parquet.scan_sql(root.file(data.embeddings.items))
     path = root.path / "no-queries.parquet"
-    parquet.copy_query(f"SELECT * FROM {table} WHERE side = 'database' ORDER BY item_id", path, spill=tmp_path)
+    parquet.copy_query(f"SELECT * FROM {table} WHERE side = 'database' ORDER BY item_id", path, temp_dir=tmp_path)
     without_queries = data.embeddings.model_copy(update={"items": root.make_ref(path), "query": 0})
     with pytest.raises(InputError, match="no queries are held out"):
         load_query_set(root, make_config(), without_queries)
