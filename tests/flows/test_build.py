@@ -328,11 +328,11 @@ def test_the_latest_build_can_be_asked_of_prefect_by_key(quick_build: Build, pic
     quick_build(pictures, "name=asked")
     shutil.rmtree(pictures / "3")
     summary = quick_build(pictures, "name=asked")
-    table, text, link = (Artifact.get(key) for key in ("build-index-asked-figures", "build-index-asked", "build-index-asked-report"))
+    table, text, link = (Artifact.get(key) for key in ("build-index-asked-metrics", "build-index-asked", "build-index-asked-report"))
     assert table
     assert text
     assert link
-    rows = {row["measure"]: row for row in json.loads(str(table.data))}
+    rows = {row["metric"]: row for row in json.loads(str(table.data))}
     assert rows["map"]["value"] == pytest.approx(summary["metrics"]["map"])
     assert rows["map"]["change"] is not None
     assert text.data == (Path(summary["path"]) / "report" / "report.md").read_text()

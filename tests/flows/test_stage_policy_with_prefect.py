@@ -85,7 +85,7 @@ def test_a_record_is_believed_while_what_it_is_remembered_by_stands(name: str, s
 
     def runs(**changes: str) -> bool:
         before, stages = len(done), StageRunner(root)
-        stages.run(task, *(inputs | changes).values())
+        stages.run(task, **(inputs | changes))
         assert stages.runs[name].cached is (len(done) == before)
         return len(done) > before
 
@@ -110,7 +110,7 @@ def test_a_record_is_believed_only_with_its_files(server: str, root: Root) -> No
 
     def runs(**how: Any) -> bool:
         before = len(done)
-        StageRunner(root, **how).run(task, *inputs.values())
+        StageRunner(root, **how).run(task, **inputs)
         return len(done) > before
 
     assert runs()
@@ -136,7 +136,7 @@ FAULTY = {
     "shard": "indexmill.tasks.shard.build_shards",
     "tune": "indexmill.tasks.tune._record",
     "evaluate": "indexmill.tasks.evaluate.open_searcher",
-    "publish": "indexmill.tasks.publish.serve",
+    "publish": "indexmill.tasks.publish.build_served_shards",
 }
 
 
