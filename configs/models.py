@@ -184,7 +184,7 @@ class PipelineConfig(FrozenModel):
     """One pipeline, which builds one index."""
 
     name: str = Field(pattern="^[a-z0-9][a-z0-9-]{0,62}$", description="the pipeline's and the index's name")
-    description: str = ""
+    description: str = Field(default="", description="one line for lists and reports")
     dataset: DatasetConfig
     validate_: ValidateConfig = Field(default=ValidateConfig(), alias="validate")
     split: SplitConfig = SplitConfig()
