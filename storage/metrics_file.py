@@ -1,4 +1,4 @@
-"""`report/metrics.json` (schema: docs/metrics.schema.json), the metrics of one build, and the history of these files."""
+"""`report/metrics.json` (schema: docs/metrics.schema.json): the metrics of one build, and their history."""
 
 from __future__ import annotations
 
