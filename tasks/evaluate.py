@@ -33,6 +33,7 @@ from indexmill.tasks.evaluation.retrieval import (
 from indexmill.tasks.evaluation.search_sweep import sweep_search_params
 from indexmill.tasks.evaluation.tables import write_per_label, write_per_query, write_search_sweep
 from indexmill.tasks.evaluation.trec import write_qrels, write_run
+from indexmill.tasks.gpu_slot import acquire_gpu_slot
 from indexmill.tasks.indexing.searcher import Searcher
 from indexmill.tasks.indexing.shard_store import open_searcher
 from indexmill.tasks.metrics.search_speed import bytes_per_vector, measure_search_speed
@@ -96,7 +97,9 @@ def evaluate(
     metrics |= {key: projection[key] for key in ("knn_purity_at_10", "silhouette") if projection.get(key) is not None}
     scored_pairs = correlate_scored_pairs(root, embeddings, pairs) if pairs else {}
     timings = measure_search_speed(searcher, query_vectors)
-    timings |= load_or_measure_encode_latency(root, queries, encoder, image_root, config.encode_latency_queries)
+    timings |= load_or_measure_encode_latency(
+        root, queries, encoder, image_root, count=config.encode_latency_queries, gpu_slot=acquire_gpu_slot()
+    )
     timings["bytes_per_vector"] = bytes_per_vector([shard.index.size for shard in shards.shards], indexed.database)
     configs = [index.model_dump(mode="json"), config.model_dump(mode="json")]
     digest = json_digest([embeddings.digest, tuned.digest, *configs, leaks, metrics, scored_pairs])

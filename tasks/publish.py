@@ -8,6 +8,7 @@ from pathlib import Path
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+from indexmill.configs.encoders import SentenceTransformersEncoderConfig
 from indexmill.configs.models import PipelineConfig
 from indexmill.storage import catalog, metrics_file
 from indexmill.storage.digests import json_digest
@@ -15,10 +16,15 @@ from indexmill.storage.errors import PublishRefused
 from indexmill.storage.index_records import IndexShards, TrainedIndex, TunedIndex
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.metrics_file import MetricsFile
+from indexmill.storage.onnx_exports import load_onnx_export
 from indexmill.storage.records import EmbeddingSet, Evaluation, FileRef, Snapshot, SplitDataset, ValidatedDataset
 from indexmill.storage.retention import apply_retention
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
+from indexmill.tasks.encoding.identity import identify
+from indexmill.tasks.encoding.onnx import ensure_onnx_export
+from indexmill.tasks.encoding.process import EncoderProcess
+from indexmill.tasks.gpu_slot import acquire_gpu_slot
 from indexmill.tasks.indexing.autofaiss_info import build_index_infos
 from indexmill.tasks.indexing.shard_store import list_shard_paths, name_snapshot_files
 from indexmill.tasks.publishing.candidate import BuildCandidate, ServedShards
@@ -64,6 +70,7 @@ def publish(
         force_reason=force,
         stage_seconds=stage_seconds,
     )
+    _export_text_encoder(build)
     manifest = _assemble_snapshot(build, snapshots)
     if manifest.verdict == "published":
         snapshots.publish(manifest.snapshot_id)
@@ -94,6 +101,22 @@ def create_build_artifacts(report_folder: Path) -> None:
     rows = [_make_metric_row(metrics, name) for name in sorted(metrics.metrics)]
     create_table_artifact(rows, key=f"{key}-metrics", description=description)
     create_link_artifact((report_folder / "report.html").as_uri(), link_text="report.html", key=f"{key}-report", description=description)
+
+
+def _export_text_encoder(build: BuildCandidate) -> None:
+    """Export a sentence-transformers encoder to ONNX, once, so that a service can encode queries without loading torch.
+
+    Skipped like the measurement of encode latency, which loads the same model: if no queries are to be encoded.
+    """
+    config = build.config
+    queries = build.embeddings.for_modality(config.evaluation.query_modality or config.index.modality)
+    if not isinstance(config.encoder, SentenceTransformersEncoderConfig) or not min(
+        config.evaluation.encode_latency_queries, queries.query
+    ):
+        return
+    if load_onnx_export(build.root, identify(config.encoder).fingerprint) is None:
+        with acquire_gpu_slot(), EncoderProcess() as process:
+            ensure_onnx_export(build.root, process, config.encoder, queries)
 
 
 def _assemble_snapshot(build: BuildCandidate, snapshots: Snapshots) -> Manifest:

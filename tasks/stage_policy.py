@@ -77,11 +77,12 @@ TASK_POLICIES = {
     ),
     "tune": StagePolicy(("embeddings", "query_embeddings", "trained", "shards", "config"), 1, libraries=("faiss-cpu",), leftovers="nothing"),
     "evaluate": StagePolicy(
-        ("name", "embeddings", "trained", "shards", "tuned", "index", "encoder", "config", "leaks", "image_root", "pairs"), 4,
+        ("name", "embeddings", "trained", "shards", "tuned", "index", "encoder", "config", "leaks", "image_root", "pairs"), 5,
         libraries=("faiss-cpu", "numpy", "scikit-learn"), leftovers="ground truth, which the next run reads",
     ),
     "publish": StagePolicy(
-        ("config", "validated", "split", "embeddings", "trained", "shards", "tuned", "evaluation", "force"), 4, uncached_inputs=("stage_seconds",),
+        ("config", "validated", "split", "embeddings", "trained", "shards", "tuned", "evaluation", "force"), 4,
+        uncached_inputs=("stage_seconds",),
         leftovers="a snapshot folder without a manifest, which is no snapshot and is filled by the next run",
     ),
     "study": StagePolicy(uncached_inputs=("encoder", "config", "embeddings", "encode_stats"), leftovers="nothing"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 from indexmill.configs.encoders import EncoderConfig
 from indexmill.storage import parquet
 from indexmill.storage.device_profiles import load_device_profile, save_device_profile
@@ -10,17 +12,22 @@ from indexmill.storage.root import Root
 from indexmill.tasks.encoding.device import get_device_name
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.encoding.protocol import ModelSpec, TimeQueries
-from indexmill.tasks.gpu_slot import acquire_gpu_slot
 from indexmill.tasks.progress import track
 
 
 def load_or_measure_encode_latency(
-    root: Root, query_embeddings: EmbeddingSet, config: EncoderConfig, image_root: str | None, count: int
+    root: Root,
+    query_embeddings: EmbeddingSet,
+    config: EncoderConfig,
+    image_root: str | None,
+    *,
+    count: int,
+    gpu_slot: AbstractContextManager[object],
 ) -> dict[str, float]:
     """Return the milliseconds it takes to encode one query, from the device profile if at least `count` queries were timed before.
 
     Loading a model takes longer than everything else in a build with few changes, so the measurement is cached. It runs in a process of
-    its own and holds the GPU slot.
+    its own.
 
     Args:
         root: The storage root.
@@ -28,13 +35,14 @@ def load_or_measure_encode_latency(
         config: The encoder.
         image_root: The folder of the images; None for texts.
         count: Queries to time.
+        gpu_slot: Held while the model is loaded.
     """
     count_available = min(count, query_embeddings.query)
     if not count_available:
         return {}
     profile = load_device_profile(root, query_embeddings.fingerprint, query_embeddings.modality, get_device_name())
     if profile.query_times.get("encode_queries", 0) < count_available:
-        with acquire_gpu_slot():
+        with gpu_slot:
             query_times = _measure_encode_latency(root, query_embeddings, config, image_root, count)
         profile = profile.model_copy(update={"query_times": query_times})
         save_device_profile(root, query_embeddings.fingerprint, query_embeddings.modality, profile)
