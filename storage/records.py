@@ -1,8 +1,8 @@
 """The frozen records that stages pass on.
 
-A record is plain JSON: digests, counts and paths relative to the root, never arrays, tables or handles. `digest` identifies its
-content, and `files` must be on disk for the record to be valid. The same record is the next stage's cache key, an entry of the
-manifest and a row of the catalog.
+A record is plain JSON: digests, counts and paths relative to the root, never arrays, tables or handles. `digest`
+identifies its content, and `files` must be on disk for the record to be valid. The same record is the next stage's
+cache key, an entry of the manifest and a row of the catalog.
 """
 
 from __future__ import annotations

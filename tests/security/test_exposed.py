@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from indexmill.flows.build_index import build_index
 from indexmill.flows.cli.app import app
-from indexmill.flows.environment import open_root
+from indexmill.flows.pipeline_context import open_root
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from tests.conftest import HOME, QUICK
@@ -180,12 +180,11 @@ def test_a_root_may_be_shared_on_purpose(told: str | None, folder: int, file: in
         monkeypatch.setenv("INDEXMILL_UMASK", told)
     before = os.umask(0o002)
     try:
-        root = open_root(str(tmp_path / "root"))
-        root.scratch.write_text(root.dataset("some", "split", "d") / "items", "x")
-        modes = {stat.S_IMODE(path.stat().st_mode) for path in (root.path, root.tmp, *root.path.glob("datasets/**/"))}
-        assert modes == {folder}
-        assert stat.S_IMODE((root.dataset("some", "split", "d") / "items").stat().st_mode) == file
-        root.close()
+        with open_root(str(tmp_path / "root")) as root:
+            root.scratch.write_text(root.dataset("some", "split", "d") / "items", "x")
+            modes = {stat.S_IMODE(path.stat().st_mode) for path in (root.path, root.tmp, *root.path.glob("datasets/**/"))}
+            assert modes == {folder}
+            assert stat.S_IMODE((root.dataset("some", "split", "d") / "items").stat().st_mode) == file
     finally:
         os.umask(before)
 
