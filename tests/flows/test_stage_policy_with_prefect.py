@@ -128,7 +128,7 @@ def test_a_record_is_believed_only_with_its_files(server: str, root: Root) -> No
 
 
 FAULTY = {
-    "ingest": "indexmill.tasks.ingest._listing",
+    "ingest": "indexmill.tasks.ingest._iterate_listing",
     "validate": "indexmill.tasks.validate._check_rows",
     "split": "indexmill.tasks.split.find_leaks",
     "encode": "indexmill.tasks.encode.partition_items",
