@@ -37,7 +37,7 @@ def make_thumbnails(paths: Iterable[str], budget: int = MAX_THUMBNAIL_BYTES) -> 
     thumbnails: dict[str, str] = {}
     if not uses:
         return thumbnails
-    with DecoderPool(LIMITS, DECODE_TIMEOUT_SECONDS, decode=make_thumbnail) as decoders:
+    with DecoderPool(LIMITS, timeout_s=DECODE_TIMEOUT_SECONDS, decode=make_thumbnail) as decoders:
         for path, thumbnail in zip(uses, decoders.decode_all(DecodeRequest(path, "") for path in uses), strict=True):
             if isinstance(thumbnail, str) and len(thumbnail) * uses[path] <= budget:
                 budget -= len(thumbnail) * uses[path]

@@ -52,10 +52,10 @@ def build_arguments(root: Path, folder: Path, *changes: str) -> list[str]:
     ("change", "said"),
     [
         ("index.factroy=Flat", ["unknown key factroy", "did you mean factory?"]),
-        ("dataset.path=/nowhere/at/all", ["image folder is not there", "/nowhere/at/all", "one sub-folder"]),
+        ("dataset.path=/nowhere/at/all", ["image folder does not exist", "/nowhere/at/all", "one subfolder"]),
         ("index.factory=Bogus", ["FAISS refuses this factory", "index.factory = Bogus"]),
         ("index.factory=IVF500,Flat", ["fewer items than the factory", "at least 500", "index.factory=Flat"]),
-        ("evaluation.k=[1,500]", ["fewer items than evaluation.k", "at least 500", "evaluation.k=[1]"]),
+        ("evaluation.k=[1,500]", ["fewer items than the largest evaluation.k", "at least 500", "evaluation.k=[1]"]),
     ],
 )  # fmt: skip
 def test_bad_configs_end_with_a_message_and_no_snapshot(change: str, said: list[str], server: str, digits: Path, tmp_path: Path) -> None:
@@ -171,9 +171,9 @@ def test_search_prints_a_table_with_ranks_scores_and_keys(built: Path, digits: P
     [
         (["demo-images", "--image", __file__, "--snapshot", "00007-x"], "no snapshot"),
         (["demo-images", "some text", "--image", __file__], "one query"),
-        (["no-such-index", "text"], "has not been published"),
+        (["no-such-index", "text"], "there is no index no-such-index"),
         (["demo-images", "a text"], "holds images"),
-        (["demo-images"], "nothing to look for"),
+        (["demo-images"], "no query"),
         (["demo-images", "--image", "/nowhere.png"], "cannot be read"),
         (["demo-images", "--image", __file__], "no image format"),
     ],
@@ -219,7 +219,7 @@ def test_a_snapshot_that_is_merged_is_held(built: Path, tmp_path: Path, monkeypa
         return merge_shards(*arguments, **options)
 
     monkeypatch.setattr("indexmill.flows.cli.merge.merge_shards", merged)
-    assert merge_index(str(built), "demo-images", tmp_path / "merged.faiss", "1GB")["vectors"] == 120
+    assert merge_index(Root(built), "demo-images", tmp_path / "merged.faiss", "1GB")["vectors"] == 120
     assert tried == [True]
     with manifest.open() as handle:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

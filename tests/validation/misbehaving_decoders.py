@@ -1,4 +1,4 @@
-"""Decoders that misbehave for real. The path of a request says how; any other path is its own group."""
+"""Decoders that really misbehave. The path of a request selects how; any other path is its own result."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from indexmill.tasks.validation.decoder_worker import DecodeRequest
 from indexmill.tasks.validation.image_reader import ImageLimits, UnreadableImage
 
 
-def moody(request: DecodeRequest, limits: ImageLimits) -> str:
-    """Hang, crash, swell, fail or refuse, as the request says."""
+def misbehave(request: DecodeRequest, limits: ImageLimits) -> str:
+    """Hang, crash, exhaust memory, fail or refuse, as the path says."""
     match request.path:
         case "hang":
             time.sleep(3600)
@@ -22,20 +22,20 @@ def moody(request: DecodeRequest, limits: ImageLimits) -> str:
             os.abort()
         case "leave":
             os._exit(3)
-        case "swell":
-            return str(len(bytearray(4 << 30)))  # more than the limit, and less than most machines have
+        case "exhaust-memory":
+            return str(len(bytearray(4 << 30)))  # more than the limit, but less than most machines have
         case "fail":
             raise KeyError("a bug")
         case "refuse":
-            raise UnreadableImage("damaged", "as it says")
-        case "shout":
+            raise UnreadableImage("damaged", "as requested")
+        case "print":
             os.write(2, b"a library complains\n")
             os.write(1, b"and prints\n")
     return request.path
 
 
 def crash_once(request: DecodeRequest, limits: ImageLimits) -> str:
-    """Crash at the first request for a path that does not exist yet, and leave it behind."""
+    """Create the path and crash if it does not exist yet."""
     path = Path(request.path)
     if not path.exists():
         path.touch()
@@ -43,7 +43,7 @@ def crash_once(request: DecodeRequest, limits: ImageLimits) -> str:
     return path.name
 
 
-def process(request: DecodeRequest, limits: ImageLimits) -> str:
-    """The process that answers."""
+def get_process_id(request: DecodeRequest, limits: ImageLimits) -> str:
+    """Return the id of the worker process."""
     time.sleep(0.01)
     return str(os.getpid())
