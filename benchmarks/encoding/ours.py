@@ -74,12 +74,12 @@ def split_stage(root_path: str, dataset: dict[str, Any]) -> str:
     from indexmill.configs.datasets import DatasetConfig
     from indexmill.configs.models import SplitConfig, ValidateConfig
     from indexmill.storage.root import Root
-    from indexmill.tasks.ingest import ingest, revision
+    from indexmill.tasks.ingest import ingest, read_source_revision
     from indexmill.tasks.split import split
     from indexmill.tasks.validate import validate
 
     config, root = TypeAdapter(DatasetConfig).validate_python(dataset), Root(root_path)
-    listed = ingest.fn(root, "measured", config, revision(config, root))
+    listed = ingest.fn(root, "measured", config, read_source_revision(config, root))
     record = split.fn(root, validate.fn(root, listed, ValidateConfig()), SplitConfig(mode="none"))
     root.close()
     return record.model_dump_json()

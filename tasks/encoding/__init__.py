@@ -9,10 +9,10 @@ from indexmill.configs.encoders import (
     EfficientNetLiteEncoderConfig,
     EncoderConfig,
     OpenClipEncoderConfig,
-    Precision,
     SentenceTransformersEncoderConfig,
     TimmEncoderConfig,
 )
+from indexmill.storage.records import Precision
 from indexmill.tasks.encoding.base import EncodedItems, Encoder
 from indexmill.tasks.encoding.identity import MODALITIES_BY_KIND, EncoderIdentity, identify
 

@@ -8,8 +8,9 @@ from efficientnet_lite_pytorch import EfficientNet
 from efficientnet_lite_pytorch.utils import Conv2dStaticSamePadding
 from PIL import Image
 
-from indexmill.configs.encoders import EfficientNetLiteEncoderConfig, Precision
+from indexmill.configs.encoders import EfficientNetLiteEncoderConfig
 from indexmill.storage.errors import InputError
+from indexmill.storage.records import Precision
 from indexmill.tasks.encoding.checkpoints import CHECKPOINT_ERRORS
 from indexmill.tasks.encoding.image_encoder import ImageEncoder
 from indexmill.tasks.encoding.model_files import find_model_path

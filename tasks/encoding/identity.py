@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from indexmill.configs.encoders import EncoderConfig, OpenClipEncoderConfig, Precision, SentenceTransformersEncoderConfig, TimmEncoderConfig
+from indexmill.configs.encoders import EncoderConfig, OpenClipEncoderConfig, SentenceTransformersEncoderConfig, TimmEncoderConfig
 from indexmill.storage.digests import file_digest, json_digest
 from indexmill.storage.errors import InputError
-from indexmill.storage.records import FrozenModel, Modality
+from indexmill.storage.records import FrozenModel, Modality, Precision
 from indexmill.tasks.encoding.checkpoints import Checkpoint, find_folder_weights, find_open_clip_checkpoint, find_timm_checkpoint
 from indexmill.tasks.encoding.model_files import CONFIG_SUFFIXES, find_model_path, find_sentence_transformer_folder, list_model_files
 

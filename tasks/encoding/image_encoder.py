@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from indexmill.configs.encoders import BaseEncoderConfig, Precision
-from indexmill.storage.records import Modality
+from indexmill.configs.encoders import BaseEncoderConfig
+from indexmill.storage.records import Modality, Precision
 from indexmill.tasks.encoding.base import EncodedItems
 from indexmill.tasks.encoding.preprocessing import ImagePreprocessor
 from indexmill.tasks.encoding.torch_runtime import TORCH_DTYPES, get_device, move_tensor_to_device, to_float32_array

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx2
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
 from huggingface_hub.file_download import repo_folder_name
@@ -20,17 +19,10 @@ from huggingface_hub.hf_api import ModelInfo, RepoSibling
 from indexmill.storage import atomic
 from indexmill.storage.digests import file_digest
 from indexmill.storage.errors import DamagedFile, InputError
-from indexmill.storage.records import FrozenModel
-from indexmill.tasks.sources.downloads import (
-    RetryPolicy,
-    get_http_status,
-    read_record,
-    require_commit_hash,
-    require_relative_names,
-    with_retries,
-)
+from indexmill.storage.records import FrozenModel, read_record
+from indexmill.tasks.hub_files import NETWORK_ERRORS, require_commit_hash, require_relative_names
+from indexmill.tasks.retry import RetryPolicy, get_http_status, with_retries
 
-NETWORK_ERRORS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError)
 HUB_RETRY = RetryPolicy(attempts=3, first_wait_s=0.5, max_wait_s=20.0, timeout_s=20.0)
 
 T = TypeVar("T")

@@ -12,9 +12,9 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
 
-from indexmill.configs.encoders import OpenClipEncoderConfig, Precision
+from indexmill.configs.encoders import OpenClipEncoderConfig
 from indexmill.storage.errors import InputError
-from indexmill.storage.records import Modality
+from indexmill.storage.records import Modality, Precision
 from indexmill.tasks.encoding.base import EncodedItems
 from indexmill.tasks.encoding.checkpoints import CHECKPOINT_ERRORS, Checkpoint, build_checkpoint_error, find_open_clip_checkpoint
 from indexmill.tasks.encoding.image_encoder import ImageEncoder

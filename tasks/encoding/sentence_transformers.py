@@ -11,9 +11,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules.transformer import Transformer
 
-from indexmill.configs.encoders import Precision, SentenceTransformersEncoderConfig
+from indexmill.configs.encoders import SentenceTransformersEncoderConfig
 from indexmill.storage.errors import InputError
-from indexmill.storage.records import Modality
+from indexmill.storage.records import Modality, Precision
 from indexmill.tasks.encoding.base import EncodedItems
 from indexmill.tasks.encoding.model_files import find_sentence_transformer_folder
 from indexmill.tasks.encoding.torch_runtime import (

@@ -13,7 +13,8 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
 from timm.models import load_state_dict
 
-from indexmill.configs.encoders import Precision, TimmEncoderConfig
+from indexmill.configs.encoders import TimmEncoderConfig
+from indexmill.storage.records import Precision
 from indexmill.tasks.encoding.checkpoints import CHECKPOINT_ERRORS, Checkpoint, build_checkpoint_error, find_timm_checkpoint
 from indexmill.tasks.encoding.image_encoder import ImageEncoder
 from indexmill.tasks.encoding.preprocessing import build_preprocessor

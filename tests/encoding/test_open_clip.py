@@ -161,7 +161,7 @@ def test_a_hub_model_is_downloaded_once(folder: Path, hub: ModelHub) -> None:
     assert get_identity("hf-hub:ours/clip").fingerprint == downloaded.fingerprint == get_identity(f"local-dir:{folder}").fingerprint
     assert load_encoder(make_config("hf-hub:ours/clip")).dim == 32
     assert len(hub.requests) == requests
-    assert not hub.asked("pytorch_model.bin")
+    assert not hub.count_requests("pytorch_model.bin")
 
 
 def test_an_unreachable_hub_is_an_error_that_names_the_model(hub: ModelHub) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from indexmill.configs.encoders import Precision
 from indexmill.configs.loading import load_config
+from indexmill.storage.records import Precision
 from indexmill.tasks.encoding import Encoder, load_encoder
 from indexmill.tasks.encoding.base import encode_items
 

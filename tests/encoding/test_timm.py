@@ -102,7 +102,7 @@ def test_the_weights_of_a_tag_are_downloaded_once(hub: ModelHub, tmp_path: Path)
     local = str(tmp_path / "model.safetensors")
     assert compute_cosines(encode_items(load_encoder(make_config()), make_images()).vectors, encode_with_timm(SMALL, local)).min() > 0.9999
     assert len(hub.requests) == requests
-    assert not hub.asked("resolve/main/config.json")
+    assert not hub.count_requests("resolve/main/config.json")
     assert get_identity(SMALL, local).details["weights"] == downloaded.details["weights"]
 
 

@@ -17,7 +17,8 @@ from prefect.artifacts import Artifact
 
 from indexmill.configs.encoders import EncoderConfig
 from indexmill.flows.build_summary import BuildSummary
-from indexmill.flows.cli.render_snapshots import read_history, render_sparkline
+from indexmill.flows.cli.render_snapshots import render_sparkline
+from indexmill.flows.snapshots import read_history
 from indexmill.storage.errors import InputError, PublishRefused
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.metrics_file import MetricsFile, read_metrics_history
@@ -344,7 +345,7 @@ def test_history_outlives_snapshots(quick_build: Build, pictures: Path, tmp_path
     for label in ("9", "8", "7"):
         shutil.rmtree(pictures / label)
         built.append(quick_build(pictures, "publish.keep=1"))
-    history = read_history(str(tmp_path / "root"), "demo-images")
+    history = read_history(Root(tmp_path / "root"), "demo-images")
     assert [one.snapshot_id for one in history] == [summary["snapshot_id"] for summary in built]
     assert [one.metrics["map"] for one in history] == [summary["metrics"]["map"] for summary in built]
     with duckdb.connect(str(tmp_path / "root" / "catalog.duckdb"), read_only=True) as connection:

@@ -64,7 +64,7 @@ def test_a_run_whose_process_is_gone_is_marked_as_crashed(client: SyncPrefectCli
         end = time.monotonic() + 60
         while (state := client.read_flow_run(run).state) and state.type == StateType.RUNNING and time.monotonic() < end:
             time.sleep(1)
-        assert (state.type, state.message) == (StateType.CRASHED, "no sign of life: its process or its machine is gone")  # type: ignore[union-attr]
+        assert (state.type, state.message) == (StateType.CRASHED, "no heartbeat: the process or its machine is gone")  # type: ignore[union-attr]
     finally:
         client.request("DELETE", "/automations/{id}", path_params={"id": made})
 
