@@ -238,6 +238,6 @@ def test_weights_of_another_architecture_cost_no_reading(build: Build, pictures:
     config = json.loads((wrong / "open_clip_config.json").read_text())
     config["model_cfg"]["vision_cfg"]["width"] = 128
     (wrong / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="the checkpoint is not one of"):
+    with pytest.raises(InputError, match="the checkpoint does not fit"):
         build(pictures, *CLIP, f"encoder.model=local-dir:{wrong}")
     assert not (tmp_path / "root" / "datasets").exists()
