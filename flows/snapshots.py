@@ -146,7 +146,7 @@ def pin_snapshot(root: Root, name: str, snapshot_id: str | None, *, keep: bool) 
 
 
 def verify_snapshot(root: Root, name: str, snapshot_id: str | None) -> Manifest:
-    """Check every file of a snapshot against its digest; return the manifest. Raises DamagedFile for the first mismatch."""
+    """Check every file of a snapshot; return its manifest. Raises DamagedFile for the first file that does not match."""
     snapshots = Snapshots(root, name)
     manifest = snapshots.read_manifest(snapshot_id)
     snapshots.verify(manifest)
