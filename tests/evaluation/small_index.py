@@ -7,6 +7,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
+from indexmill.storage.index_records import SearchParams
 from indexmill.storage.records import EmbeddingSet, Side
 from indexmill.storage.root import Root
 from indexmill.tasks.evaluation.relevance import RelevanceJudge
@@ -37,7 +38,7 @@ class SmallIndex:
         index = faiss.index_factory(DIM, "IVF8,Flat", METRIC)
         index.train(self.vectors[:60])
         index.add_with_ids(self.vectors[:60], np.arange(1, 61))
-        self.searcher = Searcher([index], "cosine", nprobe=2)
+        self.searcher = Searcher([index], "cosine", SearchParams(nprobe=2))
         self.run = run_queries(self.searcher, np.arange(61, 81), self.vectors[60:], 10, 40)
         self.judge = RelevanceJudge(root, self.embeddings, self.embeddings)
         self.relevance = self.judge.judge_by_label(self.run, (1, 5, 10))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import faiss
 import numpy as np
 
+from indexmill.storage.index_records import SearchParams
 from indexmill.storage.root import Root
 from indexmill.tasks.evaluation.retrieval import RetrievalRun, choose_cutoffs, compute_ann_metrics, run_queries, summarize_ann_metrics
-from indexmill.tasks.indexing.reranking import store
+from indexmill.tasks.indexing.reranking import make_store
 from indexmill.tasks.indexing.searcher import Searcher
 from tests.evaluation.small_index import DIM, METRIC, SmallIndex, make_unit_vectors
 
@@ -18,7 +19,7 @@ def test_the_first_k_ranks_equal_a_top_k_search() -> None:
     index = faiss.index_factory(DIM, "IVF4,PQ4x4", METRIC)
     index.train(vectors)
     index.add_with_ids(vectors, ids)
-    searcher = Searcher([index], "cosine", nprobe=4, stores=[store(ids, vectors, "cosine")], rerank_candidates=3)
+    searcher = Searcher([index], "cosine", SearchParams(nprobe=4, rerank_candidates=3), stores=[make_store(ids, vectors, "cosine")])
     queries = make_unit_vectors(np.random.default_rng(1), 50)
     retrieved = run_queries(searcher, np.arange(50), queries, 3, 40).retrieved
     top_3, top_40 = (searcher.search(queries, k)[1] for k in (3, 40))
