@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 HOME = Path(tempfile.mkdtemp(prefix="indexmill-tests-"))
@@ -18,7 +19,23 @@ prepare_environment(HOME)  # before anything imports Prefect
 import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from indexmill.storage.errors import InputError, PublishRefused  # noqa: E402
 from indexmill.storage.root import Root  # noqa: E402
+from indexmill.tasks.encoding.process import EncoderProcess  # noqa: E402
+
+QUICK_TIER = "not slow"  # as addopts in pyproject.toml has it
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Run a slow test that is named: `pytest tests/x.py::test_y` needs no -m."""
+    if config.option.markexpr == QUICK_TIER and any("::" in argument for argument in config.args):
+        config.option.markexpr = ""
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say how to run the tests that the quick tier leaves out."""
+    if config.option.markexpr == QUICK_TIER:
+        terminalreporter.write_line('Only the quick tests were run. All of them: make test-all, or pytest -m ""')
 
 
 def pytest_sessionfinish() -> None:
@@ -28,13 +45,41 @@ def pytest_sessionfinish() -> None:
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Root]:
     """An empty root."""
-    place = Root(tmp_path / "root")
-    yield place
-    place.close()
+    root = Root(tmp_path / "root")
+    yield root
+    root.close()
+
+
+class SharedEncoder:
+    """The encoding process of all builds in this test process, so that torch and a model are loaded once and not per build.
+
+    Stopped after an unexpected error, which may have left a job unfinished.
+    """
+
+    def __init__(self) -> None:
+        self.process = EncoderProcess()
+
+    def __enter__(self) -> EncoderProcess:
+        return self.process
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None and not isinstance(error, InputError | PublishRefused):
+            self.process.stop()
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[str]:
+def shared_encoder() -> Iterator[None]:
+    """Flows that run in this process share one encoding process."""
+    shared = SharedEncoder()
+    with pytest.MonkeyPatch.context() as patch:
+        for user in ("flows.build_index", "flows.plan_index", "flows.study_index", "tasks.evaluation.encode_latency"):
+            patch.setattr(f"indexmill.{user}.EncoderProcess", lambda: shared)
+        yield
+    shared.process.stop()
+
+
+@pytest.fixture(scope="session")
+def server(shared_encoder: None) -> Iterator[str]:
     """The URL of a Prefect server that this process and its children use."""
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL, temporary_settings
