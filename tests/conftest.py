@@ -50,32 +50,29 @@ def root(tmp_path: Path) -> Iterator[Root]:
     root.close()
 
 
-class SharedEncoder:
-    """The encoding process of all builds in this test process, so that torch and a model are loaded once and not per build.
+class SharedEncoder(EncoderProcess):
+    """The encoding process of all builds in this test process, so that torch and a model are loaded once and not per build."""
 
-    Stopped after an unexpected error, which may have left a job unfinished.
-    """
-
-    def __init__(self) -> None:
-        self.process = EncoderProcess()
-
-    def __enter__(self) -> EncoderProcess:
-        return self.process
+    def stop(self) -> None:
+        """Keep it for the next build, unless it has ended."""
+        if self._running and self._process.poll() is not None:
+            super().stop()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """End it after an unexpected error, which may have left a job unfinished."""
         if error is not None and not isinstance(error, InputError | PublishRefused):
-            self.process.stop()
+            super().stop()
 
 
 @pytest.fixture(scope="session")
 def shared_encoder() -> Iterator[None]:
     """Flows that run in this process share one encoding process."""
-    shared = SharedEncoder()
+    process = SharedEncoder()
     with pytest.MonkeyPatch.context() as patch:
         for user in ("flows.build_index", "flows.plan_index", "flows.study_index", "tasks.evaluation.encode_latency"):
-            patch.setattr(f"indexmill.{user}.EncoderProcess", lambda: shared)
+            patch.setattr(f"indexmill.{user}.EncoderProcess", lambda: process)
         yield
-    shared.process.stop()
+    EncoderProcess.stop(process)
 
 
 @pytest.fixture(scope="session")
