@@ -99,7 +99,7 @@ def _opened(root: Any) -> int:
     from indexmill.storage import parquet
 
     parts = sorted(root.path.glob("image_checks/*/part-*.parquet"))
-    return int(parquet.fetch_rows(f"SELECT count(*) FROM {parquet.scan_sql(*parts)}", spill=root.tmp)[0][0]) if parts else 0
+    return int(parquet.fetch_rows(f"SELECT count(*) FROM {parquet.scan_sql(*parts)}", temp_dir=root.tmp)[0][0]) if parts else 0
 
 
 def measured(folder: Path, root: Path, *flags: str) -> dict[str, Any]:

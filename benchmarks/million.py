@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from benchmarks.sentences import DIM, embeddings
 from indexmill.configs.models import IndexConfig
 from indexmill.storage import parquet
-from indexmill.storage.embedding_store import concatenate_blocks, vectors
+from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.index_records import IndexShards
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
@@ -87,7 +87,7 @@ def measured(root: Root, embeddings: EmbeddingSet, config: IndexConfig) -> dict[
     end = time.perf_counter()
     shards = IndexShards(digest="s", files=(), trained=trained.digest, shards=filled.shards, built=0, updated=0, reused=0)
     tuned = tune.fn(root, embeddings, embeddings, trained, shards, config)
-    with vectors(root, embeddings, side="query") as blocks:
+    with open_vectors(root, embeddings, side="query") as blocks:
         _, queries = concatenate_blocks(blocks, embeddings.dim)
     searcher = open_searcher(filled.shards, root.file, config.metric, tuned.params)
     speed = measure_search_speed(searcher, queries)

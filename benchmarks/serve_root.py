@@ -52,7 +52,7 @@ def make_root(folder: Path, count: int, family: str) -> Path:
 def _enlarge(path: Path, count: int, family: str) -> None:
     root = Root(path, create=False)
     snapshots = Snapshots(root, NAME)
-    live = snapshots.manifest()
+    live = snapshots.read_manifest()
     staged = root.path / "staged"
     staged.mkdir()
     vectors, ids = clustered(count), np.sort(np.random.default_rng(2).choice(2**62, count, replace=False)) + 1
@@ -75,7 +75,7 @@ def _enlarge(path: Path, count: int, family: str) -> None:
     refs = {name: root.make_ref(file) for name, file in files.items()}
     manifest = _manifest(live, refs, count, family)
     kept = [ref for ref in live.files if not ref.path.startswith("shard-") and ref.path not in refs]
-    folder = snapshots.path(live.snapshot_id).relative_to(root.path).as_posix()
+    folder = snapshots.get_path(live.snapshot_id).relative_to(root.path).as_posix()
     sources = refs | {ref.path: ref.model_copy(update={"path": f"{folder}/{ref.path}"}) for ref in kept}
     manifest = manifest.model_copy(update={"files": tuple(ref.model_copy(update={"path": name}) for name, ref in sources.items())})
     snapshots.assemble(manifest, sources)

@@ -108,7 +108,7 @@ def run_stages(config: PipelineConfig, stages: StageRunner, *, rehash: bool = Fa
     snapshot = run(
         publish, config.model_copy(update={"study": StudyConfig()}), validated, split_dataset, embeddings, trained, shards, tuned, evaluation,
         force, stages.seconds(),
-        staleness_check=lambda record: "" if Snapshots(root, config.name).live_id() else "nothing is live",
+        staleness_check=lambda record: "" if Snapshots(root, config.name).get_live_id() else "nothing is live",
     )  # fmt: skip
     return summarize_build(config, stages, dataset, validated, embeddings, trained, tuned, evaluation, snapshot)
 
@@ -124,7 +124,7 @@ def run_data_stages(
     check_factory(config.index)
     identity = check_encoder(config.encoder, root, process)
     source_revision = revision(config.dataset, root)
-    if record_revision and root.last_revision(config.name) not in (None, source_revision):
+    if record_revision and root.read_last_revision(config.name) not in (None, source_revision):
         process.preload(config.encoder)  # something has changed, so there will be something to encode
     dataset = run(ingest, config.name, config.dataset, source_revision, rehash, staleness_check=unread)
     if record_revision:
@@ -136,10 +136,10 @@ def run_data_stages(
 def _is_live_snapshot_intact(root: Root, name: str) -> bool:
     """Whether every file of the live snapshot is as its manifest says; true before the first."""
     snapshots = Snapshots(root, name)
-    if snapshots.live_id() is None:
+    if snapshots.get_live_id() is None:
         return True
     try:
-        snapshots.verify(snapshots.manifest())
+        snapshots.verify(snapshots.read_manifest())
     except DamagedFile:
         return False
     return True

@@ -56,7 +56,7 @@ def summarize_build(
     encoded = 0 if stages.runs["encode"].cached else embeddings.encoded
     return BuildSummary(
         name=config.name, snapshot_id=snapshot.snapshot_id, path=str(folder), report=str(folder / "report" / "report.html"),
-        published=Snapshots(root, config.name).live_id() == snapshot.snapshot_id, items=dataset.items, database=embeddings.database,
+        published=Snapshots(root, config.name).get_live_id() == snapshot.snapshot_id, items=dataset.items, database=embeddings.database,
         query=embeddings.query, rejected=validated.rejected + embeddings.rejected, truncated=embeddings.truncated,
         precision=embeddings.encoder["precision"], precision_check=embeddings.encoder.get("precision_check"),
         index=_describe_index(trained, tuned),

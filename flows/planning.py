@@ -125,14 +125,14 @@ def available_memory() -> int:
 
 def _count_changes(root: Root, name: str, split: SplitDataset) -> tuple[int, int, int, int]:
     snapshots, candidate_sql = Snapshots(root, name), parquet.scan_sql(root.file(split.table))
-    if (live := snapshots.live_id()) is None:
+    if (live := snapshots.get_live_id()) is None:
         return split.database + split.query, 0, 0, 0
     sql = (
         "SELECT count(*) FILTER (b.item_id IS NULL), count(*) FILTER (a.content_digest <> b.content_digest), "
         "count(*) FILTER (a.item_id IS NULL), count(*) FILTER (a.content_digest = b.content_digest) "
-        f"FROM {candidate_sql} a FULL JOIN {parquet.scan_sql(snapshots.path(live) / 'items.parquet')} b ON a.item_id = b.item_id"
+        f"FROM {candidate_sql} a FULL JOIN {parquet.scan_sql(snapshots.get_path(live) / 'items.parquet')} b ON a.item_id = b.item_id"
     )
-    new, changed, removed, unchanged = parquet.fetch_rows(sql, spill=root.tmp)[0]
+    new, changed, removed, unchanged = parquet.fetch_rows(sql, temp_dir=root.tmp)[0]
     return new, changed, removed, unchanged
 
 
@@ -160,16 +160,16 @@ def _plan_encoding(
     known = load_device_profile(root, identity.fingerprint, modality, get_device_name())
     precision = (known.precision or "float32") if config.encoder.precision == "auto" else config.encoder.precision
     store = EmbeddingStore(root, identity.for_store(modality, precision, config.encoder.storage_dtype).fingerprint)
-    distinct = int(parquet.fetch_rows(f"SELECT count(DISTINCT content_digest) FROM {parquet.scan_sql(items)}", spill=root.tmp)[0][0])
+    distinct = int(parquet.fetch_rows(f"SELECT count(DISTINCT content_digest) FROM {parquet.scan_sql(items)}", temp_dir=root.tmp)[0][0])
     missing, rate = store.count_missing(items), known.rates.get(precision)
     seconds = 0.0 if not missing else round(missing / rate, 1) if rate else None
     encode_plan = EncodePlan(modality, precision, missing, distinct - missing, rate, seconds)
-    return encode_plan, store.dim if store.readable_paths() else ASSUMED_DIM, known.peak_bytes or DEFAULT_ENCODER_BYTES
+    return encode_plan, store.dim if store.list_readable_parts() else ASSUMED_DIM, known.peak_bytes or DEFAULT_ENCODER_BYTES
 
 
 def _describe_training(root: Root, config: PipelineConfig, touched: int, unchanged: int) -> str:
     """What will become of the last training, as far as that can be told before anything is encoded."""
-    last = load_last_training(root, config.name, Snapshots(root, config.name).live())
+    last = load_last_training(root, config.name, Snapshots(root, config.name).read_live_manifest())
     if last is None:
         return "new: the first of this index"
     if not touched:

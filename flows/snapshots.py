@@ -22,8 +22,8 @@ from indexmill.storage.snapshots import Snapshots
 def list_snapshots(root: Root, name: str) -> list[dict[str, Any]]:
     """A row a snapshot, oldest first."""
     snapshots = Snapshots(root, name)
-    live, kept = snapshots.live_id(), list_pinned(snapshots)
-    manifests = list(snapshots.manifests()) or [snapshots.manifest()]  # which says that there is none
+    live, kept = snapshots.get_live_id(), list_pinned(snapshots)
+    manifests = list(snapshots.read_manifests()) or [snapshots.read_manifest()]  # which says that there is none
     return [
         {"snapshot_id": one.snapshot_id, "created_at": one.created_at, "verdict": one.verdict, "force_reason": one.force_reason,
          "live": one.snapshot_id == live, "pinned": one.snapshot_id in kept, "items": one.items, "rejected": one.rejected,
@@ -34,7 +34,7 @@ def list_snapshots(root: Root, name: str) -> list[dict[str, Any]]:
 
 def get_manifest(root: Root, name: str, snapshot_id: str | None) -> Manifest:
     """The manifest of a snapshot, of the live one by default."""
-    return Snapshots(root, name).manifest(snapshot_id)
+    return Snapshots(root, name).read_manifest(snapshot_id)
 
 
 def difference(root: Root, name: str, baseline: str, candidate: str | None) -> SnapshotDiff:
@@ -42,14 +42,14 @@ def difference(root: Root, name: str, baseline: str, candidate: str | None) -> S
     from indexmill.tasks.evaluation.snapshot_diff import compute_snapshot_diff
 
     snapshots = Snapshots(root, name)
-    left, right = snapshots.manifest(baseline), snapshots.manifest(candidate)
+    left, right = snapshots.read_manifest(baseline), snapshots.read_manifest(candidate)
     sides = [
-        tuple(snapshots.path(one.snapshot_id) / path for path in ("report/per_query.parquet", "items.parquet")) for one in (left, right)
+        tuple(snapshots.get_path(one.snapshot_id) / path for path in ("report/per_query.parquet", "items.parquet")) for one in (left, right)
     ]
     (queries, items), (later_queries, later_items) = sides
     return compute_snapshot_diff(
         left.snapshot_id, (queries, items), (later_queries, later_items), right.rejected - left.rejected, sorted(right.metrics),
-        spill=root.tmp,
+        temp_dir=root.tmp,
     )  # fmt: skip
 
 
@@ -60,8 +60,8 @@ def rollback_snapshot(root: Root, name: str, snapshot_id: str | None) -> tuple[s
     """
     snapshots = Snapshots(root, name)
     with root.hold_shared(), lease(root.index(name) / "lease", holder=f"rollback of {name}"):
-        live = snapshots.manifest()
-        wanted = snapshots.manifest(snapshot_id or _find_previous_published(snapshots, live))
+        live = snapshots.read_manifest()
+        wanted = snapshots.read_manifest(snapshot_id or _find_previous_published(snapshots, live))
         if wanted.verdict == "refused":
             raise InputError(
                 "the gate refused this snapshot", where=f"index {name}", got=wanted.snapshot_id,
@@ -74,7 +74,7 @@ def rollback_snapshot(root: Root, name: str, snapshot_id: str | None) -> tuple[s
 
 
 def _find_previous_published(snapshots: Snapshots, live: Manifest) -> str:
-    earlier = [one for one in snapshots.ids() if one < live.snapshot_id and snapshots.manifest(one).verdict == "published"]
+    earlier = [one for one in snapshots.list_ids() if one < live.snapshot_id and snapshots.read_manifest(one).verdict == "published"]
     if not earlier:
         raise InputError(
             "there is no snapshot to go back to", where=f"index {snapshots.name}", got=f"the live one, {live.snapshot_id}, is the oldest",
@@ -86,7 +86,7 @@ def _find_previous_published(snapshots: Snapshots, live: Manifest) -> str:
 def pin_snapshot(root: Root, name: str, snapshot_id: str | None, *, keep: bool) -> str:
     """Pin a snapshot, the live one by default, or let it go; its id."""
     snapshots = Snapshots(root, name)
-    found = snapshots.manifest(snapshot_id).snapshot_id
+    found = snapshots.read_manifest(snapshot_id).snapshot_id
     pin(snapshots, found, keep=keep)
     return found
 
@@ -94,7 +94,7 @@ def pin_snapshot(root: Root, name: str, snapshot_id: str | None, *, keep: bool) 
 def verify_snapshot(root: Root, name: str, snapshot_id: str | None) -> Manifest:
     """The manifest of a snapshot whose files are all whole; raises DamagedFile for the first that is not."""
     snapshots = Snapshots(root, name)
-    manifest = snapshots.manifest(snapshot_id)
+    manifest = snapshots.read_manifest(snapshot_id)
     snapshots.verify(manifest)
     return manifest
 
@@ -153,7 +153,7 @@ def print_garbage(found: list[Garbage], *, dry_run: bool) -> None:
     for heading in ("what", "where", "vectors", "MB"):
         table.add_column(heading, justify="right" if heading in ("vectors", "MB") else "left", overflow="fold")
     for one in found:
-        table.add_row(one.kind, one.where, "" if one.rows is None else f"{one.rows:,}", f"{one.bytes / 1e6:,.1f}")
+        table.add_row(one.kind, one.path, "" if one.rows is None else f"{one.rows:,}", f"{one.bytes / 1e6:,.1f}")
     console = Console(highlight=False)
     if found:
         console.print(table)

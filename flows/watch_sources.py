@@ -38,7 +38,7 @@ def _start_if_changed(root: Root, name: str) -> str:
         source_revision = revision(load_config(name, []).dataset, root)
     except IndexmillError as error:
         return error.what
-    if root.last_revision(name) == source_revision:
+    if root.read_last_revision(name) == source_revision:
         return "unchanged"
     run_deployment(f"build-index/{name}", timeout=0, as_subflow=False)
     return "started"

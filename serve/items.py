@@ -30,7 +30,7 @@ class ItemTable:
         sql = f"SELECT item_id, {', '.join(COLUMNS)} FROM {parquet.scan_sql(scan_sql)} ORDER BY item_id"
         with scratch.staging() as folder:
             file = folder / "items.arrow"
-            with parquet.query(sql, spill=folder) as batches:
+            with parquet.query(sql, temp_dir=folder) as batches:
                 _copy_to_arrow(batches, file)
             reader = pa.ipc.open_file(pa.memory_map(str(file)))
             self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]

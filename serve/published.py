@@ -36,7 +36,7 @@ class PublishedIndex:
         # Held until this object is gone: what is read is not removed by retention.
         self._reading = hold_snapshot(snapshots, snapshot_id)
         self.manifest = self._reading.__enter__()
-        self._folder = snapshots.path(self.manifest.snapshot_id)
+        self._folder = snapshots.get_path(self.manifest.snapshot_id)
 
     def check_fingerprint(self, fingerprint: str) -> None:
         """Raise InputError for an encoder whose vectors would mean nothing here."""
@@ -72,7 +72,7 @@ class PublishedIndex:
         """Item id -> its row (COLUMNS), for those ids that the snapshot holds."""
         wanted = ", ".join(str(item) for item in {*ids} if item >= 0) or "NULL"
         sql = f"SELECT {', '.join(COLUMNS)} FROM {parquet.scan_sql(self._folder / 'items.parquet')} WHERE item_id IN ({wanted})"
-        return {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in parquet.fetch_rows(sql, spill=self.root.tmp)}
+        return {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in parquet.fetch_rows(sql, temp_dir=self.root.tmp)}
 
     def _resolve_path(self, ref: Any) -> Path:
         return self._folder / str(ref.path)

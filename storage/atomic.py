@@ -1,7 +1,7 @@
-"""Files that are whole or not there: written under a temporary name, synced, renamed.
+"""Atomic file writes: write under a temporary name, fsync, rename.
 
-Temporaries lie in `<root>/tmp/<pid>-<n>/`, a folder that its process holds locked; a folder whose lock is free belongs to a
-process that is gone, and is swept away by the next build.
+Temporaries are in `<root>/tmp/<pid>-<random>/`, a folder that its process keeps locked. A folder whose lock is free belongs to
+a process that has ended; the next build removes it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from indexmill.storage.stopping import raise_if_stopping
 
 
 class Scratch:
-    """This process's own folder for temporaries under one root. Closed by `close`, or by the kernel when the process dies."""
+    """This process's folder for temporaries under one root. The kernel releases its lock when the process ends."""
 
     def __init__(self, parent: Path) -> None:
         parent.mkdir(mode=0o777 & ~get_umask(), parents=True, exist_ok=True)
@@ -28,13 +28,13 @@ class Scratch:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def close(self) -> None:
-        """Remove the folder, then let go of its lock."""
+        """Remove the folder, then release its lock."""
         shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Yield an empty folder for files whose final name is not known yet; whatever was not committed goes with it."""
+        """Yield an empty folder for files whose final name is not known yet; remove it and its uncommitted files at the end."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         try:
             yield folder
@@ -43,21 +43,22 @@ class Scratch:
 
     @contextmanager
     def replace_atomically(self, target: Path) -> Iterator[Path]:
-        """Yield a temporary path of the target's name; when the block ends well, commit it as `target`."""
+        """Yield a temporary path; commit it as `target` when the block ends without an error."""
         with self.staging() as folder:
             yield folder / target.name
             commit(folder / target.name, target)
 
     def write_text(self, target: Path, text: str) -> None:
-        """Replace `target` by `text` (UTF-8) atomically."""
+        """Write `text` (UTF-8) to `target` atomically."""
         with self.replace_atomically(target) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
 def commit(temporary: Path, target: Path) -> None:
-    """Make a finished temporary file durable under its final name: the one way anything comes into being under the root.
+    """Make a finished temporary file durable under its final name. Every file under the root is created this way.
 
-    Here the work ends when it was asked to: raises Stopped, with the file in its place.
+    Raises:
+        Stopped: when a stop was requested. The file is in its place by then.
     """
     _fsync(temporary)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +68,7 @@ def commit(temporary: Path, target: Path) -> None:
 
 
 def link(source: Path, target: Path, scratch: Scratch) -> None:
-    """Give an immutable file a second name; a copy where the file system has no hard links."""
+    """Hard-link an immutable file, or copy it where the file system has no hard links."""
     with scratch.replace_atomically(target) as temporary:
         try:
             os.link(source, temporary)
@@ -76,7 +77,7 @@ def link(source: Path, target: Path, scratch: Scratch) -> None:
 
 
 def remove_stale_temporaries(parent: Path) -> int:
-    """Remove the temporaries of processes that are gone; the number of folders removed."""
+    """Remove the temporaries of processes that have ended and return the number of folders removed."""
     removed = 0
     for folder in sorted(parent.glob("*-*")) if parent.is_dir() else []:
         if not _is_locked(folder / "lock"):
@@ -90,7 +91,7 @@ def _is_locked(lock: Path) -> bool:
         handle = os.open(lock, os.O_RDWR)
     except FileNotFoundError:
         return False
-    except PermissionError:  # another user's, who will sweep it
+    except PermissionError:  # it belongs to another user, whose builds remove it
         return True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

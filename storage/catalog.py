@@ -1,7 +1,6 @@
-"""The catalog: what people ask about all builds, as a DuckDB file made from the manifests and the history of figures.
+"""The catalog: a DuckDB file with all builds, derived from the manifests and the metrics history.
 
-It holds no truth of its own. It is made anew beside the old one and renamed over it, so it is never half written, and deleting it
-costs nothing.
+It is rebuilt beside the old file and renamed over it, so it is never half written, and it is safe to delete.
 """
 
 from __future__ import annotations
@@ -15,22 +14,32 @@ from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 
 CREATE_TABLES = """
-CREATE TABLE builds (index_name VARCHAR, snapshot_id VARCHAR, parent VARCHAR, created_at TIMESTAMPTZ, live BOOLEAN, verdict VARCHAR,
-                     items BIGINT,
-                     database BIGINT, query BIGINT, rejected BIGINT, factory VARCHAR, metric VARCHAR, dim INTEGER, fingerprint VARCHAR);
-CREATE TABLE evaluations (index_name VARCHAR, snapshot_id VARCHAR, created_at TIMESTAMPTZ, verdict VARCHAR, measure VARCHAR,
-                          value DOUBLE, low DOUBLE, high DOUBLE);
+CREATE TABLE builds (
+    index_name VARCHAR, snapshot_id VARCHAR, parent VARCHAR, created_at TIMESTAMPTZ, live BOOLEAN, verdict VARCHAR,
+    items BIGINT, database BIGINT, query BIGINT, rejected BIGINT,
+    factory VARCHAR, metric VARCHAR, dim INTEGER, fingerprint VARCHAR
+);
+CREATE TABLE evaluations (
+    index_name VARCHAR, snapshot_id VARCHAR, created_at TIMESTAMPTZ, verdict VARCHAR,
+    metric VARCHAR, value DOUBLE, low DOUBLE, high DOUBLE
+);
 CREATE TABLE shards (index_name VARCHAR, snapshot_id VARCHAR, side VARCHAR, number INTEGER, items BIGINT, bytes BIGINT, sha256 VARCHAR);
 """
 
+# Columns of `builds` that are fields of the manifest.
+BUILD_FIELDS = (
+    *("parent", "created_at", "verdict", "items", "database", "query", "rejected"),
+    *("factory", "metric", "dim", "fingerprint"),
+)
+
 
 def rebuild(root: Root) -> int:
-    """Make the catalog from the manifests; the number of snapshots in it."""
+    """Rebuild the catalog from the manifests and return the number of snapshots in it."""
     manifests = [
-        (manifest, manifest.snapshot_id == snapshots.live_id())
-        for folder in sorted((root.path / "indexes").glob("*"))
-        for snapshots in [Snapshots(root, folder.name)]
-        for manifest in snapshots.manifests()
+        (manifest, manifest.snapshot_id == snapshots.get_live_id())
+        for name in root.list_indexes()
+        for snapshots in [Snapshots(root, name)]
+        for manifest in snapshots.read_manifests()
     ]
     with root.replace_atomically(root.catalog) as temporary:
         connection = duckdb.connect(str(temporary))
@@ -39,57 +48,16 @@ def rebuild(root: Root) -> int:
             for manifest, live in manifests:
                 _insert_build(connection, manifest, live)
             for name in sorted({manifest.name for manifest, _ in manifests}):
-                for figures in read_metrics_history(root, name):
-                    _insert_metrics(connection, figures)
+                for metrics_file in read_metrics_history(root, name):
+                    _insert_metrics(connection, metrics_file)
             _create_views(connection, root, [manifest for manifest, _ in manifests])
         finally:
             connection.close()
     return len(manifests)
 
 
-def find_catalog_damage(root: Root) -> str:
-    """Why the catalog cannot be read; empty when it can, or is not there. Nothing is lost with it: `rebuild` makes it anew."""
-    if not root.catalog.exists():
-        return ""
-    try:
-        list_builds(root)
-    except duckdb.Error as problem:
-        return str(problem).splitlines()[0]
-    return ""
-
-
-def _insert_build(connection: duckdb.DuckDBPyConnection, manifest: Manifest, live: bool) -> None:
-    name = (manifest.name, manifest.snapshot_id)
-    counts = (manifest.items, manifest.database, manifest.query, manifest.rejected)
-    made = (manifest.factory, manifest.metric, manifest.dim, manifest.fingerprint)
-    build = (*name, manifest.parent, manifest.created_at, live, manifest.verdict, *counts, *made)
-    connection.execute("INSERT INTO builds VALUES (" + ", ".join("?" * len(build)) + ")", build)
-    for shard in manifest.shards:
-        row = (*name, shard.side, shard.number, shard.count, shard.index.size, shard.index.sha256)
-        connection.execute("INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-
-
-def _insert_metrics(connection: duckdb.DuckDBPyConnection, figures: MetricsFile) -> None:
-    told = (figures.name, figures.snapshot_id, figures.created_at, figures.verdict)
-    for measure, value in figures.metrics.items():
-        low, high = figures.intervals.get(measure, (None, None))
-        connection.execute("INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*told, measure, value, low, high))
-
-
-def _create_views(connection: duckdb.DuckDBPyConnection, root: Root, manifests: list[Manifest]) -> None:
-    items = [Snapshots(root, manifest.name).path(manifest.snapshot_id) / "items.parquet" for manifest in manifests]
-    if items := [path for path in items if path.exists()]:
-        connection.execute(
-            "CREATE VIEW items AS SELECT *, split_part(filename, '/', -4) AS index_name, split_part(filename, '/', -2) AS snapshot_id "
-            f"FROM {parquet.scan_sql(*items, options='filename=true, union_by_name=true')}"
-        )
-    for store in sorted((root.path / "embeddings").glob("*")):
-        if parts := sorted(store.glob("part-*.parquet")):
-            connection.execute(f'CREATE VIEW "embeddings_{store.name}" AS SELECT * FROM {parquet.scan_sql(*parts)}')
-
-
 def list_builds(root: Root) -> list[dict[str, object]]:
-    """The rows of `list_builds`, by index and snapshot."""
+    """Return the rows of the table `builds`, by index and snapshot."""
     connection = duckdb.connect(str(root.catalog), read_only=True)
     try:
         rows = connection.execute("SELECT * REPLACE (created_at::VARCHAR AS created_at) FROM builds ORDER BY index_name, snapshot_id")
@@ -97,3 +65,56 @@ def list_builds(root: Root) -> list[dict[str, object]]:
         return [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
     finally:
         connection.close()
+
+
+def find_catalog_damage(root: Root) -> str:
+    """Return why the catalog cannot be read; empty when it can be, or does not exist. `rebuild` recreates it."""
+    if not root.catalog.exists():
+        return ""
+    try:
+        list_builds(root)
+    except duckdb.Error as error:
+        return str(error).splitlines()[0]
+    return ""
+
+
+def _insert_build(connection: duckdb.DuckDBPyConnection, manifest: Manifest, live: bool) -> None:
+    build = {
+        "index_name": manifest.name,
+        "snapshot_id": manifest.snapshot_id,
+        "live": live,
+        **{name: getattr(manifest, name) for name in BUILD_FIELDS},
+    }
+    _insert(connection, "builds", build)
+    for shard in manifest.shards:
+        row = {"side": shard.side, "number": shard.number, "items": shard.count, "bytes": shard.index.size, "sha256": shard.index.sha256}
+        _insert(connection, "shards", {"index_name": manifest.name, "snapshot_id": manifest.snapshot_id, **row})
+
+
+def _insert_metrics(connection: duckdb.DuckDBPyConnection, metrics_file: MetricsFile) -> None:
+    build = {
+        "index_name": metrics_file.name,
+        "snapshot_id": metrics_file.snapshot_id,
+        "created_at": metrics_file.created_at,
+        "verdict": metrics_file.verdict,
+    }
+    for metric, value in metrics_file.metrics.items():
+        low, high = metrics_file.intervals.get(metric, (None, None))
+        _insert(connection, "evaluations", {**build, "metric": metric, "value": value, "low": low, "high": high})
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, row: dict[str, object]) -> None:
+    placeholders = ", ".join("?" * len(row))
+    connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({placeholders})", list(row.values()))
+
+
+def _create_views(connection: duckdb.DuckDBPyConnection, root: Root, manifests: list[Manifest]) -> None:
+    tables = [Snapshots(root, manifest.name).get_path(manifest.snapshot_id) / "items.parquet" for manifest in manifests]
+    if items := [path for path in tables if path.exists()]:
+        connection.execute(
+            "CREATE VIEW items AS SELECT *, split_part(filename, '/', -4) AS index_name, split_part(filename, '/', -2) AS snapshot_id "
+            f"FROM {parquet.scan_sql(*items, options='filename=true, union_by_name=true')}"
+        )
+    for store in sorted((root.path / "embeddings").glob("*")):
+        if parts := sorted(store.glob("part-*.parquet")):
+            connection.execute(f'CREATE VIEW "embeddings_{store.name}" AS SELECT * FROM {parquet.scan_sql(*parts)}')

@@ -1,4 +1,6 @@
-"""Cache what was measured for an encoder on a device: precision, batch sizes, rates; part of no digest and safe to delete."""
+"""A cache of what was measured for an encoder on a device: precision, batch sizes, rates.
+
+No digest depends on it, and it is safe to delete."""
 
 from __future__ import annotations
 
@@ -10,9 +12,10 @@ from indexmill.storage.root import Root
 
 
 class PrecisionCheck(FrozenModel):
-    """How near the vectors of a faster precision come to float32's, on a sample of `items` of the user's own.
+    """How close the vectors of a faster precision are to those of float32, on a sample of `items` items.
 
-    mean_cosine: of the two vectors of an item. overlap_at_10: share of an item's ten nearest neighbours that are the same.
+    mean_cosine: The mean cosine of an item's two vectors.
+    overlap_at_10: The mean share of an item's ten nearest neighbors that are the same.
     """
 
     tried: Precision
@@ -23,10 +26,14 @@ class PrecisionCheck(FrozenModel):
 
 
 class DeviceProfile(FrozenModel):
-    """precision: what `auto` chose here, and the check that it rests on (None where nothing is faster than float32).
+    """The measurements of one encoder on one device.
 
-    batch_sizes: the fastest, by precision. rates: items a second of the whole stage, by precision. peak_bytes: the most memory that the
-    encoding process has taken. query_times: what one query took to encode, as metrics.json has it.
+    precision: What `auto` chose on this device.
+    check: The check behind that choice; None where no precision is faster than float32.
+    batch_sizes: The fastest batch size per precision.
+    rates: Items per second of the whole stage, per precision.
+    peak_bytes: The peak memory of the encoding process.
+    query_times: Encoding times of one query, with the keys of metrics.json.
     """
 
     device: str
@@ -39,7 +46,7 @@ class DeviceProfile(FrozenModel):
 
 
 def load_device_profile(root: Root, model: str, modality: Modality, device: str) -> DeviceProfile:
-    """What is remembered; an empty one when nothing is, or when it cannot be read."""
+    """Load the profile of an encoder on a device; an empty one when none is cached or it cannot be read."""
     try:
         text = root.device_profile(model, json_digest([modality, device])).read_text(encoding="utf-8")
         return DeviceProfile.model_validate_json(text)
@@ -48,5 +55,5 @@ def load_device_profile(root: Root, model: str, modality: Modality, device: str)
 
 
 def save_device_profile(root: Root, model: str, modality: Modality, device_profile: DeviceProfile) -> None:
-    """Keep it for the next night."""
+    """Save the profile for the next build."""
     root.write_record(root.device_profile(model, json_digest([modality, device_profile.device])), device_profile)

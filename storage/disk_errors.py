@@ -20,88 +20,111 @@ READ_ONLY_ERRORS = {number: os.strerror(number) for number in (errno.EROFS, errn
 
 
 @contextmanager
-def translate_disk_errors(root: Path, during: str = "") -> Iterator[None]:
-    """Raise RootUnusable where a full or closed disk ends the block, and DamagedFile where a file below `root` does, gone or damaged.
+def translate_disk_errors(root: Path, action: str = "") -> Iterator[None]:
+    """Translate errors of the block that a disk or a file below `root` causes. Other errors pass unchanged.
 
-    during: what was being done. Errors that Indexmill raises on purpose pass as they are.
+    Args:
+        root: The root's path.
+        action: What the block does, for the message, as in "in the stage shard".
+
+    Raises:
+        RootUnusable: when the disk is full or cannot be written.
+        DamagedFile: when a file below `root` is missing or damaged.
     """
     try:
         yield
     except IndexmillError:
         raise
-    except Exception as problem:
-        if fault := build_disk_error(problem, root, during) or build_damaged_file_error(problem, root, during):
-            raise fault from problem
+    except Exception as error:
+        if translated := build_disk_error(error, root, action) or build_damaged_file_error(error, root, action):
+            raise translated from error
         raise
 
 
-def build_damaged_file_error(problem: BaseException, root: Path, during: str = "") -> DamagedFile | None:
-    """The error to raise instead of one that a damaged file was the cause of; None for any other."""
-    import duckdb  # slow to import, and most commands read no table
-    import pyarrow as pa
-
-    if isinstance(problem, OSError) and problem.errno is not None:
-        found = problem.errno == errno.ENOENT and str(problem.filename).startswith(str(root))
-    else:
-        found = isinstance(problem, duckdb.IOException | duckdb.InvalidInputException | pa.ArrowException) or type(problem) in (
-            OSError,
-            duckdb.Error,
-        )
-        found = found or (type(problem) is RuntimeError and f"read error in {root}" in str(problem))  # FAISS's
-    if not found:
+def build_damaged_file_error(error: BaseException, root: Path, action: str = "") -> DamagedFile | None:
+    """Return the DamagedFile to raise instead of `error`; None when no damaged file caused it."""
+    if not _is_caused_by_damage(error, root):
         return None
     return DamagedFile(
-        "a file below the root is gone or cannot be read", where=f"{root}, {during}" if during else str(root),
-        got=str(problem).splitlines()[0], next_step="run the build again: it makes anew what is damaged or gone",
-    )  # fmt: skip
+        "a file below the root is missing or cannot be read",
+        where=f"{root}, {action}" if action else str(root),
+        got=str(error).splitlines()[0],
+        next_step="run the build again; it recreates missing and damaged files",
+    )
 
 
-def check_free_space(root: Path, least: int) -> None:
-    """Raise RootUnusable when fewer than `least` bytes are free below `root`."""
-    if shutil.disk_usage(root).free < least:
-        raise _build_disk_full_error(root, str(root), f"{least / 1e6:,.0f} MB to begin with", "")
+def check_free_space(root: Path, min_bytes: int) -> None:
+    """Raise RootUnusable when fewer than `min_bytes` bytes are free below `root`."""
+    if shutil.disk_usage(root).free < min_bytes:
+        raise _build_disk_full_error(root, str(root), f"at least {min_bytes / 1e6:,.0f} MB free", "")
 
 
-def build_disk_error(problem: BaseException, root: Path, during: str = "") -> RootUnusable | None:
-    """The error to raise instead of one that a disk was the cause of; None for any other."""
-    where = f"{root}, {during}" if during else str(root)
-    if said := _match_os_error(problem, DISK_FULL_ERRORS):
-        return _build_disk_full_error(root, where, "room for what is written", f"{said}; ")
-    if not os.access(root, os.W_OK) and (said := _match_os_error(problem, READ_ONLY_ERRORS)):
+def build_disk_error(error: BaseException, root: Path, action: str = "") -> RootUnusable | None:
+    """Return the RootUnusable to raise instead of `error`; None when the disk did not cause it."""
+    where = f"{root}, {action}" if action else str(root)
+    if message := _match_os_error(error, DISK_FULL_ERRORS):
+        return _build_disk_full_error(root, where, "enough free space", f"{message}; ")
+    if not os.access(root, os.W_OK) and (message := _match_os_error(error, READ_ONLY_ERRORS)):
         return RootUnusable(
-            "the root cannot be written", where=where, expected="a directory that this user can write", got=said,
-            next_step="make it writable; reading it needs no more than it has",
-        )  # fmt: skip
+            "the root cannot be written",
+            where=where,
+            expected="a directory that this user can write",
+            got=message,
+            next_step="make it writable; commands that only read work as it is",
+        )
     return None
 
 
 def get_user_temp_folder() -> Path:
-    """This user's folder among the system's temporaries; RootUnusable where somebody else has taken its name."""
+    """Return this user's folder in the system's temporary directory, creating it when needed.
+
+    Raises:
+        RootUnusable: when the folder belongs to somebody else or others can write it.
+    """
     folder = Path(tempfile.gettempdir()) / f"indexmill-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if found.st_uid != os.getuid() or found.st_mode & 0o22 or not stat.S_ISDIR(found.st_mode):
+    status = folder.lstat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o22 or not stat.S_ISDIR(status.st_mode):
         raise RootUnusable(
-            "the folder for temporaries is not this user's own", where=str(folder), expected="a directory that only this user can write",
-            got=f"mode {found.st_mode & 0o777:o}, owner {found.st_uid}", next_step="remove it, or set TMPDIR",
-        )  # fmt: skip
+            "the folder for temporary files is not safe to use",
+            where=str(folder),
+            expected="a directory that only this user can write",
+            got=f"mode {status.st_mode & 0o777:o}, owner {status.st_uid}",
+            next_step="remove it, or set TMPDIR",
+        )
     return folder
 
 
-def _build_disk_full_error(root: Path, where: str, expected: str, said: str) -> RootUnusable:
+def _is_caused_by_damage(error: BaseException, root: Path) -> bool:
+    import duckdb  # slow to import, and most commands read no table
+    import pyarrow as pa
+
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno == errno.ENOENT and str(error.filename).startswith(str(root))
+    if isinstance(error, duckdb.IOException | duckdb.InvalidInputException | pa.ArrowException):
+        return True
+    if type(error) is RuntimeError:  # FAISS
+        return f"read error in {root}" in str(error)
+    return type(error) in (OSError, duckdb.Error)
+
+
+def _build_disk_full_error(root: Path, where: str, expected: str, prefix: str) -> RootUnusable:
     usage = shutil.disk_usage(root)
     return RootUnusable(
-        "the disk is full", where=where, expected=expected, got=f"{said}{usage.free / 1e6:,.1f} of {usage.total / 1e6:,.1f} MB are free",
-        next_step="free some, then the same command goes on from there: what was finished is kept",
-    )  # fmt: skip
+        "the disk is full",
+        where=where,
+        expected=expected,
+        got=f"{prefix}{usage.free / 1e6:,.1f} of {usage.total / 1e6:,.1f} MB free",
+        next_step="free some space and run the same command again; finished work is kept",
+    )
 
 
-def _match_os_error(problem: BaseException | None, faults: dict[int, str]) -> str:
-    """Which of the faults is behind an error, by its number or, of libraries that only tell it in words, by those."""
-    while problem is not None:
-        if isinstance(problem, OSError) and problem.errno in faults:
-            return faults[problem.errno]
-        if named := [text for text in faults.values() if text in str(problem)]:
-            return named[0]
-        problem = problem.__cause__
+def _match_os_error(error: BaseException | None, messages: dict[int, str]) -> str:
+    """Return the message that matches `error` or one of its causes, by errno or by text; empty when none does."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in messages:
+            return messages[error.errno]
+        if matches := [message for message in messages.values() if message in str(error)]:
+            return matches[0]
+        error = error.__cause__
     return ""

@@ -1,23 +1,28 @@
-"""Every error that Indexmill raises on purpose, and the form in which a person reads it.
+"""The exceptions that Indexmill raises on purpose.
 
-IndexmillError            exit code 2   base: what, where, expected, got, next step
-|- InputError                           the config, the source or the data is wrong; never retried
-|- SourceUnreachable                    the network or a provider's server does not answer; also a ConnectionError, so it is tried again
-|- SourceChanged                        an item changed while it was being read; the next run lists it anew
-|- DamagedFile                          a file is not what its record says
-|- RootUnusable                         the root cannot be written
-|- BuildInProgress                      another process holds the lease
-|- Stopped (indexmill.storage.stopping)           a signal asked the work to end; exit code 143, or 130 for Ctrl-C
-`- Refused              exit code 3   the gate kept the live snapshot
+IndexmillError           exit code 2   base class: what, where, expected, got, next step
+|- InputError                          the config, the source or the data is invalid; never retried
+|- SourceUnreachable                   the network or a provider does not answer; also a ConnectionError, so it is retried
+|- SourceChanged                       an item changed while it was being read; the next run lists it again
+|- DamagedFile                         a file is missing or does not match its record
+|- RootUnusable                        the root cannot be written
+|- BuildInProgress                     another process holds the lease
+|- Stopped (in storage.stopping)       a signal stopped the run; exit code 143, or 130 for Ctrl-C
+`- PublishRefused        exit code 3   the gate rejected the build; the live snapshot stays
 """
 
 from __future__ import annotations
 
 
 class IndexmillError(Exception):
-    """An error with its remedy. `str()` gives all of it, a line a part.
+    """An error that says how to fix it. `str()` puts each part on its own line.
 
-    what: one sentence; where: the config key, file or item; expected and got: the two that differ; next_step: what to do.
+    Args:
+        what: What is wrong, in one sentence.
+        where: The config key, the file or the item.
+        expected: What Indexmill needs there.
+        got: What is there instead.
+        next_step: What to do about it.
     """
 
     exit_code = 2
@@ -36,19 +41,19 @@ class IndexmillError(Exception):
 
 
 class InputError(IndexmillError):
-    """The config, the source or the data is not usable as it is."""
+    """The config, the source or the data is invalid."""
 
 
 class SourceUnreachable(IndexmillError, ConnectionError):
-    """A provider cannot be reached now. It is a ConnectionError too: what tries passing faults again tries this."""
+    """A provider cannot be reached. It is also a ConnectionError, so code that retries transient errors retries it."""
 
 
 class SourceChanged(IndexmillError):
-    """An item's bytes are no longer those that were listed."""
+    """An item changed after it was listed."""
 
 
 class DamagedFile(IndexmillError):
-    """A file is missing or has another size or digest than its record says."""
+    """A file is missing, or its size or digest does not match its record."""
 
 
 class RootUnusable(IndexmillError):
@@ -60,7 +65,7 @@ class BuildInProgress(IndexmillError):
 
 
 class PublishRefused(IndexmillError):
-    """The gate found the new index worse than it may be; the live snapshot stays."""
+    """The gate rejected the new build; the live snapshot stays."""
 
     exit_code = 3
 

@@ -1,6 +1,6 @@
-"""Find and remove what no retained snapshot needs.
+"""Find and remove what no kept snapshot needs.
 
-The collector holds the root exclusively (`Root.hold_exclusive`): no build runs meanwhile, and readers of snapshots are not disturbed."""
+The caller holds the root exclusively (`Root.hold_exclusive`), so no build runs in the meantime. Readers of snapshots may."""
 
 from __future__ import annotations
 
@@ -23,69 +23,86 @@ from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 
 SECONDS_PER_DAY = 86_400
-STAGE_FOLDERS_TO_KEEP = 2  # the newest of each stage of a data set: the last night's and the one before
-GarbageKind = Literal["snapshot", "pooled file", "vectors", "dataset", "remembered stage"]
+STAGE_FOLDERS_TO_KEEP = 2  # per stage of a data set: those of the last two builds
+GarbageKind = Literal["snapshot", "pool file", "vectors", "dataset", "cached stage"]
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """Something that nothing needs. where: relative to the root; rows: vectors, for those; bytes: on disk, a share for vectors."""
+    """Something that nothing needs any more.
+
+    path: Relative to the root.
+    rows: The number of vectors, for kind "vectors".
+    bytes: The size on disk; for vectors their share of the part.
+    """
 
     kind: GarbageKind
-    where: str
+    path: str
     rows: int | None
     bytes: int
 
 
 def collect_garbage(root: Root, *, days: float = 1, dry_run: bool = False) -> list[Garbage]:
-    """Remove what no kept snapshot needs, unless it is younger than `days`; with `dry_run` only say what would be removed.
+    """Remove what no kept snapshot needs.
 
-    Snapshots go by the retention of their index's live config; vectors when no snapshot that stays holds their content; folders of a data
-    set but the newest of each stage; remembered stages whose files are gone. Shards share files with snapshots, so their bytes may be free
-    only when both are gone.
+    Snapshots are kept by the retention settings of their index's live config. Vectors are removed when no kept snapshot has
+    their content, folders of a data set except the newest of each stage, and cached stages when their files are removed.
+    Pool files share disk space with the snapshots that link to them.
+
+    Args:
+        root: The root.
+        days: Keep vectors and folders that are younger than this.
+        dry_run: Remove nothing.
+
+    Returns:
+        What was removed, or with `dry_run` would be.
     """
-    indexes = [Snapshots(root, folder.name) for folder in sorted((root.path / "indexes").glob("*"))]
-    found = [one for snapshots in indexes for one in _collect_snapshots(snapshots, dry_run=dry_run)]
-    going = {Path(one.where).name for one in found if one.kind == "snapshot"}
-    before = time.time() - days * SECONDS_PER_DAY
+    indexes = [Snapshots(root, name) for name in root.list_indexes()]
+    garbage = [entry for snapshots in indexes for entry in _collect_snapshots(snapshots, dry_run=dry_run)]
+    expired_ids = {Path(entry.path).name for entry in garbage if entry.kind == "snapshot"}
+    cutoff = time.time() - days * SECONDS_PER_DAY
     for folder in sorted((root.path / "embeddings").glob("*")):
-        tables_of_store = [path for snapshots in indexes for path in _list_tables(snapshots, folder.name, going)]
-        found += _collect_vectors(root, folder, tables_of_store, before, dry_run=dry_run)
-    live = {digest[:16] for snapshots in indexes if (manifest := snapshots.live()) for digest in manifest.datasets.values()}
-    found += _collect_dataset_folders(root, before, live, dry_run=dry_run)
-    return [*found, *_collect_cached_stages(root, {one.where for one in found}, dry_run=dry_run)]
+        tables = [path for snapshots in indexes for path in _list_tables(snapshots, folder.name, expired_ids)]
+        garbage += _collect_vectors(root, folder, tables, cutoff, dry_run=dry_run)
+    live = {digest[:16] for snapshots in indexes if (manifest := snapshots.read_live_manifest()) for digest in manifest.datasets.values()}
+    garbage += _collect_dataset_folders(root, cutoff, live, dry_run=dry_run)
+    return [*garbage, *_collect_cached_stages(root, {entry.path for entry in garbage}, dry_run=dry_run)]
 
 
 def _collect_snapshots(snapshots: Snapshots, *, dry_run: bool) -> list[Garbage]:
-    root, live = snapshots.root, snapshots.live()
+    root, live = snapshots.root, snapshots.read_live_manifest()
     if live is None:
         return []
-    rules = live.config["publish"]
-    going = find_expired_snapshots(snapshots, rules["keep"], rules.get("keep_days", 0))
-    sizes = {snapshot_id: _get_folder_size(snapshots.path(snapshot_id)) for snapshot_id in going}
-    pooled = {path: path.stat().st_size for path in find_unreferenced_files(snapshots, frozenset(going))}
+    keep, keep_days = live.config["publish"]["keep"], live.config["publish"].get("keep_days", 0)
+    expired_ids = find_expired_snapshots(snapshots, keep, keep_days)
+    sizes = {snapshot_id: _get_folder_size(snapshots.get_path(snapshot_id)) for snapshot_id in expired_ids}
+    pool_files = {path: path.stat().st_size for path in find_unreferenced_files(snapshots, frozenset(expired_ids))}
     if not dry_run:
-        going = apply_retention(snapshots, rules["keep"], rules.get("keep_days", 0))
-        pooled = {path: size for path, size in pooled.items() if not path.exists()}
-    garbage = [Garbage("snapshot", _get_relative_path(root, snapshots.path(one)), None, sizes[one]) for one in going]
-    return garbage + [Garbage("pooled file", _get_relative_path(root, path), None, size) for path, size in pooled.items()]
+        expired_ids = apply_retention(snapshots, keep, keep_days)
+        pool_files = {path: size for path, size in pool_files.items() if not path.exists()}
+    return [
+        *(Garbage("snapshot", _get_relative_path(root, snapshots.get_path(one)), None, sizes[one]) for one in expired_ids),
+        *(Garbage("pool file", _get_relative_path(root, path), None, size) for path, size in pool_files.items()),
+    ]
 
 
-def _list_tables(snapshots: Snapshots, fingerprint: str, going: set[str]) -> list[Path]:
-    """The tables, of snapshots that stay, whose contents are in this store."""
-    kept_ids = [snapshot_id for snapshot_id in snapshots.ids() if snapshot_id not in going]
-    named = ((one, snapshots.manifest(one).embedding_stores.get(fingerprint)) for one in kept_ids)
-    return [snapshots.path(one) / table for one, table in named if table]
+def _list_tables(snapshots: Snapshots, fingerprint: str, expired_ids: set[str]) -> list[Path]:
+    """List the tables of kept snapshots whose contents have vectors in this store."""
+    return [
+        snapshots.get_path(snapshot_id) / table
+        for snapshot_id in snapshots.list_ids()
+        if snapshot_id not in expired_ids and (table := snapshots.read_manifest(snapshot_id).embedding_stores.get(fingerprint))
+    ]
 
 
-def _collect_vectors(root: Root, folder: Path, used_in: list[Path], before: float, *, dry_run: bool) -> Iterator[Garbage]:
-    """Parts without the rows that nothing uses: each is written anew under its name in one step, or removed when it would be empty."""
-    parts = PartFolder(root, folder)
-    with parts.lease():
-        for path in parts.paths():
-            if path.stat().st_mtime > before:
+def _collect_vectors(root: Root, folder: Path, tables: list[Path], cutoff: float, *, dry_run: bool) -> Iterator[Garbage]:
+    """Drop unused rows from parts: rewrite each part atomically under its name, or remove it when no row is left."""
+    store = PartFolder(root, folder)
+    with store.lease():
+        for path in store.list_parts():
+            if path.stat().st_mtime > cutoff:
                 continue
-            used, rows, size = _read_used_digests(root, path, used_in), int(pq.read_metadata(path).num_rows), path.stat().st_size
+            used, rows, size = _read_used_digests(root, path, tables), int(pq.read_metadata(path).num_rows), path.stat().st_size
             if len(used) == rows:
                 continue
             if not dry_run:
@@ -93,13 +110,13 @@ def _collect_vectors(root: Root, folder: Path, used_in: list[Path], before: floa
             yield Garbage("vectors", _get_relative_path(root, path), rows - len(used), round(size * (rows - len(used)) / rows))
 
 
-def _read_used_digests(root: Root, part: Path, used_in: list[Path]) -> list[str]:
-    """The contents of a part that one of the tables holds; at most the rows of a part."""
-    if not used_in:
+def _read_used_digests(root: Root, part: Path, tables: list[Path]) -> list[str]:
+    """Read the content digests of a part that are in one of the tables."""
+    if not tables:
         return []
-    used = f"SELECT content_digest FROM {parquet.scan_sql(*used_in, options='union_by_name=true')}"
+    used = f"SELECT content_digest FROM {parquet.scan_sql(*tables, options='union_by_name=true')}"
     sql = f"SELECT content_digest FROM {parquet.scan_sql(part)} WHERE content_digest IN ({used})"
-    return [digest for (digest,) in parquet.fetch_rows(sql, spill=root.tmp)]
+    return [digest for (digest,) in parquet.fetch_rows(sql, temp_dir=root.tmp)]
 
 
 def _rewrite_part(root: Root, part: Path, used: list[str]) -> None:
@@ -112,35 +129,37 @@ def _rewrite_part(root: Root, part: Path, used: list[str]) -> None:
         parquet.write_parquet(temporary, pq.read_schema(part), batches)
 
 
-def _collect_dataset_folders(root: Root, before: float, live: set[str], *, dry_run: bool) -> Iterator[Garbage]:
-    """Older folders of the stages, but those named in `live`: which are newer is told by the clock, and clocks are set."""
+def _collect_dataset_folders(root: Root, cutoff: float, live: set[str], *, dry_run: bool) -> Iterator[Garbage]:
+    """Remove the older folders of each stage, except those named in `live`: modification times depend on the clock."""
     for stage in sorted((root.path / "datasets").glob("*/*")):
         if stage.name == "cache":
             continue
         folders = sorted(stage.iterdir(), key=lambda folder: folder.stat().st_mtime)
         for folder in folders[:-STAGE_FOLDERS_TO_KEEP]:
-            if folder.stat().st_mtime < before and folder.name not in live:
+            if folder.stat().st_mtime < cutoff and folder.name not in live:
                 yield Garbage("dataset", _get_relative_path(root, folder), None, _get_folder_size(folder))
                 if not dry_run:
                     shutil.rmtree(folder)
 
 
-def _collect_cached_stages(root: Root, going: set[str], *, dry_run: bool) -> Iterator[Garbage]:
-    """Records of stages that cannot be believed any more, since a file of theirs is gone or going."""
-
-    def is_gone(name: str) -> bool:
-        return not (root.path / name).exists() or name in going or any(str(folder) in going for folder in Path(name).parents)
-
+def _collect_cached_stages(root: Root, removed: set[str], *, dry_run: bool) -> Iterator[Garbage]:
+    """Remove cached records that refer to a missing or removed file."""
     for path in sorted(root.cache.glob("*")) if root.cache.is_dir() else []:
-        # A part of the embedding store may be written anew and stay: its records are seen through by their sizes.
-        if path.is_file() and any(is_gone(name) for name in _read_cached_files(path) if not name.startswith("embeddings/")):
-            yield Garbage("remembered stage", _get_relative_path(root, path), None, path.stat().st_size)
+        # A part of the embedding store may have been rewritten under its name. A cached stage checks its size itself.
+        names = [name for name in _read_cached_files(path) if not name.startswith("embeddings/")] if path.is_file() else []
+        if any(_is_gone(root, name, removed) for name in names):
+            yield Garbage("cached stage", _get_relative_path(root, path), None, path.stat().st_size)
             if not dry_run:
                 path.unlink()
 
 
+def _is_gone(root: Root, name: str, removed: set[str]) -> bool:
+    """Whether a file is missing, or is or will be removed itself or with a folder above it."""
+    return not (root.path / name).exists() or name in removed or any(str(folder) in removed for folder in Path(name).parents)
+
+
 def _read_cached_files(cached_record: Path) -> list[str]:
-    """The files that a remembered record rests on; none where it is not one of ours."""
+    """List the files that a cached record refers to; none when it is not one of Indexmill's."""
     try:
         record: dict[str, Any] = json.loads(json.loads(cached_record.read_text(encoding="utf-8"))["result"])["data"]
         return [file.get("data", file)["path"] for file in record["files"]]

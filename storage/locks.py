@@ -1,4 +1,4 @@
-"""Leases: OS locks on files, which the kernel releases when the process ends."""
+"""Leases: OS locks on files. The kernel releases them when the process ends."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from indexmill.storage.stopping import allow_immediate_stop
 
 @contextmanager
 def lease(path: Path, *, holder: str, wait: bool = False, shared: bool = False) -> Iterator[None]:
-    """Hold `path` while the block runs. When another process has it: wait, or raise BuildInProgress naming that holder.
+    """Lock `path` while the block runs.
 
-    shared: hold it beside others who share it; who does not, waits for all of them.
+    Args:
+        path: The lock file; it is created when missing.
+        holder: What this process is called in the errors of others.
+        wait: Wait until the lock is free, instead of raising BuildInProgress.
+        shared: Share the lock with other holders that also pass `shared`.
+
+    Raises:
+        BuildInProgress: when another process holds the lock; names that holder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666 & ~get_umask())
@@ -29,8 +36,8 @@ def lease(path: Path, *, holder: str, wait: bool = False, shared: bool = False) 
             raise BuildInProgress(
                 "a build is running",
                 where=str(path),
-                got=os.pread(handle, 200, 0).decode(errors="replace") or "a holder that has not said its name yet",
-                next_step="wait for it to end, or stop it; its lease goes with its process",
+                got=os.pread(handle, 200, 0).decode(errors="replace") or "an unnamed holder",
+                next_step="wait for it to end, or stop it; the lease ends with its process",
             ) from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, holder.encode(), 0)

@@ -1,11 +1,10 @@
-"""The manifest: all that a snapshot is made of.
+"""The manifest: the file that describes a snapshot.
 
-Its promise to those who read it. The form has a number, `schema_version`; docs/manifest.schema.json describes this one.
+Compatibility: the format has a number, `schema_version`. docs/manifest.schema.json describes the newest one.
 
-- Within a number no field goes away or changes its meaning. Fields may be added, with a default: a manifest without them is read, and a
-  reader that does not know them passes over them.
-- Anything else raises the number. Who meets a higher one than it knows refuses it by its number, and says what to do.
-- All numbers from OLDEST to NEWEST are read. A sample of each is kept among the tests.
+- Within a version, no field is removed or changes its meaning. A new field has a default, so that older manifests stay valid,
+  and readers ignore fields that they do not know.
+- Any other change raises the version. Readers reject a version outside OLDEST to NEWEST by its number, with the next step.
 """
 
 from __future__ import annotations
@@ -22,33 +21,26 @@ OLDEST_SCHEMA_VERSION, NEWEST_SCHEMA_VERSION = 2, 2
 
 
 class Manifest(FrozenModel):
-    """All that a snapshot is made of; the file written last in its folder.
-
-    holds: what its vectors were made from, the items themselves or their captions. stores: fingerprint -> the table in the snapshot whose
-    contents that embedding store has vectors of. truncated: items of which the encoder saw only the
-    beginning. search: how the shards are searched, and how that was found. training: the digest of the trained index, why it is that one,
-    and the signals of drift behind it. files and shards: paths relative to the snapshot's folder. pool: the files under the root that they
-    were linked from. verdict: what the gate said; objections: the rules that were broken; forced: the reason given for publishing all the
-    same. created_at: UTC, ISO 8601; told and never compared. seal: SHA-256 of all the rest; `indexmill.storage.snapshots` sets it and
-    checks it.
-    """
+    """The description of a snapshot, written last in its folder. All paths are relative to that folder, except `pool_files`."""
 
     schema_version: Literal[2] = 2
-    name: str
+    name: str = Field(description="the index")
     snapshot_id: str
-    parent: str | None
-    created_at: str
-    content: str
-    config: dict[str, Any]
-    modality: Modality
-    image_root: str | None
-    index_modality: Modality
-    embedding_stores: dict[str, RelativePath]
-    fingerprint: str
+    parent: str | None = Field(description="the snapshot that was live when this one was built")
+    created_at: str = Field(description="UTC, ISO 8601; for information only, never compared")
+    content: str = Field(description="digest of everything that determines the snapshot")
+    config: dict[str, Any] = Field(description="the pipeline config")
+    modality: Modality = Field(description="what the items are")
+    image_root: str | None = Field(description="the folder that image paths are relative to")
+    index_modality: Modality = Field(description="what the index holds: vectors of the items or of their captions")
+    embedding_stores: dict[str, RelativePath] = Field(
+        description="fingerprint -> the snapshot's table of the contents that this embedding store has vectors of"
+    )
+    fingerprint: str = Field(description="the encoder's fingerprint")
     encoder: dict[str, Any]
-    truncated: int
-    datasets: dict[str, str]
-    factory: str
+    truncated: int = Field(description="items of which the encoder saw only the beginning")
+    datasets: dict[str, str] = Field(description="digests of the validated and of the split items")
+    factory: str = Field(description="FAISS factory string")
     metric: str
     dim: int
     items: int
@@ -58,14 +50,16 @@ class Manifest(FrozenModel):
     split: dict[str, int]
     metrics: dict[str, float]
     timings: dict[str, float]
-    training: dict[str, Any] = Field(default_factory=dict)
-    search: TunedIndex
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="digest of the trained index, why it was trained or reused, and the drift signals"
+    )
+    search: TunedIndex = Field(description="the search parameters, and how they were chosen")
     shards: tuple[Shard, ...]
-    files: tuple[FileRef, ...]
-    pool_files: tuple[RelativePath, ...]
-    verdict: Literal["published", "refused"]
-    failed_rules: tuple[str, ...]
-    force_reason: str | None
-    versions: dict[str, str]
+    files: tuple[FileRef, ...] = Field(description="every file of the snapshot except the manifest")
+    pool_files: tuple[RelativePath, ...] = Field(description="files relative to the root that the snapshot's files are links to")
+    verdict: Literal["published", "refused"] = Field(description="the decision of the gate")
+    failed_rules: tuple[str, ...] = Field(description="the gate rules that failed")
+    force_reason: str | None = Field(description="the reason given for publishing despite failed rules")
+    versions: dict[str, str] = Field(description="library -> version")
     threads: int
-    manifest_sha256: str = ""
+    manifest_sha256: str = Field(default="", description="SHA-256 of the manifest without this field")

@@ -1,9 +1,11 @@
-"""`report/metrics.json`, the metrics of one build, and the history of those files. Its JSON Schema is docs/metrics.schema.json."""
+"""`report/metrics.json`, the metrics of one build, and the history of those files. docs/metrics.schema.json is its schema."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import Field
 
 from indexmill.storage.atomic import link
 from indexmill.storage.records import FileRef, FrozenModel, Modality
@@ -11,47 +13,41 @@ from indexmill.storage.root import Root
 
 
 class MetricComparison(FrozenModel):
-    """One measure then and now, over the queries that both snapshots asked: means, the mean difference with its 95 % interval, p-values.
+    """One metric in two snapshots, over their common queries. None stands for a value that could not be computed."""
 
-    p_bootstrap and p_wilcoxon: two-sided, paired (`indexmill.tasks.metrics.bootstrap`). None stands for what could not be computed.
-    """
-
-    queries: int
-    baseline: float | None
-    candidate: float | None
-    difference: float | None
-    low: float | None
-    high: float | None
-    p_bootstrap: float | None
-    p_wilcoxon: float | None
+    queries: int = Field(description="common queries that have the metric in both snapshots")
+    baseline: float | None = Field(description="mean in the baseline snapshot")
+    candidate: float | None = Field(description="mean in the candidate snapshot")
+    difference: float | None = Field(description="mean difference, candidate minus baseline")
+    low: float | None = Field(description="lower end of the difference's 95 % bootstrap interval")
+    high: float | None = Field(description="upper end of the difference's 95 % bootstrap interval")
+    p_bootstrap: float | None = Field(description="p-value of the two-sided paired bootstrap test")
+    p_wilcoxon: float | None = Field(description="p-value of the two-sided Wilcoxon signed-rank test")
 
 
 class SnapshotDiff(FrozenModel):
-    """What is different from the snapshot that was live. items: how many were added, removed, changed, relabelled, kept.
+    """What changed since the snapshot that was live."""
 
-    churn_at_10: the mean share of a query's first ten results that are others now; None without a common query.
-    """
-
-    snapshot_id: str
+    snapshot_id: str = Field(description="the snapshot compared with")
     metrics: dict[str, MetricComparison]
-    churn_at_10: float | None
+    churn_at_10: float | None = Field(description="mean share of a query's first ten results that changed; None without a common query")
     common_queries: int
-    items: dict[str, int]
-    rejected: int
+    items: dict[str, int] = Field(description="how many items were added, removed, changed, relabelled, kept")
+    rejected: int = Field(description="how many more items are rejected")
 
 
 class GateRule(FrozenModel):
-    """One rule of the gate: what was measured (None: nothing was), the limit, and whether it held, in a sentence."""
+    """One gate rule and its result."""
 
     rule: str
-    measured: float | None
+    measured: float | None = Field(description="the measured value; None when there is none")
     limit: float
     passed: bool
-    message: str
+    message: str = Field(description="the result in a sentence")
 
 
 class PairCorrelation(FrozenModel):
-    """Correlation of cosine with given scores over so many pairs; None where it is not defined."""
+    """The correlation of cosine similarities with the scores of scored pairs; None where it is not defined."""
 
     spearman: float | None
     pearson: float | None
@@ -59,55 +55,51 @@ class PairCorrelation(FrozenModel):
 
 
 class MetricsFile(FrozenModel):
-    """All figures of one build.
-
-    metrics: means over queries, between 0 and 1 unless the name says otherwise; `intervals`: their 95 % bootstrap intervals (low, high).
-    Relevance (`map`, `precision_at_10`, …) counts `queries_judged`, agreement with exact search (`ann_…`) all `queries`. graded: by file,
-    and `overall`. timings: milliseconds, queries a second, and what they rest on; they differ from run to run. stages: seconds of each
-    stage when it last did its work in this build; a remembered stage takes next to none. gate: every rule that was asked; `failed_rules`
-    are those that were broken, and `force_reason` is the reason given for publishing all the same.
-    """
+    """All metrics of one build."""
 
     schema_version: Literal[2] = 2
-    name: str
+    name: str = Field(description="the index")
     snapshot_id: str
-    parent: str | None
-    created_at: str
-    verdict: Literal["published", "refused"]
-    failed_rules: tuple[str, ...]
-    force_reason: str | None
-    modality: Modality
-    index_modality: Modality
-    query_modality: Modality
+    parent: str | None = Field(description="the snapshot that was live when this one was built")
+    created_at: str = Field(description="UTC, ISO 8601")
+    verdict: Literal["published", "refused"] = Field(description="the decision of the gate")
+    failed_rules: tuple[str, ...] = Field(description="the gate rules that failed")
+    force_reason: str | None = Field(description="the reason given for publishing despite failed rules")
+    modality: Modality = Field(description="what the items are")
+    index_modality: Modality = Field(description="what the index holds: vectors of the items or of their captions")
+    query_modality: Modality = Field(description="what the queries are")
     encoder: dict[str, Any]
     index: dict[str, Any]
-    k: tuple[int, ...]
-    relevance_source: Literal["label", "pairs"] | None
+    k: tuple[int, ...] = Field(description="the cut-offs")
+    relevance_source: Literal["label", "pairs"] | None = Field(description="what makes an item relevant to a query")
     counts: dict[str, int]
-    metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    scored_pairs: dict[str, PairCorrelation]
-    timings: dict[str, float]
-    stage_seconds: dict[str, float]
-    rejects: dict[str, int]
-    diff: SnapshotDiff | None
-    gate: tuple[GateRule, ...]
+    metrics: dict[str, float] = Field(
+        description="means over queries, between 0 and 1 unless the name says otherwise; relevance metrics (map, precision_at_10, …)"
+        " count `queries_judged`, agreement with exact search (ann_…) counts all `queries`"
+    )
+    intervals: dict[str, tuple[float, float]] = Field(description="95 % bootstrap intervals (low, high) of means in `metrics`")
+    scored_pairs: dict[str, PairCorrelation] = Field(description="per file of scored pairs, and `overall`")
+    timings: dict[str, float] = Field(description="milliseconds and queries per second; they vary between runs")
+    stage_seconds: dict[str, float] = Field(description="seconds per stage; a cached stage takes almost none")
+    rejects: dict[str, int] = Field(description="reason -> rejected items")
+    diff: SnapshotDiff | None = Field(description="changes since the live snapshot; None for the first build")
+    gate: tuple[GateRule, ...] = Field(description="every gate rule with its result")
 
 
 def archive_metrics(root: Root, name: str, snapshot_id: str, metrics: FileRef) -> None:
-    """Keep the metrics.json of a build; a later one of the same snapshot takes its place."""
+    """Add a build's metrics.json to the history, replacing an earlier one of the same snapshot."""
     link(root.verify_file(metrics), _history_folder(root, name) / f"{snapshot_id}.json", root.scratch)
 
 
 def read_metrics_history(root: Root, name: str) -> list[MetricsFile]:
-    """The figures of all builds, oldest first. A file that cannot be read is left out: it is history, and nothing rests on it."""
-    found = []
+    """Read the metrics of all builds, oldest first. Unreadable files are skipped, because nothing depends on the history."""
+    history = []
     for path in sorted(_history_folder(root, name).glob("*.json")):
         try:
-            found.append(MetricsFile.model_validate_json(path.read_bytes()))
+            history.append(MetricsFile.model_validate_json(path.read_bytes()))
         except (OSError, ValueError):
             continue
-    return found
+    return history
 
 
 def _history_folder(root: Root, name: str) -> Path:

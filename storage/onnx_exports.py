@@ -1,4 +1,4 @@
-"""Records of text encoders exported to ONNX: one export per encoder, verified by digest before use."""
+"""Text encoders exported to ONNX: one export per encoder, verified by digest before use."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from indexmill.storage.root import Root, find_file_error
 
 
 class OnnxExport(FrozenModel):
-    """One graph from tokens to finished vectors (ONNX), and the tokenizer that makes its tokens.
+    """An ONNX graph from tokens to final vectors, and its tokenizer.
 
-    prompt: what is put before every text. compared, least_cosine: texts of the user's own that were encoded by the graph and by the encoder
-    itself in float32, and the least cosine of the two vectors of a text. holds: whether that is near enough to answer instead of it; what
-    did not hold is kept without its files, so that it is not tried every night.
+    prompt: The text put before every input.
+    compared_texts: How many of the user's texts both the graph and the encoder itself (in float32) encoded.
+    min_cosine: The smallest cosine of the two vectors of a text.
+    passes: Whether that is close enough to serve the graph. An export that fails is recorded without files, so that it is
+        not tried again.
     """
 
     dim: int
@@ -24,12 +26,12 @@ class OnnxExport(FrozenModel):
 
     @property
     def files(self) -> tuple[FileRef, ...]:
-        """Graph and tokenizer, where they were kept."""
+        """The graph and the tokenizer; empty for an export that failed its check."""
         return tuple(ref for ref in (self.graph, self.tokenizer) if ref)
 
 
 def load_onnx_export(root: Root, model: str) -> OnnxExport | None:
-    """What was made of a model (its fingerprint); None when nothing was, or when it cannot be read."""
+    """Load the export of a model, named by its fingerprint; None when there is none or it cannot be read."""
     try:
         return OnnxExport.model_validate_json((root.onnx_export(model) / "export.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -37,10 +39,10 @@ def load_onnx_export(root: Root, model: str) -> OnnxExport | None:
 
 
 def is_damaged(root: Root, export: OnnxExport) -> bool:
-    """Whether a file of it is gone or has another SHA-256."""
+    """Whether a file of the export is missing or has a wrong SHA-256."""
     return any(find_file_error(root.file(ref), ref, digest=True) for ref in export.files)
 
 
 def save_onnx_export(root: Root, model: str, export: OnnxExport) -> None:
-    """Keep it, after its files."""
+    """Save the record of an export. Its files must already be in place."""
     root.write_record(root.onnx_export(model) / "export.json", export)

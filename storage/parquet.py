@@ -1,6 +1,7 @@
-"""Parquet in bounded batches, and DuckDB for everything that sorts, joins or counts.
+"""Read and write Parquet in bounded batches, and use DuckDB to sort, join and count.
 
-No function holds a whole table in memory: readers yield batches, writers consume them, and DuckDB spills to disk past its memory limit."""
+No function holds a whole table in memory: readers yield batches, writers consume them, and DuckDB spills to disk above its
+memory limit."""
 
 from __future__ import annotations
 
@@ -25,26 +26,31 @@ MEMORY_LIMIT = "1GB"
 
 @contextmanager
 def query(
-    sql: str, values: Mapping[str, Any] | None = None, *, spill: Path, batch_rows: int = BATCH_ROWS, **tables: pa.RecordBatchReader
+    sql: str, values: Mapping[str, Any] | None = None, *, temp_dir: Path, batch_rows: int = BATCH_ROWS, **tables: pa.RecordBatchReader
 ) -> Iterator[Iterator[pa.RecordBatch]]:
-    """Run one SELECT and yield its rows as Arrow batches.
+    """Run one SELECT and yield an iterator over its rows in Arrow batches.
 
-    tables: Arrow streams that the SQL may read by name. spill: the folder for what does not fit into MEMORY_LIMIT.
+    Args:
+        sql: The query.
+        values: The values of its `$name` parameters.
+        temp_dir: Where DuckDB spills data that exceeds MEMORY_LIMIT.
+        batch_rows: The maximum number of rows per batch.
+        tables: Arrow streams that the query may read by name.
     """
-    with _connect(spill) as connection:
+    with _connect(temp_dir) as connection:
         for name, table in tables.items():
             connection.register(name, table)
         yield iter(connection.sql(sql, params=dict(values or {})).to_arrow_reader(batch_rows))
 
 
-def fetch_rows(sql: str, values: Mapping[str, Any] | None = None, *, spill: Path) -> list[tuple[Any, ...]]:
-    """All rows of a small result: counts, aggregates, a page of items."""
-    with query(sql, values, spill=spill) as batches:
+def fetch_rows(sql: str, values: Mapping[str, Any] | None = None, *, temp_dir: Path) -> list[tuple[Any, ...]]:
+    """Run one SELECT with a small result (counts, aggregates, a page of items) and return all its rows."""
+    with query(sql, values, temp_dir=temp_dir) as batches:
         return [tuple(row.values()) for batch in batches for row in batch.to_pylist()]
 
 
 def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
-    """Write batches as one Parquet file (zstd); the number of rows."""
+    """Write batches as one Parquet file (zstd) and return the number of rows."""
     count = 0
     with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
         for batch in batches:
@@ -54,75 +60,83 @@ def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
 
 
 class ParquetRowWriter:
-    """A Parquet file that grows by rows."""
+    """Writes a Parquet file from rows."""
 
     def __init__(self, file: pq.ParquetWriter, schema: pa.Schema) -> None:
         self._file, self._schema = file, schema
 
     def write(self, rows: list[dict[str, Any]]) -> None:
-        """Add rows; a column that a row lacks is null."""
+        """Append rows. A column that a row lacks is null."""
         if rows:
             self._file.write_batch(pa.RecordBatch.from_pylist(rows, schema=self._schema))
 
 
 @contextmanager
 def open_writer(path: Path, schema: pa.Schema) -> Iterator[ParquetRowWriter]:
-    """Open a Parquet file (zstd) to be written bit by bit."""
+    """Open a Parquet file (zstd) that is written piece by piece."""
     with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as file:
         yield ParquetRowWriter(file, schema)
 
 
 def read_batches(path: Path, columns: list[str] | None = None, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-    """The rows of a Parquet file in their order, `batch_rows` at a time."""
+    """Yield the rows of a Parquet file in order, `batch_rows` at a time."""
     with pq.ParquetFile(path) as file:
         yield from file.iter_batches(batch_size=batch_rows, columns=columns)
 
 
 def find_parquet_error(path: Path, *, thorough: bool = False) -> str:
-    """Why a Parquet file is not there or cannot be read, empty when it can: by its footer; thorough: by every page and its checksum."""
+    """Return why a Parquet file cannot be read; empty when it can.
+
+    Args:
+        path: The file.
+        thorough: Read every page and verify its checksum, instead of the footer alone.
+    """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for _ in file.iter_batches(batch_size=BATCH_ROWS) if thorough else ():
                 pass
-    except (OSError, pa.ArrowException) as problem:
-        return f"{path}: {problem}"
+    except (OSError, pa.ArrowException) as error:
+        return f"{path}: {error}"
     return ""
 
 
 def compute_digest(path: Path, columns: list[str] | None = None) -> str:
-    """SHA-256 over the rows of a Parquet file in their order: the same however the file was written."""
+    """Return the SHA-256 of a Parquet file's rows in order. It does not depend on compression or row groups."""
     return rows_digest(row for batch in read_batches(path, columns) for row in zip(*batch.to_pydict().values(), strict=True))
 
 
 def to_polars(batches: Iterable[pa.RecordBatch]) -> Iterator[pl.DataFrame]:
-    """The same batches as polars frames."""
-    import polars as pl  # here: asking an index needs none of it, and should be quick
+    """Convert Arrow batches to polars frames."""
+    import polars as pl  # slow to import, and searching does not need it
 
     for batch in batches:
         yield pl.DataFrame(pl.from_arrow(batch))
 
 
-def copy_query(sql: str, target: Path, *, spill: Path) -> int:
-    """Write the rows of one SELECT as a Parquet file (zstd); the number of rows."""
-    with _connect(spill) as connection:
+def copy_query(sql: str, target: Path, *, temp_dir: Path) -> int:
+    """Write the rows of one SELECT to a Parquet file (zstd) and return their number."""
+    with _connect(temp_dir) as connection:
         connection.execute(f"COPY ({sql}) TO '{escape_sql(target)}' (FORMAT parquet, COMPRESSION zstd)")
     return int(pq.read_metadata(target).num_rows)
 
 
 def escape_sql(path: Path) -> str:
-    """A path as it stands between the quotes of an SQL literal."""
+    """Escape a path for use between the quotes of an SQL literal."""
     return str(path).replace("'", "''")
 
 
 def scan_sql(*paths: Path, options: str = "") -> str:
-    """Parquet files as a table for SQL. DuckDB takes a path for a pattern, so what is special in patterns and literals is escaped."""
+    """Return the SQL table function that reads these Parquet files.
+
+    DuckDB treats a path as a glob pattern, so both pattern and quote characters are escaped.
+    """
     literals = ", ".join("'" + glob.escape(str(path)).replace("'", "''") + "'" for path in paths)
     return f"read_parquet([{literals}]{', ' + options if options else ''})"
 
 
 @contextmanager
-def _connect(spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    connection = duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(spill)})
+def _connect(temp_dir: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    connection = duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(temp_dir)})
     try:
         yield connection
     finally:

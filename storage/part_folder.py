@@ -14,45 +14,51 @@ from indexmill.storage.root import Root
 
 
 class PartFolder:
-    """`part-00000.parquet`, `part-00001.parquet`, … Each is whole, since it was renamed into place. kind: the word before the number."""
+    """The files `part-00000.parquet`, `part-00001.parquet`, … Each was renamed into place, so none is half written.
 
-    def __init__(self, root: Root, folder: Path, kind: str = "part") -> None:
-        self.root, self.folder, self.kind = root, folder, kind
+    Args:
+        root: The root that the folder belongs to.
+        folder: The folder; it need not exist yet.
+        prefix: The word before the number in the file names.
+    """
 
-    def paths(self) -> list[Path]:
-        """The committed parts, in the order of their numbers."""
-        return sorted(self.folder.glob(f"{self.kind}-*.parquet"))
+    def __init__(self, root: Root, folder: Path, prefix: str = "part") -> None:
+        self.root, self.folder, self.prefix = root, folder, prefix
 
-    def readable_paths(self) -> list[Path]:
-        """Those of them whose footer can be read: what the others held counts as missing."""
-        return [path for path in self.paths() if not parquet.find_parquet_error(path)]
+    def list_parts(self) -> list[Path]:
+        """List the committed parts by number."""
+        return sorted(self.folder.glob(f"{self.prefix}-*.parquet"))
+
+    def list_readable_parts(self) -> list[Path]:
+        """List the parts whose footer can be read. The contents of the others count as missing."""
+        return [path for path in self.list_parts() if not parquet.find_parquet_error(path)]
 
     def lease(self) -> AbstractContextManager[None]:
-        """Hold the folder for writing; waits, so that two pipelines never do the same work twice."""
+        """Lock the folder for writing. Waits for another writer, so that two pipelines never do the same work twice."""
         return lease(self.folder / "lease", holder="a build", wait=True)
 
     @contextmanager
     def add_part(self) -> Iterator[Path]:
-        """Yield a temporary path that becomes the next part when the block ends well."""
-        paths = self.paths()
-        number = int(paths[-1].stem.removeprefix(f"{self.kind}-")) + 1 if paths else 0
-        with self.root.replace_atomically(self.folder / f"{self.kind}-{number:05d}.parquet") as temporary:
+        """Yield a temporary path that becomes the next part when the block ends without an error."""
+        parts = self.list_parts()
+        number = int(parts[-1].stem.removeprefix(f"{self.prefix}-")) + 1 if parts else 0
+        with self.root.replace_atomically(self.folder / f"{self.prefix}-{number:05d}.parquet") as temporary:
             yield temporary
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Commit one part that holds the rows of `batch`."""
+    def add_batch(self, batch: pa.RecordBatch) -> None:
+        """Commit the rows of `batch` as one part."""
         with self.add_part() as temporary:
             parquet.write_parquet(temporary, batch.schema, [batch])
 
-    def sql(self, schema: pa.Schema) -> str:
-        """All rows as a table for SQL; `schema`, of strings, says its columns while there is no part."""
-        if paths := self.readable_paths():
-            return f"(SELECT * FROM {parquet.scan_sql(*paths)})"
+    def to_sql(self, schema: pa.Schema) -> str:
+        """Return all rows as an SQL subquery. `schema` (string columns only) is used while there are no parts."""
+        if parts := self.list_readable_parts():
+            return f"(SELECT * FROM {parquet.scan_sql(*parts)})"
         return "(SELECT " + ", ".join(f"NULL::VARCHAR AS {name}" for name in schema.names) + " LIMIT 0)"
 
     def drop_damaged(self) -> list[Path]:
-        """Remove parts of which a page cannot be read or has another checksum. Call with the lease. Returns the parts removed."""
-        damaged = [part for part in self.paths() if parquet.find_parquet_error(part, thorough=True)]
+        """Remove the parts with an unreadable page or a wrong checksum and return them. The caller holds the lease."""
+        damaged = [part for part in self.list_parts() if parquet.find_parquet_error(part, thorough=True)]
         for part in damaged:
             part.unlink()
         return damaged

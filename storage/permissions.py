@@ -1,4 +1,4 @@
-"""Who may read what lies under a root: its owner alone, unless INDEXMILL_UMASK says otherwise."""
+"""File permissions under a root: only the owner can read it, unless INDEXMILL_UMASK says otherwise."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ DEFAULT_UMASK = 0o077
 
 
 def get_umask() -> int:
-    """The permissions that nothing under the root gets. INDEXMILL_UMASK is read as the shell's `umask` reads it: 027 lets a group read.
+    """Return the umask for files under the root: INDEXMILL_UMASK in octal as for the shell's `umask`, 077 by default.
 
-    Raises InputError for what is no such number, or would keep the owner out.
+    Raises:
+        InputError: when INDEXMILL_UMASK is not octal or denies the owner access.
     """
-    told = os.environ.get(UMASK_VARIABLE)
-    if told is None:
+    value = os.environ.get(UMASK_VARIABLE)
+    if value is None:
         return DEFAULT_UMASK
-    if not re.fullmatch("0{0,2}[0-7]{2}", told):
+    if not re.fullmatch("0{0,2}[0-7]{2}", value):
         raise InputError(
-            "the permissions for the root cannot be read", where=UMASK_VARIABLE,
-            expected="077 (the owner alone), 027 (the group may read) or 022 (all may)", got=told,
+            "the umask for the root is not valid",
+            where=UMASK_VARIABLE,
+            expected="077 (only the owner can read), 027 (the group can) or 022 (everybody can)",
+            got=value,
             next_step=f"unset {UMASK_VARIABLE}, or export {UMASK_VARIABLE}=027",
-        )  # fmt: skip
-    return int(told, 8)
+        )
+    return int(value, 8)
 
 
 def apply_umask() -> None:
-    """Let everything that this process and its children make from now on have these permissions, whichever library makes it."""
+    """Set the umask of this process, and so of its children, for files that any library creates."""
     os.umask(get_umask())

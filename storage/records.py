@@ -1,15 +1,15 @@
-"""The frozen records that cross stage boundaries.
+"""The frozen records that stages pass on.
 
-A record is JSON-simple: digests, counts and paths relative to the root, never arrays, tables or handles. `digest` says what the
-record stands for; `files` says what must be on disk for it to be believed. So one record is the cache key of the next stage, the
-line in the manifest and the row in the catalog.
+A record is plain JSON: digests, counts and paths relative to the root, never arrays, tables or handles. `digest` identifies its
+content, and `files` must be on disk for the record to be valid. The same record is the next stage's cache key, an entry of the
+manifest and a row of the catalog.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from indexmill.storage.names import RelativePath
 
@@ -20,46 +20,43 @@ Side = Literal["database", "query"]
 
 
 class FrozenModel(BaseModel):
-    """Base of everything that is written as JSON: immutable, unknown keys refused."""
+    """Base class of configs, records and JSON files: immutable, rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class FileRef(FrozenModel):
-    """One file: its path relative to the root, its size in bytes, its SHA-256 (None where only the size is vouched for)."""
+    """A reference to one file."""
 
-    path: RelativePath
-    size: int
-    sha256: str | None
+    path: RelativePath = Field(description="relative to the root, in a manifest to the snapshot's folder")
+    size: int = Field(description="bytes")
+    sha256: str | None = Field(description="None for a Parquet part, which has checksums of its own")
 
 
 class Record(FrozenModel):
-    """What a stage hands on. Two records with the same digest stand for the same content."""
+    """The result of a stage. Records with the same digest stand for the same content."""
 
     digest: str
     files: tuple[FileRef, ...]
 
 
 class Dataset(Record):
-    """The items as the source lists them, and its scored pairs.
-
-    base: the folder that image paths start from; None for texts. unread: images whose bytes could not be read.
-    """
+    """The items as the source lists them, and its scored pairs."""
 
     name: str
     source: str
     revision: str
     modality: Modality
-    image_root: str | None
+    image_root: str | None = Field(description="the folder that image paths are relative to; None for texts")
     labeled: bool
     items: int
-    unread: int
+    unread: int = Field(description="images whose bytes could not be read")
     table: FileRef
     pairs: FileRef | None
 
 
 class ValidatedDataset(Record):
-    """The items that passed, and those that did not with their reasons."""
+    """The items that passed validation, and the rejects with their reasons."""
 
     name: str
     modality: Modality
@@ -74,53 +71,46 @@ class ValidatedDataset(Record):
 
 
 class SplitDataset(Record):
-    """The passed items with their side. `content` is the digest of the table alone, wherever its images lie.
-
-    conflicts: content groups whose items have more than one label. leaks: queries that are nearly an item of the database; with
-    `split.leaks: exclude` no figure counts them. by_label: a table of each label's items on either side.
-    """
+    """The items that passed validation, each with its side."""
 
     name: str
     modality: Modality
     image_root: str | None
     labeled: bool
-    content: str
+    content: str = Field(description="digest of the table alone, which does not depend on where the images are")
     database: int
     query: int
     labels: int
     groups: int
-    conflicts: int
-    leaks: int
+    conflicts: int = Field(description="content groups whose items have more than one label")
+    leaks: int = Field(description="queries that are nearly equal to an item of the database")
     table: FileRef
-    by_label: FileRef
+    by_label: FileRef = Field(description="a table of the items per label on either side")
     pairs: FileRef | None
 
 
 class EmbeddingSet(Record):
-    """A vector for every item of its table, in the embedding store `fingerprint`. encoded and reused count distinct contents.
-
-    modality: what was encoded of the items. rejected: items of the split that have no vector that can be searched; `rejects` says why, and
-    `items` is the split's table without them. truncated: items of which the model saw only the beginning.
-    captions: the same for the captions of images, by the text side of the same encoder; its item ids are those of the images.
-    """
+    """A vector for every item of its table, in the embedding store `fingerprint`."""
 
     split: str
-    modality: Modality
+    modality: Modality = Field(description="what was encoded: the images or the texts")
     fingerprint: str
     encoder: dict[str, Any]
     dim: int
     database: int
     query: int
-    encoded: int
-    reused: int
-    rejected: int
-    truncated: int
-    items: FileRef
-    rejects: FileRef | None
-    captions: EmbeddingSet | None = None
+    encoded: int = Field(description="distinct contents that this build encoded")
+    reused: int = Field(description="distinct contents that the store had already")
+    rejected: int = Field(description="items of the split without a usable vector")
+    truncated: int = Field(description="items of which the model saw only the beginning")
+    items: FileRef = Field(description="the split's table without the rejected items")
+    rejects: FileRef | None = Field(description="the rejected items with their reasons")
+    captions: EmbeddingSet | None = Field(
+        default=None, description="the captions of the images, by the same encoder; item ids are those of the images"
+    )
 
     def for_modality(self, modality: Modality | None) -> EmbeddingSet:
-        """The vectors of one modality, the items' own by default; KeyError when there are none."""
+        """Return the vectors of one modality, by default the items' own. Raises KeyError when there are none."""
         if modality in (None, self.modality):
             return self
         if self.captions is None:
@@ -129,26 +119,21 @@ class EmbeddingSet(Record):
 
 
 class Evaluation(Record):
-    """Figures that do not depend on the machine's mood (`metrics`) and those that do (`timings`: seconds, milliseconds, queries a second).
-
-    intervals: 95 % bootstrap intervals of the means among the metrics. graded: by file of scored pairs. judged_by: what says which items
-    are relevant to a query. per_query, per_label, study (search settings): Parquet; sketches: JSON, what the report draws; truth: the exact
-    neighbours; trec: a run and its qrels in trec_eval's form, where the config asks for them.
-    """
+    """The metrics of an index, and the files behind them."""
 
     shards: str
-    relevance_source: Literal["label", "pairs"] | None
-    metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    scored_pairs: dict[str, dict[str, float | int | None]]
-    timings: dict[str, float]
+    relevance_source: Literal["label", "pairs"] | None = Field(description="what makes an item relevant to a query")
+    metrics: dict[str, float] = Field(description="reproducible metrics")
+    intervals: dict[str, tuple[float, float]] = Field(description="95 % bootstrap intervals of means in `metrics`")
+    scored_pairs: dict[str, dict[str, float | int | None]] = Field(description="correlations per file of scored pairs")
+    timings: dict[str, float] = Field(description="seconds, milliseconds and queries per second, which vary between runs")
     counts: dict[str, int]
-    per_query: FileRef
-    per_label: FileRef
-    search_sweep: FileRef
-    report_data: FileRef
-    ground_truth: FileRef
-    trec: tuple[FileRef, ...] = ()
+    per_query: FileRef = Field(description="Parquet, one row per query")
+    per_label: FileRef = Field(description="Parquet, one row per label")
+    search_sweep: FileRef = Field(description="Parquet, one row per set of search parameters")
+    report_data: FileRef = Field(description="JSON, the data of the report's figures")
+    ground_truth: FileRef = Field(description="the exact nearest neighbors of the queries")
+    trec: tuple[FileRef, ...] = Field(default=(), description="run and qrels in trec_eval's format, when the config asks for them")
 
 
 class Snapshot(Record):

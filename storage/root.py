@@ -1,34 +1,34 @@
-"""The root: one directory that holds everything, and the only place where its paths are built.
+"""The root: one directory that holds everything. All paths below it are built here.
 
-<root>/catalog.duckdb                             views and tables for people; derived, may be deleted
-<root>/cache/                                     what stages returned, by cache key
-<root>/prefect/                                   the embedded Prefect's own files
+<root>/catalog.duckdb                             the catalog; derived, may be deleted
+<root>/cache/                                     stage records by cache key
+<root>/prefect/                                   files of the embedded Prefect server
 <root>/tmp/                                       temporaries of running processes
-<root>/sources/<dataset>/<revision>/              what was downloaded or generated
-<root>/models/                                    encoders fetched from a hub
-<root>/sources/_huggingface/                      the Hugging Face libraries' own files
+<root>/sources/<dataset>/<revision>/              downloaded or generated source files
+<root>/sources/_huggingface/                      files of the Hugging Face libraries
+<root>/models/                                    encoders downloaded from a hub
 <root>/datasets/<name>/<stage>/<digest>/          items.parquet, rejects.parquet, manifest.json
-<root>/datasets/<name>/cache/                     what ingest and validate remember from night to night
-<root>/image_checks/<policy>/part-*.parquet       what came of opening each image, by content
-<root>/embeddings/<fingerprint>/part-*.parquet    the content-addressed embedding store
-<root>/encoders/<model>/<device>.json             what a device has shown with an encoder: precision, batch size, rate
-<root>/encoders/<model>/texts/                    an encoder of texts as ONNX graph and tokenizer; export.json last
-<root>/indexes/<name>/trained|shards/             FAISS files by key, with their rows and records, shared between snapshots
-<root>/indexes/<name>/evaluations/<digest>/       tables and sketches of an evaluation; <snapshot>/ in it: its report
-<root>/indexes/<name>/evaluations/ground_truth-*.npz  exact neighbours of the queries, by what they were asked of
-<root>/indexes/<name>/history/<snapshot>.json     metrics.json of every build, also of those whose snapshot is gone
-<root>/indexes/<name>/snapshots/<snapshot>/       a published index, manifest.json last
-<root>/indexes/<name>/current                     the pointer: a snapshot's id
+<root>/datasets/<name>/cache/                     what ingest and validate cache between builds
+<root>/image_checks/<policy>/part-*.parquet       results of image checks by content
+<root>/embeddings/<fingerprint>/part-*.parquet    the embedding store
+<root>/encoders/<model>/<device>.json             device profile of an encoder: precision, batch size, rate
+<root>/encoders/<model>/texts/                    a text encoder as ONNX graph and tokenizer; export.json last
+<root>/indexes/<name>/trained|shards/             FAISS files by key with their rows and records, shared between snapshots
+<root>/indexes/<name>/evaluations/<digest>/       tables and report data of an evaluation; <snapshot>/ in it: its report
+<root>/indexes/<name>/evaluations/ground_truth-*.npz  exact nearest neighbors of the queries
+<root>/indexes/<name>/history/<snapshot>.json     metrics.json of every build, even after its snapshot is removed
+<root>/indexes/<name>/snapshots/<snapshot>/       a snapshot, manifest.json last
+<root>/indexes/<name>/current                     the pointer: the live snapshot's id
 <root>/studies/<name>/                            study.parquet, study.html, plots; study.json last
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 
 from indexmill.storage.atomic import Scratch, remove_stale_temporaries
@@ -40,153 +40,190 @@ from indexmill.storage.names import is_plain_name
 from indexmill.storage.permissions import get_umask
 from indexmill.storage.records import FileRef, FrozenModel, Record
 
-INDEX_NAME_PATTERN = "[a-z0-9][a-z0-9-]{0,62}"  # what becomes a folder
+INDEX_NAME_PATTERN = "[a-z0-9][a-z0-9-]{0,62}"  # an index name is a folder name
 
 
 class Root:
-    """Paths and files under one root directory. Opening it creates the directory, its owner's alone (`storage.permissions`), and shows
-    that it can be written.
+    """Paths and files under one root directory.
 
-    With `create=False` it must be there, and one that cannot be written can still be read: temporaries and the catalog, which are derived,
-    then lie in the system's folder for temporaries.
+    Args:
+        path: The directory.
+        create: Create the directory (readable by its owner only, see `storage.permissions`) and require that it is writable.
+            With False it must exist, and may be read-only: temporaries and the catalog then go to the system's temporary
+            directory.
+
+    Raises:
+        InputError: with create=False, when the directory does not exist.
+        RootUnusable: when the directory cannot be created or written.
     """
 
     def __init__(self, path: str | Path, *, create: bool = True) -> None:
         self.path = Path(path).expanduser().resolve()
-        self._indexes: Path | None = None
+        self._scratch: Scratch | None = None
+        self._index_dir = self.path / "indexes"
         if not create and not self.path.is_dir():
             raise InputError(
-                "there is no root here", where=str(self.path), got="no such directory", next_step="name it with --root or INDEXMILL_ROOT"
+                "the root does not exist",
+                where=str(self.path),
+                got="no such directory",
+                next_step="choose it with --root or INDEXMILL_ROOT",
             )
         try:
             self.path.mkdir(mode=0o777 & ~get_umask(), parents=True, exist_ok=True)
-            self._writable = os.access(self.path, os.W_OK | os.X_OK)
-            if create and not self._writable:
+            self._is_writable = os.access(self.path, os.W_OK | os.X_OK)
+            if create and not self._is_writable:
                 raise PermissionError("no write permission")
-        except OSError as problem:
+        except OSError as error:
             raise RootUnusable(
                 "the root cannot be written",
                 where=str(self.path),
                 expected="a directory that this user can create and write",
-                got=problem.strerror or str(problem),
-                next_step="choose another with --root or INDEXMILL_ROOT, or mend its permissions",
+                got=error.strerror or str(error),
+                next_step="choose another with --root or INDEXMILL_ROOT, or fix its permissions",
             ) from None
 
-    @cached_property
+    @property
     def scratch(self) -> Scratch:
-        """This process's folder for temporaries, made when first needed."""
-        return Scratch(self.tmp)
+        """This process's folder for temporaries, created on first use."""
+        if self._scratch is None:
+            self._scratch = Scratch(self.tmp)
+        return self._scratch
 
     def close(self) -> None:
         """Remove this process's temporaries."""
-        if "scratch" in self.__dict__:
-            self.scratch.close()
-            del self.scratch
+        if self._scratch is not None:
+            self._scratch.close()
+            self._scratch = None
 
     @contextmanager
     def replace_atomically(self, target: Path) -> Iterator[Path]:
-        """Yield a temporary path that becomes `target` atomically when the block ends well."""
+        """Yield a temporary path that replaces `target` atomically when the block ends without an error."""
         with self.scratch.replace_atomically(target) as temporary:
             yield temporary
 
     @contextmanager
     def hold_shared(self) -> Iterator[None]:
-        """Work under this root beside others who do; waits while somebody has it alone."""
+        """Lock the root together with other builds. Waits while a process holds it exclusively."""
         with lease(self.path / "lease", holder="a build", wait=True, shared=True):
             yield
 
     @contextmanager
     def hold_exclusive(self, holder: str) -> Iterator[None]:
-        """Work under this root while nobody else does. Raises BuildInProgress when somebody is at work."""
+        """Lock the root for this process alone. Raises BuildInProgress when another process holds it."""
         with lease(self.path / "lease", holder=holder):
             yield
 
     def remove_stale_temporaries(self) -> int:
-        """Remove what processes that are gone left in tmp/; the number of folders."""
+        """Remove the temporaries of processes that have ended and return the number of folders removed."""
         return remove_stale_temporaries(self.tmp)
 
     # paths
 
     @property
     def tmp(self) -> Path:
-        return self.path / "tmp" if self._writable else get_user_temp_folder()
+        """The folder for temporaries."""
+        return self.path / "tmp" if self._is_writable else get_user_temp_folder()
 
     @property
     def cache(self) -> Path:
+        """The folder of stage records."""
         return self.path / "cache"
 
     @property
     def catalog(self) -> Path:
-        return (self.path if self._writable else self.tmp) / "catalog.duckdb"
+        """The catalog's file."""
+        return (self.path if self._is_writable else self.tmp) / "catalog.duckdb"
 
     def source(self, name: str, revision: str) -> Path:
+        """The folder of a source's files at one revision."""
         return self._join("sources", name, revision)
 
     @property
     def huggingface(self) -> Path:
+        """The folder of the Hugging Face libraries."""
         return self._join("sources", "_huggingface")
 
     def dataset(self, name: str, stage: str, digest: str) -> Path:
+        """The folder of one stage's tables."""
         return self._join("datasets", name, stage, digest[:16])
 
-    def dataset_cache(self, name: str, what: str) -> Path:
-        return self._join("datasets", name, "cache", f"{what}.parquet")
+    def dataset_cache(self, name: str, table: str) -> Path:
+        """A table that ingest or validate caches between builds."""
+        return self._join("datasets", name, "cache", f"{table}.parquet")
 
     def revision_file(self, name: str) -> Path:
+        """The file with the source's revision at the last build."""
         return self._join("datasets", name, "cache", "revision.txt")
 
-    def last_revision(self, name: str) -> str | None:
-        """The revision of the source that the last build of a pipeline saw; None before the first."""
+    def read_last_revision(self, name: str) -> str | None:
+        """Read the source's revision at a pipeline's last build; None before the first."""
         path = self.revision_file(name)
         return path.read_bytes().decode(errors="replace").strip() if path.exists() else None
 
     def image_checks(self, policy: str) -> Path:
+        """The folder of image checks under one policy."""
         return self._join("image_checks", policy)
 
     def embeddings(self, fingerprint: str) -> Path:
+        """The folder of one encoder's embedding store."""
         return self._join("embeddings", fingerprint)
 
     def encoder(self, model: str) -> Path:
+        """The folder of what is known about an encoder."""
         return self._join("encoders", model)
 
     def device_profile(self, model: str, device: str) -> Path:
+        """The file of an encoder's profile on one device."""
         return self._join("encoders", model, f"{device[:16]}.json")
 
     def onnx_export(self, model: str) -> Path:
+        """The folder of a text encoder's ONNX export."""
         return self.encoder(model) / "texts"
 
     def index(self, name: str) -> Path:
+        """The folder of an index. Raises InputError when `name` is not a valid index name."""
         if not re.fullmatch(INDEX_NAME_PATTERN, name):
-            raise InputError("this cannot be an index's name", where=repr(name), expected="a-z, 0-9 and dashes, at most 63 characters",
-                             next_step="indexmill catalog lists the indexes")  # fmt: skip
-        return (self._indexes or self.path / "indexes") / name
+            raise InputError(
+                "this is not a valid index name",
+                where=repr(name),
+                expected="a-z, 0-9 and dashes, at most 63 characters",
+                next_step=f"run `indexmill catalog --root {self.path}` to list the indexes",
+            )
+        return self._index_dir / name
 
-    def _join(self, *names: str) -> Path:
-        """The path of these names, one below the other. Raises InputError for one that is none, so that nobody is led out of the root."""
-        for name in names:
-            if not is_plain_name(name):
-                raise InputError("this cannot be the name of a file or folder", where=str(self.path), got=repr(name))
-        return self.path.joinpath(*names)
+    def list_indexes(self) -> list[str]:
+        """List the names of the indexes under the root, published or not."""
+        return sorted(folder.name for folder in self._index_dir.glob("*") if re.fullmatch(INDEX_NAME_PATTERN, folder.name))
 
     def with_index_dir(self, folder: Path) -> Root:
-        """This root with its indexes in `folder`, a staging folder: what is built there goes with it, and no pipeline sees it."""
-        other = Root(self.path)
-        other._indexes, other.__dict__["scratch"] = folder, self.scratch
+        """Return this root with its indexes in `folder`, so that no pipeline sees what is built there. They share `scratch`."""
+        other = copy.copy(self)
+        other._index_dir, other._scratch = folder, self.scratch
         return other
 
     def study(self, name: str) -> Path:
+        """The folder of a study."""
         return self._join("studies", name)
 
     def trained_path(self, name: str, digest: str, suffix: str) -> Path:
+        """A file of a trained index."""
         return self.index(name) / "trained" / self._join(f"{digest[:32]}.{suffix}").name
 
     def shard_path(self, name: str, key: str, suffix: str) -> Path:
+        """A file of a shard."""
         return self.index(name) / "shards" / self._join(f"{key[:32]}.{suffix}").name
+
+    def _join(self, *names: str) -> Path:
+        """Join plain names to the root's path. Raises InputError for a name that could lead out of the root."""
+        for name in names:
+            if not is_plain_name(name):
+                raise InputError("this is not a valid file name", where=str(self.path), got=repr(name))
+        return self.path.joinpath(*names)
 
     # files and records
 
     def make_ref(self, path: Path, *, digest: bool = True) -> FileRef:
-        """The reference of a finished file. Without `digest` its size is vouched for, and by its pages' checksums what is in it."""
+        """Make the reference to a finished file. Without `digest`, only its size and its Parquet checksums can be verified."""
         return FileRef(
             path=path.relative_to(self.path).as_posix(),
             size=path.stat().st_size,
@@ -194,6 +231,7 @@ class Root:
         )
 
     def file(self, ref: FileRef) -> Path:
+        """The path of a referenced file."""
         return self.path / ref.path
 
     def write_record(self, path: Path, record: FrozenModel) -> None:
@@ -201,20 +239,26 @@ class Root:
         self.scratch.write_text(path, record.model_dump_json(indent=2) + "\n")
 
     def find_invalid_files(self, record: Record, *, thorough: bool = False) -> list[str]:
-        """Why a remembered record cannot be believed: each file that is gone or has another size (thorough: or another SHA-256)."""
-        return [problem for ref in record.files if (problem := find_file_error(self.file(ref), ref, digest=thorough))]
+        """List the errors that make a cached record invalid: missing files and wrong sizes, with `thorough` also wrong SHA-256s."""
+        return [error for ref in record.files if (error := find_file_error(self.file(ref), ref, digest=thorough))]
 
     def verify_file(self, ref: FileRef) -> Path:
-        """The path of a file whose size and SHA-256 are as its reference says, else DamagedFile."""
+        """Verify a file's size and SHA-256 and return its path. Raises DamagedFile when one differs."""
         return verify_file(self.file(ref), ref)
 
 
 def find_file_error(path: Path, ref: FileRef, *, digest: bool) -> str:
-    """What is wrong with a file's size (and SHA-256, or where the reference has none the checksums in it); empty when nothing is."""
+    """Return how a file differs from its reference; empty when it does not.
+
+    Args:
+        path: The file.
+        ref: Its reference.
+        digest: Also compare the SHA-256, or verify the checksums of a Parquet file whose reference has none.
+    """
     try:
         size = path.stat().st_size
     except OSError:
-        return f"{path} is gone"
+        return f"{path} is missing"
     if size != ref.size:
         return f"{path} has {size} bytes, not {ref.size}"
     if digest and ref.sha256 is not None and (got := file_digest(path)) != ref.sha256:
@@ -227,13 +271,13 @@ def find_file_error(path: Path, ref: FileRef, *, digest: bool) -> str:
 
 
 def verify_file(path: Path, ref: FileRef) -> Path:
-    """`path` once its size and SHA-256 are found to be those of `ref`, else DamagedFile."""
-    if problem := find_file_error(path, ref, digest=True):
+    """Verify a file's size and SHA-256 and return its path. Raises DamagedFile when one differs."""
+    if error := find_file_error(path, ref, digest=True):
         raise DamagedFile(
-            "a file is not what its record says",
+            "a file does not match its record",
             where=str(path),
             expected=f"{ref.size} bytes, SHA-256 {ref.sha256}",
-            got=problem,
-            next_step="run the build again: it makes anew what is damaged or gone",
+            got=error,
+            next_step="run the build again; it recreates missing and damaged files",
         )
     return path

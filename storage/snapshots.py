@@ -1,4 +1,4 @@
-"""Snapshots: immutable folders with a manifest, and the pointer that says which one is live."""
+"""Snapshots: immutable folders with a manifest, and the pointer to the live one."""
 
 from __future__ import annotations
 
@@ -27,125 +27,141 @@ class Snapshots:
         self.folder = root.index(name) / "snapshots"
         self.pointer = root.index(name) / "current"
 
-    def path(self, snapshot_id: str) -> Path:
-        """A snapshot's folder. Raises InputError for what cannot be the name of one."""
+    def get_path(self, snapshot_id: str) -> Path:
+        """Return a snapshot's folder, whether it exists or not. Raises InputError when the id is not a plain file name."""
         if not is_plain_name(snapshot_id):
             raise self._build_unknown_error(snapshot_id)
         return self.folder / snapshot_id
 
-    def ids(self) -> list[str]:
-        """Whole snapshots, oldest first: those whose manifest is there, since it is written last."""
+    def list_ids(self) -> list[str]:
+        """List the complete snapshots, oldest first. A snapshot is complete once it has a manifest, which is written last."""
         return sorted(path.parent.name for path in self.folder.glob("[0-9]*-*/manifest.json"))
 
     def read_pointer(self) -> str | None:
-        """What the pointer says, be it there or not; None before the first is published."""
+        """Return the id in the pointer, whether that snapshot exists or not; None before the first is published."""
         try:
             return self.pointer.read_bytes().decode(errors="replace").strip()
         except FileNotFoundError:
             return None
 
-    def live_id(self) -> str | None:
-        """The live snapshot's id; None before the first is published, or when the pointer points at nothing whole."""
+    def get_live_id(self) -> str | None:
+        """Return the live snapshot's id; None before the first is published or when the pointer's target is incomplete."""
         snapshot_id = self.read_pointer()
-        return snapshot_id if snapshot_id in self.ids() else None
+        return snapshot_id if snapshot_id in self.list_ids() else None
 
-    def manifests(self) -> Iterator[Manifest]:
-        """The manifests of all snapshots, oldest first, but of those that retention removes meanwhile."""
-        for snapshot_id in self.ids():
+    def read_manifests(self) -> Iterator[Manifest]:
+        """Yield the manifests of all snapshots, oldest first, except those that retention removes in the meantime."""
+        for snapshot_id in self.list_ids():
             with suppress(FileNotFoundError):
                 yield self._read_manifest(snapshot_id)
 
-    def manifest(self, snapshot_id: str | None = None) -> Manifest:
-        """The manifest of a snapshot, of the live one by default."""
-        snapshot_id = snapshot_id or self.live_id()
-        if snapshot_id is None or snapshot_id not in self.ids():
+    def read_manifest(self, snapshot_id: str | None = None) -> Manifest:
+        """Read the manifest of a snapshot, by default of the live one.
+
+        Raises:
+            InputError: when there is no such snapshot, or its schema_version cannot be read.
+            DamagedFile: when the manifest was changed after it was written.
+        """
+        snapshot_id = snapshot_id or self.get_live_id()
+        if snapshot_id is None or snapshot_id not in self.list_ids():
             raise self._build_unknown_error(snapshot_id)
         return self._read_manifest(snapshot_id)
 
-    def _build_unknown_error(self, snapshot_id: str | None) -> InputError:
-        return InputError(
-            f"index {self.name} has no snapshot {snapshot_id}" if snapshot_id else f"index {self.name} has not been published",
-            where=str(self.folder),
-            got="snapshots there: " + (", ".join(self.ids()) or "none"),
-            next_step=f"indexmill build {self.name}",
-        )
+    def read_live_manifest(self) -> Manifest | None:
+        """Read the manifest of the live snapshot; None before the first is published."""
+        return self.read_manifest() if self.get_live_id() else None
 
-    def _read_manifest(self, snapshot_id: str) -> Manifest:
-        path = self.path(snapshot_id) / "manifest.json"
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            version = values["schema_version"]
-            if not isinstance(version, int):
-                raise TypeError(f"schema_version {version!r}")
-            if not OLDEST_SCHEMA_VERSION <= version <= NEWEST_SCHEMA_VERSION:
-                raise _build_version_error(path, version)
-            whole = values["manifest_sha256"] == compute_manifest_sha256(values) and values["snapshot_id"] == snapshot_id
-        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as problem:
-            raise _build_damaged_error(path, f"{type(problem).__name__}: {problem}") from None
-        if not whole:
-            raise _build_damaged_error(
-                path, f"a seal or an id that does not fit: snapshot {values['snapshot_id']}, seal {values['manifest_sha256']}"
-            )
-        try:
-            return Manifest.model_validate(values, extra="ignore")  # what a later Indexmill has added within the version
-        except ValidationError as problem:
-            raise _build_unreadable_error(path, version, problem) from None
-
-    def live(self) -> Manifest | None:
-        """The manifest of the live snapshot; None before the first is published."""
-        return self.manifest() if self.live_id() else None
-
-    def next_id(self, content: str) -> str:
-        """The id for new content: the existing snapshot with the same content, else one number on. Never a date."""
-        for snapshot_id in self.ids():
+    def assign_id(self, content: str) -> str:
+        """Return the id of the existing snapshot with this content digest, else the next number with the digest's beginning."""
+        ids = self.list_ids()
+        for snapshot_id in ids:
             if snapshot_id.endswith("-" + content[:10]):
                 return snapshot_id
-        numbers = [int(snapshot_id.split("-")[0]) for snapshot_id in self.ids()]
+        numbers = [int(snapshot_id.split("-")[0]) for snapshot_id in ids]
         return f"{max(numbers, default=0) + 1:05d}-{content[:10]}"
 
     def assemble(self, manifest: Manifest, sources: dict[str, FileRef]) -> None:
-        """Put a snapshot's files into its folder (by hard link where possible), the manifest last.
+        """Link a snapshot's files into its folder and write the manifest last.
 
-        sources: name in the snapshot -> the file that it is. Each is checked by digest before it is taken.
+        Args:
+            manifest: The manifest; its manifest_sha256 is set here.
+            sources: Name in the snapshot -> the pool file. Each is verified by digest before it is linked.
         """
-        folder = self.path(manifest.snapshot_id)
+        folder = self.get_path(manifest.snapshot_id)
         for name, ref in sources.items():
             link(self.root.verify_file(ref), folder / name, self.root.scratch)
         values = json.loads(manifest.model_dump_json())
         self.root.write_record(folder / "manifest.json", manifest.model_copy(update={"manifest_sha256": compute_manifest_sha256(values)}))
 
     def publish(self, snapshot_id: str) -> None:
-        """Point `live_id` at a whole snapshot: one atomic rename."""
+        """Make a complete snapshot the live one: one atomic rename."""
         self.root.scratch.write_text(self.pointer, snapshot_id + "\n")
 
     def verify(self, manifest: Manifest) -> None:
-        """Check every file of a snapshot by size and SHA-256; DamagedFile names the first that differs."""
+        """Verify every file of a snapshot by size and SHA-256. Raises DamagedFile for the first that differs."""
         for ref in manifest.files:
-            verify_file(self.path(manifest.snapshot_id) / ref.path, ref)
+            verify_file(self.get_path(manifest.snapshot_id) / ref.path, ref)
+
+    def _read_manifest(self, snapshot_id: str) -> Manifest:
+        path = self.get_path(snapshot_id) / "manifest.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            version = values["schema_version"]
+            if not isinstance(version, int):
+                raise TypeError(f"schema_version {version!r}")
+            if not OLDEST_SCHEMA_VERSION <= version <= NEWEST_SCHEMA_VERSION:
+                raise self._build_version_error(path, version)
+            is_intact = values["manifest_sha256"] == compute_manifest_sha256(values) and values["snapshot_id"] == snapshot_id
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+            raise _build_damaged_error(path, f"{type(error).__name__}: {error}") from None
+        if not is_intact:
+            raise _build_damaged_error(path, f"snapshot_id {values['snapshot_id']}, manifest_sha256 {values['manifest_sha256']}")
+        try:
+            return Manifest.model_validate(values, extra="ignore")  # a later Indexmill may add fields within the version
+        except ValidationError as error:
+            raise _build_invalid_error(path, version, error) from None
+
+    def _build_unknown_error(self, snapshot_id: str | None) -> InputError:
+        catalog_command = f"run `indexmill catalog --root {self.root.path}` to list all builds"
+        ids = self.list_ids()
+        if snapshot_id:
+            return InputError(
+                f"index {self.name} has no snapshot {snapshot_id}",
+                where=str(self.folder),
+                got="snapshots: " + (", ".join(ids) or "none"),
+                next_step=catalog_command,
+            )
+        indexes = [name for name in self.root.list_indexes() if Snapshots(self.root, name).get_live_id()]
+        return InputError(
+            f"index {self.name} has not been published" + (", though it has snapshots" if ids else ""),
+            where=str(self.root.path),
+            got="published indexes: " + (", ".join(indexes) or "none"),
+            next_step=catalog_command if indexes else "build an index first, or choose another root with --root",
+        )
+
+    def _build_version_error(self, path: Path, version: int) -> InputError:
+        newer = version > NEWEST_SCHEMA_VERSION
+        versions = " to ".join(map(str, sorted({OLDEST_SCHEMA_VERSION, NEWEST_SCHEMA_VERSION})))
+        return InputError(
+            f"this snapshot was written by {'a newer' if newer else 'an older'} Indexmill, whose format this one cannot read",
+            where=str(path),
+            expected=f"schema_version {versions}",
+            got=f"schema_version {version}",
+            next_step="install the newer Indexmill, or choose another root with --root"
+            if newer
+            else f"choose another root with --root, or remove {self.folder.parent} and build the index again",
+        )
 
 
 def compute_manifest_sha256(values: dict[str, Any]) -> str:
-    """SHA-256 of a manifest's values but the seal itself: it tells damage to the manifest, as digests in it tell damage to files."""
+    """Return the SHA-256 of a manifest's values except `manifest_sha256` itself."""
     return json_digest({name: value for name, value in values.items() if name != "manifest_sha256"})
 
 
-def _build_version_error(path: Path, version: int) -> InputError:
-    newer = version > NEWEST_SCHEMA_VERSION
+def _build_invalid_error(path: Path, version: int, error: ValidationError) -> InputError:
+    first = error.errors()[0]
     return InputError(
-        f"this snapshot was written by {'a newer' if newer else 'an older'} Indexmill than this one can read",
-        where=str(path),
-        expected=f"schema_version {NEWEST_SCHEMA_VERSION}"
-        if OLDEST_SCHEMA_VERSION == NEWEST_SCHEMA_VERSION
-        else f"schema_version {OLDEST_SCHEMA_VERSION} to {NEWEST_SCHEMA_VERSION}",
-        got=f"schema_version {version}",
-        next_step="install the newer Indexmill here, or build into another root" if newer else "build the index anew with this one",
-    )
-
-
-def _build_unreadable_error(path: Path, version: int, problem: ValidationError) -> InputError:
-    first = problem.errors()[0]
-    return InputError(
-        "this manifest cannot be read, though it is as it was written",
+        "this manifest does not follow the schema, though it is undamaged",
         where=f"{path}, {'.'.join(map(str, first['loc']))}",
         expected=first["msg"],
         got=f"schema_version {version}; {str(first['input'])[:100]}",
@@ -155,9 +171,9 @@ def _build_unreadable_error(path: Path, version: int, problem: ValidationError) 
 
 def _build_damaged_error(path: Path, got: str) -> DamagedFile:
     return DamagedFile(
-        "a manifest is not what was written",
+        "a manifest was changed after it was written",
         where=str(path),
-        expected="the manifest of this snapshot, with its seal",
+        expected="matching snapshot_id and manifest_sha256",
         got=got,
-        next_step="remove the snapshot's folder; if it is the live one, the next build makes it anew",
+        next_step="remove the snapshot's folder; if it is the live one, build again to recreate it",
     )

@@ -1,7 +1,7 @@
-"""Stopping in good order: whoever wants the work to end asks, and it ends where a file has just been finished.
+"""Orderly stops: a stop request ends the process right after the next file is committed.
 
-What is asked stands for the whole process, as a signal does. `storage.atomic.commit` heeds it at once; work that goes on for long between
-two commits heeds it when `STOP_GRACE_SECONDS` is over, and what it was in the middle of is done again by the next run.
+The request applies to the whole process, as a signal does. `storage.atomic.commit` checks it after every file. Long work
+between two commits checks it after `STOP_GRACE_SECONDS`; the next run repeats that work.
 """
 
 from __future__ import annotations
@@ -13,29 +13,33 @@ from contextlib import contextmanager
 
 from indexmill.storage.errors import IndexmillError
 
-STOP_GRACE_SECONDS = 20.0  # seconds; Prefect's worker kills a cancelled run 30 seconds after it has asked
+STOP_GRACE_SECONDS = 20.0  # Prefect's worker kills a cancelled run after 30 seconds
 
 _stop_request: tuple[signal.Signals, float] | None = None
 _immediate_stop_depth = 0
 
 
 class Stopped(IndexmillError):
-    """The work was asked to end before it was done."""
+    """A stop request ended the run early."""
 
     exit_code = 128 + signal.SIGTERM
 
 
 def request_stop(number: int) -> None:
-    """Let the work end at its next commit, since this signal came. Called again, the first time counts."""
+    """Request a stop because of a signal. Only the first request counts."""
     global _stop_request
     _stop_request = _stop_request or (signal.Signals(number), time.monotonic())
 
 
 @contextmanager
-def allow_immediate_stop(what: str) -> Iterator[None]:
-    """Within the block nothing is under way, and it may last: who asks then need not wait for a commit (`can_stop_immediately`)."""
+def allow_immediate_stop(action: str) -> Iterator[None]:
+    """Mark a block that only waits, so that a signal may end it at once (`can_stop_immediately`).
+
+    Raises:
+        Stopped: when a stop was requested before the block.
+    """
     global _immediate_stop_depth
-    raise_if_stopping(f"before {what}")
+    raise_if_stopping(f"before {action}")
     _immediate_stop_depth += 1
     try:
         yield
@@ -44,29 +48,29 @@ def allow_immediate_stop(what: str) -> Iterator[None]:
 
 
 def can_stop_immediately() -> bool:
-    """Whether a signal that comes now ends the work where it is: the second one, and one that comes while nothing is under way."""
+    """Whether a signal that arrives now may end the process at once: a second signal, or one while the process only waits."""
     return _stop_request is not None or _immediate_stop_depth > 0
 
 
 def clear_stop_request() -> None:
-    """Let the work that comes next go on: nobody has asked it."""
+    """Forget the stop request, so that the next run can start."""
     global _stop_request
     _stop_request = None
 
 
 def raise_if_stopping(where: str, *, grace_seconds: float = 0.0) -> None:
-    """Raise Stopped when the work was asked to end, and that at least `grace_seconds` seconds ago. where: how far it has come."""
+    """Raise Stopped when a stop was requested at least `grace_seconds` seconds ago. where: how far the run has come."""
     if _stop_request is not None and time.monotonic() - _stop_request[1] >= grace_seconds:
         raise build_stopped_error(_stop_request[0], where)
 
 
 def build_stopped_error(number: signal.Signals, where: str = "") -> Stopped:
-    """What is raised. Its exit code is the one that shells know: 128 and the signal's number."""
-    problem = Stopped(
+    """Build the error for a signal. Its exit code is 128 plus the signal's number, as in shells."""
+    error = Stopped(
         f"stopped by {number.name}",
         where=where,
-        got="what was finished is kept, and whatever is live stays whole",
-        next_step="the same command goes on from there",
+        got="finished work is kept, and the live snapshot is unchanged",
+        next_step="run the same command again to continue",
     )
-    problem.exit_code = 128 + number
-    return problem
+    error.exit_code = 128 + number
+    return error

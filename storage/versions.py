@@ -1,14 +1,14 @@
-"""The versions of installed libraries."""
+"""Versions of installed libraries."""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-SUBSTITUTE_DISTRIBUTIONS = {"faiss-cpu": "faiss-gpu-cu12"}  # brings the same module
+SUBSTITUTE_DISTRIBUTIONS = {"faiss-cpu": "faiss-gpu-cu12"}  # installs the same module
 
 
 def get_installed_version(name: str) -> str:
-    """The version of a distribution, or of the one that may be installed in its place, which is then named too."""
+    """Return the version of a distribution, or the name and version of its substitute."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -89,7 +89,7 @@ class ModalityEncoder:
             table = self.root.file(partition.items)
             refs = tuple(ref for ref in (partition.items, partition.rejects) if ref)
             return EmbeddingSet(
-                digest=json_digest([identity.fingerprint, partition.items_digest]), files=(*refs, *store.refs(table)), split=self.split.digest,
+                digest=json_digest([identity.fingerprint, partition.items_digest]), files=(*refs, *store.find_refs(table)), split=self.split.digest,
                 modality=modality, fingerprint=identity.fingerprint, encoder=identity.details | _describe_precision_check(profile), dim=store.dim,
                 database=partition.database, query=partition.query, encoded=encoded, reused=max(0, partition.distinct_contents - encoded),
                 rejected=partition.rejected, truncated=store.count_truncated(table), items=partition.items, rejects=partition.rejects,

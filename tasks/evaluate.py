@@ -12,7 +12,7 @@ from indexmill.configs.encoders import EncoderConfig
 from indexmill.configs.models import EvaluationConfig, IndexConfig
 from indexmill.storage.atomic import commit
 from indexmill.storage.digests import json_digest
-from indexmill.storage.embedding_store import concatenate_blocks, vectors
+from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.index_records import IndexShards, TrainedIndex, TunedIndex
 from indexmill.storage.records import EmbeddingSet, Evaluation, FileRef
 from indexmill.storage.root import Root
@@ -50,7 +50,7 @@ def evaluate(
         if config.trec or relevance_judge.has_relevance_source(pairs, config.relevance_threshold)
         else most
     )
-    with vectors(root, query_embeddings, side="query", leaking=leaks == "keep", sample=(config.max_queries, index.seed)) as blocks:
+    with open_vectors(root, query_embeddings, side="query", leaking=leaks == "keep", sample=(config.max_queries, index.seed)) as blocks:
         run = run_queries(searcher, *concatenate_blocks(blocks, query_embeddings.dim), most, depth)
     ground_truth = compute_ground_truth(root, root.index(name) / "evaluations", indexed, query_embeddings, run, most, searcher.metric)
     ann_metrics = compute_ann_metrics(run, ground_truth, ks, searcher.metric)

@@ -58,11 +58,11 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
         _check_collisions(listing, root)
         inventory = root.dataset_cache(name, f"inventory-{json_digest(image_root)[:8]}")
         started = time.time_ns()
-        with parquet.query(_build_selection_sql(listing, config, None if rehash else inventory), spill=root.tmp) as batches:
+        with parquet.query(_build_selection_sql(listing, config, None if rehash else inventory), temp_dir=root.tmp) as batches:
             items = parquet.write_parquet(
                 table, ITEMS_SCHEMA, _add_digests(batches, source.image_root, min(listed_count, config.limit or listed_count))
             )
-        missing = parquet.fetch_rows(f"SELECT count(*) FROM {parquet.scan_sql(table)} WHERE content_digest IS NULL", spill=root.tmp)[0][0]
+        missing = parquet.fetch_rows(f"SELECT count(*) FROM {parquet.scan_sql(table)} WHERE content_digest IS NULL", temp_dir=root.tmp)[0][0]
         pairs = staging / "pairs.parquet"
         scored = parquet.write_parquet(pairs, PAIRS_SCHEMA, _iterate_pairs(source.pairs()))
         digest = json_digest(
@@ -163,14 +163,14 @@ def _save_inventory(root: Root, table: Path, inventory: Path, started: int) -> N
         f"SELECT DISTINCT path, size, mtime_ns, content_digest FROM {parquet.scan_sql(table)} "
         f"WHERE content_digest IS NOT NULL AND mtime_ns < {started - MTIME_MARGIN_NS}"
     )
-    with root.replace_atomically(inventory) as temporary, parquet.query(sql, spill=root.tmp) as batches:
+    with root.replace_atomically(inventory) as temporary, parquet.query(sql, temp_dir=root.tmp) as batches:
         parquet.write_parquet(temporary, INVENTORY_SCHEMA, batches)
 
 
 def _check_collisions(listing: Path, root: Root) -> None:
     """Two items with one id cannot both be found again, so the build stops and names them."""
     sql = f"SELECT min(key), max(key), count(*) FROM {parquet.scan_sql(listing)} GROUP BY item_id HAVING count(*) > 1 LIMIT 1"
-    for first, second, count in parquet.fetch_rows(sql, spill=root.tmp):
+    for first, second, count in parquet.fetch_rows(sql, temp_dir=root.tmp):
         raise InputError(
             "two items have one key" if first == second else "two keys have one item id",
             where=f"key {first}" if first == second else f"keys {first} and {second}",

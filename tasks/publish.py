@@ -39,12 +39,12 @@ def publish(
     force: the reason for publishing it all the same, which the manifest keeps. seconds: of the stages before, for the report.
     """
     snapshots = Snapshots(root, config.name)
-    build = BuildCandidate(root, config, validated, split, embeddings, trained, shards, tuned, evaluation, snapshots.live(), force, seconds)
+    build = BuildCandidate(root, config, validated, split, embeddings, trained, shards, tuned, evaluation, snapshots.read_live_manifest(), force, seconds)
     served = serve(build)
     content = json_digest(
         [config.model_dump(mode="json"), [shard.key for shard in served.shards], served.rejects.sha256, evaluation.digest, split.digest]
     )
-    snapshot_id = snapshots.next_id(content)
+    snapshot_id = snapshots.assign_id(content)
     verdict = ask(build, served, snapshot_id)
     manifest = build_manifest(build, served.shards, snapshot_id, content, verdict.failed_rules)
     build_report = report(build, served, manifest, verdict)
@@ -60,7 +60,7 @@ def publish(
         snapshots.publish(snapshot_id)
     apply_retention(snapshots, config.publish.keep, config.publish.keep_days)
     catalog.rebuild(root)
-    folder = snapshots.path(snapshot_id)
+    folder = snapshots.get_path(snapshot_id)
     create_build_artifacts(build_report.build_metrics, folder / "report")
     if manifest.verdict == "refused":
         raise _make_refused_error(manifest, f"{folder / 'report' / 'report.html'}")

@@ -19,7 +19,7 @@ from indexmill.tasks.stage_policy import get_task_options
 @task(**get_task_options("shard"))
 def shard(root: Root, name: str, embeddings: EmbeddingSet, trained: TrainedIndex, config: IndexConfig) -> IndexShards:
     """The shards of the live snapshot, brought up to date: untouched ones as they are, touched ones written anew under another name."""
-    previous = load_previous_shards(root, name, Snapshots(root, name).live(), "database", config.shards)
+    previous = load_previous_shards(root, name, Snapshots(root, name).read_live_manifest(), "database", config.shards)
     with track("filling shards", embeddings.database) as advance:
         shard_build = build_shards(root, name, embeddings, trained, "database", config, previous, advance)
     return IndexShards(

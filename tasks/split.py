@@ -57,9 +57,9 @@ def split(root: Root, dataset: ValidatedDataset, config: SplitConfig) -> SplitDa
         sided, leaks, table, by_label = (staging / f"{name}.parquet" for name in ("sided", "leaks", "items", "by_label"))
         parquet.write_parquet(sided, SIDED_SCHEMA, _assign_sides(root, dataset, config))
         find_leaks(root, sided, leaks, groups_are_hashes=dataset.image_root is not None, max_distance=config.leak_distance)
-        parquet.copy_query(_build_leak_sql(sided, leaks), table, spill=root.tmp)
-        parquet.copy_query(BY_LABEL_SQL.format(table=parquet.scan_sql(table)), by_label, spill=root.tmp)
-        counts = parquet.fetch_rows(COUNTS_SQL.format(table=parquet.scan_sql(table)), spill=root.tmp)[0]
+        parquet.copy_query(_build_leak_sql(sided, leaks), table, temp_dir=root.tmp)
+        parquet.copy_query(BY_LABEL_SQL.format(table=parquet.scan_sql(table)), by_label, temp_dir=root.tmp)
+        counts = parquet.fetch_rows(COUNTS_SQL.format(table=parquet.scan_sql(table)), temp_dir=root.tmp)[0]
         content = parquet.compute_digest(table)
         digest = json_digest([content, config.leaks, dataset.image_root, dataset.pairs and dataset.pairs.sha256])
         folder = root.dataset(dataset.name, "split", digest)

@@ -17,7 +17,7 @@ from indexmill.tasks.stage_policy import get_task_options
 @task(**get_task_options("train"))
 def train(root: Root, name: str, embeddings: EmbeddingSet, config: IndexConfig) -> TrainedIndex:
     """The trained index as a file of its own, from which every shard starts. `reason` says why it is the last one or a new one."""
-    last = load_last_training(root, name, Snapshots(root, name).live())
+    last = load_last_training(root, name, Snapshots(root, name).read_live_manifest())
     with track(f"training {config.factory}", 1) as advance:
         trained = reuse_or_train(root, name, embeddings, config, last)
         advance(1)

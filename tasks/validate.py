@@ -40,7 +40,7 @@ def validate(root: Root, dataset: Dataset, config: ValidateConfig) -> ValidatedD
         passing_sql, rejected_sql = _check_rows(root, dataset, config, staging)
         if dataset.image_root:
             passing_sql, rejected_sql = _check_images(root, dataset.image_root, config, staging, passing_sql, rejected_sql)
-        items = parquet.copy_query(f"SELECT {', '.join(ITEMS_SCHEMA.names)} FROM ({passing_sql}) ORDER BY item_id", passed, spill=root.tmp)
+        items = parquet.copy_query(f"SELECT {', '.join(ITEMS_SCHEMA.names)} FROM ({passing_sql}) ORDER BY item_id", passed, temp_dir=root.tmp)
         reasons = rejects.write_rejects(root, rejected_sql, root.dataset_cache(dataset.name, "rejects"), rejected)
         _check_reject_budget(dataset, config, reasons)
         found = [parquet.compute_digest(passed), parquet.compute_digest(rejected, rejects.REJECT_IDENTITY)]
@@ -102,7 +102,7 @@ def _check_images(root: Root, image_root: str, config: ValidateConfig, staging: 
     """The same two, once every image among the sound rows has been opened, tonight or earlier."""
     failed_images = staging / "unopened.parquet"
     known = check_images(root, config, Path(image_root), staging / "sound.parquet", failed_images)
-    results = f"(SELECT * FROM {known.sql(image_check_cache.IMAGE_CHECK_SCHEMA)} UNION ALL SELECT * FROM {parquet.scan_sql(failed_images)})"
+    results = f"(SELECT * FROM {known.to_sql(image_check_cache.IMAGE_CHECK_SCHEMA)} UNION ALL SELECT * FROM {parquet.scan_sql(failed_images)})"
     opened = f"({sound_sql}) s JOIN {results} o ON o.content_digest = s.content_digest"
     passed = ", ".join(f"{'o' if name == 'content_group' else 's'}.{name}" for name in ITEMS_SCHEMA.names)
     failed = ", ".join(f"{'o' if name in ('reason', 'message') else 's'}.{name}" for name in rejects.REJECTS_SCHEMA.names)

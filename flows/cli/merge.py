@@ -27,7 +27,7 @@ def merge_index(root: str, name: str, output: Path, memory: str) -> dict[str, An
     try:
         snapshots = Snapshots(storage_root, name)
         with hold_snapshot(snapshots) as manifest:
-            return _merge_snapshot(manifest, snapshots.path(manifest.snapshot_id), output.resolve(), limit)
+            return _merge_snapshot(manifest, snapshots.get_path(manifest.snapshot_id), output.resolve(), limit)
     finally:
         storage_root.close()
 

@@ -41,7 +41,7 @@ class LiveIndex:
         loop = asyncio.get_running_loop()
         current: str | None = ""
         try:
-            current = await asyncio.to_thread(self._snapshots.live_id)
+            current = await asyncio.to_thread(self._snapshots.get_live_id)
             if self.index is not None and current in (None, self.snapshot_id):
                 self.error = ""
                 return
@@ -76,7 +76,7 @@ class LiveIndex:
     def _reuse_encoder(self, snapshot_id: str | None) -> QueryEncoder | None:
         """The encoder that is loaded, where the new snapshot was made by it too."""
         old = self.index.encoder if self.index else None
-        return old if old and old.fingerprint == self._snapshots.manifest(snapshot_id).fingerprint else None
+        return old if old and old.fingerprint == self._snapshots.read_manifest(snapshot_id).fingerprint else None
 
     def _swap_in(self, index: OpenIndex) -> None:
         if self.snapshot_id:

@@ -17,7 +17,7 @@ from indexmill.storage import parquet
 from indexmill.storage.atomic import commit
 from indexmill.storage.device_profiles import DeviceProfile
 from indexmill.storage.digests import content_digest, json_digest
-from indexmill.storage.embedding_store import REJECTED, EmbeddingStore
+from indexmill.storage.embedding_store import REJECTED_SCHEMA, EmbeddingStore
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import FileRef
 from indexmill.storage.root import Root
@@ -65,13 +65,13 @@ class EncodeRequest:
 def fill_store(request: EncodeRequest, config: EncoderConfig, failed: Path, run_chunk: RunChunk) -> tuple[int, DeviceProfile]:
     """Encode what the store lacks. Call with the store's lease. Returns how many contents that were, and what the device has shown.
 
-    failed: the file for contents that could not be encoded this time (REJECTED's columns).
+    failed: the file for contents that could not be encoded this time (REJECTED_SCHEMA's columns).
     """
     request.store.drop_damaged()
-    request.store.rejected.drop_damaged()
-    with request.root.scratch.staging() as staging, parquet.open_writer(failed, REJECTED) as transient:
+    request.store.rejected_parts.drop_damaged()
+    with request.root.scratch.staging() as staging, parquet.open_writer(failed, REJECTED_SCHEMA) as transient:
         plan, profile = staging / "plan.parquet", request.profile
-        missing = request.store.plan(request.items, config.chunk_rows, plan)
+        missing = request.store.write_encode_plan(request.items, config.chunk_rows, plan)
         with track(f"encoding {request.model.modality}s", missing) as advance:
             for number in range(-(-missing // config.chunk_rows)):
                 job = _make_job(request, config, profile, plan, number, staging, search=missing >= BATCH_SEARCH_MIN_ITEMS)
@@ -96,7 +96,7 @@ def _commit_chunk(store: EmbeddingStore, job: EncodeChunk, transient: parquet.Pa
     permanent = rejected.filter(pc.invert(pc.is_in(rejected["reason"], pa.array(TRANSIENT_REASONS))))
     transient.write(rejected.filter(pc.is_in(rejected["reason"], pa.array(TRANSIENT_REASONS))).to_pylist())
     if permanent.num_rows:
-        store.rejected.add(permanent.combine_chunks().to_batches()[0])
+        store.rejected_parts.add_batch(permanent.combine_chunks().to_batches()[0])
     if pq.read_metadata(job.part).num_rows:
         with store.add_part() as temporary:
             Path(job.part).rename(temporary)
@@ -135,14 +135,14 @@ def partition_items(
     without = f"(SELECT * FROM {store.rejected_sql()} UNION SELECT * FROM {parquet.scan_sql(failed)})"
     wanted = ", ".join(f"{'r' if column in ('reason', 'message') else 'i'}.{column}" for column in REJECTS_SCHEMA.names)
     rejected_sql = f"SELECT {wanted} FROM {parquet.scan_sql(items)} i JOIN {without} r USING (content_digest) ORDER BY i.item_id"
-    reasons = dict(parquet.fetch_rows(f"SELECT reason, count(*) FROM ({rejected_sql}) GROUP BY 1 ORDER BY 2 DESC", spill=root.tmp))
-    total = int(parquet.fetch_rows(f"SELECT count(*) FROM {parquet.scan_sql(items)}", spill=root.tmp)[0][0])
+    reasons = dict(parquet.fetch_rows(f"SELECT reason, count(*) FROM ({rejected_sql}) GROUP BY 1 ORDER BY 2 DESC", temp_dir=root.tmp))
+    total = int(parquet.fetch_rows(f"SELECT count(*) FROM {parquet.scan_sql(items)}", temp_dir=root.tmp)[0][0])
     _check_reject_budget(name, reasons, total, max_reject_fraction)
     rejects = None
     if reasons or not items.is_relative_to(root.path / "datasets"):
         items, rejects = _write_partition(root, name, items, without, rejected_sql if reasons else None)
     counted = "SELECT count(*) FILTER (side = 'database'), count(*) FILTER (side = 'query'), count(DISTINCT content_digest)"
-    database, query, distinct_contents = parquet.fetch_rows(f"{counted} FROM {parquet.scan_sql(items)}", spill=root.tmp)[0]
+    database, query, distinct_contents = parquet.fetch_rows(f"{counted} FROM {parquet.scan_sql(items)}", temp_dir=root.tmp)[0]
     rejected = sum(reasons.values())
     return PartitionedItems(parquet.compute_digest(items), root.make_ref(items), rejects, rejected, database, query, distinct_contents)
 
@@ -152,11 +152,11 @@ def _write_partition(root: Root, name: str, items: Path, without: str, rejected_
     with root.scratch.staging() as staging:
         table, rejects = staging / "items.parquet", staging / "rejects.parquet"
         parquet.copy_query(
-            f"SELECT * FROM {parquet.scan_sql(items)} ANTI JOIN {without} USING (content_digest) ORDER BY item_id", table, spill=root.tmp
+            f"SELECT * FROM {parquet.scan_sql(items)} ANTI JOIN {without} USING (content_digest) ORDER BY item_id", table, temp_dir=root.tmp
         )
         digest = parquet.compute_digest(table)
         if rejected_sql:
-            parquet.copy_query(rejected_sql, rejects, spill=root.tmp)
+            parquet.copy_query(rejected_sql, rejects, temp_dir=root.tmp)
             digest = json_digest([digest, parquet.compute_digest(rejects)])
             commit(rejects, root.dataset(name, "encoded", digest) / rejects.name)
         folder = root.dataset(name, "encoded", digest)

@@ -136,5 +136,5 @@ def _write_length_sample(root: Root, query_embeddings: EmbeddingSet, target: Pat
     """The longest text of each of SAMPLE equal parts of the items by length."""
     parts = f"SELECT text, ntile({SAMPLE_SIZE}) OVER (ORDER BY length(text), content_digest) AS part"
     sql = f"SELECT arg_max(text, length(text)) AS text FROM ({parts} FROM {parquet.scan_sql(root.file(query_embeddings.items))}) GROUP BY part"
-    parquet.copy_query(sql, target, spill=root.tmp)
+    parquet.copy_query(sql, target, temp_dir=root.tmp)
     return target

@@ -111,7 +111,7 @@ def choose_precision(
 def _write_sample(root: Root, items: Path, target: Path) -> Path:
     """The contents with the smallest hashes, so the same ones for the same items."""
     distinct = f"SELECT DISTINCT ON (content_digest) item_id, content_digest, text, path FROM {parquet.scan_sql(items)} ORDER BY item_id"
-    parquet.copy_query(f"SELECT * FROM ({distinct}) ORDER BY md5(content_digest) LIMIT {SAMPLE_SIZE}", target, spill=root.tmp)
+    parquet.copy_query(f"SELECT * FROM ({distinct}) ORDER BY md5(content_digest) LIMIT {SAMPLE_SIZE}", target, temp_dir=root.tmp)
     return target
 
 

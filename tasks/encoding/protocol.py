@@ -32,7 +32,7 @@ class EncodeChunk:
     image_root: str | None
     part: str
     rejected: str
-    spill: str
+    temp_dir: str
     storage_dtype: StorageDtype
     batch_size: int | None
 

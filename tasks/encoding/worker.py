@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from indexmill.storage import parquet
-from indexmill.storage.embedding_store import REJECTED, EmbeddingPartWriter, open_part
+from indexmill.storage.embedding_store import REJECTED_SCHEMA, EmbeddingPartWriter, open_part
 from indexmill.storage.errors import IndexmillError
 from indexmill.tasks.encoding import Encoder, get_encoder_class, load_encoder
 from indexmill.tasks.encoding.base import encode_items
@@ -127,7 +127,7 @@ def _encode_chunk(job: EncodeChunk, encoder: Encoder, send: Callable[[Progress],
     def advance(items: int) -> None:
         send(Progress(items, encoder.batch_size))
 
-    with open_part(Path(job.part), encoder.dim, job.storage_dtype) as part, parquet.open_writer(Path(job.rejected), REJECTED) as rejected:
+    with open_part(Path(job.part), encoder.dim, job.storage_dtype) as part, parquet.open_writer(Path(job.rejected), REJECTED_SCHEMA) as rejected:
         for block in encode_rows(encoder, _read_chunk(job), job.image_root, advance):
             _write_window(block, part)
             rejected.write([_make_reject(block.rows[row], *problem) for row, problem in block.issues.items()])
@@ -147,8 +147,8 @@ def _set_batch_size(encoder: Encoder, size: int) -> None:
 
 
 def _read_chunk(job: EncodeChunk, limit: int | None = None) -> Iterator[ItemRow]:
-    where = f"FROM {parquet.scan_sql(Path(job.plan))} WHERE shard = {job.number} ORDER BY content_digest"
-    with parquet.query(where + (f" LIMIT {limit}" if limit else ""), spill=Path(job.spill)) as batches:
+    where = f"FROM {parquet.scan_sql(Path(job.plan))} WHERE chunk = {job.number} ORDER BY content_digest"
+    with parquet.query(where + (f" LIMIT {limit}" if limit else ""), temp_dir=Path(job.temp_dir)) as batches:
         for batch in batches:
             yield from batch.to_pylist()
 

@@ -47,7 +47,7 @@ def _measure_encode_latency(
     with root.scratch.staging() as staging, track("timing the encoder", 1) as advance, EncoderProcess() as process:
         sample = staging / "queries.parquet"
         source = f"FROM {parquet.scan_sql(root.file(query_embeddings.items))} WHERE side = 'query' ORDER BY item_id LIMIT {count}"
-        parquet.copy_query(f"SELECT item_id, content_digest, text, path {source}", sample, spill=root.tmp)
+        parquet.copy_query(f"SELECT item_id, content_digest, text, path {source}", sample, temp_dir=root.tmp)
         model = ModelSpec(config, query_embeddings.encoder["precision"], query_embeddings.modality)
         found = process.time_queries(TimeQueries(model, str(sample), image_root if query_embeddings.modality == "image" else None))
         advance(1)

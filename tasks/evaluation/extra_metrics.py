@@ -10,7 +10,7 @@ import numpy as np
 
 from indexmill.configs.models import IndexConfig
 from indexmill.storage import parquet
-from indexmill.storage.embedding_store import concatenate_blocks, vectors
+from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.records import EmbeddingSet, FileRef, Side
 from indexmill.storage.root import Root
 from indexmill.tasks.evaluation.relevance import RelevanceJudge, RelevanceResult
@@ -26,7 +26,7 @@ def write_vector_memmap(root: Root, embeddings: EmbeddingSet, side: Side, count:
     ids = np.empty(count, np.int64)
     mapped = np.lib.format.open_memmap(path, "w+", np.float32, (count, embeddings.dim))
     start = 0
-    with vectors(root, embeddings, side=side) as blocks:
+    with open_vectors(root, embeddings, side=side) as blocks:
         for block_ids, block in blocks:
             stop = start + len(block_ids)
             ids[start:stop], mapped[start:stop] = block_ids, block
@@ -75,7 +75,7 @@ def correlate_scored_pairs(root: Root, embeddings: EmbeddingSet, pairs: FileRef)
     The vectors of the items in pairs are laid out in a mapped file.
     """
     sql = f"SELECT file, score, item_a, item_b FROM {parquet.scan_sql(root.file(pairs))} ORDER BY file, item_a, item_b LIMIT {MAX_PAIRS}"
-    with parquet.query(sql, spill=root.tmp) as batches:
+    with parquet.query(sql, temp_dir=root.tmp) as batches:
         parts = [[batch[name].to_numpy(zero_copy_only=False) for name in batch.schema.names] for batch in batches]
     if not parts:
         return {}
@@ -94,7 +94,7 @@ def _write_pair_vectors(root: Root, embeddings: EmbeddingSet, wanted: np.ndarray
     mapped = np.lib.format.open_memmap(path, "w+", np.float32, (len(wanted), embeddings.dim))
     there = np.zeros(len(wanted), bool)
     for side in ("database", "query"):
-        with vectors(root, embeddings, side=side) as blocks:
+        with open_vectors(root, embeddings, side=side) as blocks:
             for ids, block in blocks:
                 mine = np.isin(ids, wanted)
                 rows = np.searchsorted(wanted, ids[mine])
@@ -117,7 +117,7 @@ def evaluate_captions(root: Root, embeddings: EmbeddingSet, *, leaking: bool, mo
         return {}
     sides = []
     for side in (embeddings.captions, embeddings):
-        with vectors(root, side, side="query", leaking=leaking, sample=(most, seed)) as blocks:
+        with open_vectors(root, side, side="query", leaking=leaking, sample=(most, seed)) as blocks:
             sides.append(concatenate_blocks(blocks, side.dim))
     (text_ids, texts), (image_ids, images) = sides
     if not len(text_ids) or not len(image_ids):

@@ -23,7 +23,7 @@ class ItemLabels:
         self.names = [
             name
             for (name,) in parquet.fetch_rows(
-                f"SELECT DISTINCT label FROM {parquet.scan_sql(items)} WHERE label IS NOT NULL ORDER BY 1", spill=root.tmp
+                f"SELECT DISTINCT label FROM {parquet.scan_sql(items)} WHERE label IS NOT NULL ORDER BY 1", temp_dir=root.tmp
             )
         ]
         codes = {name: code for code, name in enumerate(self.names)}
@@ -40,7 +40,7 @@ class ItemLabels:
         self._counts: dict[Side, np.ndarray] = {}
         for side in ("database", "query"):
             counts = np.zeros(len(self.names), np.int64)
-            for name, count in parquet.fetch_rows(counted, {"side": side}, spill=root.tmp):
+            for name, count in parquet.fetch_rows(counted, {"side": side}, temp_dir=root.tmp):
                 counts[codes[name]] = count
             self._counts[side] = counts
 
@@ -57,12 +57,12 @@ class ItemLabels:
 class DuplicateGroups:
     """The content groups of all items. Holds 16 bytes an item."""
 
-    def __init__(self, items: Path, *, spill: Path) -> None:
-        """items: a table with `item_id` and `content_group`. spill: the folder for what DuckDB cannot hold in memory."""
+    def __init__(self, items: Path, *, temp_dir: Path) -> None:
+        """items: a table with `item_id` and `content_group`. temp_dir: the folder for what DuckDB cannot hold in memory."""
         sql = f"SELECT item_id, dense_rank() OVER (ORDER BY content_group) - 1 AS number, content_group FROM {parquet.scan_sql(items)}"
         numbered = f"SELECT item_id, if(content_group IS NULL, {UNGROUPED}, number) AS number FROM ({sql}) ORDER BY item_id"
         ids, numbers = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        with parquet.query(numbered, spill=spill) as batches:
+        with parquet.query(numbered, temp_dir=temp_dir) as batches:
             for batch in batches:
                 ids.append(batch.column("item_id").to_numpy())
                 numbers.append(batch.column("number").to_numpy())

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from indexmill.storage import parquet
-from indexmill.storage.embedding_store import vectors
+from indexmill.storage.embedding_store import open_vectors
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
 from indexmill.tasks.evaluation.labels import UNLABELED, ItemLabels
@@ -29,7 +29,7 @@ def project_embedding_space(
     """
     ids = _read_database_ids(root, embeddings)
     wanted = ids[sample_balanced(labels.lookup(ids), SAMPLE_SIZE, seed)]
-    with vectors(root, embeddings, side="database") as blocks:
+    with open_vectors(root, embeddings, side="database") as blocks:
         items, sample = select_vectors(blocks, wanted)
     if len(sample) < 3:
         return {}
@@ -54,6 +54,6 @@ def project_embedding_space(
 def _read_database_ids(root: Root, embeddings: EmbeddingSet) -> np.ndarray:
     ids = [np.empty(0, np.int64)]
     sql = f"SELECT item_id FROM {parquet.scan_sql(root.file(embeddings.items))} WHERE side = 'database' ORDER BY 1"
-    with parquet.query(sql, spill=root.tmp) as batches:
+    with parquet.query(sql, temp_dir=root.tmp) as batches:
         ids += [batch.column("item_id").to_numpy() for batch in batches]
     return np.concatenate(ids)

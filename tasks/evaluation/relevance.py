@@ -46,7 +46,7 @@ class RelevanceJudge:
         """embeddings: all items; held: those that the index is made of."""
         self.root, self.indexed = root, indexed
         self.labels = ItemLabels(root, embeddings, indexed)
-        self.groups = DuplicateGroups(root.file(embeddings.items), spill=root.tmp)
+        self.groups = DuplicateGroups(root.file(embeddings.items), temp_dir=root.tmp)
 
     def has_relevance_source(self, pairs: FileRef | None, relevance_threshold: float | None) -> bool:
         """Whether there is anything to judge by; where there is not, nobody needs deep rankings."""
@@ -106,7 +106,7 @@ class RelevanceJudge:
 
     def _read_database(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         sql = f"SELECT item_id FROM {parquet.scan_sql(self.root.file(self.indexed.items))} WHERE side = 'database'"
-        with parquet.query(sql, spill=self.root.tmp) as batches:
+        with parquet.query(sql, temp_dir=self.root.tmp) as batches:
             for batch in batches:
                 ids = batch.column("item_id").to_numpy()
                 yield ids, self.groups.lookup(ids), self.labels.lookup(ids)
@@ -122,7 +122,7 @@ class RelevanceJudge:
         rows, retrieved, gains = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
         order = np.argsort(ids)
         with parquet.query(
-            f"SELECT * FROM ({ways}) SEMI JOIN ({sided}) USING (item_id)", {"least": relevance_threshold}, spill=self.root.tmp
+            f"SELECT * FROM ({ways}) SEMI JOIN ({sided}) USING (item_id)", {"least": relevance_threshold}, temp_dir=self.root.tmp
         ) as batches:
             for batch in batches:
                 queries = batch.column("query").to_numpy()

@@ -57,7 +57,7 @@ def _read_items(root: Root, embeddings: EmbeddingSet, ids: list[int]) -> dict[in
         return {}
     table = parquet.scan_sql(root.file(embeddings.items))
     sql = f"SELECT {', '.join(ITEM_COLUMNS)} FROM {table} WHERE item_id IN ({', '.join(map(str, ids))})"
-    return {row[0]: dict(zip(ITEM_COLUMNS, row, strict=True)) for row in parquet.fetch_rows(sql, spill=root.tmp)}
+    return {row[0]: dict(zip(ITEM_COLUMNS, row, strict=True)) for row in parquet.fetch_rows(sql, temp_dir=root.tmp)}
 
 
 MAX_LABELS_SHOWN = 40

@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 
 from indexmill.storage.digests import json_digest
-from indexmill.storage.embedding_store import vectors
+from indexmill.storage.embedding_store import open_vectors
 from indexmill.storage.records import EmbeddingSet, FileRef
 from indexmill.storage.root import Root
 from indexmill.tasks.indexing.searcher import Searcher
@@ -81,7 +81,7 @@ def compute_ground_truth(
     path = folder / f"ground_truth-{key[:16]}.npz"
     if path.exists() and (known := _read_cached_ground_truth(path, key)):
         return GroundTruth(*known, root.make_ref(path))
-    with track("exact search", indexed.database) as advance, vectors(root, indexed, side="database") as blocks:
+    with track("exact search", indexed.database) as advance, open_vectors(root, indexed, side="database") as blocks:
 
         def counted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for block_ids, block in blocks:

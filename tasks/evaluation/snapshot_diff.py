@@ -30,19 +30,19 @@ def churn_at(baseline: np.ndarray, candidate: np.ndarray, k: int = 10) -> np.nda
     return 1 - count_common(left, right) / np.maximum(longest, 1) - (longest == 0)
 
 
-def count_item_changes(baseline: Path, candidate: Path, *, spill: Path) -> dict[str, int]:
+def count_item_changes(baseline: Path, candidate: Path, *, temp_dir: Path) -> dict[str, int]:
     """How many items were added, removed, changed (another content), relabelled (same content, another label) or kept: each item once.
 
     then, now: items tables with `item_id`, `content_digest` and `label`, an item a row. A renamed item is removed and added.
     """
-    counted = dict(parquet.fetch_rows(f"SELECT change, count(*) FROM ({_item_changes_sql(baseline, candidate)}) GROUP BY 1", spill=spill))
+    counted = dict(parquet.fetch_rows(f"SELECT change, count(*) FROM ({_item_changes_sql(baseline, candidate)}) GROUP BY 1", temp_dir=temp_dir))
     return {kind: int(counted.get(kind, 0)) for kind in ITEM_CHANGES}
 
 
-def list_changed_items(baseline: Path, candidate: Path, kind: str, *, limit: int, spill: Path) -> list[int]:
+def list_changed_items(baseline: Path, candidate: Path, kind: str, *, limit: int, temp_dir: Path) -> list[int]:
     """The first item ids of one of KINDS but `kept`, ascending, at most `limit`."""
     sql = f"SELECT item_id FROM ({_item_changes_sql(baseline, candidate)}) WHERE change = $kind ORDER BY 1 LIMIT {limit:d}"
-    return [item for (item,) in parquet.fetch_rows(sql, {"kind": kind}, spill=spill)]
+    return [item for (item,) in parquet.fetch_rows(sql, {"kind": kind}, temp_dir=temp_dir)]
 
 
 def _item_changes_sql(baseline: Path, candidate: Path) -> str:
@@ -58,7 +58,7 @@ HEADLINE_METRICS = ("map", "mrr", "ndcg_at_10", "precision_at_1", "precision_at_
 
 
 def compute_snapshot_diff(
-    snapshot_id: str, baseline: tuple[Path, Path], candidate: tuple[Path, Path], rejected: int, measures: Iterable[str], *, spill: Path
+    snapshot_id: str, baseline: tuple[Path, Path], candidate: tuple[Path, Path], rejected: int, measures: Iterable[str], *, temp_dir: Path
 ) -> SnapshotDiff:  # fmt: skip
     """What differs from the snapshot of that id. then, now: (per_query.parquet, items.parquet) of each.
 
@@ -71,7 +71,7 @@ def compute_snapshot_diff(
     told = {name: _compare_metric(baseline[0], candidate[0], name) for name in common}
     ids, before, after = align_by_query(*_read_query_column(baseline[0], "neighbors"), *_read_query_column(candidate[0], "neighbors"))
     churn = float(churn_at(before, after, STORED_NEIGHBORS).mean()) if len(ids) else None
-    changes = count_item_changes(baseline[1], candidate[1], spill=spill)
+    changes = count_item_changes(baseline[1], candidate[1], temp_dir=temp_dir)
     return SnapshotDiff(
         snapshot_id=snapshot_id, metrics=told, churn_at_10=churn, common_queries=len(ids), items=changes, rejected=rejected
     )  # fmt: skip

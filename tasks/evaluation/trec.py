@@ -44,7 +44,7 @@ def write_qrels(
         f"SELECT query, item_id, gain FROM ({joined}) JOIN {database} d USING (item_id) LEFT JOIN {groups} USING (query) "
         "WHERE query <> item_id AND own IS DISTINCT FROM d.content_group ORDER BY query, item_id"
     )
-    with path.open("w", encoding="ascii") as file, parquet.query(sql, spill=root.tmp) as batches:
+    with path.open("w", encoding="ascii") as file, parquet.query(sql, temp_dir=root.tmp) as batches:
         for batch in batches:
             for row in batch.to_pylist():
                 file.write(f"{row['query']} 0 {row['item_id']} {row['gain']}\n")

@@ -21,7 +21,7 @@ import faiss
 import numpy as np
 
 from indexmill.configs.models import IndexConfig, Rerank
-from indexmill.storage.embedding_store import concatenate_blocks, vectors
+from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
 from indexmill.tasks.indexing.factory import FAISS_METRICS, knn
@@ -219,9 +219,9 @@ class FactoryTrial:
 
 
 def _prepare_trial(root: Root, embeddings: EmbeddingSet, config: IndexConfig, size: int) -> FactoryTrial:
-    with vectors(root, embeddings, side="database", sample=(size, config.seed)) as blocks:
+    with open_vectors(root, embeddings, side="database", sample=(size, config.seed)) as blocks:
         ids, sample = concatenate_blocks(blocks, embeddings.dim)
-    with vectors(root, embeddings, side="query", sample=(TUNING_QUERIES, config.seed)) as blocks:
+    with open_vectors(root, embeddings, side="query", sample=(TUNING_QUERIES, config.seed)) as blocks:
         _, queries = concatenate_blocks(blocks, embeddings.dim)
     exact = ids[knn(queries, sample, min(10, size), FAISS_METRICS[config.metric])[1]]
     return FactoryTrial(config, ids, sample, queries, exact)

@@ -19,7 +19,7 @@ import numpy as np
 
 from indexmill.configs.models import DriftConfig, IndexConfig
 from indexmill.storage import parquet
-from indexmill.storage.embedding_store import concatenate_blocks, vectors
+from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.index_records import TrainedIndex
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
@@ -66,7 +66,7 @@ def compute_changed_fraction(root: Root, embeddings: EmbeddingSet, trained: Trai
     then = f"SELECT DISTINCT content_digest FROM {parquet.scan_sql(root.file(trained.rows))}"
     now = f"SELECT DISTINCT content_digest FROM {parquet.scan_sql(root.file(embeddings.items))} WHERE side = 'database'"
     sql = f"SELECT (SELECT count(*) FROM ({then})), (SELECT count(*) FROM ({now})), count(*) FROM (({then}) INTERSECT ({now}))"
-    before, after, shared = parquet.fetch_rows(sql, spill=root.tmp)[0]
+    before, after, shared = parquet.fetch_rows(sql, temp_dir=root.tmp)[0]
     return float(1 - shared / max(before, after))
 
 
@@ -125,7 +125,7 @@ def _drop_self(found: np.ndarray, own: np.ndarray) -> list[np.ndarray]:
 
 
 def _read_database_sample(root: Root, embeddings: EmbeddingSet, config: IndexConfig) -> IdsAndVectors:
-    with vectors(root, embeddings, side="database", sample=(config.drift.sample, config.seed + 1)) as blocks:
+    with open_vectors(root, embeddings, side="database", sample=(config.drift.sample, config.seed + 1)) as blocks:
         return concatenate_blocks(blocks, embeddings.dim)
 
 
@@ -139,9 +139,9 @@ def _read_new_contents(
             f"FROM (SELECT item_id, content_digest, side FROM {parquet.scan_sql(root.file(embeddings.items))} WHERE side = 'database') "
             f"ANTI JOIN {parquet.scan_sql(root.file(trained.rows))} USING (content_digest) ORDER BY item_id"
         )
-        share = parquet.copy_query(sql, new, spill=root.tmp) / embeddings.database
+        share = parquet.copy_query(sql, new, temp_dir=root.tmp) / embeddings.database
         view = embeddings.model_copy(update={"items": root.make_ref(new, digest=False)})
-        with vectors(root, view, side="database", sample=(config.drift.sample, config.seed)) as blocks:
+        with open_vectors(root, view, side="database", sample=(config.drift.sample, config.seed)) as blocks:
             return share, *concatenate_blocks(blocks, embeddings.dim)
 
 

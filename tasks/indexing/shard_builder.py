@@ -20,7 +20,7 @@ import numpy as np
 from indexmill.configs.models import IndexConfig, Rerank
 from indexmill.storage import parquet
 from indexmill.storage.digests import json_digest
-from indexmill.storage.embedding_store import vectors
+from indexmill.storage.embedding_store import open_vectors
 from indexmill.storage.index_records import Shard, TrainedIndex
 from indexmill.storage.records import EmbeddingSet, Side
 from indexmill.storage.root import Root
@@ -91,7 +91,7 @@ def build_shard(root: Root, name: str, embeddings: EmbeddingSet, trained: Traine
         parquet.copy_query(
             f"SELECT item_id, content_digest FROM {parquet.scan_sql(shard_plan.rows)} ORDER BY item_id",
             temporary["rows.parquet"],
-            spill=root.tmp,
+            temp_dir=root.tmp,
         )
         index = _fill_index(root, embeddings, trained, shard_plan, base_shard)
         if shard_plan.rerank != "none":
@@ -148,7 +148,7 @@ def _read_removed_ids(root: Root, shard_plan: ShardPlan, base_shard: Shard) -> n
         f"SELECT item_id FROM {parquet.scan_sql(root.file(base_shard.rows))} "
         f"ANTI JOIN (FROM {parquet.scan_sql(shard_plan.rows)} WHERE NOT added) USING (item_id) ORDER BY item_id"
     )
-    with parquet.query(gone, spill=root.tmp) as batches:
+    with parquet.query(gone, temp_dir=root.tmp) as batches:
         return np.concatenate([np.empty(0, np.int64), *(batch.column(0).to_numpy() for batch in batches)])
 
 
@@ -156,7 +156,7 @@ def _write_vectors(
     root: Root, embeddings: EmbeddingSet, trained: TrainedIndex, shard_plan: ShardPlan, targets: dict[str, Path], base_shard: Shard | None
 ) -> None:
     """The files for re-ranking: what is new from the embedding store, the rest from the earlier shard's."""
-    with parquet.query(f"SELECT item_id FROM {parquet.scan_sql(shard_plan.rows)} ORDER BY item_id", spill=root.tmp) as batches:
+    with parquet.query(f"SELECT item_id FROM {parquet.scan_sql(shard_plan.rows)} ORDER BY item_id", temp_dir=root.tmp) as batches:
         ids = np.concatenate([batch.column(0).to_numpy() for batch in batches])
     old = {suffix: root.file(ref) for suffix, ref in base_shard.vectors.items()} if base_shard else None
     bounds = np.load(root.verify_file(trained.bounds)) if trained.bounds else None
@@ -171,9 +171,9 @@ def read_new_vectors(root: Root, embeddings: EmbeddingSet, shard_plan: ShardPlan
         wanted = shard_plan.rows
         if not whole_shard:
             wanted = folder / "added.parquet"
-            parquet.copy_query(f"FROM {parquet.scan_sql(shard_plan.rows)} WHERE added ORDER BY item_id", wanted, spill=root.tmp)
+            parquet.copy_query(f"FROM {parquet.scan_sql(shard_plan.rows)} WHERE added ORDER BY item_id", wanted, temp_dir=root.tmp)
         view = embeddings.model_copy(update={"items": root.make_ref(wanted, digest=False)})
-        with vectors(root, view, side=shard_plan.side) as blocks:
+        with open_vectors(root, view, side=shard_plan.side) as blocks:
             yield blocks
 
 
@@ -204,7 +204,7 @@ def build_shards(
     with root.scratch.staging() as folder:
         plan = folder / "plan.parquet"
         stood = [verify_or_none(root, shard.rows) for shard in previous]
-        slots = assign_items(root.file(embeddings.items), side, stood, space, plan, spill=root.tmp)
+        slots = assign_items(root.file(embeddings.items), side, stood, space, plan, temp_dir=root.tmp)
         shard_plans = [
             _plan_shard(root, trained, side, number, slot, previous, plan, folder / f"{number}.parquet")
             for number, slot in enumerate(slots)
@@ -231,7 +231,7 @@ def _plan_shard(
     """What is to be done for one slot. Its key is the digest of the training and of the ids and contents that it holds."""
     base_shard = previous[slot.number] if slot.number < len(previous) else None
     parquet.copy_query(
-        f"SELECT * EXCLUDE slot FROM {parquet.scan_sql(plan)} WHERE slot = {slot.number} ORDER BY item_id", rows, spill=root.tmp
+        f"SELECT * EXCLUDE slot FROM {parquet.scan_sql(plan)} WHERE slot = {slot.number} ORDER BY item_id", rows, temp_dir=root.tmp
     )
     held = parquet.compute_digest(rows, ["item_id", "content_digest"])
     key = json_digest([trained.digest, side, trained.rerank, held])

@@ -38,7 +38,7 @@ def plan_capacity(shards: int | str, items: int, most: int) -> ShardCapacity:
 
 
 def assign_items(
-    items: Path, side: Side, previous: Sequence[Path | None], space: ShardCapacity, target: Path, *, spill: Path
+    items: Path, side: Side, previous: Sequence[Path | None], space: ShardCapacity, target: Path, *, temp_dir: Path
 ) -> list[ShardAssignment]:
     """Write the table (slot, item_id, content_digest, side, added), ordered by slot and id, and return the slots that hold something.
 
@@ -53,16 +53,16 @@ def assign_items(
         f"FROM (SELECT item_id, content_digest FROM {parquet.scan_sql(items)} WHERE side = '{side}') now "
         f"LEFT JOIN ({stood}) stood USING (item_id)"
     )
-    counts = dict(parquet.fetch_rows(f"SELECT coalesce(slot, -1), count(*) FROM ({placed}) GROUP BY ALL", spill=spill))
+    counts = dict(parquet.fetch_rows(f"SELECT coalesce(slot, -1), count(*) FROM ({placed}) GROUP BY ALL", temp_dir=temp_dir))
     fresh = counts.pop(-1, 0)
     kept = [counts.get(slot, 0) for slot in range(len(previous))]
     dissolved = find_underfilled_shards(kept, space)
     fresh += sum(kept[slot] for slot in dissolved)
     ranges = plan_fill({slot: count for slot, count in enumerate(kept) if slot not in dissolved}, fresh, space, len(kept))
     sql = _assignment_sql(placed, dissolved, ranges) + " ORDER BY slot, item_id"
-    parquet.copy_query(sql.replace("SELECT *", f"SELECT slot, item_id, content_digest, '{side}' AS side, added", 1), target, spill=spill)
+    parquet.copy_query(sql.replace("SELECT *", f"SELECT slot, item_id, content_digest, '{side}' AS side, added", 1), target, temp_dir=temp_dir)
     totals = f"SELECT slot, count(*), count(*) FILTER (added) FROM {parquet.scan_sql(target)} GROUP BY slot ORDER BY slot"
-    return [ShardAssignment(*row) for row in parquet.fetch_rows(totals, spill=spill)]
+    return [ShardAssignment(*row) for row in parquet.fetch_rows(totals, temp_dir=temp_dir)]
 
 
 def find_underfilled_shards(kept: Sequence[int], space: ShardCapacity) -> list[int]:

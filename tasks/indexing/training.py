@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from indexmill.configs.models import IndexConfig
 from indexmill.storage import parquet
 from indexmill.storage.digests import json_digest
-from indexmill.storage.embedding_store import vectors
+from indexmill.storage.embedding_store import open_vectors
 from indexmill.storage.errors import DamagedFile, InputError
 from indexmill.storage.index_records import TrainedIndex
 from indexmill.storage.manifests import Manifest
@@ -37,7 +37,7 @@ def train_index(root: Root, name: str, embeddings: EmbeddingSet, config: IndexCo
     digest = json_digest([embeddings.digest if needed else "", recipe(embeddings, config)])
     ref = write_index(index, root, root.trained_path(name, digest, "faiss"))
     with root.replace_atomically(root.trained_path(name, digest, "rows.parquet")) as temporary:
-        parquet.copy_query(_training_rows_sql(root, embeddings) + ("" if needed else " LIMIT 0"), temporary, spill=root.tmp)
+        parquet.copy_query(_training_rows_sql(root, embeddings) + ("" if needed else " LIMIT 0"), temporary, temp_dir=root.tmp)
     rows = root.make_ref(root.trained_path(name, digest, "rows.parquet"))
     bounds = _write_bounds(root, name, digest, embeddings, config) if chosen.rerank == "sq8" else None
     ivf = find_ivf(index)
@@ -104,7 +104,7 @@ def _read_sample(root: Root, embeddings: EmbeddingSet, size: int, seed: int) -> 
     """float32 (min(size, database), dim), read block by block into its place."""
     sample = np.empty((min(size, embeddings.database), embeddings.dim), np.float32)
     filled = 0
-    with vectors(root, embeddings, side="database", sample=(size, seed)) as blocks:
+    with open_vectors(root, embeddings, side="database", sample=(size, seed)) as blocks:
         for ids, block in blocks:
             sample[filled : filled + len(ids)] = block
             filled += len(ids)

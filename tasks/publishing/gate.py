@@ -120,8 +120,8 @@ def verdict(build: BuildCandidate, served: ServedShards, snapshot_id: str) -> Ga
 
 
 def _compare_with_live(build: BuildCandidate, snapshot_id: str, rejected: int) -> SnapshotDiff:
-    folder, root = Snapshots(build.root, build.config.name).path(snapshot_id), build.root
+    folder, root = Snapshots(build.root, build.config.name).get_path(snapshot_id), build.root
     now = (root.file(build.evaluation.per_query), root.file(build.embeddings.items))
     named = (*build.config.publish.gate.significant_drop, *build.config.publish.gate.maximum_drop)
     then = (folder / "report" / "per_query.parquet", folder / "items.parquet")
-    return compute_snapshot_diff(snapshot_id, then, now, build.rejected - rejected, named, spill=root.tmp)
+    return compute_snapshot_diff(snapshot_id, then, now, build.rejected - rejected, named, temp_dir=root.tmp)

@@ -71,8 +71,8 @@ def _build_metrics_file(build: BuildCandidate, manifest: Manifest, verdict: Gate
 
 def _group_rejects(build: BuildCandidate, served: ServedShards) -> list[RejectGroup]:
     """By reason, the most frequent first. An image that came in as a file is where its key says."""
-    table, spill = parquet.scan_sql(build.root.file(served.rejects)), build.root.tmp
-    counts = parquet.fetch_rows(f"SELECT reason, count(*) FROM {table} GROUP BY 1 ORDER BY 2 DESC, 1", spill=spill)
+    table, temp_dir = parquet.scan_sql(build.root.file(served.rejects)), build.root.tmp
+    counts = parquet.fetch_rows(f"SELECT reason, count(*) FROM {table} GROUP BY 1 ORDER BY 2 DESC, 1", temp_dir=temp_dir)
     first = f"SELECT key, message FROM {table} WHERE reason = $reason ORDER BY item_id LIMIT {EXAMPLES_PER_REASON}"
     images = build.split.modality == "image"
     return [
@@ -81,7 +81,7 @@ def _group_rejects(build: BuildCandidate, served: ServedShards) -> list[RejectGr
             count,
             [
                 {"key": key, "path": key if images else None, "message": message}
-                for key, message in parquet.fetch_rows(first, {"reason": reason}, spill=spill)
+                for key, message in parquet.fetch_rows(first, {"reason": reason}, temp_dir=temp_dir)
             ],
         )
         for reason, count in counts

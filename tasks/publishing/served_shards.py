@@ -39,7 +39,7 @@ def _merge_rejects(build: BuildCandidate) -> FileRef:
     found = [parquet.scan_sql(root.file(ref)) for ref in (validated.rejects, embeddings.rejects)]
     with root.scratch.staging() as staging:
         parquet.copy_query(
-            f"FROM {found[0]} UNION ALL BY NAME FROM {found[1]} ORDER BY item_id", staging / "rejects.parquet", spill=root.tmp
+            f"FROM {found[0]} UNION ALL BY NAME FROM {found[1]} ORDER BY item_id", staging / "rejects.parquet", temp_dir=root.tmp
         )
         target = root.dataset(validated.name, "rejects", json_digest([validated.digest, embeddings.digest])) / "rejects.parquet"
         commit(staging / "rejects.parquet", target)

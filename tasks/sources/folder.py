@@ -40,7 +40,7 @@ class MetadataRow:
     caption: str | None
 
 
-def read_metadata_rows(image_root: Path, config: ImageFolderConfig, spill: Path) -> Iterator[MetadataRow]:
+def read_metadata_rows(image_root: Path, config: ImageFolderConfig, temp_dir: Path) -> Iterator[MetadataRow]:
     """The rows of all metadata files below `image_root`, in path order.
 
     A row without a file name goes by the name of its metadata file. Raises InputError on a file that cannot be used.
@@ -50,11 +50,11 @@ def read_metadata_rows(image_root: Path, config: ImageFolderConfig, spill: Path)
     files = _find_metadata_files(image_root)
     named = {"dataset.label_column": label, "dataset.caption_column": caption, "Hugging Face's layout": "file_name"}
     for file in files:
-        require_columns(image_root / file, _get_table_format(file), {setting: column for setting, column in named.items() if column}, spill)
-    listing = spill / "metadata.parquet"
-    parquet.write_parquet(listing, METADATA_SCHEMA, _read_batches(image_root, files, ("file_name", label, caption), spill))
+        require_columns(image_root / file, _get_table_format(file), {setting: column for setting, column in named.items() if column}, temp_dir)
+    listing = temp_dir / "metadata.parquet"
+    parquet.write_parquet(listing, METADATA_SCHEMA, _read_batches(image_root, files, ("file_name", label, caption), temp_dir))
     sql = f"SELECT path, label, caption FROM {parquet.scan_sql(listing)} ORDER BY string_split(path, '/')"
-    with parquet.query(sql, spill=spill) as batches:
+    with parquet.query(sql, temp_dir=temp_dir) as batches:
         for batch in batches:
             yield from (MetadataRow(**row) for row in batch.to_pylist())
 
@@ -92,9 +92,9 @@ def _find_metadata_files(image_root: Path) -> list[PurePosixPath]:
     return files
 
 
-def _read_batches(image_root: Path, files: list[PurePosixPath], columns: Sequence[str | None], spill: Path) -> Iterator[pa.RecordBatch]:
+def _read_batches(image_root: Path, files: list[PurePosixPath], columns: Sequence[str | None], temp_dir: Path) -> Iterator[pa.RecordBatch]:
     for file in files:
-        rows = read_text_rows(image_root / file, _get_table_format(file), columns, spill)
+        rows = read_text_rows(image_root / file, _get_table_format(file), columns, temp_dir)
         while batch := list(itertools.islice(rows, parquet.BATCH_ROWS)):
             names, labels, captions = zip(*batch, strict=True)
             paths = [(file.parent / (name or file.name)).as_posix() for name in names]
@@ -147,8 +147,8 @@ class FolderSource:
         if not self._metadata:
             yield from (self._make_item(image.path, image, None) for image in images)
             return
-        with TemporaryDirectory(prefix="indexmill-") as spill:
-            for image, row in join_metadata(images, read_metadata_rows(self._folder, self._config, Path(spill))):
+        with TemporaryDirectory(prefix="indexmill-") as temp_dir:
+            for image, row in join_metadata(images, read_metadata_rows(self._folder, self._config, Path(temp_dir))):
                 yield self._make_item(image.path if image else row.path if row else "", image, row)
 
     def pairs(self) -> Iterator[ScoredPair]:

@@ -27,13 +27,13 @@ FORMAT_DESCRIPTIONS: dict[TableFormat, str] = {
 }
 
 
-def require_columns(file: Path, table_format: TableFormat, columns: Mapping[str, str], spill: Path) -> None:
+def require_columns(file: Path, table_format: TableFormat, columns: Mapping[str, str], temp_dir: Path) -> None:
     """Raise InputError unless the file has the columns, each of a type that reads as text. columns: who names it -> name.
 
     A JSON column must stand in one of the first 20,480 lines.
     """
     with _translate_read_errors(file, table_format):
-        described = parquet.fetch_rows(f"DESCRIBE SELECT * FROM {_build_scan_sql(file, table_format)}", spill=spill)
+        described = parquet.fetch_rows(f"DESCRIBE SELECT * FROM {_build_scan_sql(file, table_format)}", temp_dir=temp_dir)
     types = {name: kind for name, kind, *_ in described}
     for setting, column in columns.items():
         if column not in types:
@@ -48,13 +48,13 @@ def require_columns(file: Path, table_format: TableFormat, columns: Mapping[str,
             )
 
 
-def read_text_rows(file: Path, table_format: TableFormat, columns: Sequence[str | None], spill: Path) -> Iterator[tuple[str | None, ...]]:
+def read_text_rows(file: Path, table_format: TableFormat, columns: Sequence[str | None], temp_dir: Path) -> Iterator[tuple[str | None, ...]]:
     """The columns of every row as text, in the file's order; a column None is null. Raises InputError where the file is malformed."""
     cells = ", ".join(f"{_build_cell_sql(column, table_format)} AS c{number}" for number, column in enumerate(columns))
     named = [column for column in columns if column]
     with (
         _translate_read_errors(file, table_format),
-        parquet.query(f"SELECT {cells} FROM {_build_scan_sql(file, table_format, named)}", spill=spill) as batches,
+        parquet.query(f"SELECT {cells} FROM {_build_scan_sql(file, table_format, named)}", temp_dir=temp_dir) as batches,
     ):
         for batch in batches:
             yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)

@@ -10,7 +10,7 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 from indexmill.configs.models import PipelineConfig
-from indexmill.storage.embedding_store import concatenate_blocks, vectors
+from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
@@ -88,16 +88,16 @@ def load_query_set(root: Root, config: PipelineConfig, embeddings: EmbeddingSet)
         embeddings.for_modality(config.evaluation.query_modality or config.index.modality),
     )
     size, seed, metric = config.study.max_queries, config.index.seed, FAISS_METRICS[config.index.metric]
-    with vectors(root, side, side="query", leaking=config.split.leaks == "keep", sample=(size + TUNING_QUERIES, seed)) as blocks:
+    with open_vectors(root, side, side="query", leaking=config.split.leaks == "keep", sample=(size + TUNING_QUERIES, seed)) as blocks:
         sampled_ids, sampled_queries = concatenate_blocks(blocks, side.dim)
-    with vectors(root, side, side="query", leaking=config.split.leaks == "keep", sample=(size, seed)) as blocks:
+    with open_vectors(root, side, side="query", leaking=config.split.leaks == "keep", sample=(size, seed)) as blocks:
         ids, queries = concatenate_blocks(blocks, side.dim)
     if not len(ids):
         raise InputError("nothing is held out as queries, so nothing can be compared", where=f"split of {config.name}",
                          next_step="choose split.mode hash or given; with split.leaks: keep, near copies are asked too")  # fmt: skip
     others = ~np.isin(sampled_ids, ids)
     tuning = sampled_queries[others] if others.sum() >= MIN_TUNING_QUERIES else queries
-    with vectors(root, held, side="database") as blocks:
+    with open_vectors(root, held, side="database") as blocks:
         scores, exact = exact_search(np.concatenate([queries, tuning]), blocks, K, metric)
     labels = ItemLabels(root, embeddings, held)
     query_labels = labels.lookup(ids)

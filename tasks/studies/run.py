@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from indexmill.configs.models import IndexConfig, PipelineConfig, StudyIndexConfig
-from indexmill.storage.embedding_store import vectors
+from indexmill.storage.embedding_store import open_vectors
 from indexmill.storage.index_records import SearchParams
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
@@ -66,7 +66,7 @@ def build_brute_force(root: Root, embeddings: EmbeddingSet, metric: str) -> Iter
     """Brute force over the database side. Its vectors are mapped here; `memory_bytes` counts them, as arrays in memory."""
     with root.scratch.staging() as folder:
         start, cpu = time.perf_counter(), time.process_time()
-        with vectors(root, embeddings, side="database") as blocks:
+        with open_vectors(root, embeddings, side="database") as blocks:
             ids, database = write_memmap(blocks, embeddings.database, embeddings.dim, Path(folder) / VECTORS_FILE)
         searching = BruteForce(ids, database, FAISS_METRICS[metric])
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu

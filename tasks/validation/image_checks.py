@@ -44,12 +44,12 @@ def check_images(root: Root, config: ValidateConfig, image_root: Path, rows: Pat
         cache.drop_damaged()
         missing = cache.count_missing(rows)
         if missing:
-            with track("opening images", missing) as advance, cache.missing(rows) as batches:
+            with track("opening images", missing) as advance, cache.open_missing(rows) as batches:
                 for part in _check_in_parts(config, image_root, (row for batch in batches for row in batch.to_pylist())):
                     permanent = [row for row in part if row["reason"] not in TRANSIENT_REASONS]
                     transient.write([row for row in part if row["reason"] in TRANSIENT_REASONS])
                     if permanent:
-                        cache.add(pa.RecordBatch.from_pylist(permanent, schema=image_check_cache.IMAGE_CHECK_SCHEMA))
+                        cache.add_batch(pa.RecordBatch.from_pylist(permanent, schema=image_check_cache.IMAGE_CHECK_SCHEMA))
                     advance(len(part))
     return cache
 

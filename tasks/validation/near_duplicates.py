@@ -35,7 +35,7 @@ def find_leaks(root: Root, items: Path, target: Path, *, groups_are_hashes: bool
         f"FROM {parquet.scan_sql(items)} q JOIN {parquet.scan_sql(items)} d ON d.content_group = q.content_group AND d.side = 'database' "
         "WHERE q.side = 'query' GROUP BY q.item_id ORDER BY q.item_id"
     )
-    return parquet.copy_query(pairs, target, spill=root.tmp)
+    return parquet.copy_query(pairs, target, temp_dir=root.tmp)
 
 
 def _find_near_duplicates(items: Path, max_distance: int) -> Iterator[pa.RecordBatch]:

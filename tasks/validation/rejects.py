@@ -35,8 +35,8 @@ def write_rejects(root: Root, sql: str, history_path: Path, target: Path) -> dic
         f"SELECT r.*, coalesce(m.seen_since, '{now}') AS seen_since FROM ({sql}) r LEFT JOIN {before} m "
         "ON m.key = r.key AND m.reason = r.reason AND m.content_digest IS NOT DISTINCT FROM r.content_digest ORDER BY r.item_id"
     )
-    parquet.copy_query(dated, target, spill=root.tmp)
+    parquet.copy_query(dated, target, temp_dir=root.tmp)
     seen = f"SELECT DISTINCT {', '.join(REJECT_HISTORY_SCHEMA.names)} FROM {parquet.scan_sql(target)}"
-    with root.replace_atomically(history_path) as temporary, parquet.query(seen, spill=root.tmp) as batches:
+    with root.replace_atomically(history_path) as temporary, parquet.query(seen, temp_dir=root.tmp) as batches:
         parquet.write_parquet(temporary, REJECT_HISTORY_SCHEMA, batches)
-    return dict(parquet.fetch_rows(f"SELECT reason, count(*) FROM {parquet.scan_sql(target)} GROUP BY 1 ORDER BY 1", spill=root.tmp))
+    return dict(parquet.fetch_rows(f"SELECT reason, count(*) FROM {parquet.scan_sql(target)} GROUP BY 1 ORDER BY 1", temp_dir=root.tmp))

@@ -43,7 +43,7 @@ def split(root: Root) -> SplitDataset:
 def job(root: Root, split: SplitDataset, config: OpenClipEncoderConfig, batch_size: int | None = 8) -> EncodeChunk:
     """All the texts as one shard."""
     plan = root.scratch.folder / "plan.parquet"
-    EmbeddingStore(root, "f").plan(root.file(split.table), COUNT, plan)
+    EmbeddingStore(root, "f").write_encode_plan(root.file(split.table), COUNT, plan)
     files = (str(plan.with_name(name)) for name in ("part.parquet", "rejected.parquet"))
     return EncodeChunk(ModelSpec(config, "float32", "text"), str(plan), 0, None, *files, str(root.tmp), "float32", batch_size)
 

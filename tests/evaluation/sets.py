@@ -11,6 +11,7 @@ import polars as pl
 from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.records import EmbeddingSet, FileRef, Side
 from indexmill.storage.root import Root
+from tests.storage.embedding_parts import add_vectors
 
 
 def stored(
@@ -25,7 +26,7 @@ def stored(
     ids = list(range(1, len(vectors) + 1))
     contents = [f"{digest}{item:03d}" for item in ids]
     store = EmbeddingStore(root, f"f{digest}")
-    store.add_vectors(ids, contents, vectors.astype(np.float32))
+    add_vectors(store, ids, contents, vectors.astype(np.float32))
     path = root.path / f"items-{digest}.parquet"
     columns: dict[str, list[object]] = {
         "item_id": [*ids], "key": [f"k{item}" for item in ids], "label": [*labels], "text": [f"text {item}" for item in ids],
@@ -35,7 +36,7 @@ def stored(
     pl.DataFrame(columns, schema_overrides={"path": pl.String, "label": pl.String}).write_parquet(path)
     ref = root.make_ref(path)
     return EmbeddingSet(
-        digest=digest, files=(ref, *(root.make_ref(part) for part in store.paths())), split="s", modality="text", fingerprint=f"f{digest}",
+        digest=digest, files=(ref, *(root.make_ref(part) for part in store.list_parts())), split="s", modality="text", fingerprint=f"f{digest}",
         encoder={"precision": "float32"}, dim=vectors.shape[1], database=list(sides).count("database"), query=list(sides).count("query"),
         encoded=len(ids), reused=0, rejected=0, truncated=0, items=ref, rejects=None,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
 from indexmill.tasks.evaluation.labels import ItemLabels
 from indexmill.tasks.evaluation.projection import project_embedding_space
+from tests.storage.embedding_parts import add_vectors
 
 
 @pytest.fixture
@@ -28,13 +29,13 @@ def stored(tmp_path: Path) -> tuple[Root, EmbeddingSet]:
     vectors = random.standard_normal((60, 8)) * 0.1 + np.eye(8)[[1 if label == "b" else 0 for label in labels]]
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     store = EmbeddingStore(root, "f")
-    store.add_vectors(ids, digests, vectors)
+    add_vectors(store, ids, digests, vectors)
     items = root.path / "items.parquet"
     sides = ["database"] * 50 + ["query"] * 10
     pl.DataFrame({"item_id": ids, "label": labels, "content_digest": digests, "side": sides, "leak": [False] * 60}).write_parquet(items)
     ref = root.make_ref(items)
     embeddings = EmbeddingSet(
-        digest="d", files=(ref, *(root.make_ref(path) for path in store.paths())), split="s", modality="text", fingerprint="f", encoder={},
+        digest="d", files=(ref, *(root.make_ref(path) for path in store.list_parts())), split="s", modality="text", fingerprint="f", encoder={},
         dim=8,
         database=50, query=10, encoded=60, reused=0, rejected=0, truncated=0, items=ref, rejects=None,
     )  # fmt: skip

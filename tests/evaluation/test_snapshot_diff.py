@@ -26,7 +26,7 @@ def test_only_common_queries_count_and_items_are_told_by_kind(tmp_path: Path) ->
     """
     baseline = written(tmp_path / "then", [(1, 0.9, [10, 11]), (2, 0.5, [10, 11]), (3, None, [10, 11])], {10: "a", 11: "b", 13: "d"})
     candidate = written(tmp_path / "now", [(2, 0.75, [11, 12]), (3, 0.4, [11, 10]), (4, 0.1, [11, 12])], {11: "x", 12: "c", 13: "d"})
-    found = compute_snapshot_diff("00001-x", baseline, candidate, 3, ["nobody_has_this"], spill=tmp_path)
+    found = compute_snapshot_diff("00001-x", baseline, candidate, 3, ["nobody_has_this"], temp_dir=tmp_path)
     assert set(found.metrics) == {"map"}
     told = found.metrics["map"]
     assert (told.queries, told.baseline, told.candidate, told.difference) == (1, 0.5, 0.75, 0.25)
@@ -41,7 +41,7 @@ def test_a_fall_of_every_query_is_significant_and_noise_is_not(tmp_path: Path) -
     baseline = written(tmp_path / "then", rows, {1: "a"})
     fallen = written(tmp_path / "fallen", [(n, 0.4, [1]) for n in range(40)], {1: "a"})
     mixed = written(tmp_path / "mixed", [(n, 0.5 + (-1) ** n / 10, [1]) for n in range(40)], {1: "a"})
-    low, even = (compute_snapshot_diff("s", baseline, candidate, 0, [], spill=tmp_path).metrics["map"] for candidate in (fallen, mixed))
+    low, even = (compute_snapshot_diff("s", baseline, candidate, 0, [], temp_dir=tmp_path).metrics["map"] for candidate in (fallen, mixed))
     assert low.difference == pytest.approx(-0.1)
     assert (low.p_bootstrap or 0) < 0.01
     assert even.difference == pytest.approx(0)
@@ -51,6 +51,6 @@ def test_a_fall_of_every_query_is_significant_and_noise_is_not(tmp_path: Path) -
 def test_without_a_common_query_nothing_is_made_up(tmp_path: Path) -> None:
     """Churn and p-values are unknown, not zero."""
     baseline, candidate = written(tmp_path / "then", [(1, 0.9, [10])], {10: "a"}), written(tmp_path / "now", [(2, 0.9, [10])], {10: "a"})
-    found = compute_snapshot_diff("s", baseline, candidate, 0, [], spill=tmp_path)
+    found = compute_snapshot_diff("s", baseline, candidate, 0, [], temp_dir=tmp_path)
     assert found.churn_at_10 is None
     assert (found.metrics["map"].queries, found.metrics["map"].difference, found.metrics["map"].p_bootstrap) == (0, None, None)

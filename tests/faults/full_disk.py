@@ -73,8 +73,8 @@ def full_after(point: int | str) -> Iterator[list[str]]:
 def live(root: Path) -> str | None:
     """The live snapshot, every file of it checked."""
     snapshots = Snapshots(Root(root), "demo-images")
-    snapshots.verify(snapshots.manifest())
-    return snapshots.live_id()
+    snapshots.verify(snapshots.read_manifest())
+    return snapshots.get_live_id()
 
 
 def outcome(point: int | str, base: Path, whole: dict[str, Any]) -> dict[str, Any]:

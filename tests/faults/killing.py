@@ -72,11 +72,11 @@ def agrees(path: Path) -> Manifest:
     """The live manifest, once manifest, items, index, embedding store and catalog were found to say the same, item by item."""
     root = Root(path)
     snapshots = Snapshots(root, "demo-images")
-    live = snapshots.manifest()
+    live = snapshots.read_manifest()
     snapshots.verify(live)
-    folder = snapshots.path(live.snapshot_id)
+    folder = snapshots.get_path(live.snapshot_id)
     rows = pq.read_table(folder / "items.parquet").to_pylist()
-    stored = [row for part in EmbeddingStore(root, live.fingerprint).paths() for row in pq.read_table(part).to_pylist()]
+    stored = [row for part in EmbeddingStore(root, live.fingerprint).list_parts() for row in pq.read_table(part).to_pylist()]
     vectors = {row["content_digest"]: np.array(row["embedding"], np.float32) for row in stored}
     assert len(vectors) == len(stored)
     digests, held = {row["item_id"]: row["content_digest"] for row in rows}, []

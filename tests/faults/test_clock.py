@@ -15,7 +15,7 @@ from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 from tests.conftest import Build
 from tests.faults.killing import SETTINGS, agrees
-from tests.storage.test_snapshots import publish
+from tests.storage.snapshot_files import publish
 
 YEAR = 365 * 86_400
 
@@ -60,7 +60,7 @@ def test_retention_goes_by_the_numbers_of_snapshots_and_never_takes_the_live_one
         publish(root, letter * 64, created_at=f"{year}-01-01T00:00:00+00:00") for letter, year in (("a", 2100), ("b", 2050), ("c", 1999))
     ]
     assert apply_retention(snapshots, keep=1, days=0) == ids[:2]
-    assert (snapshots.ids(), snapshots.live_id()) == (ids[2:], ids[2])
+    assert (snapshots.list_ids(), snapshots.get_live_id()) == (ids[2:], ids[2])
     fourth = publish(root, "d" * 64, created_at="1970-01-01T00:00:00+00:00")
     assert apply_retention(snapshots, keep=1, days=3) == ids[2:]
-    assert snapshots.live_id() == fourth
+    assert snapshots.get_live_id() == fourth

@@ -53,7 +53,7 @@ def test_a_full_disk_is_told_and_costs_only_the_room(digits: Path, pictures: Pat
             assert "the disk is full" in outcome["error"] or outcome["error"] == "", outcome
     told = outcomes[0]["error"]
     assert "in the stage ingest" in told or "where:    /" in told
-    assert "No space left on device; 0.0 of 268.4 MB are free\n  next:     free some, then the same command goes on" in told
+    assert "No space left on device; 0.0 of 268.4 MB free\n  next:     free some space and run the same command again" in told
     assert {outcome["kind"] for outcome in outcomes[:2]} == {"RootUnusable"}
 
 

@@ -40,8 +40,8 @@ def test_a_build_may_die_at_any_commit(count: int, undisturbed: dict[str, Any], 
         root = tmp_path / f"{when}-{number}"
         killed(when, str(number), root, digits)
         snapshots = Snapshots(Root(root), "demo-images")
-        if snapshots.live_id():
-            snapshots.verify(snapshots.manifest())
+        if snapshots.get_live_id():
+            snapshots.verify(snapshots.read_manifest())
         summary = build(digits, *SETTINGS, root=root)
         assert items(summary) == items(undisturbed), (when, number)
         assert (summary["metrics"], summary["snapshot_id"]) == (undisturbed["metrics"], undisturbed["snapshot_id"]), (when, number)

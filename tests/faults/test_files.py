@@ -120,7 +120,7 @@ def test_what_goes_in_the_midst_of_a_build_ends_it_clearly_if_at_all(
                 assert problem.next_step, problem
         assert hit != [0], (when, left)
         snapshots = Snapshots(Root(root), "demo-images")
-        snapshots.verify(snapshots.manifest())
+        snapshots.verify(snapshots.read_manifest())
         summary = build(pictures, *SETTINGS, root=root)
         assert (items(summary), summary["metrics"]) == (items(undisturbed), undisturbed["metrics"]), (when, harm, left)
         agrees(root)

@@ -28,7 +28,7 @@ def test_a_killed_build_goes_on_at_the_last_finished_shard_and_ends_as_if_undist
     """In mid-encode, before the first FAISS file, after the first manifest, and between the snapshot and its pointer."""
     root = tmp_path / "root"
     killed(when, text, root, digits)
-    assert Snapshots(Root(root), "demo-images").live_id() is None
+    assert Snapshots(Root(root), "demo-images").get_live_id() is None
     summary = build(digits, *SETTINGS)
     assert summary["encoded"] == encoded
     assert summary["metrics"] == undisturbed["metrics"]
@@ -44,11 +44,11 @@ def test_the_live_snapshot_stays_while_its_successor_dies(server: str, pictures:
     next(pictures.rglob("*.png")).unlink()
     killed("before", "current", root, pictures)
     snapshots = Snapshots(Root(root), "demo-images")
-    assert snapshots.live_id() == before["snapshot_id"]
-    snapshots.verify(snapshots.manifest())
+    assert snapshots.get_live_id() == before["snapshot_id"]
+    snapshots.verify(snapshots.read_manifest())
     after = build(pictures, *SETTINGS)
     assert after["snapshot_id"] != before["snapshot_id"]
-    assert snapshots.live_id() == after["snapshot_id"]
+    assert snapshots.get_live_id() == after["snapshot_id"]
 
 
 def test_a_killed_build_leaves_no_server_behind_and_nothing_in_the_home_directory(digits: Path, tmp_path: Path) -> None:

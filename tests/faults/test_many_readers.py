@@ -36,14 +36,14 @@ def test_each_reader_gets_one_whole_snapshot(quick_build: Build, pictures: Path,
         assert reader.stdout is not None
         assert reader.stdout.readline() == "ready\n"
     snapshots = Snapshots(Root(root), "demo-images")
-    published = [publish_again(root, "demo-images", keep=2, like=snapshots.ids()[-2]) for _ in range(PUBLISHES)]
+    published = [publish_again(root, "demo-images", keep=2, like=snapshots.list_ids()[-2]) for _ in range(PUBLISHES)]
     end.touch()
     told = [json.loads(reader.communicate(timeout=60)[0]) for reader in readers]
     assert [trouble for one in told for trouble in one["troubles"]] == []
     seen = {key for one in told for key in one["answers"]}
     assert {items for _, items in map(str.split, seen)} == {"120", "108"}
     assert len(seen) >= 3
-    assert snapshots.live_id() == published[-1]
+    assert snapshots.get_live_id() == published[-1]
 
 
 def test_a_reader_that_finds_its_snapshot_replaced_and_gone_takes_the_next(

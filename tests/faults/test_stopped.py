@@ -42,8 +42,8 @@ def test_sigterm_to_all_of_a_build_stops_it_in_good_order(digits: Path, tmp_path
     said += process.communicate(timeout=60)[1]
     assert process.returncode == 143, said
     assert "SIGTERM: stopping at the next file that is finished; once more to stop at once\n" in said
-    assert re.search(r"stopped by SIGTERM\n  where:    after .*part-00000.parquet\n  got:      what was finished is kept", said), said
-    assert said.endswith("  next:     the same command goes on from there\n")
+    assert re.search(r"stopped by SIGTERM\n  where:    after .*part-00000.parquet\n  got:      finished work is kept", said), said
+    assert said.endswith("  next:     run the same command again to continue\n")
     assert processes_of(root) == []
     assert not list((root / "tmp").glob("*-*"))
     with sqlite3.connect(root / "prefect" / "prefect.db") as database:
@@ -141,7 +141,7 @@ def until(happened: Callable[[], object]) -> None:
 def test_a_run_that_is_cancelled_in_prefect_is_cancelled_and_keeps_what_it_finished(cancelled: str, tmp_path: Path) -> None:
     """Neither Crashed, though the worker ends its process by SIGTERM, nor Failed; the vectors of the shards that were done are there."""
     assert cancelled == "Cancelled"
-    assert Snapshots(Root(tmp_path / "root"), "demo-images").live_id() is None
+    assert Snapshots(Root(tmp_path / "root"), "demo-images").get_live_id() is None
     assert not list((tmp_path / "root" / "tmp").glob("*-*"))
     assert list(tmp_path.glob("root/embeddings/*/part-*"))
 

@@ -30,7 +30,7 @@ STAGES = ["ingest", "validate", "split", "encode", "train", "shard", "tune", "ev
 
 
 def manifest(root: Path) -> Manifest:
-    return Snapshots(Root(root), "demo-images").manifest()
+    return Snapshots(Root(root), "demo-images").read_manifest()
 
 
 def done(summary: dict[str, Any]) -> set[str]:
@@ -42,8 +42,8 @@ def indexed(root: Path) -> dict[int, int]:
     """Item id -> number of times that the published FAISS files hold it."""
     snapshots = Snapshots(Root(root), "demo-images")
     found: dict[int, int] = {}
-    for shard in snapshots.manifest().shards:
-        index = faiss.read_index(str(snapshots.path(snapshots.manifest().snapshot_id) / shard.index.path))
+    for shard in snapshots.read_manifest().shards:
+        index = faiss.read_index(str(snapshots.get_path(snapshots.read_manifest().snapshot_id) / shard.index.path))
         for item in faiss.vector_to_array(index.id_map).tolist():
             found[item] = found.get(item, 0) + 1
     return found
@@ -227,18 +227,18 @@ def test_a_refused_build_leaves_the_live_snapshot_and_says_why(quick_build: Buil
     with pytest.raises(PublishRefused, match=r"precision_at_1 is .* must be at least 1.1"):
         quick_build(pictures, strict)
     snapshots = Snapshots(Root(tmp_path / "root"), "demo-images")
-    assert snapshots.live_id() == live
-    (refused,) = set(snapshots.ids()) - {live}
-    kept = snapshots.manifest(refused)
+    assert snapshots.get_live_id() == live
+    (refused,) = set(snapshots.list_ids()) - {live}
+    kept = snapshots.read_manifest(refused)
     assert (kept.verdict, kept.force_reason, len(kept.failed_rules)) == ("refused", None, 1)
     snapshots.verify(kept)
-    assert "refused" in (snapshots.path(refused) / "report" / "report.html").read_text()
+    assert "refused" in (snapshots.get_path(refused) / "report" / "report.html").read_text()
     assert [one.verdict for one in read_metrics_history(Root(tmp_path / "root"), "demo-images")] == ["published", "refused"]
     force_reason = quick_build(pictures, strict, force="the owner wants fewer classes")
-    assert (force_reason["snapshot_id"], snapshots.live_id()) == (refused, refused)
-    assert (snapshots.manifest().verdict, snapshots.manifest().force_reason) == ("published", "the owner wants fewer classes")
-    assert snapshots.manifest().failed_rules == kept.failed_rules
-    assert snapshots.manifest().parent == live
+    assert (force_reason["snapshot_id"], snapshots.get_live_id()) == (refused, refused)
+    assert (snapshots.read_manifest().verdict, snapshots.read_manifest().force_reason) == ("published", "the owner wants fewer classes")
+    assert snapshots.read_manifest().failed_rules == kept.failed_rules
+    assert snapshots.read_manifest().parent == live
 
 
 def test_a_refused_snapshot_takes_no_published_ones_place(quick_build: Build, pictures: Path, tmp_path: Path) -> None:
@@ -249,8 +249,8 @@ def test_a_refused_snapshot_takes_no_published_ones_place(quick_build: Build, pi
         with pytest.raises(PublishRefused):
             quick_build(pictures, "publish.keep=1", "publish.gate.minimum_items=120")
     snapshots = Snapshots(Root(tmp_path / "root"), "demo-images")
-    assert snapshots.ids()[0] == snapshots.live_id() == live
-    assert [snapshots.manifest(one).verdict for one in snapshots.ids()] == ["published", "refused"]
+    assert snapshots.list_ids()[0] == snapshots.get_live_id() == live
+    assert [snapshots.read_manifest(one).verdict for one in snapshots.list_ids()] == ["published", "refused"]
     assert len(read_metrics_history(Root(tmp_path / "root"), "demo-images")) == 3
 
 
@@ -349,7 +349,7 @@ def test_history_outlives_snapshots(quick_build: Build, pictures: Path, tmp_path
     assert [one.metrics["map"] for one in history] == [summary["metrics"]["map"] for summary in built]
     with duckdb.connect(str(tmp_path / "root" / "catalog.duckdb"), read_only=True) as connection:
         rows = connection.execute(
-            "SELECT snapshot_id, value, low <= value AND value <= high FROM evaluations WHERE measure = 'map'"
+            "SELECT snapshot_id, value, low <= value AND value <= high FROM evaluations WHERE metric = 'map'"
         ).fetchall()
     assert sorted(rows) == [(summary["snapshot_id"], summary["metrics"]["map"], True) for summary in built]
 
@@ -360,8 +360,8 @@ def test_retention_keeps_the_asked_number_of_snapshots(quick_build: Build, pictu
         shutil.rmtree(pictures / label)
         quick_build(pictures, "publish.keep=1")
     snapshots = Snapshots(Root(tmp_path / "root"), "demo-images")
-    assert len(snapshots.ids()) == 1
-    snapshots.verify(snapshots.manifest())
+    assert len(snapshots.list_ids()) == 1
+    snapshots.verify(snapshots.read_manifest())
 
 
 def test_a_database_only_index_leaves_the_queries_out(quick_build: Build, pictures: Path, tmp_path: Path) -> None:

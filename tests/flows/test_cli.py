@@ -217,7 +217,7 @@ def test_a_published_index_answers_vectors_of_its_own_encoder_alone(built: Path)
     root = Root(built)
     index = PublishedIndex(root, "demo-images")
     store = EmbeddingStore(root, index.manifest.fingerprint)
-    rows = [row for path in store.paths() for row in pq.read_table(path).to_pylist()]
+    rows = [row for path in store.list_parts() for row in pq.read_table(path).to_pylist()]
     queries = np.array([row["embedding"] for row in rows[:7]], np.float32)
     answers = index.search(queries, 3, fingerprint=index.manifest.fingerprint)
     assert [hits[0].item_id for hits in answers] == [row["item_id"] for row in rows[:7]]
@@ -230,7 +230,7 @@ def test_a_published_index_answers_vectors_of_its_own_encoder_alone(built: Path)
 
 def test_a_snapshot_that_is_merged_is_held(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Retention, which removes only what it can lock for itself, cannot lock it until the file is written."""
-    manifest = Snapshots(Root(built), "demo-images").path(str(Snapshots(Root(built), "demo-images").live_id())) / "manifest.json"
+    manifest = Snapshots(Root(built), "demo-images").get_path(str(Snapshots(Root(built), "demo-images").get_live_id())) / "manifest.json"
     tried: list[bool] = []
 
     def merged(*arguments: Any, **options: Any) -> Any:

@@ -27,6 +27,7 @@ from indexmill.tasks.encoding import identify
 from indexmill.tasks.encoding.device import get_device_name
 from tests.conftest import Build
 from tests.encoding.checkpoints import clip_folder
+from tests.storage.embedding_parts import add_vectors
 
 CLIP = ("encoder.kind=open-clip", "encoder.weights_sha256=null")
 CAPTIONED = ("dataset.captions=text", *CLIP)
@@ -48,7 +49,7 @@ def captioned(pictures: Path) -> Path:
 
 
 def live(root: Path) -> Manifest:
-    return Snapshots(Root(root), "demo-images").manifest()
+    return Snapshots(Root(root), "demo-images").read_manifest()
 
 
 def stored(root: Path) -> dict[str, int]:
@@ -77,7 +78,7 @@ def test_images_and_their_captions_are_encoded_into_two_aligned_stores(build: Bu
     assert manifest.items == 108
     # A caption names its digit, so a text model of random weights still finds its like among texts, if not among images.
     assert asked["text", "text"] > 0.5
-    table = Snapshots(Root(tmp_path / "root"), "demo-images").path(manifest.snapshot_id) / "items.parquet"
+    table = Snapshots(Root(tmp_path / "root"), "demo-images").get_path(manifest.snapshot_id) / "items.parquet"
     items = {row["item_id"]: row for row in pq.read_table(table).to_pylist()}
     assert len(items) == 120
     answer = search_index(str(tmp_path / "root"), "demo-images", text="the digit 7, drawing 0007", image=None, k=3)
@@ -199,7 +200,7 @@ def test_a_lost_process_is_replaced_and_its_shard_encoded_again(build: Build, pi
         summary = build(pictures)
     assert summary["encoded"] == 120
     assert sum(stored(tmp_path / "root").values()) == 120
-    assert len(EmbeddingStore(Root(tmp_path / "root"), live(tmp_path / "root").fingerprint).paths()) == 1
+    assert len(EmbeddingStore(Root(tmp_path / "root"), live(tmp_path / "root").fingerprint).list_parts()) == 1
 
 
 def test_one_new_item_among_a_hundred_thousand_is_encoded_alone(server: str, root: Root, clip: str) -> None:
@@ -223,11 +224,11 @@ def test_one_new_item_among_a_hundred_thousand_is_encoded_alone(server: str, roo
     config = OpenClipEncoderConfig(kind="open-clip", model=clip.removeprefix("encoder.model="), precision="float32")
     identity = identify(config)
     store = EmbeddingStore(root, identity.for_store("text", "float32").fingerprint)
-    store.add_vectors(list(columns["item_id"])[:-1], digests[:-1], np.ones((count - 1, 32), np.float32))
+    add_vectors(store, list(columns["item_id"])[:-1], digests[:-1], np.ones((count - 1, 32), np.float32))
     found = encode(root, EncoderProcess(), split, config, identity, 0.0)
     assert (found.encoded, found.reused, found.database) == (1, count - 1, count)
-    assert [pq.read_metadata(path).num_rows for path in store.paths()] == [count - 1, 1]
-    assert pq.read_table(store.paths()[1])["content_digest"].to_pylist() == digests[-1:]
+    assert [pq.read_metadata(path).num_rows for path in store.list_parts()] == [count - 1, 1]
+    assert pq.read_table(store.list_parts()[1])["content_digest"].to_pylist() == digests[-1:]
 
 
 def test_weights_of_another_architecture_cost_no_reading(build: Build, pictures: Path, tmp_path: Path) -> None:

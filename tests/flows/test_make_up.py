@@ -109,8 +109,8 @@ def test_a_deployment_runs_to_its_end_from_a_plain_shell(up: Up, digits: Path) -
     done = up.prefect("deployment", "run", "build-index/demo-images", "--watch", "--params", json.dumps({"settings": settings}))
     assert done.returncode == 0, done.stdout + done.stderr + up.log.read_text()[-3000:]
     snapshots = Snapshots(Root(up.root), "demo-images")
-    snapshots.verify(snapshots.manifest())
-    assert snapshots.manifest().items == 120
+    snapshots.verify(snapshots.read_manifest())
+    assert snapshots.read_manifest().items == 120
 
 
 def test_the_server_has_every_deployment_with_its_schedule_and_the_form_of_its_parameters(up: Up) -> None:

@@ -22,7 +22,7 @@ SETTINGS = [
 
 
 def live(root: Path) -> Manifest:
-    return Snapshots(Root(root), "demo-images").manifest()
+    return Snapshots(Root(root), "demo-images").read_manifest()
 
 
 def test_a_night_with_few_new_pictures_keeps_training_and_untouched_shards(build: Build, pictures: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 
 from indexmill.configs.loading import load_config
 from indexmill.configs.models import PipelineConfig
-from indexmill.storage.embedding_store import vectors
+from indexmill.storage.embedding_store import open_vectors
 from indexmill.storage.records import Dataset, SplitDataset, ValidatedDataset
 from indexmill.storage.root import Root
 from indexmill.tasks.encode import encode
@@ -113,7 +113,7 @@ def encoded_sentences(server: str, tmp_path_factory: pytest.TempPathFactory) -> 
         found = encode(place, EncoderProcess(), sides, config.encoder, identify(config.encoder), 0.0)
         stored: dict[int, np.ndarray] = {}
         for side in ("database", "query"):
-            with vectors(place, found, side=side) as blocks:
+            with open_vectors(place, found, side=side) as blocks:
                 stored |= {item: vector for ids, block in blocks for item, vector in zip(ids.tolist(), block, strict=True)}
         assert listed.pairs is not None
         pairs = pq.read_table(place.file(listed.pairs)).to_pylist()

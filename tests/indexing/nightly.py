@@ -20,6 +20,7 @@ from indexmill.tasks.indexing.searcher import Searcher
 from indexmill.tasks.indexing.shard_builder import ShardBuild, build_shards
 from indexmill.tasks.indexing.shard_store import read_index
 from indexmill.tasks.indexing.training import reuse_or_train
+from tests.storage.embedding_parts import add_vectors
 
 SCHEMA = pa.schema({"item_id": pa.int64(), "content_digest": pa.string(), "side": pa.string(), "leak": pa.bool_()})
 
@@ -62,14 +63,14 @@ class Database:
         parquet.write_parquet(path, SCHEMA, [pa.RecordBatch.from_arrays(columns, schema=SCHEMA)])
         ref = self.root.make_ref(path)
         return EmbeddingSet(
-            digest=path.stem, files=(ref, *self.store.refs(path)), split="s", modality="text", fingerprint=self.store.folder.name,
+            digest=path.stem, files=(ref, *self.store.find_refs(path)), split="s", modality="text", fingerprint=self.store.folder.name,
             encoder={}, dim=self.dim,
             database=len(order), query=0, encoded=0, reused=0, rejected=0, truncated=0, items=ref, rejects=None,
         )  # fmt: skip
 
     def _stored(self, ids: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         digests = [content_digest(vector.astype(np.float32).tobytes()) for vector in vectors]
-        self.store.add_vectors(ids.tolist(), digests, vectors.astype(np.float32))
+        add_vectors(self.store, ids.tolist(), digests, vectors.astype(np.float32))
         return np.array(digests, object)
 
 

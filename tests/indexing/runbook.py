@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import faiss
 import numpy as np
-from tests.indexing.nightly import Database, centres, clustered, held, night, searcher
 
 from indexmill.configs.models import IndexConfig
 from indexmill.storage.index_records import Shard, TrainedIndex
 from indexmill.storage.root import Root
+from tests.indexing.nightly import Database, centres, clustered, held, night, searcher
 
 NIGHTS, DRIFTING = 12, range(4, 9)
 

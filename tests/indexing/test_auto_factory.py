@@ -7,11 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.indexing.nightly import Database, centres, clustered
 
 from indexmill.configs.models import IndexConfig
 from indexmill.storage import parquet
-from indexmill.storage.embedding_store import concatenate_blocks, vectors
+from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.index_records import IndexShards, TrainedIndex
 from indexmill.storage.records import EmbeddingSet, Side
 from indexmill.storage.root import Root
@@ -21,6 +20,7 @@ from indexmill.tasks.indexing.shard_builder import ShardBuild, build_shards
 from indexmill.tasks.indexing.shard_store import open_searcher
 from indexmill.tasks.indexing.training import reuse_or_train
 from indexmill.tasks.tune import tune
+from tests.indexing.nightly import Database, centres, clustered
 
 DIM, ITEMS = 32, 3000
 CONFIG = IndexConfig(factory="auto", shards=2, recall_target=0.9)
@@ -53,7 +53,7 @@ def tonight(database: Database) -> EmbeddingSet:
 
 
 def side(root: Root, found: EmbeddingSet, name: Side) -> tuple[np.ndarray, np.ndarray]:
-    with vectors(root, found, side=name) as blocks:
+    with open_vectors(root, found, side=name) as blocks:
         return concatenate_blocks(blocks, DIM)
 
 

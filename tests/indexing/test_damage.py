@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.indexing.nightly import Database, centres, clustered, night
 
 from indexmill.configs.models import IndexConfig
 from indexmill.serve.published import PublishedIndex
@@ -19,6 +18,7 @@ from indexmill.storage.manifests import Manifest
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 from indexmill.tasks.indexing.shard_store import name_snapshot_files, with_snapshot_paths
+from tests.indexing.nightly import Database, centres, clustered, night
 
 COPIES = int(os.environ.get("INDEXMILL_DAMAGED", "200"))
 CONFIG = IndexConfig.model_validate({"factory": "IVF8,Flat", "shards": 3, "rerank": "sq8", "nprobe": 8})
@@ -51,7 +51,7 @@ def published(root: Root) -> Published:
         sources = {name: ref for place, shard in enumerate(filled.shards) for name, ref in name_snapshot_files(shard, place).items()}
         files = tuple(ref.model_copy(update={"path": name}) for name, ref in sources.items())
         manifest = Manifest(
-            name="index", snapshot_id=snapshots.next_id(str(number) * 64), parent=None, created_at="2026-01-01T00:00:00+00:00",
+            name="index", snapshot_id=snapshots.assign_id(str(number) * 64), parent=None, created_at="2026-01-01T00:00:00+00:00",
             content=str(number) * 64, config={"index": CONFIG.model_dump(mode="json")}, modality="text", image_root=None, index_modality="text",
             embedding_stores={}, truncated=0, search=SEARCH, fingerprint="f",
             encoder={}, datasets={}, factory=CONFIG.factory, metric=CONFIG.metric, dim=16, items=len(database.ids),
@@ -64,12 +64,12 @@ def published(root: Root) -> Published:
         ids.append(manifest.snapshot_id)
         database.insert(clustered(database.random, around, 60))
     queries = clustered(database.random, around, 20)
-    return Published(snapshots, snapshots.path(ids[1]), snapshots.path(ids[0]), queries, asked(snapshots, queries))
+    return Published(snapshots, snapshots.get_path(ids[1]), snapshots.get_path(ids[0]), queries, asked(snapshots, queries))
 
 
 def asked(snapshots: Snapshots, queries: np.ndarray) -> np.ndarray:
     """What the live snapshot answers, all its files checked."""
-    manifest = snapshots.manifest()
+    manifest = snapshots.read_manifest()
     found = PublishedIndex(snapshots.root, snapshots.name).searcher.search(queries, 10)[1]
     snapshots.verify(manifest)
     return found
@@ -144,5 +144,5 @@ def test_another_snapshots_manifest_is_refused(published: Published) -> None:
     """It is sealed and whole, but of another snapshot."""
     path = published.live / "manifest.json"
     path.write_bytes((published.other / "manifest.json").read_bytes())
-    with pytest.raises(IndexmillError, match="a manifest is not what was written"):
+    with pytest.raises(IndexmillError, match="a manifest was changed after it was written"):
         asked(published.snapshots, published.queries)

@@ -7,13 +7,13 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-from tests.indexing.nightly import Database, centres, clustered, night, searcher
 
 from indexmill.configs.models import IndexConfig
 from indexmill.storage.errors import DamagedFile, InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.indexing.autofaiss_info import build_index_infos
 from indexmill.tasks.indexing.merge import merge_shards
+from tests.indexing.nightly import Database, centres, clustered, night, searcher
 
 DIM = 16
 

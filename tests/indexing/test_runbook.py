@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from tests.indexing.runbook import DRIFTING, play
-
 from indexmill.configs.models import IndexConfig
 from indexmill.storage.root import Root
+from tests.indexing.runbook import DRIFTING, play
 
 CONFIG = IndexConfig.model_validate(
     {"factory": "IVF16,Flat", "shard_bytes": 1500 * (4 * 16 + 8), "drift": {"sample": 3000, "queries": 300}}

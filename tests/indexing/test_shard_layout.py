@@ -31,7 +31,7 @@ def table(path: Path, rows: Rows) -> Path:
 def assigned(folder: Path, rows: Rows, previous: list[Rows | None], space: ShardCapacity) -> tuple[list[ShardAssignment], dict[int, int]]:
     """The slots, and item id -> slot."""
     before = [None if shard is None else table(folder / f"{number}.parquet", shard) for number, shard in enumerate(previous)]
-    slots = assign_items(table(folder / "items.parquet", rows), "database", before, space, folder / "plan.parquet", spill=folder)
+    slots = assign_items(table(folder / "items.parquet", rows), "database", before, space, folder / "plan.parquet", temp_dir=folder)
     plan = pq.read_table(folder / "plan.parquet").to_pydict()
     assert len(set(plan["item_id"])) == len(plan["item_id"])
     return slots, dict(zip(plan["item_id"], plan["slot"], strict=True))

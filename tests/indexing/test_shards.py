@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.indexing.nightly import Database, centres, clustered, held, night, searcher
 
 from indexmill.configs.models import IndexConfig, Rerank
-from indexmill.storage.embedding_store import concatenate_blocks, vectors
+from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.root import Root
 from indexmill.tasks.indexing.shard_builder import ShardBuild, estimate_bytes_per_item
 from indexmill.tasks.indexing.shard_store import read_index
+from tests.indexing.nightly import Database, centres, clustered, held, night, searcher
 
 DIM = 16
 SHARD = 400 * (4 * DIM + 8)  # bytes: 400 items of 16 float32 numbers and an id
@@ -86,7 +86,7 @@ def test_vectors_beside_a_shard_are_those_of_its_items(rerank: Rerank, root: Roo
     filled = night(root, "index", database, chosen, trained, first.shards)[1]
     assert filled.updated == 1
     files = {suffix: np.load(root.verify_file(ref)) for suffix, ref in filled.shards[0].vectors.items()}
-    with vectors(root, database.tonight(), side="database") as blocks:
+    with open_vectors(root, database.tonight(), side="database") as blocks:
         ids, expected = concatenate_blocks(blocks, DIM)
     np.testing.assert_array_equal(files["ids.npy"], ids)
     found = files["vectors.npy"].astype(np.float32)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import faiss
 import numpy as np
 import pytest
-from tests.indexing.nightly import Database, centres, clustered
 
 from indexmill.configs.models import DriftConfig, IndexConfig
 from indexmill.storage.root import Root
 from indexmill.tasks.indexing.drift import check_drift, compute_changed_fraction, compute_errors, compute_imbalance, drift
 from indexmill.tasks.indexing.shard_store import read_index
 from indexmill.tasks.indexing.training import compute_sample_size, reuse_or_train, train_index
+from tests.indexing.nightly import Database, centres, clustered
 
 DIM = 16
 CONFIG = IndexConfig(factory="IVF8,Flat")

@@ -66,7 +66,7 @@ def test_groups_are_looked_up_by_item_id(tmp_path: Path) -> None:
     """Items 3 and 9 share a group, 5 has another, 7 has none, 4 is not there."""
     table = tmp_path / "items.parquet"
     pl.DataFrame({"item_id": [9, 3, 7, 5], "content_group": ["b", "b", None, "a"]}).write_parquet(table)
-    nine, three, seven, five, four = DuplicateGroups(table, spill=tmp_path).lookup(np.array([9, 3, 7, 5, 4])).tolist()
+    nine, three, seven, five, four = DuplicateGroups(table, temp_dir=tmp_path).lookup(np.array([9, 3, 7, 5, 4])).tolist()
     assert nine == three != five
     assert seven == four == UNGROUPED
     assert UNGROUPED not in (nine, five)
@@ -76,7 +76,7 @@ def test_a_table_without_items_has_no_groups(tmp_path: Path) -> None:
     """And does not fail."""
     table = tmp_path / "items.parquet"
     pl.DataFrame({"item_id": [], "content_group": []}, schema={"item_id": pl.Int64, "content_group": pl.String}).write_parquet(table)
-    assert DuplicateGroups(table, spill=tmp_path).lookup(np.array([[1, -1]])).tolist() == [[UNGROUPED, UNGROUPED]]
+    assert DuplicateGroups(table, temp_dir=tmp_path).lookup(np.array([[1, -1]])).tolist() == [[UNGROUPED, UNGROUPED]]
 
 
 def test_a_long_ranking_keeps_its_order() -> None:

@@ -52,20 +52,20 @@ def snapshots(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_each_item_has_one_fate(snapshots: tuple[Path, Path], tmp_path: Path) -> None:
     """The counts sum to the items of both tables together."""
-    counts = count_item_changes(*snapshots, spill=tmp_path)
+    counts = count_item_changes(*snapshots, temp_dir=tmp_path)
     assert counts == {"added": 2, "removed": 1, "changed": 1, "relabelled": 2, "kept": 2}
 
 
 def test_the_items_of_a_fate_are_told_in_order(snapshots: tuple[Path, Path], tmp_path: Path) -> None:
     """At most as many as asked for."""
-    assert list_changed_items(*snapshots, "added", limit=10, spill=tmp_path) == [6, 7]
-    assert list_changed_items(*snapshots, "relabelled", limit=1, spill=tmp_path) == [4]
-    assert list_changed_items(*snapshots, "removed", limit=10, spill=tmp_path) == [2]
+    assert list_changed_items(*snapshots, "added", limit=10, temp_dir=tmp_path) == [6, 7]
+    assert list_changed_items(*snapshots, "relabelled", limit=1, temp_dir=tmp_path) == [4]
+    assert list_changed_items(*snapshots, "removed", limit=10, temp_dir=tmp_path) == [2]
 
 
 def test_a_table_against_itself_is_all_kept(snapshots: tuple[Path, Path], tmp_path: Path) -> None:
     """Nothing else."""
-    assert count_item_changes(snapshots[0], snapshots[0], spill=tmp_path) == {
+    assert count_item_changes(snapshots[0], snapshots[0], temp_dir=tmp_path) == {
         "added": 0,
         "removed": 0,
         "changed": 0,

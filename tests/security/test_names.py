@@ -31,7 +31,7 @@ from indexmill.storage.snapshots import Snapshots, compute_manifest_sha256
 from indexmill.tasks.sources.downloads import require_commit_hash, require_relative_names, unpack_archive
 from indexmill.tasks.sources.table import _resolve_image_path
 from tests.stage_inputs import Listed, image_items, paint, rows, validated
-from tests.storage.test_snapshots import publish
+from tests.storage.snapshot_files import publish
 
 # Two dots as they are, full-width, one-dot leaders; slashes of all kinds; marks that turn the direction of writing; NUL.
 TRICKS = [
@@ -203,7 +203,7 @@ def test_a_manifest_that_leads_out_is_refused_by_every_reader(key: str, root: Ro
     """Sealed as it should be, and with a path to a file that is there: it is not opened, and the message says which part is wrong."""
     snapshots = Snapshots(root, "name")
     snapshot_id = publish(root, "a" * 64)
-    path = snapshots.path(snapshot_id) / "manifest.json"
+    path = snapshots.get_path(snapshot_id) / "manifest.json"
     values = json.loads(path.read_text())
     leading = {"files": [{"path": EVIL[0], "size": 1, "sha256": None}], "pool_files": [EVIL[0]], "embedding_stores": {"f": EVIL[0]}}
     values[key] = leading[key]
@@ -238,7 +238,7 @@ def test_a_folder_of_another_name_is_no_snapshot(root: Root) -> None:
     first = publish(root, "a" * 64)
     (snapshots.folder / "copy").mkdir()
     (snapshots.folder / "copy" / "manifest.json").write_text("{}")
-    assert snapshots.ids() == [first]
+    assert snapshots.list_ids() == [first]
     assert publish(root, "b" * 64) == "00002-bbbbbbbbbb"
 
 

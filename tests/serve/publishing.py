@@ -17,9 +17,9 @@ def publish_again(path: Path, name: str, *, keep: int = 3, live: bool = True, li
     root = Root(path, create=False)
     try:
         snapshots = Snapshots(root, name)
-        model = snapshots.manifest(like)
-        number = max(int(held.split("-")[0]) for held in snapshots.ids()) + 1
-        folder = snapshots.path(model.snapshot_id).relative_to(root.path).as_posix()
+        model = snapshots.read_manifest(like)
+        number = max(int(held.split("-")[0]) for held in snapshots.list_ids()) + 1
+        folder = snapshots.get_path(model.snapshot_id).relative_to(root.path).as_posix()
         manifest = model.model_copy(update={"snapshot_id": f"{number:05d}-{model.snapshot_id[6:]}", "parent": model.snapshot_id, **changes})
         snapshots.assemble(manifest, {ref.path: ref.model_copy(update={"path": f"{folder}/{ref.path}"}) for ref in model.files})
         if live:

@@ -105,7 +105,7 @@ def test_a_changed_file_is_found_on_opening(name: str, root_copy: Path) -> None:
     content[len(content) // 2] ^= 1
     path.unlink()
     path.write_bytes(content)
-    with pytest.raises(DamagedFile, match="not what its record says"):
+    with pytest.raises(DamagedFile, match="does not match its record"):
         open_index(root_copy, "sentences")
 
 
@@ -115,6 +115,6 @@ def test_opening_leaves_no_file_behind_and_other_names_are_refused(root_copy: Pa
     assert list((root_copy / "tmp").glob("*")) == []
     assert len(index.items) == len(SENTENCES)
     for arguments, said in (((root_copy, "other"), "has not been published"), ((root_copy, "sentences", "00009-x"), "no snapshot"),
-                            ((root_copy / "nowhere", "sentences"), "no root"), ((root_copy, "../x"), "cannot be an index")):  # fmt: skip
+                            ((root_copy / "nowhere", "sentences"), "root does not exist"), ((root_copy, "../x"), "not a valid index name")):  # fmt: skip
         with pytest.raises(InputError, match=said):
             open_index(*arguments)  # type: ignore[arg-type]

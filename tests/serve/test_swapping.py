@@ -83,7 +83,7 @@ def test_a_snapshot_that_does_not_verify_is_not_taken_and_the_next_one_is(own: R
     place = Root(root_copy, create=False)
     snapshots = Snapshots(place, "sentences")
     broken = publish_again(root_copy, "sentences", live=False)
-    path = snapshots.path(broken) / "shard-00000.faiss"
+    path = snapshots.get_path(broken) / "shard-00000.faiss"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.unlink()

@@ -1,4 +1,4 @@
-"""Collecting garbage: vectors that a kept snapshot uses are never touched, and what is said is what is done."""
+"""Garbage collection never touches vectors that a kept snapshot uses, and its dry run lists exactly what it removes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_snapshots import publish
 
 from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.errors import BuildInProgress
@@ -21,72 +20,77 @@ from indexmill.storage.locks import lease
 from indexmill.storage.retention import pin
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
+from tests.storage.embedding_parts import add_vectors
+from tests.storage.snapshot_files import publish
 
 LONG_AGO = 1_000_000_000
 
 
-def with_items(root: Root, snapshot_id: str, contents: set[int]) -> None:
-    """items.parquet of a snapshot: these contents."""
-    path = Snapshots(root, "name").path(snapshot_id) / "items.parquet"
-    pl.DataFrame({"content_digest": [f"c{one}" for one in sorted(contents)]}, schema={"content_digest": pl.String}).write_parquet(path)
+def write_items(root: Root, snapshot_id: str, contents: set[int]) -> None:
+    """Write items.parquet of a snapshot with these contents."""
+    path = Snapshots(root, "name").get_path(snapshot_id) / "items.parquet"
+    pl.DataFrame({"content_digest": [f"c{content}" for content in sorted(contents)]}, schema={"content_digest": pl.String}).write_parquet(
+        path
+    )
 
 
-def encoded(root: Root, parts: list[list[int]], fingerprint: str = "f") -> EmbeddingStore:
-    """Parts of contents whose vectors are their numbers, written long ago."""
+def write_parts(root: Root, parts: list[list[int]], fingerprint: str = "f") -> EmbeddingStore:
+    """Write old parts. The vector of content n is (n, -n)."""
     store = EmbeddingStore(root, fingerprint)
     for contents in parts:
-        store.add_vectors(contents, [f"c{one}" for one in contents], np.array([[one, -one] for one in contents], np.float32))
-    for path in store.paths():
+        add_vectors(
+            store, contents, [f"c{content}" for content in contents], np.array([[content, -content] for content in contents], np.float32)
+        )
+    for path in store.list_parts():
         os.utime(path, (LONG_AGO, LONG_AGO))
     return store
 
 
-def held(store: EmbeddingStore) -> dict[str, list[float]]:
-    rows = [row for path in store.paths() for row in pq.read_table(path).to_pylist()]
+def read_vectors(store: EmbeddingStore) -> dict[str, list[float]]:
+    rows = [row for path in store.list_parts() for row in pq.read_table(path).to_pylist()]
     assert len({row["content_digest"] for row in rows}) == len(rows)
     return {row["content_digest"]: row["embedding"] for row in rows}
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.sets(st.integers(0, 11)), min_size=2, max_size=4), st.booleans())
-def test_the_vectors_that_stay_are_those_of_the_snapshots_that_stay(
-    tmp_path_factory: pytest.TempPathFactory, kept: list[set[int]], pinned: bool
-) -> None:
-    """Snapshots over twelve contents in three parts: what the live and the pinned one use stays; a dry run says so and does nothing."""
+def test_exactly_the_vectors_of_kept_snapshots_stay(tmp_path_factory: pytest.TempPathFactory, kept: list[set[int]], pinned: bool) -> None:
+    """Twelve contents in three parts: those of the live and the pinned snapshot stay, and a dry run changes nothing."""
     root = Root(tmp_path_factory.mktemp("root"))
     ids = [publish(root, f"{number}" * 64, f"{number}") for number in range(len(kept))]
     for snapshot_id, contents in zip(ids, kept, strict=True):
-        with_items(root, snapshot_id, contents)
+        write_items(root, snapshot_id, contents)
     if pinned:
         pin(Snapshots(root, "name"), ids[0])
-    store = encoded(root, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]])
-    before = held(store)
+    store = write_parts(root, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]])
+    before = read_vectors(store)
     planned = collect_garbage(root, dry_run=True)
-    assert held(store) == before
-    assert Snapshots(root, "name").ids() == ids
+    assert read_vectors(store) == before
+    assert Snapshots(root, "name").list_ids() == ids
     assert collect_garbage(root) == planned
-    wanted = kept[-1] | (kept[0] if pinned else set())
-    assert held(store) == {f"c{one}": [one, -one] for one in sorted(wanted)}
-    assert Snapshots(root, "name").ids() == ([ids[0], ids[-1]] if pinned and len(ids) > 1 else [ids[-1]])
-    assert [one.kind for one in collect_garbage(root)] == []
+    needed = kept[-1] | (kept[0] if pinned else set())
+    assert read_vectors(store) == {f"c{content}": [content, -content] for content in sorted(needed)}
+    assert Snapshots(root, "name").list_ids() == ([ids[0], ids[-1]] if pinned and len(ids) > 1 else [ids[-1]])
+    assert collect_garbage(root) == []
     root.close()
 
 
-def test_an_interrupted_builds_young_parts_stay_and_an_unused_encoders_go(root: Root) -> None:
-    """A part of this minute is not touched, though nothing uses it; the store of an encoder that no snapshot names is emptied."""
-    with_items(root, publish(root, "a" * 64), {1})
-    store, unused = encoded(root, [[1, 2]]), encoded(root, [[1]], "other")
-    store.add_vectors([3], ["c3"], np.zeros((1, 2), np.float32))
-    found = collect_garbage(root)
-    assert [(one.kind, one.where, one.rows) for one in found] == [
-        ("vectors", "embeddings/f/part-00000.parquet", 1), ("vectors", "embeddings/other/part-00000.parquet", 1),
-    ]  # fmt: skip
-    assert set(held(store)) == {"c1", "c3"}
-    assert unused.paths() == []
+def test_young_parts_stay_and_those_of_an_unused_encoder_go(root: Root) -> None:
+    """A young part may belong to an interrupted build. The store of an encoder that no snapshot names is emptied."""
+    write_items(root, publish(root, "a" * 64), {1})
+    store, unused = write_parts(root, [[1, 2]]), write_parts(root, [[1]], "other")
+    add_vectors(store, [3], ["c3"], np.zeros((1, 2), np.float32))
+    garbage = collect_garbage(root)
+    assert [(entry.kind, entry.path, entry.rows) for entry in garbage] == [
+        ("vectors", "embeddings/f/part-00000.parquet", 1),
+        ("vectors", "embeddings/other/part-00000.parquet", 1),
+    ]
+    assert set(read_vectors(store)) == {"c1", "c3"}
+    assert unused.list_parts() == []
 
 
-def test_old_folders_of_a_stage_go_and_with_them_what_rests_on_them(root: Root) -> None:
-    """Three folders of the split: the oldest goes; the record of the stage that named it goes too, another one stays."""
+def test_old_folders_of_a_stage_go_with_the_cached_stages_that_need_them(root: Root) -> None:
+    """Of three split folders the oldest goes, and with it the cached stage that names it."""
     for number in range(3):
         folder = root.path / "datasets" / "d" / "split" / f"{number}"
         folder.mkdir(parents=True)
@@ -97,29 +101,29 @@ def test_old_folders_of_a_stage_go_and_with_them_what_rests_on_them(root: Root) 
         record = {"__class__": "R", "data": {"files": [{"path": f"datasets/d/split/{number}/items.parquet", "size": 10, "sha256": None}]}}
         (root.cache / f"split-{number}").write_text(json.dumps({"metadata": {}, "result": json.dumps(record)}))
     (root.cache / "foreign").write_text("not ours")
-    found = [(one.kind, one.where) for one in collect_garbage(root)]
-    assert found == [("dataset", "datasets/d/split/0"), ("remembered stage", "cache/split-0")]
+    garbage = [(entry.kind, entry.path) for entry in collect_garbage(root)]
+    assert garbage == [("dataset", "datasets/d/split/0"), ("cached stage", "cache/split-0")]
     assert sorted(path.name for path in root.cache.iterdir()) == ["foreign", "split-2"]
 
 
-def test_nobody_collects_while_somebody_builds(root: Root) -> None:
-    """Builds share the root; who wants it alone is told that they are there."""
-    building = (root.hold_shared(), lease(root.path / "lease", holder="another", wait=True, shared=True))
-    with building[0], building[1], pytest.raises(BuildInProgress, match="a build is running"), root.hold_exclusive("a collector"):
+def test_no_garbage_collection_while_a_build_runs(root: Root) -> None:
+    """Builds share the root; a process that wants it alone gets an error."""
+    builds = (root.hold_shared(), lease(root.path / "lease", holder="another", wait=True, shared=True))
+    with builds[0], builds[1], pytest.raises(BuildInProgress, match="a build is running"), root.hold_exclusive("a collector"):
         pass
     with root.hold_exclusive("a collector"):
         pass
 
 
 def test_a_killed_rewrite_leaves_the_part_as_it_was(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The new part takes the old one's name in one step, or not at all."""
-    with_items(root, publish(root, "a" * 64), {1})
-    store = encoded(root, [[1, 2]])
+    """The rewrite replaces the part in one step or not at all."""
+    write_items(root, publish(root, "a" * 64), {1})
+    store = write_parts(root, [[1, 2]])
 
-    def killed(self: Path, target: Path) -> Path:
+    def interrupt(self: Path, target: Path) -> Path:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "replace", killed)
+    monkeypatch.setattr(Path, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         collect_garbage(root)
-    assert set(held(store)) == {"c1", "c2"}
+    assert set(read_vectors(store)) == {"c1", "c2"}

@@ -1,4 +1,4 @@
-"""What a manifest promises to those who read it: `indexmill.storage.manifests`."""
+"""The compatibility promise of `indexmill.storage.manifests`, and the published schemas."""
 
 from __future__ import annotations
 
@@ -18,65 +18,79 @@ from indexmill.storage.errors import DamagedFile, InputError
 from indexmill.storage.garbage_collection import collect_garbage
 from indexmill.storage.manifests import NEWEST_SCHEMA_VERSION, OLDEST_SCHEMA_VERSION, Manifest
 from indexmill.storage.root import Root
+from indexmill.storage.schemas import SCHEMA_FILES, render_schema
 from indexmill.storage.snapshots import Snapshots, compute_manifest_sha256
 
 SAMPLES = Path(__file__).parent
-SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "manifest.schema.json").read_text(encoding="utf-8"))
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-def sample(version: int) -> dict[str, Any]:
+def load_sample(version: int) -> dict[str, Any]:
     return json.loads((SAMPLES / f"manifest-{version}.json").read_text(encoding="utf-8"))
 
 
-def put(root: Root, values: dict[str, Any], *, sealed: bool = True) -> Snapshots:
-    """The only snapshot of its index, and the live one. sealed: with a seal that fits what the values are now."""
+def write_snapshot(root: Root, values: dict[str, Any], *, fix_digest: bool = True) -> Snapshots:
+    """Write a live snapshot that is a manifest alone. fix_digest: set a manifest_sha256 that matches the values."""
     snapshots = Snapshots(root, values["name"])
-    text = json.dumps({**values, "manifest_sha256": compute_manifest_sha256(values)} if sealed else values)
-    root.scratch.write_text(snapshots.path(values["snapshot_id"]) / "manifest.json", text)
+    text = json.dumps({**values, "manifest_sha256": compute_manifest_sha256(values)} if fix_digest else values)
+    root.scratch.write_text(snapshots.get_path(values["snapshot_id"]) / "manifest.json", text)
     snapshots.publish(values["snapshot_id"])
     return snapshots
 
 
-def test_the_schema_is_the_models_own() -> None:
-    """docs/manifest.schema.json is what this version writes, and the samples follow it."""
-    schema = dict(SCHEMA)
-    assert schema.pop("$schema").startswith("https://json-schema.org/")
-    assert schema == Manifest.model_json_schema()
-    jsonschema.validate(sample(NEWEST_SCHEMA_VERSION), SCHEMA)
+def test_the_published_schemas_are_those_of_the_models() -> None:
+    """After a change, `python -m indexmill.storage.schemas` writes them again."""
+    for name, model in SCHEMA_FILES.items():
+        assert (DOCS / name).read_text(encoding="utf-8") == render_schema(model), f"{name} is stale"
+    jsonschema.validate(load_sample(NEWEST_SCHEMA_VERSION), json.loads((DOCS / "manifest.schema.json").read_text(encoding="utf-8")))
     assert Manifest.model_fields["schema_version"].default == NEWEST_SCHEMA_VERSION
 
 
 @pytest.mark.parametrize("version", range(OLDEST_SCHEMA_VERSION, NEWEST_SCHEMA_VERSION + 1))
-def test_a_manifest_of_every_number_is_read(version: int, root: Root) -> None:
-    """As it was written by the Indexmill of its time, seal and all: nothing of it is lost or changed."""
-    values = sample(version)
+def test_a_manifest_of_every_supported_version_is_read(version: int, root: Root) -> None:
+    """A manifest written by that version is read without any loss or change."""
+    values = load_sample(version)
     snapshots = Snapshots(root, values["name"])
-    folder = snapshots.path(values["snapshot_id"])
+    folder = snapshots.get_path(values["snapshot_id"])
     folder.mkdir(parents=True)
     shutil.copyfile(SAMPLES / f"manifest-{version}.json", folder / "manifest.json")
     snapshots.publish(values["snapshot_id"])
-    read = json.loads(snapshots.manifest().model_dump_json())
+    read = json.loads(snapshots.read_manifest().model_dump_json())
     assert {name: read[name] for name in values} == values
     assert (read["items"], read["shards"][0]["count"], read["verdict"]) == (120, 30, "published")
     assert catalog.rebuild(root) == 1
 
 
-def test_a_field_that_was_added_within_the_number_is_passed_over(root: Root) -> None:
-    """At the top and below; one that is gone is missed unless it has a default."""
-    values = sample(NEWEST_SCHEMA_VERSION)
+def test_a_manifest_of_schema_version_1_is_refused_with_the_next_step(root: Root) -> None:
+    """The sample is as the first version wrote it."""
+    values = load_sample(1)
+    snapshots = Snapshots(root, values["name"])
+    folder = snapshots.get_path(values["snapshot_id"])
+    folder.mkdir(parents=True)
+    shutil.copyfile(SAMPLES / "manifest-1.json", folder / "manifest.json")
+    snapshots.publish(values["snapshot_id"])
+    with pytest.raises(InputError, match="written by an older Indexmill") as refusal:
+        snapshots.read_manifest()
+    assert (refusal.value.expected, refusal.value.got) == ("schema_version 2", "schema_version 1")
+    assert refusal.value.next_step == f"choose another root with --root, or remove {root.index(values['name'])} and build the index again"
+
+
+def test_unknown_fields_are_ignored_and_fields_with_a_default_may_be_missing(root: Root) -> None:
+    """This holds at every level. A missing field without a default is an error."""
+    values = load_sample(NEWEST_SCHEMA_VERSION)
     values["moon"] = "waxing"
     values["search"]["moon"] = values["shards"][0]["moon"] = "waxing"
-    assert put(root, values).manifest().items == 120
+    assert write_snapshot(root, values).read_manifest().items == 120
     del values["training"]
-    assert put(root, values).manifest().training == {}
+    assert write_snapshot(root, values).read_manifest().training == {}
     del values["items"]
     with pytest.raises(InputError, match=r"manifest.json, items"):
-        put(root, values).manifest()
+        write_snapshot(root, values).read_manifest()
 
 
 READERS = {
-    "manifest": lambda root: Snapshots(root, "demo-images").manifest(),
-    "live": lambda root: Snapshots(root, "demo-images").live(),
+    "manifest": lambda root: Snapshots(root, "demo-images").read_manifest(),
+    "live": lambda root: Snapshots(root, "demo-images").read_live_manifest(),
     "catalog": catalog.rebuild,
     "gc": collect_garbage,
     "open_index": lambda root: open_index(root.path, "demo-images"),
@@ -85,15 +99,15 @@ COMMANDS = (["snapshots"], ["show"], ["diff", "{id}"], ["rollback", "{id}"], ["p
 
 
 @pytest.mark.parametrize(
-    ("version", "what"),
+    ("version", "writer"),
     [(NEWEST_SCHEMA_VERSION + 1, "a newer Indexmill"), (NEWEST_SCHEMA_VERSION + 41, "a newer"), (OLDEST_SCHEMA_VERSION - 1, "an older")],
 )
-def test_another_number_is_refused_by_every_reader(version: int, what: str, root: Root, tmp_path: Path) -> None:
-    """Whatever else it holds, and however it is sealed: with both numbers and the next step."""
-    values = {**sample(NEWEST_SCHEMA_VERSION), "schema_version": version, "items": "a hundred and twenty"}
-    snapshot_id = put(root, values, sealed=False).ids()[0]
-    said = (
-        f"written by {what}",
+def test_every_reader_refuses_an_unsupported_version(version: int, writer: str, root: Root, tmp_path: Path) -> None:
+    """The error names both versions and the next step, whatever else the manifest holds."""
+    values = {**load_sample(NEWEST_SCHEMA_VERSION), "schema_version": version, "items": "a hundred and twenty"}
+    snapshot_id = write_snapshot(root, values, fix_digest=False).list_ids()[0]
+    parts = (
+        f"written by {writer}",
         f"expected: schema_version {NEWEST_SCHEMA_VERSION}\n",
         f"got:      schema_version {version}\n",
         "next:     ",
@@ -101,7 +115,7 @@ def test_another_number_is_refused_by_every_reader(version: int, what: str, root
     for name, reader in READERS.items():
         with pytest.raises(InputError) as refusal:
             reader(root)
-        assert [part for part in said if part not in str(refusal.value)] == [], name
+        assert [part for part in parts if part not in str(refusal.value)] == [], name
     for command in COMMANDS:
         arguments = [command[0], "demo-images", *(part.format(id=snapshot_id) for part in command[1:])]
         run = CliRunner().invoke(app, [*arguments, "--root", str(root.path)])
@@ -110,7 +124,7 @@ def test_another_number_is_refused_by_every_reader(version: int, what: str, root
 
 
 @pytest.mark.parametrize("change", [{"schema_version": "2"}, {"schema_version": None}, {"manifest_sha256": ""}, {"items": 121}])
-def test_what_was_changed_after_it_was_written_is_damage(change: dict[str, Any], root: Root) -> None:
-    """The seal is over all that stands there."""
-    with pytest.raises(DamagedFile, match="not what was written"):
-        put(root, {**sample(NEWEST_SCHEMA_VERSION), **change}, sealed=False).manifest()
+def test_a_manifest_that_was_changed_is_damaged(change: dict[str, Any], root: Root) -> None:
+    """manifest_sha256 covers every other field."""
+    with pytest.raises(DamagedFile, match="changed after it was written"):
+        write_snapshot(root, {**load_sample(NEWEST_SCHEMA_VERSION), **change}, fix_digest=False).read_manifest()

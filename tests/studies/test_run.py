@@ -21,11 +21,13 @@ from indexmill.tasks.metrics import latency
 from indexmill.tasks.studies.queries import load_query_set
 from indexmill.tasks.studies.results import EncodeStats, StudyRow
 from indexmill.tasks.studies.run import run_study
+from tests.storage.embedding_parts import add_vectors
 
 DIM, LABELS, DATABASE, QUERIES = 16, 8, 1200, 150
 STUDY_SCHEMA = pa.schema(
     {"item_id": pa.int64(), "content_digest": pa.string(), "side": pa.string(), "leak": pa.bool_(), "label": pa.string()}
 )
+
 EXTRACTION = EncodeStats(encoded=1350, seconds=2.0, items_per_second=675.0, rate_from_profile=False)
 INDEXES = [
     {"factory": "Flat"}, {"factory": "IVF12,Flat", "nprobe": [1, 4, 12]}, {"factory": "IVF12,PQ4x4", "nprobe": [12]},
@@ -51,7 +53,7 @@ class Data:
     def _stored(self, root: Root) -> EmbeddingSet:
         digests = [content_digest(vector.tobytes()) for vector in self.vectors]
         store = EmbeddingStore(root, "f" * 8)
-        store.add_vectors(self.ids.tolist(), digests, self.vectors)
+        add_vectors(store, self.ids.tolist(), digests, self.vectors)
         columns = [self.ids, digests, np.where(self.query, "query", "database"), self.leak, [f"label {code}" for code in self.codes]]
         path = root.path / "items.parquet"
         parquet.write_parquet(
@@ -59,7 +61,7 @@ class Data:
         )
         ref = root.make_ref(path)
         return EmbeddingSet(
-            digest="d", files=(ref, *store.refs(path)), split="s", modality="text", fingerprint="f" * 8, encoder={}, dim=DIM,
+            digest="d", files=(ref, *store.find_refs(path)), split="s", modality="text", fingerprint="f" * 8, encoder={}, dim=DIM,
             database=DATABASE, query=QUERIES, encoded=0, reused=0, rejected=0, truncated=0, items=ref, rejects=None,
         )  # fmt: skip
 
@@ -188,7 +190,7 @@ def test_without_queries_a_study_is_refused(root: Root, data: Data, tmp_path: Pa
     """The message says what to choose."""
     table = parquet.scan_sql(root.file(data.embeddings.items))
     path = root.path / "no-queries.parquet"
-    parquet.copy_query(f"SELECT * FROM {table} WHERE side = 'database' ORDER BY item_id", path, spill=tmp_path)
+    parquet.copy_query(f"SELECT * FROM {table} WHERE side = 'database' ORDER BY item_id", path, temp_dir=tmp_path)
     none = data.embeddings.model_copy(update={"items": root.make_ref(path), "query": 0})
     with pytest.raises(InputError, match="nothing is held out"):
         load_query_set(root, config(), none)

@@ -130,7 +130,7 @@ def test_leaking_queries_are_left_out_of_the_figures_or_counted_in_them(leaks: s
     for path in sorted(pictures.rglob("*.png"))[::2]:
         Image.open(path).resize((40, 40), Image.Resampling.BICUBIC).save(path.with_name(f"twin-{path.name}"))
     summary = build(pictures, "split.leak_distance=40", f"split.leaks={leaks}", "publish.serve=database")
-    manifest = Snapshots(Root(tmp_path / "root"), "demo-images").manifest()
+    manifest = Snapshots(Root(tmp_path / "root"), "demo-images").read_manifest()
     items = pq.read_table(Path(summary["path"]) / "items.parquet").to_pylist()
     leaking = sum(row["leak"] for row in items)
     assert 0 < leaking == manifest.split["leaks"] < manifest.query
