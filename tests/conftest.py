@@ -1,4 +1,4 @@
-"""One real Prefect server for all tests, and small real data."""
+"""One Prefect server, one encoding process and one finished build for all tests, and small real data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -96,15 +97,15 @@ def server(shared_encoder: None) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """120 handwritten digits, 12 a label, as a class-folder tree of PNGs."""
+    """120 handwritten digits, 12 per label, as PNGs in one folder per label."""
     from sklearn.datasets import load_digits
 
     folder = tmp_path_factory.mktemp("digits")
     data = load_digits()
-    kept = dict.fromkeys(range(10), 0)
+    counts = dict.fromkeys(range(10), 0)
     for number, (pixels, label) in enumerate(zip(data.images, data.target, strict=True)):
-        if kept[label] < 12:
-            kept[label] += 1
+        if counts[label] < 12:
+            counts[label] += 1
             (folder / str(label)).mkdir(exist_ok=True)
             Image.fromarray((255 - pixels * 15.9).astype("uint8")).resize((32, 32)).save(folder / str(label) / f"{number:04d}.png")
     return folder
@@ -112,43 +113,68 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pictures(digits: Path, tmp_path: Path) -> Path:
-    """The digits as a folder of the test's own, to be changed at will."""
+    """The digits in a folder of the test's own, which it may change."""
     return Path(shutil.copytree(digits, tmp_path / "pictures"))
 
 
-QUICK = ["evaluation.encode_latency_queries=0", "evaluation.projection_seconds=0"]  # neither of which most tests look at
+QUICK = ["evaluation.encode_latency_queries=0", "evaluation.projection_seconds=0"]  # neither matters to most tests
+# In float32 a vector does not depend on the rest of its batch, and no precision is compared first.
+SETTINGS = [*QUICK, "encoder.precision=float32", "encoder.chunk_rows=50", "index.shards=2"]
 
 Build = Callable[..., dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class FinishedBuild:
+    """A root, and the summary of the build that filled it."""
+
+    root: Path
+    summary: dict[str, Any]
+
+
 @pytest.fixture
 def build(server: str, tmp_path: Path) -> Build:
-    """Run the flow on a folder of pictures in this process: build(folder, "dotted.key=value", root=...) -> summary.
-
-    In float32, so that a vector does not depend on those that were encoded beside it, and nothing is compared first; QUICK.
-    """
+    """Run the flow on a folder of images in this process: build(folder, "dotted.key=value", root=...) -> summary."""
     from indexmill.flows.build_index import build_index
 
     def run(pictures: Path, *settings: str, root: Path | None = None, config: str = "demo-images", **options: str) -> dict[str, Any]:
-        chosen = [f"dataset.path={pictures}", "encoder.precision=float32"] if config == "demo-images" else []
-        return build_index(config, str(root or tmp_path / "root"), [*chosen, *QUICK, *settings], **options)
+        defaults = [f"dataset.path={pictures}", "encoder.precision=float32"] if config == "demo-images" else []
+        return build_index(config, str(root or tmp_path / "root"), [*defaults, *QUICK, *settings], **options)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def encoded_digits(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root in which the digits were encoded once."""
+def finished_build(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedBuild:
+    """The digits built with SETTINGS: three parts of vectors, two shards. Only to be read and copied."""
     from indexmill.flows.build_index import build_index
 
-    root = tmp_path_factory.mktemp("encoded") / "root"
-    build_index("demo-images", str(root), [f"dataset.path={digits}", "encoder.precision=float32", *QUICK])
+    root = tmp_path_factory.mktemp("finished") / "root"
+    return FinishedBuild(root, build_index("demo-images", str(root), [f"dataset.path={digits}", *SETTINGS]))
+
+
+def copy_encoded_digits(finished: FinishedBuild, root: Path) -> Path:
+    """Copy what spares a build the slow work: vectors, the encoder's profile, and checks of images. Returns the root."""
+    for name in ("embeddings", "encoders", "image_checks"):
+        shutil.copytree(finished.root / name, root / name)
     return root
 
 
 @pytest.fixture
-def quick_build(build: Build, encoded_digits: Path, tmp_path: Path) -> Build:
+def quick_build(build: Build, finished_build: FinishedBuild, tmp_path: Path) -> Build:
     """`build` for a test that does not look at encoding: the embedding store of its root has the digits' vectors already."""
-    for name in ("embeddings", "encoders"):
-        shutil.copytree(encoded_digits / name, tmp_path / "root" / name)
+    copy_encoded_digits(finished_build, tmp_path / "root")
     return build
+
+
+@pytest.fixture
+def next_build(finished_build: FinishedBuild, server: str, tmp_path: Path) -> Build:
+    """Run the flow with SETTINGS in a copy of the finished root: next_build(folder, "dotted.key=value") -> summary."""
+    from indexmill.flows.build_index import build_index
+
+    root = Path(shutil.copytree(finished_build.root, tmp_path / "root"))
+
+    def run(pictures: Path, *settings: str, **options: str) -> dict[str, Any]:
+        return build_index("demo-images", str(root), [f"dataset.path={pictures}", *SETTINGS, *settings], **options)
+
+    return run
