@@ -1,1 +1,1 @@
-"""What runs, in which order, and the command line."""
+"""Prefect flows that build, plan, study and watch indexes, and what they need around them."""

@@ -1,4 +1,4 @@
-"""The flow `build-index`: one pipeline from its source to a published snapshot."""
+"""The flow `build-index`: run one pipeline, from its source to a published snapshot."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ from typing import Any
 
 from prefect import flow
 
-from indexmill.configs.loading import load_config
 from indexmill.configs.models import PipelineConfig, StudyConfig
 from indexmill.flows.build_summary import BuildSummary, summarize_build
 from indexmill.flows.cancellation import cancel_on_signal
-from indexmill.flows.environment import open_root
+from indexmill.flows.pipeline_context import lease_index, open_pipeline
 from indexmill.flows.planning import check_fit, plan_build
-from indexmill.flows.preflight import check_encoder, check_factory, check_sizes, get_index_embeddings
+from indexmill.flows.preflight import check_encoder, check_sizes, get_index_embeddings
 from indexmill.flows.stage_runner import StageName, StageRunner, select_stages_from
 from indexmill.flows.webhook import send_webhook
 from indexmill.storage.disk_errors import translate_disk_errors
 from indexmill.storage.errors import DamagedFile
-from indexmill.storage.locks import lease
 from indexmill.storage.records import Dataset, SplitDataset, ValidatedDataset
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
@@ -25,7 +23,8 @@ from indexmill.tasks.encode import encode
 from indexmill.tasks.encoding import EncoderIdentity
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.evaluate import evaluate
-from indexmill.tasks.ingest import ingest, revision, unread
+from indexmill.tasks.indexing.factory import check_factory
+from indexmill.tasks.ingest import describe_unreadable_files, ingest, read_source_revision
 from indexmill.tasks.publish import publish
 from indexmill.tasks.shard import shard
 from indexmill.tasks.split import split
@@ -34,10 +33,99 @@ from indexmill.tasks.tune import tune
 from indexmill.tasks.validate import list_transient_reasons, validate
 
 
+def run_stages(config: PipelineConfig, stages: StageRunner, *, rehash: bool = False, force: str | None = None) -> BuildSummary:
+    """Run all stages in order. Each takes records and its part of the config, and returns the next record."""
+    root, run = stages.root, stages.run
+    with EncoderProcess() as process:
+        dataset, validated, split_dataset, identity = run_data_stages(config, stages, process, rehash=rehash, record_revision=True)
+        check_sizes(config, split_dataset)
+        check_fit(plan_build(config, root, identity, validated, split_dataset))
+        embeddings = run(encode, process, split_dataset, config.encoder, identity, config.validate_.max_reject_fraction)
+    index_embeddings = get_index_embeddings(config, embeddings)
+    query_embeddings = embeddings.for_modality(config.evaluation.query_modality or config.index.modality)
+    trained = run(train, config.name, index_embeddings, config.index)
+    shards = run(shard, config.name, index_embeddings, trained, config.index)
+    tuned = run(tune, index_embeddings, query_embeddings, trained, shards, config.index)
+    evaluation = run(
+        evaluate,
+        config.name,
+        embeddings,
+        trained,
+        shards,
+        tuned,
+        config.index,
+        config.encoder,
+        config.evaluation,
+        config.split.leaks,
+        split_dataset.image_root,
+        split_dataset.pairs,
+    )
+    snapshot = run(
+        publish,
+        config.model_copy(update={"study": StudyConfig()}),
+        validated,
+        split_dataset,
+        embeddings,
+        trained,
+        shards,
+        tuned,
+        evaluation,
+        force,
+        stages.seconds(),
+        staleness_check=lambda record: "" if Snapshots(root, config.name).get_live_id() else "nothing is live",
+    )
+    return summarize_build(
+        config,
+        stages,
+        dataset=dataset,
+        validated=validated,
+        embeddings=embeddings,
+        trained=trained,
+        tuned=tuned,
+        evaluation=evaluation,
+        snapshot=snapshot,
+    )
+
+
+def run_data_stages(
+    config: PipelineConfig, stages: StageRunner, process: EncoderProcess, *, rehash: bool = False, record_revision: bool = False
+) -> tuple[Dataset, ValidatedDataset, SplitDataset, EncoderIdentity]:
+    """Run the stages before encoding, and identify the encoder.
+
+    The encoder is checked first, so that a wrong model is found before the data are read.
+
+    Args:
+        config: The pipeline.
+        stages: The runner of this build.
+        process: The encoding process, which starts to load the model if there will be something to encode.
+        rehash: Read every file again, even if its size and modification time are unchanged.
+        record_revision: Record the source's revision for `watch-sources`, as a build does, and a plan or a study does
+            not.
+
+    Returns:
+        The records of ingest, validate and split, and the encoder's identity in float32.
+    """
+    root, run = stages.root, stages.run
+    check_factory(config.index)
+    identity = check_encoder(config.encoder, root, process)
+    source_revision = read_source_revision(config.dataset, root)
+    if record_revision and root.read_last_revision(config.name) not in (None, source_revision):
+        process.preload(config.encoder)  # the source has changed, so there will be something to encode
+    dataset = run(ingest, config.name, config.dataset, source_revision, rehash, staleness_check=describe_unreadable_files)
+    if record_revision:
+        root.scratch.write_text(root.revision_file(config.name), dataset.revision + "\n")
+    validated = run(validate, dataset, config.validate_, staleness_check=list_transient_reasons)
+    return dataset, validated, run(split, validated, config.split), identity
+
+
 @flow(
-    name="build-index", flow_run_name="{config}", validate_parameters=False,
-    on_failure=[send_webhook], on_crashed=[send_webhook], on_cancellation=[send_webhook],
-)  # fmt: skip
+    name="build-index",
+    flow_run_name="{config}",
+    validate_parameters=False,
+    on_failure=[send_webhook],
+    on_crashed=[send_webhook],
+    on_cancellation=[send_webhook],
+)
 @cancel_on_signal
 def build_index(
     config: str,
@@ -47,94 +135,39 @@ def build_index(
     force: str | None = None,
     refresh: StageName | None = None,
 ) -> dict[str, Any]:
-    """Build the index of a pipeline and publish it if it is good. Returns the summary that `indexmill build --json` prints.
+    """Build the index of a pipeline, and publish it if it passes the gate.
 
     Args:
-        config: A name under configs/, or the path of a YAML file.
-        root: Where everything lies; INDEXMILL_ROOT by default, else ./indexmill-data.
+        config: The name of a bundled pipeline, or the path of a YAML file.
+        root: The directory that holds everything; INDEXMILL_ROOT by default, else ./indexmill-data.
         settings: Changes to the config, each `dotted.key=value`.
-        rehash: Read every file again, whatever its size and modification time say.
-        force: The reason for publishing the build even if the gate refuses it; the manifest keeps it.
-        refresh: A stage that is done again, with those that follow it, whatever is remembered.
+        rehash: Read every file again, even if its size and modification time are unchanged.
+        force: Publish the build even if the gate refuses it; this reason is kept in the manifest.
+        refresh: Run this stage and all later ones again, even if their results are cached.
+
+    Returns:
+        The summary that `indexmill build --json` prints.
     """
-    pipeline = load_config(config, settings or [])
     stages_to_refresh = select_stages_from(refresh) | (frozenset({"ingest"}) if rehash else frozenset())
-    storage_root = open_root(root)
-    try:
-        with (
-            translate_disk_errors(storage_root.path),
-            storage_root.hold_shared(),
-            lease(storage_root.index(pipeline.name) / "lease", holder=f"build-index of {pipeline.name}"),
-        ):
-            storage_root.remove_stale_temporaries()
-            try:
-                with translate_disk_errors(storage_root.path):
-                    stages = StageRunner(
-                        storage_root, thorough=not _is_live_snapshot_intact(storage_root, pipeline.name), refresh=stages_to_refresh
-                    )
-                    return run_stages(pipeline, stages, rehash=rehash, force=force).to_json()
-            except DamagedFile:
-                # A file changed behind its record. Once more, and this time every digest is checked before a record is believed.
-                return run_stages(
-                    pipeline, StageRunner(storage_root, thorough=True, refresh=stages_to_refresh), rehash=rehash, force=force
-                ).to_json()
-    finally:
-        storage_root.close()
-
-
-def run_stages(config: PipelineConfig, stages: StageRunner, *, rehash: bool = False, force: str | None = None) -> BuildSummary:
-    """All stages in their order. Each takes records and its own part of the config, and hands a record on."""
-    root, run = stages.root, stages.run
-    with EncoderProcess() as process:
-        dataset, validated, split_dataset, identity = run_data_stages(config, stages, process, rehash=rehash, record_revision=True)
-        check_sizes(config, split_dataset)
-        check_fit(plan_build(config, root, identity, validated, split_dataset))
-        embeddings = run(encode, process, split_dataset, config.encoder, identity, config.validate_.max_reject_fraction)
-    index_embeddings = get_index_embeddings(config, embeddings)
-    trained = run(train, config.name, index_embeddings, config.index)
-    shards = run(shard, config.name, index_embeddings, trained, config.index)
-    tuned = run(
-        tune,
-        index_embeddings,
-        embeddings.for_modality(config.evaluation.query_modality or config.index.modality),
-        trained,
-        shards,
-        config.index,
-    )
-    evaluation = run(
-        evaluate, config.name, embeddings, trained, shards, tuned, config.index, config.encoder, config.evaluation, config.split.leaks,
-        split_dataset.image_root, split_dataset.pairs,
-    )  # fmt: skip
-    snapshot = run(
-        publish, config.model_copy(update={"study": StudyConfig()}), validated, split_dataset, embeddings, trained, shards, tuned, evaluation,
-        force, stages.seconds(),
-        staleness_check=lambda record: "" if Snapshots(root, config.name).get_live_id() else "nothing is live",
-    )  # fmt: skip
-    return summarize_build(config, stages, dataset, validated, embeddings, trained, tuned, evaluation, snapshot)
-
-
-def run_data_stages(
-    config: PipelineConfig, stages: StageRunner, process: EncoderProcess, *, rehash: bool = False, record_revision: bool = False
-) -> tuple[Dataset, ValidatedDataset, SplitDataset, EncoderIdentity]:
-    """The stages before the slow ones, and the encoder's identity in float32: asked first, so that a wrong model costs no reading.
-
-    building: the watch is told that a build saw this revision of the source, however it ends. A plan or a study tells it nothing.
-    """
-    root, run = stages.root, stages.run
-    check_factory(config.index)
-    identity = check_encoder(config.encoder, root, process)
-    source_revision = revision(config.dataset, root)
-    if record_revision and root.read_last_revision(config.name) not in (None, source_revision):
-        process.preload(config.encoder)  # something has changed, so there will be something to encode
-    dataset = run(ingest, config.name, config.dataset, source_revision, rehash, staleness_check=unread)
-    if record_revision:
-        root.scratch.write_text(root.revision_file(config.name), dataset.revision + "\n")
-    validated = run(validate, dataset, config.validate_, staleness_check=list_transient_reasons)
-    return dataset, validated, run(split, validated, config.split), identity
+    with (
+        open_pipeline(config, root, settings) as (pipeline, storage_root),
+        storage_root.hold_shared(),
+        lease_index(storage_root, pipeline.name, "build-index"),
+    ):
+        storage_root.remove_stale_temporaries()
+        is_intact = _is_live_snapshot_intact(storage_root, pipeline.name)
+        try:
+            with translate_disk_errors(storage_root.path):
+                runner = StageRunner(storage_root, thorough=not is_intact, refresh=stages_to_refresh)
+                return run_stages(pipeline, runner, rehash=rehash, force=force).to_json()
+        except DamagedFile:
+            # A file changed after its record was written: try once more, and check digests before reusing any record.
+            runner = StageRunner(storage_root, thorough=True, refresh=stages_to_refresh)
+            return run_stages(pipeline, runner, rehash=rehash, force=force).to_json()
 
 
 def _is_live_snapshot_intact(root: Root, name: str) -> bool:
-    """Whether every file of the live snapshot is as its manifest says; true before the first."""
+    """Return whether every file of the live snapshot matches its manifest; true if nothing is live."""
     snapshots = Snapshots(root, name)
     if snapshots.get_live_id() is None:
         return True

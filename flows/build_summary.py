@@ -10,13 +10,35 @@ from indexmill.flows.stage_runner import StageRunner
 from indexmill.storage import catalog
 from indexmill.storage.index_records import TrainedIndex, TunedIndex
 from indexmill.storage.records import Dataset, EmbeddingSet, Evaluation, Snapshot, ValidatedDataset
+from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 from indexmill.tasks.progress import track
 
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """One build in figures. encoded and reused count distinct contents; path and report are absolute."""
+    """One build in numbers.
+
+    Args:
+        name: The index.
+        snapshot_id: The snapshot that the build made, or found unchanged.
+        path: The snapshot's folder, absolute.
+        report: Its HTML report, absolute.
+        published: Whether the snapshot is now the live one.
+        items: Items in the source, rejects included.
+        database: Items on the database side.
+        query: Items on the query side.
+        rejected: Items that could not be used.
+        encoded: Distinct contents encoded by this build.
+        reused: Distinct contents whose embeddings were already stored.
+        truncated: Texts of which the encoder read only the beginning.
+        precision: The number format of the forward pass.
+        precision_check: How it compares with float32; None if it was not checked.
+        index: Factory, search parameters, and how they came about.
+        stages: Seconds of each stage, and whether its result was cached.
+        metrics: Means over queries.
+        timings: Milliseconds and queries per second.
+    """
 
     name: str
     snapshot_id: str
@@ -38,41 +60,69 @@ class BuildSummary:
     timings: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """The summary as `--json` prints it."""
+        """Return the summary as `--json` prints it."""
         return asdict(self)
 
 
 def summarize_build(
-    config: PipelineConfig, stages: StageRunner, dataset: Dataset, validated: ValidatedDataset,
-    embeddings: EmbeddingSet, trained: TrainedIndex, tuned: TunedIndex, evaluation: Evaluation, snapshot: Snapshot,
-) -> BuildSummary:  # fmt: skip
-    """The summary of a finished build. `published`: whether its snapshot is the live one now."""
+    config: PipelineConfig,
+    stages: StageRunner,
+    *,
+    dataset: Dataset,
+    validated: ValidatedDataset,
+    embeddings: EmbeddingSet,
+    trained: TrainedIndex,
+    tuned: TunedIndex,
+    evaluation: Evaluation,
+    snapshot: Snapshot,
+) -> BuildSummary:
+    """Summarize a finished build from the records of its stages.
+
+    The catalog is rebuilt first if it is missing or damaged.
+    """
     root = stages.root
-    if not root.catalog.exists() or catalog.find_catalog_damage(root):
-        with track("making the catalog anew, which was gone or damaged", 1) as advance:
-            catalog.rebuild(root)
-            advance(1)
+    _ensure_catalog(root)
     folder = root.path / snapshot.folder
     encoded = 0 if stages.runs["encode"].cached else embeddings.encoded
     return BuildSummary(
-        name=config.name, snapshot_id=snapshot.snapshot_id, path=str(folder), report=str(folder / "report" / "report.html"),
-        published=Snapshots(root, config.name).get_live_id() == snapshot.snapshot_id, items=dataset.items, database=embeddings.database,
-        query=embeddings.query, rejected=validated.rejected + embeddings.rejected, truncated=embeddings.truncated,
-        precision=embeddings.encoder["precision"], precision_check=embeddings.encoder.get("precision_check"),
+        name=config.name,
+        snapshot_id=snapshot.snapshot_id,
+        path=str(folder),
+        report=str(folder / "report" / "report.html"),
+        published=Snapshots(root, config.name).get_live_id() == snapshot.snapshot_id,
+        items=dataset.items,
+        database=embeddings.database,
+        query=embeddings.query,
+        rejected=validated.rejected + embeddings.rejected,
+        encoded=encoded,
+        reused=embeddings.encoded + embeddings.reused - encoded,
+        truncated=embeddings.truncated,
+        precision=embeddings.encoder["precision"],
+        precision_check=embeddings.encoder.get("precision_check"),
         index=_describe_index(trained, tuned),
-        encoded=encoded, reused=embeddings.encoded + embeddings.reused - encoded,
-        stages={name: asdict(run) for name, run in stages.runs.items()}, metrics=evaluation.metrics, timings=evaluation.timings,
-    )  # fmt: skip
+        stages={name: asdict(run) for name, run in stages.runs.items()},
+        metrics=evaluation.metrics,
+        timings=evaluation.timings,
+    )
+
+
+def _ensure_catalog(root: Root) -> None:
+    if root.catalog.exists() and not catalog.find_catalog_damage(root):
+        return
+    with track("rebuilding the catalog, which is missing or damaged", 1) as advance:
+        catalog.rebuild(root)
+        advance(1)
 
 
 def _describe_index(trained: TrainedIndex, tuned: TunedIndex) -> dict[str, Any]:
-    """What the index is, how it is searched, and why."""
-    params = {name: value for name, value in tuned.params.model_dump().items() if value}
-    tuning_fields = {"target": tuned.target, "met": tuned.met, "recall_bound": tuned.recall_bound, "latency_met": tuned.latency_met}
     return {
         "factory": trained.factory,
         "rerank": trained.rerank,
-        "params": params,
+        "params": {name: value for name, value in tuned.params.model_dump().items() if value},
         "training": trained.reason,
         "tuning": tuned.reason,
-    } | tuning_fields
+        "target": tuned.target,
+        "met": tuned.met,
+        "recall_bound": tuned.recall_bound,
+        "latency_met": tuned.latency_met,
+    }

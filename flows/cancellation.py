@@ -23,9 +23,9 @@ R = TypeVar("R")
 
 
 def cancel_on_signal(body: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a flow's function, below @flow: a signal stops it at the next commit.
+    """Decorate a flow's function (below @flow) so that SIGTERM and SIGINT stop it at the next commit.
 
-    The run's state is then Cancelled, and who called the flow gets Stopped.
+    The run's state becomes Cancelled, and the caller of the flow gets a Stopped error.
     """
 
     @wraps(body)
@@ -36,17 +36,19 @@ def cancel_on_signal(body: Callable[P, R]) -> Callable[P, R]:
         except Stopped as error:
             state: State[Any] = Cancelled(message=str(error), data=error)
             _run_cancellation_hooks(state)
-            return cast(R, state)  # Prefect takes a state that a flow returns for the run's, and raises what is in it
+            return cast(R, state)  # Prefect takes a returned state as the run's state, and raises its error
 
     return run
 
 
 @contextmanager
 def _handle_signals() -> Iterator[None]:
-    """Heed SIGTERM and SIGINT in place of Prefect, which would end the run as Crashed at once. Only the main thread can.
+    """Handle SIGTERM and SIGINT instead of Prefect, which would end the run as Crashed at once.
 
-    Prefect installs its handler when the run starts, so this is for within the flow. A signal that the process was started to ignore
-    (a shell's background job) stays ignored.
+    Only the main thread can set signal handlers; in other threads this does nothing.
+
+    Prefect installs its handlers when the run starts, so this must be called inside the flow. Signals that the
+    process ignores from the start (as a shell's background job does) stay ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -63,16 +65,16 @@ def _handle_signals() -> Iterator[None]:
 
 
 def _handle_signal(number: int, frame: object) -> None:  # noqa: ARG001 (a handler's signature)
-    """The first signal asks; a second one, or one that comes while the work waits for others, ends it where it is."""
+    """Request a stop at the first signal; stop at once at the second, or while the build only waits for other work."""
     name = signal.Signals(number).name
     if stopping.can_stop_immediately():
         raise stopping.build_stopped_error(signal.Signals(number), "at once")
     stopping.request_stop(number)
-    os.write(2, f"{name}: stopping at the next file that is finished; once more to stop at once\n".encode())
+    os.write(2, f"{name}: stopping after the current file; send it again to stop at once\n".encode())
 
 
 def _run_cancellation_hooks(state: State[Any]) -> None:
-    """Call the flow's hooks for a cancelled run, unless a worker cancels it: that calls them itself."""
+    """Call the flow's hooks for cancelled runs, unless a worker cancelled this one: a worker calls them itself."""
     context = FlowRunContext.get()
     if context is None or context.flow is None or context.flow_run is None:
         return

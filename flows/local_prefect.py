@@ -17,9 +17,9 @@ from prefect.settings import get_current_settings
 
 
 class _DetachedServer(SubprocessASGIServer):
-    """Prefect's, in a process group of its own.
+    """Prefect's embedded server, in its own process group.
 
-    Ctrl-C, or a signal to all of a group, must not take the server from a build that has yet to say how it ended.
+    Ctrl-C, or a signal to the whole group, must not stop the server before the build has reported its final state.
     """
 
     def _run_uvicorn_command(self) -> subprocess.Popen[bytes]:
@@ -33,10 +33,10 @@ class _DetachedServer(SubprocessASGIServer):
 
 @contextmanager
 def embedded_server() -> Iterator[Callable[[], None]]:
-    """Start Prefect's own temporary server in the background; yields a function that returns once it answers.
+    """Start a temporary Prefect server in the background; yields a function that waits until it answers.
 
-    Stopped at the end of the block. Does nothing where a server is configured. Prefect would start the same server by itself, but
-    only at the first flow run, and it would leave it behind if this process were killed.
+    The server stops at the end of the block. Where a server is configured, nothing is started. Prefect would start
+    the same server itself, but only at the first flow run, and would leave it running if this process were killed.
     """
     if get_current_settings().api.url:
         yield lambda: None
@@ -47,13 +47,13 @@ def embedded_server() -> Iterator[Callable[[], None]]:
         while server.server_process is None and not start_future.done():
             time.sleep(0.01)
         if server.server_process is None:
-            start_future.result()  # it could not be started: raises why
-            raise RuntimeError("the embedded Prefect server has no process")
+            start_future.result()  # raises the reason
+            raise RuntimeError("the embedded Prefect server has not started")
         watchdog = _start_watchdog(server.server_process.pid)
         try:
             yield lambda: start_future.result()
         finally:
-            # What is still to be sent goes while somebody listens; afterwards Prefect would try for a minute.
+            # Send what is still queued while the server runs; afterwards Prefect would retry for a minute.
             for sender in (APILogWorker, EventsWorker):
                 sender.drain_all(timeout=10)
             server.stop()
@@ -61,5 +61,8 @@ def embedded_server() -> Iterator[Callable[[], None]]:
 
 
 def _start_watchdog(pid: int) -> subprocess.Popen[bytes]:
-    """A shell that waits on a pipe which only this process holds open: when it closes, by our end or our death, `pid` is killed."""
+    """Start a shell that kills `pid` when this process ends, however it ends.
+
+    The shell waits on a pipe that only this process holds open.
+    """
     return subprocess.Popen(["sh", "-c", 'read -r _; kill -9 "$0" 2>/dev/null', str(pid)], stdin=subprocess.PIPE, start_new_session=True)

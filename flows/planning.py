@@ -1,13 +1,12 @@
-"""What a build would do, counted before it does it: items, seconds, bytes, memory; and whether it fits."""
+"""Estimate a build before it runs: items, seconds, disk, memory, and whether it fits on this machine."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 from pydantic import ByteSize
@@ -20,22 +19,33 @@ from indexmill.storage.errors import InputError
 from indexmill.storage.records import Modality, SplitDataset, ValidatedDataset
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
-from indexmill.tasks.encoding import MODALITIES_BY_KIND, EncoderIdentity
+from indexmill.tasks.encoding import EncoderIdentity
 from indexmill.tasks.encoding.device import get_device_name
-from indexmill.tasks.encoding.fill_store import write_captions
+from indexmill.tasks.encoding.fill_store import encodes_captions, open_captions
 from indexmill.tasks.indexing.factory import min_training_items
 from indexmill.tasks.indexing.shard_builder import MAX_CONCURRENT_SHARDS
 from indexmill.tasks.indexing.training import load_last_training
 
 BUILD_PROCESS_BYTES = 1 << 30  # the build's own process: Prefect, DuckDB within its limit, blocks of rows
-DEFAULT_ENCODER_BYTES = 2 << 30  # the encoding process, before one has been seen at work
-ASSUMED_DIM = 1024  # numbers a vector, before the encoder has made one
+DEFAULT_ENCODER_BYTES = 2 << 30  # the encoding process, before it has run on this device
+ASSUMED_DIM = 1024  # dimensions of a vector, before the encoder has run
+ROW_OVERHEAD_BYTES = 64  # an embedding's other columns
+ITEM_OVERHEAD_BYTES = 200  # an item's rows in tables and reports
 CGROUP_FOLDER = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
 class EncodePlan:
-    """One side of the encoder. rate: items a second as remembered for this device; seconds: None without a remembered rate."""
+    """What is to be encoded of one modality.
+
+    Args:
+        modality: `image` or `text`.
+        precision: The number format of the forward pass.
+        to_encode: Distinct contents without an embedding.
+        reused: Distinct contents whose embeddings are stored already.
+        rate: Items per second that this device has reached before; None if it has not run this encoder.
+        seconds: The estimated time; None without a rate.
+    """
 
     modality: Modality
     precision: str
@@ -47,9 +57,26 @@ class EncodePlan:
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """items: those that passed. new, changed, removed, unchanged: against the live snapshot. bytes: what the root will grow by at most.
+    """What the next build will do.
 
-    peak_bytes: an estimate of the largest resident size, the encoding process included. obstacles: why it cannot fit; empty when it does.
+    Args:
+        name: The index.
+        items: Valid items.
+        rejected: Items that cannot be used.
+        new: Items that the live snapshot lacks.
+        changed: Items whose content differs from the live snapshot's.
+        removed: Items of the live snapshot that are gone.
+        unchanged: Items that are as in the live snapshot.
+        to_encode: Distinct contents without an embedding.
+        reused: Distinct contents whose embeddings are stored already.
+        seconds: The estimated time of encoding; None if the device has not run this encoder.
+        encoding: One entry per modality.
+        training: Whether the last training of the index will be reused, and why.
+        bytes: The most that the root will grow by.
+        free_bytes: Free space on the root's disk.
+        peak_bytes: The estimated peak of resident memory, the encoding process included.
+        available_bytes: Memory available to the build.
+        obstacles: Why the build does not fit; empty if it does.
     """
 
     name: str
@@ -71,50 +98,88 @@ class BuildPlan:
     obstacles: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as `--json` prints it."""
+        """Return the plan as `--json` prints it."""
         return asdict(self)
+
+
+class _Changes(NamedTuple):
+    """Numbers of items, compared with the live snapshot."""
+
+    new: int
+    changed: int
+    removed: int
+    unchanged: int
+
+    @property
+    def total(self) -> int:
+        return self.new + self.changed + self.removed
+
+
+class _EncodeEstimate(NamedTuple):
+    """The plan for one modality, the dimensions of its vectors, and the memory of its encoding process in bytes."""
+
+    plan: EncodePlan
+    dim: int
+    process_bytes: int
 
 
 def plan_build(
     config: PipelineConfig, root: Root, identity: EncoderIdentity, validated: ValidatedDataset, split: SplitDataset
 ) -> BuildPlan:
-    """The plan for items that are listed, checked and split already. identity: the encoder's in float32."""
-    new, changed, removed, unchanged = _count_changes(root, config.name, split)
-    encode_plans, dim, encoder_bytes = [], 0, 0
-    for modality, items in _iterate_modalities(root, config, split):
-        encode_plan, modality_dim, modality_bytes = _plan_encoding(root, config, identity, modality, items)
-        encode_plans.append(encode_plan)
-        dim, encoder_bytes = max(dim, modality_dim), max(encoder_bytes, modality_bytes if encode_plan.to_encode else 0)
+    """Plan a build whose items are already listed, validated and split.
+
+    Args:
+        config: The pipeline.
+        root: The root of the build.
+        identity: The encoder's identity in float32.
+        validated: The record of the stage `validate`.
+        split: The record of the stage `split`.
+    """
+    changes = _count_changes(root, config.name, split)
+    estimates = list(_estimate_encoding(root, config, identity, split))
+    encode_plans = [estimate.plan for estimate in estimates]
     to_encode = sum(encode_plan.to_encode for encode_plan in encode_plans)
-    known = [encode_plan.seconds for encode_plan in encode_plans if encode_plan.seconds is not None]
-    size, peak = (
-        _estimate_disk_bytes(config, split, to_encode, dim, touched=bool(new + changed + removed)),
-        _estimate_peak_bytes(config, split, dim, encoder_bytes),
-    )
-    free, available = shutil.disk_usage(root.path).free, available_memory()
+    known_seconds = [encode_plan.seconds for encode_plan in encode_plans if encode_plan.seconds is not None]
+    dim = max(estimate.dim for estimate in estimates)
+    encoder_bytes = max(estimate.process_bytes if estimate.plan.to_encode else 0 for estimate in estimates)
+    disk_bytes = _estimate_disk_bytes(config, split, to_encode, dim, has_changes=changes.total > 0)
+    peak_bytes = _estimate_peak_bytes(config, split, dim, encoder_bytes)
+    free_bytes, available_bytes = shutil.disk_usage(root.path).free, available_memory()
     return BuildPlan(
-        name=config.name, items=split.database + split.query, rejected=validated.rejected, new=new, changed=changed, removed=removed,
-        unchanged=unchanged, to_encode=to_encode, reused=sum(encode_plan.reused for encode_plan in encode_plans),
-        seconds=round(sum(known), 1) if len(known) == len(encode_plans) else None, encoding=encode_plans,
-        training=_describe_training(root, config, new + changed + removed, unchanged), bytes=size, free_bytes=free, peak_bytes=peak,
-        available_bytes=available, obstacles=_list_obstacles(size, free, peak, available),
-    )  # fmt: skip
+        name=config.name,
+        items=split.database + split.query,
+        rejected=validated.rejected,
+        new=changes.new,
+        changed=changes.changed,
+        removed=changes.removed,
+        unchanged=changes.unchanged,
+        to_encode=to_encode,
+        reused=sum(encode_plan.reused for encode_plan in encode_plans),
+        seconds=round(sum(known_seconds), 1) if len(known_seconds) == len(encode_plans) else None,
+        encoding=encode_plans,
+        training=_describe_training(root, config, changes),
+        bytes=disk_bytes,
+        free_bytes=free_bytes,
+        peak_bytes=peak_bytes,
+        available_bytes=available_bytes,
+        obstacles=_list_obstacles(disk_bytes, free_bytes, peak_bytes, available_bytes),
+    )
 
 
 def check_fit(plan: BuildPlan) -> None:
-    """Raise InputError for a plan that cannot fit on the disk or into memory."""
+    """Raise InputError if the build needs more disk space or memory than there is."""
     if plan.obstacles:
         raise InputError(
-            "this build would not fit",
+            "the build does not fit on this machine",
             where=plan.name,
-            expected="room for what it writes, and memory for what it holds",
+            expected="enough free disk space and memory",
             got="; ".join(plan.obstacles),
-            next_step="free some, build with dataset.limit, a smaller index or encoder.storage_dtype=float16, or choose another --root",
+            next_step="free some, lower dataset.limit, choose a smaller index or encoder.storage_dtype=float16, or use another --root",
         )
 
 
 def available_memory() -> int:
-    """Bytes that this process and its children may still take: the machine's, or the control group's where that is less."""
+    """Return the bytes that this process can still use: the machine's, or the control group's if that is less."""
     available = int(psutil.virtual_memory().available)
     try:
         limit, used = ((CGROUP_FOLDER / name).read_text().strip() for name in ("memory.max", "memory.current"))
@@ -123,82 +188,82 @@ def available_memory() -> int:
         return available
 
 
-def _count_changes(root: Root, name: str, split: SplitDataset) -> tuple[int, int, int, int]:
+def _count_changes(root: Root, name: str, split: SplitDataset) -> _Changes:
     snapshots, candidate_sql = Snapshots(root, name), parquet.scan_sql(root.file(split.table))
     if (live := snapshots.get_live_id()) is None:
-        return split.database + split.query, 0, 0, 0
+        return _Changes(new=split.database + split.query, changed=0, removed=0, unchanged=0)
     sql = (
         "SELECT count(*) FILTER (b.item_id IS NULL), count(*) FILTER (a.content_digest <> b.content_digest), "
         "count(*) FILTER (a.item_id IS NULL), count(*) FILTER (a.content_digest = b.content_digest) "
         f"FROM {candidate_sql} a FULL JOIN {parquet.scan_sql(snapshots.get_path(live) / 'items.parquet')} b ON a.item_id = b.item_id"
     )
-    new, changed, removed, unchanged = parquet.fetch_rows(sql, temp_dir=root.tmp)[0]
-    return new, changed, removed, unchanged
+    return _Changes(*parquet.fetch_rows(sql, temp_dir=root.tmp)[0])
 
 
-@contextmanager
-def _open_captions(root: Root, items: Path) -> Iterator[Path | None]:
-    with root.scratch.staging() as staging:
-        target = staging / "captions.parquet"
-        yield target if write_captions(items, target) else None
-
-
-def _iterate_modalities(root: Root, config: PipelineConfig, split: SplitDataset) -> Iterator[tuple[Modality, Path]]:
-    """What the encode stage will encode: the items, and the captions of images where the encoder takes texts too."""
+def _estimate_encoding(root: Root, config: PipelineConfig, identity: EncoderIdentity, split: SplitDataset) -> Iterator[_EncodeEstimate]:
+    """Estimate the encoding of each modality."""
     items = root.file(split.table)
-    yield split.modality, items
-    if split.modality == "image" and "text" in MODALITIES_BY_KIND[config.encoder.kind]:
-        with _open_captions(root, items) as captions:
+    yield _estimate_modality(root, config, identity, split.modality, items)
+    if encodes_captions(config.encoder, split.modality):
+        with open_captions(root, items) as captions:
             if captions:
-                yield "text", captions
+                yield _estimate_modality(root, config, identity, "text", captions)
 
 
-def _plan_encoding(
-    root: Root, config: PipelineConfig, identity: EncoderIdentity, modality: Modality, items: Path
-) -> tuple[EncodePlan, int, int]:
-    """One side's plan, the length of its vectors, and what its process has been seen to take."""
-    known = load_device_profile(root, identity.fingerprint, modality, get_device_name())
-    precision = (known.precision or "float32") if config.encoder.precision == "auto" else config.encoder.precision
+def _estimate_modality(root: Root, config: PipelineConfig, identity: EncoderIdentity, modality: Modality, items: Path) -> _EncodeEstimate:
+    profile = load_device_profile(root, identity.fingerprint, modality, get_device_name())
+    precision = (profile.precision or "float32") if config.encoder.precision == "auto" else config.encoder.precision
     store = EmbeddingStore(root, identity.for_store(modality, precision, config.encoder.storage_dtype).fingerprint)
     distinct = int(parquet.fetch_rows(f"SELECT count(DISTINCT content_digest) FROM {parquet.scan_sql(items)}", temp_dir=root.tmp)[0][0])
-    missing, rate = store.count_missing(items), known.rates.get(precision)
+    missing, rate = store.count_missing(items), profile.rates.get(precision)
     seconds = 0.0 if not missing else round(missing / rate, 1) if rate else None
-    encode_plan = EncodePlan(modality, precision, missing, distinct - missing, rate, seconds)
-    return encode_plan, store.dim if store.list_readable_parts() else ASSUMED_DIM, known.peak_bytes or DEFAULT_ENCODER_BYTES
-
-
-def _describe_training(root: Root, config: PipelineConfig, touched: int, unchanged: int) -> str:
-    """What will become of the last training, as far as that can be told before anything is encoded."""
-    last = load_last_training(root, config.name, Snapshots(root, config.name).read_live_manifest())
-    if last is None:
-        return "new: the first of this index"
-    if not touched:
-        return "reused"
-    share, limit = touched / (touched + unchanged), config.index.drift.max_changed
-    return (
-        f"new: {share:.0%} of the items changed"
-        if share > limit
-        else f"reused, unless the {touched:,} items that changed have drifted from it"
+    return _EncodeEstimate(
+        plan=EncodePlan(modality, precision, to_encode=missing, reused=distinct - missing, rate=rate, seconds=seconds),
+        dim=store.dim if store.list_readable_parts() else ASSUMED_DIM,
+        process_bytes=profile.peak_bytes or DEFAULT_ENCODER_BYTES,
     )
 
 
-def _estimate_disk_bytes(config: PipelineConfig, split: SplitDataset, to_encode: int, dim: int, *, touched: bool) -> int:
-    """Embeddings, and shards as if each vector were stored whole; tables and reports besides."""
-    stored = 2 if config.encoder.storage_dtype == "float16" else 4
-    items = split.database + split.query
-    return to_encode * (dim * stored + 64) + (items * (dim * 4 + 8 + 200) if touched or to_encode else 0)
+def _describe_training(root: Root, config: PipelineConfig, changes: _Changes) -> str:
+    """Predict whether the last training will be reused, as far as that is known before anything is encoded."""
+    last = load_last_training(root, config.name, Snapshots(root, config.name).read_live_manifest())
+    if last is None:
+        return "new: the first training of this index"
+    if not changes.total:
+        return "reused"
+    changed_share = changes.total / (changes.total + changes.unchanged)
+    if changed_share > config.index.drift.max_changed:
+        return f"new: {changed_share:.0%} of the items changed"
+    return f"reused, unless the {changes.total:,} changed items have drifted"
+
+
+def _estimate_disk_bytes(config: PipelineConfig, split: SplitDataset, to_encode: int, dim: int, *, has_changes: bool) -> int:
+    """Estimate the embeddings, the tables and reports, and the shards as if every vector were stored uncompressed."""
+    number_bytes = 2 if config.encoder.storage_dtype == "float16" else 4
+    embedding_bytes = to_encode * (dim * number_bytes + ROW_OVERHEAD_BYTES)
+    if not has_changes and not to_encode:
+        return embedding_bytes
+    return embedding_bytes + (split.database + split.query) * (dim * 4 + 8 + ITEM_OVERHEAD_BYTES)
 
 
 def _estimate_peak_bytes(config: PipelineConfig, split: SplitDataset, dim: int, encoder_bytes: int) -> int:
-    """The larger of encoding and of training with its sample twice in memory, or filling a shard; beside the build's own process."""
+    """Estimate the build's process plus the largest of encoding, training (two copies of its sample) and filling shards."""
     sample = min(split.database, max(10_000, min_training_items(config.index.factory) * config.index.train_points_per_list))
-    shard = config.index.shard_bytes if config.index.shards == "auto" else -(-split.database // config.index.shards) * (dim * 4 + 8)
-    return BUILD_PROCESS_BYTES + max(encoder_bytes, min(2 * sample * dim * 4, config.index.train_memory), MAX_CONCURRENT_SHARDS * shard)
+    training_bytes = min(2 * sample * dim * 4, config.index.train_memory)
+    if config.index.shards == "auto":
+        shard_bytes: int = config.index.shard_bytes
+    else:
+        shard_bytes = -(-split.database // config.index.shards) * (dim * 4 + 8)
+    return BUILD_PROCESS_BYTES + max(encoder_bytes, training_bytes, MAX_CONCURRENT_SHARDS * shard_bytes)
 
 
-def _list_obstacles(size: int, free: int, peak: int, available: int) -> list[str]:
-    needs = (("on the disk", size, free), ("of memory", peak, available))
-    return [f"{_format_bytes(need)} {what} are needed, {_format_bytes(there)} are there" for what, need, there in needs if need > there]
+def _list_obstacles(disk_bytes: int, free_bytes: int, peak_bytes: int, available_bytes: int) -> list[str]:
+    needs = (("disk space", disk_bytes, free_bytes, "free"), ("memory", peak_bytes, available_bytes, "available"))
+    return [
+        f"needs {_format_bytes(needed)} of {resource}; {_format_bytes(present)} {state}"
+        for resource, needed, present, state in needs
+        if needed > present
+    ]
 
 
 def _format_bytes(number: int) -> str:

@@ -1,4 +1,4 @@
-"""What can be refused before the slow work begins."""
+"""Checks that fail a build before its slow stages start."""
 
 from __future__ import annotations
 
@@ -11,77 +11,79 @@ from indexmill.tasks.encoding import MODALITIES_BY_KIND, EncoderIdentity, identi
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.encoding.protocol import ModelSpec
 from indexmill.tasks.gpu_slot import acquire_gpu_slot
-from indexmill.tasks.indexing.factory import check_factory, min_training_items
+from indexmill.tasks.indexing.factory import min_training_items
 from indexmill.tasks.progress import track
 
 
 def check_encoder(config: EncoderConfig, root: Root, process: EncoderProcess) -> EncoderIdentity:
-    """The encoder's identity in float32. One that never encoded under this root is loaded, to see that its weights are its own.
+    """Return the encoder's identity in float32; load a model that is new under this root, to check its weights.
 
-    Raises InputError for weights that are not there, not the expected ones, or of another architecture.
+    Raises:
+        InputError: The weights are missing, are not the expected ones, or belong to another architecture.
     """
     identity = identify(config)
     if not root.encoder(identity.fingerprint).is_dir():
         with acquire_gpu_slot() as is_shared, track("loading the model", 1) as advance:
-            process.load(ModelSpec(config, "float32", MODALITIES_BY_KIND[config.kind][0]))
+            process.check_model(ModelSpec(config, "float32", MODALITIES_BY_KIND[config.kind][0]))
             if is_shared:
-                process.stop()  # nothing stays on a device between turns
+                process.stop()  # leaves nothing on the device for the next holder of the slot
             advance(1)
     return identity
 
 
 def check_sizes(config: PipelineConfig, split: SplitDataset) -> None:
-    """Raise InputError where the items are too few for the cut-offs or the factory, or their labels say nothing."""
+    """Raise InputError if there are too few items for evaluation.k or the factory, no queries, or only one label."""
     ks, factory = config.evaluation.k, config.index.factory
-    sides = f"{split.database} on the database side, {split.query} on the query side"
+    side_counts = f"{split.database} on the database side, {split.query} on the query side"
     if split.labeled and split.labels == 1:
         raise InputError(
             "all items have one label, so every result would count as relevant",
             where=f"dataset of {config.name}" + (f": {split.image_root}" if split.image_root else ""),
             expected="at least 2 labels (sub-folders)",
             got=f"1 label over {split.database + split.query} items",
-            next_step="name the folder above as dataset.path, or --set dataset.labels=none to leave relevance out",
+            next_step="set dataset.path to the parent folder, or use --set dataset.labels=none to skip relevance metrics",
         )
     if split.database < max(ks):
-        fitting = [k for k in ks if k <= split.database] or [1]
+        smaller_ks = [k for k in ks if k <= split.database] or [1]
         raise InputError(
-            "there are fewer items than evaluation.k asks for",
+            "there are fewer items than the largest evaluation.k",
             where=f"evaluation.k = {list(ks)}",
             expected=f"at least {max(ks)} items on the database side",
-            got=sides,
-            next_step=f"add items, or --set evaluation.k={fitting}".replace(" [", "[").replace(", ", ","),
+            got=side_counts,
+            next_step=f"add items, or use --set evaluation.k=[{','.join(map(str, smaller_ks))}]",
         )
     if split.database < min_training_items(factory):
         raise InputError(
             "there are fewer items than the factory has lists or centroids",
             where=f"index.factory = {factory}",
             expected=f"at least {min_training_items(factory)} items on the database side",
-            got=sides,
-            next_step="add items, or --set index.factory=Flat",
+            got=side_counts,
+            next_step="add items, or use --set index.factory=Flat",
         )
     if not split.query and config.split.mode != "none":
         raise InputError(
-            "no item fell on the query side, so nothing can be measured",
+            "the query side is empty, so nothing can be measured",
             where=f"split.mode = {config.split.mode}",
             expected="at least 1 query",
-            got=sides,
-            next_step="add items, raise split.query_fraction, or --set split.mode=none to publish unmeasured",
+            got=side_counts,
+            next_step="add items, raise split.query_fraction, or use --set split.mode=none to publish without metrics",
         )
 
 
 def get_index_embeddings(config: PipelineConfig, embeddings: EmbeddingSet) -> EmbeddingSet:
-    """The vectors that the index holds. Raises InputError when there are none of them, or of those that it is to be asked with."""
+    """Return the embeddings that the index will hold.
+
+    Raises:
+        InputError: There are none of index.modality or of evaluation.query_modality.
+    """
     try:
         embeddings.for_modality(config.evaluation.query_modality)
         return embeddings.for_modality(config.index.modality)
-    except KeyError as wanted:
+    except KeyError as error:
         raise InputError(
-            f"there are no vectors of {wanted.args[0]}s",
+            f"there are no {error.args[0]} embeddings",
             where=f"index.modality = {config.index.modality}, evaluation.query_modality = {config.evaluation.query_modality}",
-            expected="images with captions, and an encoder of both (open-clip)",
+            expected="images with captions, and an encoder for both (open-clip)",
             got=f"{embeddings.modality}s, {config.encoder.kind}",
-            next_step="mend dataset.captions (folders) or dataset.text_column (tables), or leave both keys out",
+            next_step="set dataset.captions (folders) or dataset.text_column (tables), or remove both keys",
         ) from None
-
-
-__all__ = ["check_encoder", "check_factory", "check_sizes", "get_index_embeddings"]

@@ -17,15 +17,16 @@ JSON_SERIALIZER = JSONSerializer().model_dump(mode="json")
 
 
 class RecordStorage(LocalFileSystem):
-    """A folder of files that Prefect writes and reads. One that holds anything but a record is as good as not there.
+    """A folder for Prefect's result files. Files that do not hold a record are treated as missing.
 
-    Prefect reads a file by the serializer that the file itself names, which may be pickle, and its JSON may name any class to be made.
+    Prefect reads a result with the serializer named in the file, which may be pickle, and its JSON may name any class
+    to instantiate. Refusing such files here keeps a planted file from running code.
     """
 
     _block_type_name = "Indexmill records"
 
-    def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]  # Prefect asks both ways
-        """The bytes of a file. Raises ValueError where it is not there or holds no record."""
+    def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]  # Prefect calls both variants
+        """Return the bytes of a file. Raises ValueError if it does not exist or holds no record."""
         file_path = self._resolve_path(path)
         content = file_path.read_bytes() if file_path.is_file() else b""
         if not is_record_json(content):
@@ -33,12 +34,12 @@ class RecordStorage(LocalFileSystem):
         return content
 
     async def aread_path(self, path: str) -> bytes:
-        """As `read_path`."""
+        """Return the bytes of a file, as `read_path` does."""
         return self.read_path(path)
 
 
 def is_record_json(content: bytes) -> bool:
-    """Whether this is a record as Prefect writes it in JSON, and no other class is named in it."""
+    """Return whether this is a record in Prefect's JSON format that names no other class."""
     class_names: list[Any] = []
 
     def collect_class_names(value: dict[str, Any]) -> dict[str, Any]:

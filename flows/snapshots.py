@@ -1,161 +1,162 @@
-"""What can be asked of snapshots and done with them, and how it is printed."""
+"""Operations on the published snapshots of an index: list, compare, roll back, pin and verify."""
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from indexmill.storage import catalog
+from indexmill.configs.loading import list_bundled_pipelines
+from indexmill.flows.pipeline_context import lease_index
 from indexmill.storage.errors import InputError
-from indexmill.storage.garbage_collection import Garbage
-from indexmill.storage.locks import lease
 from indexmill.storage.manifests import Manifest
-from indexmill.storage.metrics_file import SnapshotDiff
+from indexmill.storage.metrics_file import MetricsFile, SnapshotDiff, read_metrics_history
 from indexmill.storage.retention import list_pinned, pin
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 
 
+def check_index(root: Root, name: str) -> None:
+    """Raise InputError if the index has no snapshot; the error lists the indexes under this root."""
+    if Snapshots(root, name).list_ids():
+        return
+    indexes = [index for index in root.list_indexes() if Snapshots(root, index).list_ids()]
+    similar = difflib.get_close_matches(name, indexes, n=1)
+    if similar:
+        next_step = f"did you mean {similar[0]}?"
+    elif name in list_bundled_pipelines():
+        next_step = f"indexmill build {name}"
+    else:
+        next_step = "choose one of these, or build one: indexmill pipelines" if indexes else "build one first: indexmill pipelines"
+    raise InputError(
+        f"there is no index {name}",
+        where=str(root.path),
+        expected="one of: " + ", ".join(indexes) if indexes else "a published index; there is none under this root yet",
+        got=name,
+        next_step=next_step,
+    )
+
+
 def list_snapshots(root: Root, name: str) -> list[dict[str, Any]]:
-    """A row a snapshot, oldest first."""
+    """Return one row per snapshot, oldest first."""
     snapshots = Snapshots(root, name)
-    live, kept = snapshots.get_live_id(), list_pinned(snapshots)
-    manifests = list(snapshots.read_manifests()) or [snapshots.read_manifest()]  # which says that there is none
+    live, pinned = snapshots.get_live_id(), list_pinned(snapshots)
     return [
-        {"snapshot_id": one.snapshot_id, "created_at": one.created_at, "verdict": one.verdict, "force_reason": one.force_reason,
-         "live": one.snapshot_id == live, "pinned": one.snapshot_id in kept, "items": one.items, "rejected": one.rejected,
-         "factory": one.factory, "metrics": one.metrics}
-        for one in manifests
-    ]  # fmt: skip
+        {
+            "snapshot_id": manifest.snapshot_id,
+            "created_at": manifest.created_at,
+            "verdict": manifest.verdict,
+            "force_reason": manifest.force_reason,
+            "live": manifest.snapshot_id == live,
+            "pinned": manifest.snapshot_id in pinned,
+            "items": manifest.items,
+            "rejected": manifest.rejected,
+            "factory": manifest.factory,
+            "metrics": manifest.metrics,
+        }
+        for manifest in snapshots.read_manifests()
+    ]
 
 
 def get_manifest(root: Root, name: str, snapshot_id: str | None) -> Manifest:
-    """The manifest of a snapshot, of the live one by default."""
+    """Return the manifest of a snapshot, by default of the live one."""
     return Snapshots(root, name).read_manifest(snapshot_id)
 
 
-def difference(root: Root, name: str, baseline: str, candidate: str | None) -> SnapshotDiff:
-    """What differs in `candidate` (the live one by default) from `baseline`."""
-    from indexmill.tasks.evaluation.snapshot_diff import compute_snapshot_diff
+def compare_snapshots(root: Root, name: str, baseline: str, candidate: str | None) -> SnapshotDiff:
+    """Compare a snapshot with a baseline.
+
+    Args:
+        root: The root of the index.
+        name: The index.
+        baseline: The id of the snapshot to compare with.
+        candidate: The id of the snapshot to compare; None means the live one.
+    """
+    from indexmill.tasks.evaluation.snapshot_diff import compute_snapshot_diff  # slow to import, and only needed here
 
     snapshots = Snapshots(root, name)
-    left, right = snapshots.read_manifest(baseline), snapshots.read_manifest(candidate)
-    sides = [
-        tuple(snapshots.get_path(one.snapshot_id) / path for path in ("report/per_query.parquet", "items.parquet")) for one in (left, right)
-    ]
-    (queries, items), (later_queries, later_items) = sides
+    baseline_manifest, candidate_manifest = snapshots.read_manifest(baseline), snapshots.read_manifest(candidate)
+    baseline_folder, candidate_folder = (snapshots.get_path(manifest.snapshot_id) for manifest in (baseline_manifest, candidate_manifest))
     return compute_snapshot_diff(
-        left.snapshot_id, (queries, items), (later_queries, later_items), right.rejected - left.rejected, sorted(right.metrics),
+        baseline_manifest.snapshot_id,
+        (baseline_folder / "report/per_query.parquet", baseline_folder / "items.parquet"),
+        (candidate_folder / "report/per_query.parquet", candidate_folder / "items.parquet"),
+        candidate_manifest.rejected - baseline_manifest.rejected,
+        sorted(candidate_manifest.metrics),
         temp_dir=root.tmp,
-    )  # fmt: skip
+    )
 
 
 def rollback_snapshot(root: Root, name: str, snapshot_id: str | None) -> tuple[str, str]:
-    """Point at an earlier snapshot, the newest published one before the live one by default: the ids before and after.
+    """Make an earlier snapshot live, after checking all its files.
 
-    Waits for no build: raises BuildInProgress while one is under way. Every file is checked first; a refused snapshot is not gone back to.
+    Args:
+        root: The root of the index.
+        name: The index.
+        snapshot_id: The snapshot; None means the newest published one before the live one.
+
+    Returns:
+        The ids of the previously live snapshot and of the one that is live now.
+
+    Raises:
+        BuildInProgress: A build of this index is running; rollback does not wait for it.
+        InputError: There is no such snapshot, or the gate refused it.
+        DamagedFile: One of its files is damaged.
     """
+    from indexmill.storage import catalog  # imports DuckDB, which is slow, and which no other command here needs
+
     snapshots = Snapshots(root, name)
-    with root.hold_shared(), lease(root.index(name) / "lease", holder=f"rollback of {name}"):
+    with root.hold_shared(), lease_index(root, name, "rollback"):
         live = snapshots.read_manifest()
-        wanted = snapshots.read_manifest(snapshot_id or _find_previous_published(snapshots, live))
-        if wanted.verdict == "refused":
+        target = snapshots.read_manifest(snapshot_id or _find_previous_published(snapshots, live))
+        if target.verdict == "refused":
             raise InputError(
-                "the gate refused this snapshot", where=f"index {name}", got=wanted.snapshot_id,
-                next_step=f"indexmill build {name} --force REASON publishes such a build",
-            )  # fmt: skip
-        snapshots.verify(wanted)
-        snapshots.publish(wanted.snapshot_id)
+                "the gate refused this snapshot, so it cannot become live",
+                where=f"index {name}",
+                got=target.snapshot_id,
+                next_step="build again with --force REASON to publish it anyway",
+            )
+        snapshots.verify(target)
+        snapshots.publish(target.snapshot_id)
         catalog.rebuild(root)
-    return live.snapshot_id, wanted.snapshot_id
+    return live.snapshot_id, target.snapshot_id
 
 
 def _find_previous_published(snapshots: Snapshots, live: Manifest) -> str:
-    earlier = [one for one in snapshots.list_ids() if one < live.snapshot_id and snapshots.read_manifest(one).verdict == "published"]
+    earlier = [
+        snapshot_id
+        for snapshot_id in snapshots.list_ids()
+        if snapshot_id < live.snapshot_id and snapshots.read_manifest(snapshot_id).verdict == "published"
+    ]
     if not earlier:
         raise InputError(
-            "there is no snapshot to go back to", where=f"index {snapshots.name}", got=f"the live one, {live.snapshot_id}, is the oldest",
+            "there is no earlier published snapshot",
+            where=f"index {snapshots.name}",
+            got=f"{live.snapshot_id} is live, and it is the oldest",
             next_step=f"indexmill snapshots {snapshots.name}",
-        )  # fmt: skip
+        )
     return earlier[-1]
 
 
 def pin_snapshot(root: Root, name: str, snapshot_id: str | None, *, keep: bool) -> str:
-    """Pin a snapshot, the live one by default, or let it go; its id."""
+    """Pin a snapshot (`keep`) or unpin it, by default the live one; return its id."""
     snapshots = Snapshots(root, name)
-    found = snapshots.read_manifest(snapshot_id).snapshot_id
-    pin(snapshots, found, keep=keep)
-    return found
+    snapshot_id = snapshots.read_manifest(snapshot_id).snapshot_id
+    pin(snapshots, snapshot_id, keep=keep)
+    return snapshot_id
 
 
 def verify_snapshot(root: Root, name: str, snapshot_id: str | None) -> Manifest:
-    """The manifest of a snapshot whose files are all whole; raises DamagedFile for the first that is not."""
+    """Check every file of a snapshot against its digest; return the manifest. Raises DamagedFile for the first mismatch."""
     snapshots = Snapshots(root, name)
     manifest = snapshots.read_manifest(snapshot_id)
     snapshots.verify(manifest)
     return manifest
 
 
-def print_snapshots(name: str, rows: list[dict[str, Any]]) -> None:
-    """A line a snapshot."""
-    table = Table(box=None, header_style="bold")
-    for heading in ("snapshot", "built", "", "items", "rejected", "index"):
-        table.add_column(heading, justify="right" if heading in ("items", "rejected") else "left")
-    for row in rows:
-        marks = [mark for mark in ("live", "pinned") if row[mark]] + [row["verdict"]] * (row["verdict"] == "refused")
-        marks += ["force_reason"] * bool(row["force_reason"])
-        counts = (f"{row['items']:,}", f"{row['rejected']:,}")
-        table.add_row(row["snapshot_id"], row["created_at"][:16], ", ".join(marks), *counts, row["factory"])
-    Console().print(table)
-    Console().print(f"next: indexmill show {name} SNAPSHOT, indexmill diff {name} A B, indexmill rollback {name}", style="dim")
-
-
-def print_snapshot(manifest: Manifest) -> None:
-    """A snapshot on one screen."""
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"[bold]{manifest.name}[/] {manifest.snapshot_id}, {manifest.verdict}, built {manifest.created_at}")
-    for objection in manifest.failed_rules:
-        console.print(
-            f"  objection {escape(objection)}" + (f" [dim](forced: {escape(manifest.force_reason)})[/]" if manifest.force_reason else "")
-        )
-    sides = f"{manifest.database:,} database, {manifest.query:,} query"
-    console.print(f"  items     {manifest.items:,}: {sides}; {manifest.rejected:,} rejected")
-    console.print(f"  encoder   {escape(str(manifest.config['encoder']['model']))}, fingerprint {manifest.fingerprint}")
-    console.print(f"  index     {manifest.factory}, {manifest.metric}, {manifest.dim} numbers, {len(manifest.shards)} shards")
-    for name in sorted(manifest.metrics):
-        console.print(f"  {name:<28} {manifest.metrics[name]:.4f}")
-    console.print(f"  files     {len(manifest.files)}, {sum(ref.size for ref in manifest.files) / 1e6:,.1f} MB; after {manifest.parent}")
-
-
-def print_diff(found: SnapshotDiff) -> None:
-    """Items, churn, and a line a measure."""
-    console = Console(highlight=False)
-    console.print("items: " + ", ".join(f"{count:,} {kind}" for kind, count in found.items.items()) + f"; rejected {found.rejected:+,}")
-    if found.churn_at_10 is not None:
-        console.print(f"of the first ten results {found.churn_at_10:.1%} are others, over {found.common_queries:,} common queries")
-    table = Table(box=None, header_style="bold")
-    for heading in ("measure", "then", "now", "difference", "95 % interval", "p", "queries"):
-        table.add_column(heading, justify="left" if heading == "measure" else "right")
-    for name, one in found.metrics.items():
-        if one.difference is None:
-            continue
-        interval, p = f"{one.low:+.4f} {one.high:+.4f}", f"{one.p_bootstrap:.4f}"
-        table.add_row(name, f"{one.baseline:.4f}", f"{one.candidate:.4f}", f"{one.difference:+.4f}", interval, p, f"{one.queries:,}")
-    console.print(table)
-
-
-def print_garbage(found: list[Garbage], *, dry_run: bool) -> None:
-    """What was or would be removed."""
-    table = Table(box=None, header_style="bold")
-    for heading in ("what", "where", "vectors", "MB"):
-        table.add_column(heading, justify="right" if heading in ("vectors", "MB") else "left", overflow="fold")
-    for one in found:
-        table.add_row(one.kind, one.path, "" if one.rows is None else f"{one.rows:,}", f"{one.bytes / 1e6:,.1f}")
-    console = Console(highlight=False)
-    if found:
-        console.print(table)
-    total = sum(one.bytes for one in found) / 1e6
-    console.print("nothing to remove" if not found else f"{total:,.1f} MB could be removed" if dry_run else f"{total:,.1f} MB removed")
+def read_history(root: Root, name: str) -> list[MetricsFile]:
+    """Return the metrics of all builds of an index, oldest first. Raises InputError if there are none."""
+    builds = read_metrics_history(root, name)
+    if not builds:
+        check_index(root, name)
+        raise InputError("this index has no metrics history", where=str(root.path), got=name, next_step="the next build of it starts one")
+    return builds

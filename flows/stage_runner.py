@@ -19,22 +19,22 @@ from indexmill.tasks.stage_policy import STAGES
 
 R = TypeVar("R", bound=Record)
 
-
-StageName = Literal["ingest", "validate", "split", "encode", "train", "shard", "tune", "evaluate", "publish"]  # STAGES, for the form
+# The names in STAGES, written out so that Prefect's form for a run can offer them.
+StageName = Literal["ingest", "validate", "split", "encode", "train", "shard", "tune", "evaluate", "publish"]
 
 
 def select_stages_from(stage: str | None) -> frozenset[str]:
-    """A stage and those that follow it; none for None. Raises InputError for a name that is no stage."""
+    """Return a stage and all later ones; nothing for None. Raises InputError for an unknown stage."""
     if stage is None:
         return frozenset()
     if stage not in STAGES:
-        raise InputError("there is no such stage", where="--refresh", expected=", ".join(STAGES), got=stage)
+        raise InputError("unknown stage", where="--refresh", expected="one of: " + ", ".join(STAGES), got=stage)
     return frozenset(STAGES[STAGES.index(stage) :])
 
 
 @dataclass(frozen=True)
 class StageRun:
-    """How a stage went: wall-clock seconds, and whether its record was remembered."""
+    """How one stage went: wall-clock seconds, and whether its record came from the cache."""
 
     seconds: float
     cached: bool
@@ -42,9 +42,13 @@ class StageRun:
 
 @dataclass
 class StageRunner:
-    """The stages of one build, in the order in which they are run.
+    """Runs the stages of one build, and records how each one went.
 
-    thorough: check digests of remembered files, not only sizes. refresh: stages that are done whatever is remembered.
+    Args:
+        root: Where records and files are stored.
+        thorough: Check the digests of a cached record's files, not only their sizes.
+        refresh: Stages to run even if their records are cached.
+        runs: One entry per stage that has run, in order.
     """
 
     root: Root
@@ -52,27 +56,31 @@ class StageRunner:
     refresh: frozenset[str] = frozenset()
     runs: dict[str, StageRun] = field(default_factory=dict)
 
-    def run(self, stage: Task[..., R], *inputs: Any, staleness_check: Callable[[R], str] = lambda record: "") -> R:
-        """The stage's record for these inputs. A remembered one counts only while its files are there and `staleness_check` says nothing of it."""
+    def run(self, stage: Task[..., R], *inputs: Any, staleness_check: Callable[[R], str] = lambda record: "", **named_inputs: Any) -> R:
+        """Return the stage's record for these inputs, from the cache if it is still valid.
+
+        Args:
+            stage: The task; the root is its first argument.
+            inputs: Its other arguments.
+            staleness_check: Returns the reason why a cached record must not be used; empty if there is none.
+            named_inputs: Arguments passed by name.
+        """
         start = time.perf_counter()
         with translate_disk_errors(self.root.path, f"in the stage {stage.name}"):
-            state = cast(
-                State[R], self._with_result_store(stage, force_rerun=stage.name in self.refresh)(self.root, *inputs, return_state=True)
-            )
+            state = self._call(stage, inputs, named_inputs, force_rerun=stage.name in self.refresh)
             record, cached = state.result(), state.name == "Cached"
             if cached and (self.root.find_invalid_files(cast(Record, record), thorough=self.thorough) or staleness_check(record)):
-                state = cast(State[R], self._with_result_store(stage, force_rerun=True)(self.root, *inputs, return_state=True))
-                record, cached = state.result(), False
+                record, cached = self._call(stage, inputs, named_inputs, force_rerun=True).result(), False
         self.runs[stage.name] = StageRun(round(time.perf_counter() - start, 3), cached)
         return record
 
     def seconds(self) -> dict[str, float]:
-        """What each stage took so far."""
+        """Return the seconds of each stage so far."""
         return {name: run.seconds for name, run in self.runs.items()}
 
-    def _with_result_store(self, stage: Task[..., R], *, force_rerun: bool) -> Task[..., R]:
-        """The stage with its records under the root; again: done whatever is remembered."""
+    def _call(self, stage: Task[..., R], inputs: tuple[Any, ...], named_inputs: dict[str, Any], *, force_rerun: bool) -> State[R]:
         self.root.cache.mkdir(exist_ok=True)
         stage = stage.with_options(refresh_cache=force_rerun)
-        stage.result_storage = RecordStorage(basepath=str(self.root.cache))  # as an option it would have to be saved on the server
-        return stage
+        # Set on the copied task: passed as an option, the storage would have to be saved on the Prefect server.
+        stage.result_storage = RecordStorage(basepath=str(self.root.cache))
+        return cast(State[R], stage(self.root, *inputs, **named_inputs, return_state=True))

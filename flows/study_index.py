@@ -1,4 +1,4 @@
-"""The flow `study-index`: encoders and indexes compared on a pipeline's own data."""
+"""The flow `study-index`: compare encoders and indexes on a pipeline's own data."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ from typing import Any
 from prefect import flow
 
 from indexmill.configs.encoders import EncoderConfig
-from indexmill.configs.loading import load_config
 from indexmill.configs.models import PipelineConfig
 from indexmill.flows.build_index import run_data_stages
 from indexmill.flows.cancellation import cancel_on_signal
-from indexmill.flows.environment import open_root
+from indexmill.flows.pipeline_context import lease_index, open_pipeline
 from indexmill.flows.planning import check_fit, plan_build
-from indexmill.flows.preflight import check_factory, check_sizes, get_index_embeddings
+from indexmill.flows.preflight import check_sizes, get_index_embeddings
 from indexmill.flows.stage_runner import StageRunner
 from indexmill.storage.atomic import Scratch
 from indexmill.storage.device_profiles import load_device_profile
-from indexmill.storage.disk_errors import translate_disk_errors
-from indexmill.storage.locks import lease
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
 from indexmill.tasks.encode import encode
@@ -30,6 +27,7 @@ from indexmill.tasks.encoding import EncoderIdentity
 from indexmill.tasks.encoding.device import get_device_name
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.indexing.auto_factory import DEFAULT_RECALL_TARGET
+from indexmill.tasks.indexing.factory import check_factory
 from indexmill.tasks.studies.report import write_study_report
 from indexmill.tasks.studies.results import EncodeStats, StudyRow
 from indexmill.tasks.studies.run import make_index_config
@@ -39,43 +37,54 @@ from indexmill.tasks.study import study
 @flow(name="study-index", flow_run_name="{config}", validate_parameters=False)
 @cancel_on_signal
 def study_index(config: str, root: str | None = None, settings: list[str] | None = None, out: str | None = None) -> dict[str, Any]:
-    """Compare the encoders and indexes of the config's section `study`. Vectors go through the pipeline's own stages, into its own store.
+    """Compare the encoders and indexes in the config's section `study`. Publishes nothing.
 
-    Parameters as those of `build_index`; out: the folder for what is written, studies/<name> below the root by default.
-    Returns what `indexmill study --json` prints.
+    The items pass through the pipeline's own stages, and their embeddings go into its own embedding store.
+
+    Args:
+        config: The name of a bundled pipeline, or the path of a YAML file.
+        root: The directory that holds everything; INDEXMILL_ROOT by default, else ./indexmill-data.
+        settings: Changes to the config, each `dotted.key=value`.
+        out: The folder for the results; studies/NAME under the root by default.
+
+    Returns:
+        What `indexmill study --json` prints.
     """
-    pipeline = load_config(config, settings or [])
-    storage_root = open_root(root)
-    try:
-        with translate_disk_errors(storage_root.path):
-            rows: list[StudyRow] = []
-            for name, one in _split_by_encoder(pipeline).items():
-                with lease(storage_root.index(pipeline.name) / "lease", holder=f"study-index of {pipeline.name}"):
-                    embeddings, encode_stats = encode_for_study(one, storage_root)
-                rows += study(storage_root, name, one, embeddings, encode_stats)
-            return _write_report(pipeline, storage_root, Path(out) if out else None, rows)
-    finally:
-        storage_root.close()
+    with open_pipeline(config, root, settings) as (pipeline, storage_root):
+        rows: list[StudyRow] = []
+        for name, encoder_pipeline in _split_by_encoder(pipeline).items():
+            with lease_index(storage_root, pipeline.name, "study-index"):
+                embeddings, encode_stats = encode_for_study(encoder_pipeline, storage_root)
+            rows += study(storage_root, name, encoder_pipeline, embeddings, encode_stats)
+        return _write_report(pipeline, storage_root, Path(out) if out else None, rows)
 
 
 def encode_for_study(config: PipelineConfig, root: Root) -> tuple[EmbeddingSet, EncodeStats]:
-    """The stages before an index, each remembered where it can be, and how long the encoding took."""
+    """Run the stages up to encoding, from the cache where possible, and measure the encoding."""
     index_configs = [make_index_config(config.index, entry) for entry in config.study.indexes]
     for index in index_configs:
         check_factory(index)
-    stages = StageRunner(root)
+    runner = StageRunner(root)
     with EncoderProcess() as process:
-        _, validated, split_dataset, identity = run_data_stages(config, stages, process)
+        _, validated, split_dataset, identity = run_data_stages(config, runner, process)
         for index in index_configs or [config.index.model_copy(update={"factory": "Flat"})]:
             check_sizes(config.model_copy(update={"index": index}), split_dataset)
         check_fit(plan_build(config, root, identity, validated, split_dataset))
-        embeddings = stages.run(encode, process, split_dataset, config.encoder, identity, config.validate_.max_reject_fraction)
+        embeddings = runner.run(encode, process, split_dataset, config.encoder, identity, config.validate_.max_reject_fraction)
     get_index_embeddings(config, embeddings)
-    return embeddings, measure_encoding(root, identity, embeddings, None if stages.runs["encode"].cached else stages.runs["encode"].seconds)
+    encode_run = runner.runs["encode"]
+    return embeddings, measure_encoding(root, identity, embeddings, None if encode_run.cached else encode_run.seconds)
 
 
 def measure_encoding(root: Root, identity: EncoderIdentity, embeddings: EmbeddingSet, seconds: float | None) -> EncodeStats:
-    """How long the encoding took; where nothing was encoded now, the rate that this device has shown before. identity: in float32."""
+    """Return how long the encoding took, or the rate in the device profile if nothing was encoded.
+
+    Args:
+        root: The root with the device profiles.
+        identity: The encoder's identity in float32.
+        embeddings: The record of the stage `encode`.
+        seconds: The stage's wall-clock seconds; None if its record was cached.
+    """
     encoded = 0 if seconds is None else embeddings.encoded + (embeddings.captions.encoded if embeddings.captions else 0)
     if encoded and seconds:
         return EncodeStats(encoded=encoded, seconds=seconds, items_per_second=encoded / seconds, rate_from_profile=False)
@@ -85,23 +94,24 @@ def measure_encoding(root: Root, identity: EncoderIdentity, embeddings: Embeddin
 
 
 def get_encoder_name(encoder: EncoderConfig) -> str:
-    """A short name for an encoder that the config gives none: its model, without the way to it."""
+    """Return a short name for an encoder without one: its model, without folders and prefixes."""
     parts = re.sub(r"^[a-z-]+:", "", encoder.model).split("/")
     return parts[0] if encoder.model.startswith("package:") else parts[-1].removesuffix(".pth")
 
 
 def _split_by_encoder(config: PipelineConfig) -> dict[str, PipelineConfig]:
-    """A pipeline an encoder, by the name that the encoder has in the table."""
+    """Return one pipeline per encoder, by the encoder's name in the results."""
     encoders = config.study.encoders or {get_encoder_name(config.encoder): config.encoder}
     return {name: config.model_copy(update={"encoder": encoder}) for name, encoder in encoders.items()}
 
 
 def _write_report(config: PipelineConfig, root: Root, out: Path | None, rows: list[StudyRow]) -> dict[str, Any]:
-    """Write all files, and what the command prints."""
     report_header = {
-        "name": config.name, "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{get_device_name()}, {os.cpu_count()} cores", "target": config.index.recall_target or DEFAULT_RECALL_TARGET,
-    }  # fmt: skip
+        "name": config.name,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{get_device_name()}, {os.cpu_count()} cores",
+        "target": config.index.recall_target or DEFAULT_RECALL_TARGET,
+    }
     folder = out or root.study(config.name)
     scratch = Scratch(folder) if out else root.scratch
     try:

@@ -1,4 +1,4 @@
-"""The flow `watch-sources`: look at every source, cheaply, and start a build where something has changed."""
+"""The flow `watch-sources`: check every source cheaply, and start a build where something changed."""
 
 from __future__ import annotations
 
@@ -6,36 +6,35 @@ from prefect import flow
 from prefect.deployments import run_deployment
 
 from indexmill.configs.loading import list_bundled_pipelines, load_config
-from indexmill.flows.environment import open_root
+from indexmill.flows.pipeline_context import open_root
 from indexmill.storage.errors import IndexmillError
 from indexmill.storage.root import Root
-from indexmill.tasks.ingest import revision
+from indexmill.tasks.ingest import read_source_revision
 
 
 @flow(name="watch-sources", validate_parameters=False)
 def watch_sources(configs: list[str] | None = None, root: str | None = None) -> dict[str, str]:
-    """Start the deployment `build-index/NAME` of every pipeline whose source is not what its last build saw.
+    """Start the deployment `build-index/NAME` of every pipeline whose source has changed since its last build.
 
-    A source that cannot be looked at holds nobody else up. A build that is still running keeps the new one from starting; the next look
-    tries again. Returns what was found of each: `started`, `unchanged`, or the trouble.
+    An unreachable source does not hold up the others. While a pipeline's build is running, no second one starts; the
+    next check tries again.
 
     Args:
-        configs: Names; by default those of the pipelines that come along that have been built under the root.
-        root: Where everything lies; INDEXMILL_ROOT by default, else ./indexmill-data.
+        configs: Pipeline names; by default the bundled pipelines that have been built under the root.
+        root: The directory that holds everything; INDEXMILL_ROOT by default, else ./indexmill-data.
+
+    Returns:
+        For each pipeline `started`, `unchanged`, or the error.
     """
-    storage_root = open_root(root)
-    try:
-        watched = (
-            configs if configs is not None else [name for name in list_bundled_pipelines() if storage_root.revision_file(name).exists()]
-        )
-        return {name: _start_if_changed(storage_root, name) for name in watched}
-    finally:
-        storage_root.close()
+    with open_root(root) as storage_root:
+        if configs is None:
+            configs = [name for name in list_bundled_pipelines() if storage_root.revision_file(name).exists()]
+        return {name: _start_if_changed(storage_root, name) for name in configs}
 
 
 def _start_if_changed(root: Root, name: str) -> str:
     try:
-        source_revision = revision(load_config(name, []).dataset, root)
+        source_revision = read_source_revision(load_config(name, []).dataset, root)
     except IndexmillError as error:
         return error.what
     if root.read_last_revision(name) == source_revision:

@@ -18,11 +18,11 @@ TIMEOUT_SECONDS = 10
 
 
 def send_webhook(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Hook for a flow run that failed, crashed or was cancelled. Without the variable nothing is sent.
+    """Report a flow run that failed, crashed or was cancelled. Without INDEXMILL_WEBHOOK nothing is sent.
 
-    The body is JSON: `flow`, `run`, `pipeline`, `state`, `refused`, `what`, `got`, `next`. Of an error that is not Indexmill's own only the
-    kind is told, since its text may hold anything. What cannot be delivered in three tries is left to Prefect's log, without the address:
-    who has that may send there.
+    The body is JSON with `flow`, `run`, `pipeline`, `state`, `refused`, `what`, `got` and `next`. For errors that are
+    not Indexmill's own only the class is sent, because their text may contain secrets. After three failed attempts a
+    warning goes to Prefect's log, without the address: whoever knows it can post to it.
     """
     url = os.environ.get(WEBHOOK_VARIABLE)
     if not url:
@@ -31,28 +31,31 @@ def send_webhook(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> 
         _post(url, build_payload(flow.name, flow_run, state))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         status = f", status {error.response.status_code}" if isinstance(error, httpx.HTTPStatusError) else ""
-        warning_text = f"the webhook in {WEBHOOK_VARIABLE} could not be told: {type(error).__name__}{status}"
+        warning_text = f"could not deliver to the webhook in {WEBHOOK_VARIABLE}: {type(error).__name__}{status}"
         flow_run_logger(flow_run, flow).warning(warning_text)
 
 
 def build_payload(flow: str, run: FlowRun, state: State[Any]) -> dict[str, Any]:
-    """What is sent."""
+    """Build the body of the POST."""
     error = _get_error(state)
-    own = isinstance(error, IndexmillError)
-    return {
-        "flow": flow, "run": run.name, "pipeline": run.parameters.get("config"), "state": state.name,
+    payload = {
+        "flow": flow,
+        "run": run.name,
+        "pipeline": run.parameters.get("config"),
+        "state": state.name,
         "refused": isinstance(error, PublishRefused),
-        "what": error.what if own else type(error).__name__ if error else state.name,
-        "got": error.got if own else "", "next": error.next_step if own else "see the run in Prefect",
-    }  # fmt: skip
+    }
+    if isinstance(error, IndexmillError):
+        return payload | {"what": error.what, "got": error.got, "next": error.next_step}
+    return payload | {"what": type(error).__name__ if error else state.name, "got": "", "next": "see the run in Prefect"}
 
 
-def _get_error(state: State[Any]) -> Any:
+def _get_error(state: State[Any]) -> BaseException | None:
     try:
-        found = state.result(raise_on_failure=False)
-    except Exception:  # a crashed run has no result to read
+        result = state.result(raise_on_failure=False)
+    except Exception:  # a crashed run has no result
         return None
-    return found if isinstance(found, BaseException) else None
+    return result if isinstance(result, BaseException) else None
 
 
 @retry(

@@ -1,5 +1,13 @@
 """Rebuild embedding indexes every night, and publish them only when they are good enough.
 
+The public API is what `__all__` lists:
+
+    build        build the index of a pipeline, and publish it if it passes the gate
+    load_config  read a pipeline's config
+    open_index   open a published index to search it
+    __version__  the version of Indexmill
+    IndexmillError and its subclasses: everything that is raised on purpose
+
 The packages below are the folders of the repository: `flows`, `tasks`, `configs`, `storage` and `serve`.
 """
 
@@ -21,6 +29,7 @@ from indexmill.storage.errors import (
 
 if TYPE_CHECKING:
     from indexmill.configs.loading import load_config
+    from indexmill.flows.local_runs import build
     from indexmill.serve.index import open_index
 
     __version__: str
@@ -35,12 +44,13 @@ __all__ = [
     "SourceChanged",
     "SourceUnreachable",
     "__version__",
+    "build",
     "load_config",
     "open_index",
 ]
 
-# Imported on first use: FAISS and DuckDB take half a second, and `import indexmill` should not.
-_LAZY = {"load_config": "indexmill.configs.loading", "open_index": "indexmill.serve.index"}
+# Imported on first use, so that `import indexmill` does not load FAISS, DuckDB and Prefect.
+_LAZY = {"build": "indexmill.flows.local_runs", "load_config": "indexmill.configs.loading", "open_index": "indexmill.serve.index"}
 
 
 def __getattr__(name: str) -> Any:
@@ -51,3 +61,7 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'indexmill' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,1 +1,1 @@
-"""The command `indexmill`: one module for each group of commands, and all printing to the terminal."""
+"""The command line: commands, options, progress and all terminal output."""

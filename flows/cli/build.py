@@ -1,92 +1,144 @@
-"""Run the build, plan and study flows from the command line: environment, embedded server, progress display, in that order."""
+"""Commands that build: build, plan, study, demo, pipelines, check and notify."""
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import Annotated
 
-from indexmill.configs.loading import load_config
-from indexmill.flows.cli.progress import make_stderr_console, show_progress
-from indexmill.flows.environment import open_root, prepare_environment
-from indexmill.storage.disk_errors import check_free_space
-from indexmill.storage.stopping import build_stopped_error
-from indexmill.tasks.progress import track, use_watcher
+import typer
 
-if TYPE_CHECKING:
-    from indexmill.flows.stage_runner import StageName
+from indexmill.flows.cli.options import BUILD, ConfigArgument, JsonOption, RootOption, SetOption, VerboseOption, exit_on_error
+from indexmill.flows.environment import DEFAULT_ROOT
 
-MIN_FREE_BYTES = 32_000_000  # bytes: Prefect's own database takes 5 MB, and its server would be waited for in vain
+build_commands = typer.Typer()
 
 
-def run_build(
-    config: str,
-    root: str,
-    settings: list[str],
-    *,
-    rehash: bool = False,
-    force: str | None = None,
-    refresh: str | None = None,
-    verbose: bool = False,
-) -> dict[str, Any]:
-    """Run the flow `build-index` in this process and return its summary."""
-    with _start_prefect(config, root, settings, verbose=verbose) as storage_root:
-        from indexmill.flows.build_index import build_index
+@build_commands.command(rich_help_panel=BUILD)
+def build(
+    config: ConfigArgument,
+    root: RootOption = DEFAULT_ROOT,
+    settings: SetOption = None,
+    rehash: Annotated[bool, typer.Option("--rehash", help="Read every file again, even if its size and time are unchanged.")] = False,
+    force: Annotated[
+        str | None, typer.Option("--force", metavar="REASON", help="Publish even if the gate refuses, and record the reason.")
+    ] = None,
+    refresh: Annotated[
+        str | None, typer.Option("--refresh", metavar="STAGE", help="Run a stage and all later ones again, cached or not.")
+    ] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Build the index of a pipeline, and publish it if it passes the gate."""
+    from indexmill.flows.cli.progress import show_progress
+    from indexmill.flows.cli.render import print_result, print_summary
+    from indexmill.flows.local_runs import run_build
 
-        return build_index(
-            config, storage_root, settings, rehash, force, cast("StageName | None", refresh)
-        )  # another name is refused there
-
-
-def run_plan(config: str, root: str, settings: list[str], *, verbose: bool = False) -> dict[str, Any]:
-    """Run the flow `plan-index` in this process and return its plan."""
-    with _start_prefect(config, root, settings, verbose=verbose) as storage_root:
-        from indexmill.flows.plan_index import plan_index
-
-        return plan_index(config, storage_root, settings)
-
-
-def run_study(config: str, root: str, settings: list[str], out: str | None, *, verbose: bool = False) -> dict[str, Any]:
-    """Run the flow `study-index` in this process and return its summary."""
-    with _start_prefect(config, root, settings, verbose=verbose) as storage_root:
-        from indexmill.flows.study_index import study_index
-
-        return study_index(config, storage_root, settings, out)
+    with exit_on_error(verbose=verbose):
+        with show_progress():
+            summary = run_build(config, root, settings or [], rehash=rehash, force=force, refresh=refresh, verbose=verbose)
+        print_result(summary, as_json, print_summary)
 
 
-@contextmanager
-def _start_prefect(config: str, root: str, settings: list[str], *, verbose: bool) -> Iterator[str]:
-    """Check config and root before Prefect is started, then start it; yields the root's absolute path."""
-    load_config(config, settings)
-    storage_root = open_root(root)
-    check_free_space(storage_root.path, MIN_FREE_BYTES)
-    prepare_environment(storage_root.path, verbose=verbose)
-    from indexmill.flows.local_prefect import embedded_server  # Prefect reads its settings when it is imported: after prepare_environment
+@build_commands.command(rich_help_panel=BUILD)
+def plan(
+    config: ConfigArgument,
+    root: RootOption = DEFAULT_ROOT,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Estimate what a build would do: items, time, disk, memory.
 
-    with (
-        _unwind_on_sigterm(),
-        show_progress(make_stderr_console()) as progress_display,
-        use_watcher(progress_display),
-        embedded_server() as wait_for_server,
-    ):
-        with track("starting Prefect", 1) as advance:
-            from indexmill.flows import build_index  # noqa: F401 (slow to import: here it is shown, and overlaps the server's start)
+    Encodes and publishes nothing. The exit code is 2 if the build would not fit on this machine.
+    """
+    from indexmill.flows.cli.progress import show_progress
+    from indexmill.flows.cli.render import print_plan, print_result
+    from indexmill.flows.local_runs import run_plan
 
-            wait_for_server()
-            advance(1)
-        yield str(storage_root.path)
-
-
-@contextmanager
-def _unwind_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM unwind what is under way, as Ctrl-C does, so that the server goes in good order. A flow that runs has its own rule."""
-    before = signal.signal(signal.SIGTERM, _raise_stopped)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with exit_on_error(verbose=verbose):
+        with show_progress():
+            build_plan = run_plan(config, root, settings or [], verbose=verbose)
+        print_result(build_plan, as_json, print_plan)
+        if build_plan["obstacles"]:
+            raise typer.Exit(2)
 
 
-def _raise_stopped(number: int, frame: object) -> None:  # noqa: ARG001 (a handler's signature)
-    raise build_stopped_error(signal.Signals(number))
+@build_commands.command(rich_help_panel=BUILD)
+def study(
+    config: ConfigArgument,
+    root: RootOption = DEFAULT_ROOT,
+    settings: SetOption = None,
+    out: Annotated[Path | None, typer.Option(help="The folder for table, page and plots; studies/NAME under the root by default.")] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Compare encoders and indexes on a pipeline's data.
+
+    Measures recall, relevance, speed and memory. Publishes nothing.
+    """
+    from indexmill.flows.cli.progress import show_progress
+    from indexmill.flows.cli.render import print_result
+    from indexmill.flows.cli.render_study import print_study
+    from indexmill.flows.local_runs import run_study
+
+    with exit_on_error(verbose=verbose):
+        with show_progress():
+            study_result = run_study(config, root, settings or [], out, verbose=verbose)
+        print_result(study_result, as_json, print_study)
+
+
+@build_commands.command(rich_help_panel=BUILD)
+def demo(root: RootOption = DEFAULT_ROOT, verbose: VerboseOption = False) -> None:
+    """Build two indexes from real data with real models."""
+    from indexmill.flows.cli.progress import show_progress
+    from indexmill.flows.cli.render import print_demo
+    from indexmill.flows.local_runs import run_build
+    from indexmill.flows.pipeline_context import open_root
+    from indexmill.tasks.sources.digits import write_digits
+
+    with exit_on_error(verbose=verbose):
+        with show_progress():
+            with open_root(root) as storage_root:
+                digits = write_digits(storage_root)
+            summaries = [run_build(name, root, [], verbose=verbose) for name in ("demo-text", "demo-images")]
+        print_demo(summaries, digits, "" if root == DEFAULT_ROOT else f" --root {root}")
+
+
+@build_commands.command(rich_help_panel=BUILD)
+def pipelines(as_json: JsonOption = False) -> None:
+    """List the bundled pipelines."""
+    from indexmill.configs.loading import list_bundled_pipelines, load_config
+    from indexmill.flows.cli.render import print_pipelines, print_result
+
+    with exit_on_error():
+        configs = [load_config(name) for name in list_bundled_pipelines()]
+        values = [config.model_dump(mode="json", by_alias=True) for config in configs]
+        print_result(values, as_json, print_pipelines)
+
+
+@build_commands.command(rich_help_panel=BUILD)
+def check(config: ConfigArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:
+    """Validate a config, and print it with all defaults."""
+    from indexmill.configs.loading import load_config
+    from indexmill.flows.cli.render import print_config, print_result
+
+    with exit_on_error():
+        values = load_config(config, settings or []).model_dump(mode="json", by_alias=True)
+        print_result(values, as_json, print_config)
+
+
+@build_commands.command(rich_help_panel=BUILD)
+def notify(
+    name: Annotated[str, typer.Argument(help="The pipeline whose source has new items.")],
+    verbose: VerboseOption = False,
+) -> None:
+    """Start a pipeline's deployment because new items have arrived.
+
+    Sends an event to the Prefect server in PREFECT_API_URL, which starts the deployment build-index/NAME.
+    """
+    from indexmill.flows.cli.render import print_line
+
+    with exit_on_error(verbose=verbose):
+        from indexmill.flows.deployments import emit_items_landed
+
+        print_line(emit_items_landed(name))

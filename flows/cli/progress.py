@@ -11,35 +11,42 @@ from datetime import datetime
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from indexmill.tasks.progress import Advance, Watcher
+from indexmill.tasks.progress import Advance, use_watcher
 
 LOG_INTERVAL_SECONDS = 10.0
 
 
 @contextmanager
-def show_progress(console: Console) -> Iterator[Watcher]:
-    """The watcher that suits the console."""
+def show_progress() -> Iterator[None]:
+    """Show the progress of the work in the block on standard error."""
+    console = Console(file=sys.stderr)
     if not console.is_terminal:
-        yield ProgressLines(console)
+        with use_watcher(ProgressLines(console)):
+            yield
         return
     columns = (
-        SpinnerColumn(), TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn(show_speed=True),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-    )  # fmt: skip
-    with Progress(*columns, console=console) as progress:
-        yield ProgressBars(progress)
+        SpinnerColumn(),
+        TextColumn("{task.description:<22}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(show_speed=True),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=console) as progress, use_watcher(ProgressBars(progress)):
+        yield
 
 
 class ProgressBars:
-    """One bar a piece of work, with its rate and the time left."""
+    """One progress bar per piece of work, with its rate and the time left."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
     @contextmanager
-    def watch(self, what: str, total: int) -> Iterator[Advance]:
-        """Show one bar."""
-        task = self._progress.add_task(what, total=total, rate="")
+    def watch(self, description: str, total: int) -> Iterator[Advance]:
+        """Show one bar while the block runs."""
+        task = self._progress.add_task(description, total=total, rate="")
         start = time.monotonic()
 
         def advance(finished: int) -> None:
@@ -51,17 +58,17 @@ class ProgressBars:
 
 
 class ProgressLines:
-    """A line when work begins, one every ten seconds, and one when it ends."""
+    """One line when a piece of work starts, one every ten seconds, and one when it ends."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     @contextmanager
-    def watch(self, what: str, total: int) -> Iterator[Advance]:
-        """Say how it goes."""
+    def watch(self, description: str, total: int) -> Iterator[Advance]:
+        """Print lines while the block runs."""
         start = last_printed = time.monotonic()
         done = 0
-        self._print_line(f"{what}: {total:,}" if total > 1 else what)
+        self._print_line(f"{description}: {total:,}" if total > 1 else description)
 
         def advance(finished: int) -> None:
             nonlocal done, last_printed
@@ -69,17 +76,12 @@ class ProgressLines:
             if (now := time.monotonic()) - last_printed >= LOG_INTERVAL_SECONDS and done < total:
                 last_printed = now
                 rate = done / (now - start)
-                self._print_line(f"{what}: {done:,} of {total:,}, {rate:,.0f}/s, {(total - done) / max(rate, 1e-9):,.0f} s left")
+                self._print_line(f"{description}: {done:,} of {total:,}, {rate:,.0f}/s, {(total - done) / max(rate, 1e-9):,.0f} s left")
 
         yield advance
         seconds = time.monotonic() - start
         rate = f", {done / max(seconds, 1e-9):,.0f}/s" if total > 1 else ""
-        self._print_line(f"{what}: done in {seconds:.1f} s{rate}")
+        self._print_line(f"{description}: done in {seconds:.1f} s{rate}")
 
     def _print_line(self, text: str) -> None:
         self._console.print(f"{datetime.now().astimezone():%H:%M:%S} {text}", markup=False, highlight=False, soft_wrap=True)
-
-
-def make_stderr_console() -> Console:
-    """The console that progress and messages go to; standard output is kept for answers."""
-    return Console(file=sys.stderr)

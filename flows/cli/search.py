@@ -13,12 +13,30 @@ from indexmill.storage.errors import InputError
 
 
 def search_index(
-    root: str, name: str, *, text: str | None, image: Path | None, k: int, label: str | None = None, snapshot: str | None = None,
+    root: str,
+    name: str,
+    *,
+    text: str | None,
+    image: Path | None,
+    k: int,
+    label: str | None = None,
+    snapshot: str | None = None,
     show: Path | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """The k best items of a snapshot for a text or an image, and the milliseconds that opening, loading, encoding and searching took.
+) -> dict[str, Any]:
+    """Search a snapshot for a text or an image.
 
-    label: only items with this label. snapshot: another than the live one. show: where to write a contact sheet as HTML.
+    Args:
+        root: The directory that holds everything.
+        name: The index.
+        text: The text to search for; None if an image is given.
+        image: The image file to search for; None if a text is given.
+        k: The number of results.
+        label: Return only items with this label.
+        snapshot: The snapshot to search; the live one by default.
+        show: Where to write an HTML page with the results.
+
+    Returns: What `indexmill search --json` prints: the results, best first, and the milliseconds of opening, loading,
+    encoding and searching.
     """
     start = time.perf_counter()
     index = open_index(root, name, snapshot)
@@ -26,40 +44,42 @@ def search_index(
     _check_query(index, text, image)
     index.encoder.load()
     loaded_at = time.perf_counter()
-    answer = index.search(
-        texts=None if text is None else [text], images=None if image is None else [image], k=k, label=label
-    )  # fmt: skip
+    answer = index.search(texts=None if text is None else [text], images=None if image is None else [image], k=k, label=label)
     if show is not None:
         _write_contact_sheet(show, index, answer, f"like {image.name}" if image else text or "")
-    times = {
+    return {
+        "name": name,
+        "snapshot_id": answer.snapshot_id,
+        "metric": answer.metric,
+        "results": [_with_absolute_path(result._asdict(), index.manifest.image_root) for result in answer.results[0]],
         "open_ms": (opened_at - start) * 1000,
         "load_ms": (loaded_at - opened_at) * 1000,
         "encode_ms": answer.encode_ms,
         "search_ms": answer.search_ms,
     }
-    results = [_with_absolute_path(result._asdict(), index.manifest.image_root) for result in answer.results[0]]
-    return {"name": name, "snapshot_id": answer.snapshot_id, "metric": answer.metric, "results": results, **times}
 
 
 def _check_query(index: OpenIndex, text: str | None, image: Path | None) -> None:
-    """Refuse before the model is loaded what cannot be asked."""
+    """Reject invalid queries before the model is loaded."""
     if (text is None) == (image is None):
+        modalities = query_modalities(index.manifest)
         raise InputError(
-            f"index {index.manifest.name} is asked with one query",
-            expected=" or ".join(f"one {modality}" for modality in query_modalities(index.manifest)),
-            got="a text and an image" if text is not None else "nothing to look for",
-            next_step=f'indexmill search {index.manifest.name} "some text", or --image FILE',
+            "a search needs exactly one query",
+            where=f"index {index.manifest.name}",
+            expected=" or ".join(f"one {modality}" for modality in modalities),
+            got="a text and an image" if text is not None else "no query",
+            next_step=f"indexmill search {index.manifest.name} " + ('"some text"' if "text" in modalities else "--image FILE"),
         )
     check_modality(index.manifest, "image" if text is None else "text")
 
 
 def _write_contact_sheet(target: Path, index: OpenIndex, answer: SearchResults, query_text: str) -> None:
-    from indexmill.serve.contact_sheet import render_contact_sheet  # here: only those who want one wait for its template
+    from indexmill.serve.contact_sheet import render_contact_sheet  # its template engine is slow to import
 
     folder = target.absolute().parent
     if not folder.is_dir():
         raise InputError(
-            "the contact sheet cannot be written", where=str(target), got=f"no folder {folder}", next_step="make the folder first"
+            "the page of results cannot be written", where=str(target), got=f"no folder {folder}", next_step="create the folder first"
         )
     scratch = Scratch(folder)
     try:

@@ -41,7 +41,7 @@ def test_sigterm_to_all_of_a_build_stops_it_in_good_order(digits: Path, tmp_path
     os.killpg(process.pid, signal.SIGTERM)
     said += process.communicate(timeout=60)[1]
     assert process.returncode == 143, said
-    assert "SIGTERM: stopping at the next file that is finished; once more to stop at once\n" in said
+    assert "SIGTERM: stopping after the current file; send it again to stop at once\n" in said
     assert re.search(r"stopped by SIGTERM\n  where:    after .*part-00000.parquet\n  got:      finished work is kept", said), said
     assert said.endswith("  next:     run the same command again to continue\n")
     assert processes_of(root) == []
@@ -182,5 +182,5 @@ def test_long_work_heeds_when_patience_is_over(asked: None, monkeypatch: pytest.
         monkeypatch.setattr(time, "monotonic", lambda: now + 19.9)
         advance(1)
         monkeypatch.setattr(time, "monotonic", lambda: now + 20.1)
-        with pytest.raises(Stopped, match="in the midst of: work"):
+        with pytest.raises(Stopped, match="during: work"):
             advance(1)

@@ -24,7 +24,7 @@ from indexmill.storage.root import Root
 from indexmill.tasks.encoding import identify
 from indexmill.tasks.encoding.device import get_device_name
 from tests.conftest import SETTINGS, Build
-from tests.encoding.checkpoints import clip_folder
+from tests.encoding.checkpoints import write_clip_folder
 from tests.flows.built import read_manifest
 from tests.storage.embedding_parts import add_vectors
 
@@ -35,7 +35,7 @@ CAPTIONED = ("dataset.captions=text", *CLIP)
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A setting: a tiny CLIP model with random weights."""
-    return f"encoder.model=local-dir:{clip_folder(tmp_path_factory.mktemp('clip') / 'model')}"
+    return f"encoder.model=local-dir:{write_clip_folder(tmp_path_factory.mktemp('clip') / 'model')}"
 
 
 def add_captions(pictures: Path) -> Path:
@@ -166,7 +166,7 @@ def write_overflowing_model(folder: Path) -> Path:
     import torch
     from safetensors.torch import load_file, save_file
 
-    clip_folder(folder)
+    write_clip_folder(folder)
     weights = load_file(folder / "open_clip_model.safetensors")
     weights["visual.conv1.weight"] = torch.full_like(weights["visual.conv1.weight"], 300)
     save_file(weights, folder / "open_clip_model.safetensors")
@@ -255,7 +255,7 @@ def test_one_new_item_among_a_hundred_thousand_is_encoded_alone(server: str, roo
 def test_weights_of_another_architecture_are_refused_before_the_source_is_read(build: Build, pictures: Path, tmp_path: Path) -> None:
     """The model is loaded before the first item is listed."""
     wrong = tmp_path / "wrong"
-    clip_folder(wrong)
+    write_clip_folder(wrong)
     config = json.loads((wrong / "open_clip_config.json").read_text())
     config["model_cfg"]["vision_cfg"]["width"] = 128
     (wrong / "open_clip_config.json").write_text(json.dumps(config))

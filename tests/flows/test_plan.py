@@ -57,7 +57,7 @@ def test_a_plan_that_cannot_fit_is_refused(plan: Any, pictures: Path) -> None:
     assert made.bytes > 120 * 1280 * 4
     assert 0 < made.peak_bytes < made.available_bytes <= available_memory() * 2
     check_fit(made)
-    small = {**made.to_json(), "obstacles": ["9.0 GB of memory are needed, 4.0 GB are there"]}
+    small = {**made.to_json(), "obstacles": ["needs 9.0 GB of memory; 4.0 GB available"]}
     with pytest.raises(InputError, match=r"9\.0 GB of memory"):
         check_fit(BuildPlan(**small))
 
@@ -67,6 +67,6 @@ def test_a_build_without_room_stops_before_it_encodes(
 ) -> None:
     """The machine says that one megabyte of memory is left."""
     monkeypatch.setattr("indexmill.flows.planning.available_memory", lambda: 10**6)
-    with pytest.raises(InputError, match=r"of memory are needed, 1\.0 MB are there"):
+    with pytest.raises(InputError, match=r"of memory; 1\.0 MB available"):
         build(pictures)
     assert not (tmp_path / "root" / "embeddings").exists()

