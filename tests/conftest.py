@@ -1,4 +1,4 @@
-"""One real Prefect server for all tests, and small real data."""
+"""One Prefect server, one encoding process and one finished build for all tests, and small real data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 HOME = Path(tempfile.mkdtemp(prefix="indexmill-tests-"))
@@ -18,7 +20,23 @@ prepare_environment(HOME)  # before anything imports Prefect
 import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from indexmill.storage.errors import InputError, PublishRefused  # noqa: E402
 from indexmill.storage.root import Root  # noqa: E402
+from indexmill.tasks.encoding.process import EncoderProcess  # noqa: E402
+
+QUICK_TIER = "not slow"  # as addopts in pyproject.toml has it
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Run a slow test that is named: `pytest tests/x.py::test_y` needs no -m."""
+    if config.option.markexpr == QUICK_TIER and any("::" in argument for argument in config.args):
+        config.option.markexpr = ""
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say how to run the tests that the quick tier leaves out."""
+    if config.option.markexpr == QUICK_TIER:
+        terminalreporter.write_line('Only the quick tests were run. All of them: make test-all, or pytest -m ""')
 
 
 def pytest_sessionfinish() -> None:
@@ -28,13 +46,38 @@ def pytest_sessionfinish() -> None:
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Root]:
     """An empty root."""
-    place = Root(tmp_path / "root")
-    yield place
-    place.close()
+    root = Root(tmp_path / "root")
+    yield root
+    root.close()
+
+
+class SharedEncoder(EncoderProcess):
+    """The encoding process of all builds in this test process, so that torch and a model are loaded once and not per build."""
+
+    def stop(self) -> None:
+        """Keep it for the next build, unless it has ended."""
+        if self._running and self._process.poll() is not None:
+            super().stop()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """End it after an unexpected error, which may have left a job unfinished."""
+        if error is not None and not isinstance(error, InputError | PublishRefused):
+            super().stop()
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[str]:
+def shared_encoder() -> Iterator[None]:
+    """Flows that run in this process share one encoding process."""
+    process = SharedEncoder()
+    with pytest.MonkeyPatch.context() as patch:
+        for user in ("flows.build_index", "flows.plan_index", "flows.study_index", "tasks.evaluation.encode_latency"):
+            patch.setattr(f"indexmill.{user}.EncoderProcess", lambda: process)
+        yield
+    EncoderProcess.stop(process)
+
+
+@pytest.fixture(scope="session")
+def server(shared_encoder: None) -> Iterator[str]:
     """The URL of a Prefect server that this process and its children use."""
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -54,15 +97,15 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """120 handwritten digits, 12 a label, as a class-folder tree of PNGs."""
+    """120 handwritten digits, 12 per label, as PNGs in one folder per label."""
     from sklearn.datasets import load_digits
 
     folder = tmp_path_factory.mktemp("digits")
     data = load_digits()
-    kept = dict.fromkeys(range(10), 0)
+    counts = dict.fromkeys(range(10), 0)
     for number, (pixels, label) in enumerate(zip(data.images, data.target, strict=True)):
-        if kept[label] < 12:
-            kept[label] += 1
+        if counts[label] < 12:
+            counts[label] += 1
             (folder / str(label)).mkdir(exist_ok=True)
             Image.fromarray((255 - pixels * 15.9).astype("uint8")).resize((32, 32)).save(folder / str(label) / f"{number:04d}.png")
     return folder
@@ -70,43 +113,68 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pictures(digits: Path, tmp_path: Path) -> Path:
-    """The digits as a folder of the test's own, to be changed at will."""
+    """The digits in a folder of the test's own, which it may change."""
     return Path(shutil.copytree(digits, tmp_path / "pictures"))
 
 
-QUICK = ["evaluation.encode_latency_queries=0", "evaluation.projection_seconds=0"]  # neither of which most tests look at
+QUICK = ["evaluation.encode_latency_queries=0", "evaluation.projection_seconds=0"]  # neither matters to most tests
+# In float32 a vector does not depend on the rest of its batch, and no precision is compared first.
+SETTINGS = [*QUICK, "encoder.precision=float32", "encoder.chunk_rows=50", "index.shards=2"]
 
 Build = Callable[..., dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class FinishedBuild:
+    """A root, and the summary of the build that filled it."""
+
+    root: Path
+    summary: dict[str, Any]
+
+
 @pytest.fixture
 def build(server: str, tmp_path: Path) -> Build:
-    """Run the flow on a folder of pictures in this process: build(folder, "dotted.key=value", root=...) -> summary.
-
-    In float32, so that a vector does not depend on those that were encoded beside it, and nothing is compared first; QUICK.
-    """
+    """Run the flow on a folder of images in this process: build(folder, "dotted.key=value", root=...) -> summary."""
     from indexmill.flows.build_index import build_index
 
     def run(pictures: Path, *settings: str, root: Path | None = None, config: str = "demo-images", **options: str) -> dict[str, Any]:
-        chosen = [f"dataset.path={pictures}", "encoder.precision=float32"] if config == "demo-images" else []
-        return build_index(config, str(root or tmp_path / "root"), [*chosen, *QUICK, *settings], **options)
+        defaults = [f"dataset.path={pictures}", "encoder.precision=float32"] if config == "demo-images" else []
+        return build_index(config, str(root or tmp_path / "root"), [*defaults, *QUICK, *settings], **options)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def encoded_digits(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root in which the digits were encoded once."""
+def finished_build(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedBuild:
+    """The digits built with SETTINGS: three parts of vectors, two shards. Only to be read and copied."""
     from indexmill.flows.build_index import build_index
 
-    root = tmp_path_factory.mktemp("encoded") / "root"
-    build_index("demo-images", str(root), [f"dataset.path={digits}", "encoder.precision=float32", *QUICK])
+    root = tmp_path_factory.mktemp("finished") / "root"
+    return FinishedBuild(root, build_index("demo-images", str(root), [f"dataset.path={digits}", *SETTINGS]))
+
+
+def copy_encoded_digits(finished: FinishedBuild, root: Path) -> Path:
+    """Copy what spares a build the slow work: vectors, the encoder's profile, and checks of images. Returns the root."""
+    for name in ("embeddings", "encoders", "image_checks"):
+        shutil.copytree(finished.root / name, root / name)
     return root
 
 
 @pytest.fixture
-def quick_build(build: Build, encoded_digits: Path, tmp_path: Path) -> Build:
+def quick_build(build: Build, finished_build: FinishedBuild, tmp_path: Path) -> Build:
     """`build` for a test that does not look at encoding: the embedding store of its root has the digits' vectors already."""
-    for name in ("embeddings", "encoders"):
-        shutil.copytree(encoded_digits / name, tmp_path / "root" / name)
+    copy_encoded_digits(finished_build, tmp_path / "root")
     return build
+
+
+@pytest.fixture
+def next_build(finished_build: FinishedBuild, server: str, tmp_path: Path) -> Build:
+    """Run the flow with SETTINGS in a copy of the finished root: next_build(folder, "dotted.key=value") -> summary."""
+    from indexmill.flows.build_index import build_index
+
+    root = Path(shutil.copytree(finished_build.root, tmp_path / "root"))
+
+    def run(pictures: Path, *settings: str, **options: str) -> dict[str, Any]:
+        return build_index("demo-images", str(root), [f"dataset.path={pictures}", *SETTINGS, *settings], **options)
+
+    return run

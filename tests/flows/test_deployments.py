@@ -1,4 +1,4 @@
-"""What `make deploy` puts on a server: made once, kept as people set it, and at work."""
+"""What `make deploy` creates on a server: once, kept as users change it, and in effect."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def client(server: str) -> Iterator[SyncPrefectClient]:
         yield client
 
 
-def test_to_provide_again_changes_nothing_that_somebody_set(client: SyncPrefectClient) -> None:
-    """A pool, a limit of one, an automation; then the limit is two, and stays two. The automation is not there twice."""
+def test_provisioning_again_keeps_what_a_user_changed(client: SyncPrefectClient) -> None:
+    """A pool, a limit of one, one automation; a limit that a user sets to two stays two."""
     provision_server()
     assert client.read_work_pool(WORK_POOL).type == "process"
     assert client.read_global_concurrency_limit_by_name(GPU_LIMIT).limit == 1
@@ -51,49 +51,50 @@ def test_to_provide_again_changes_nothing_that_somebody_set(client: SyncPrefectC
     assert [automation.enabled for automation in client.read_automations_by_name(ZOMBIE_AUTOMATION)] == [True]
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_is_gone_is_marked_as_crashed(client: SyncPrefectClient) -> None:
-    """Killed with -9 it cannot say so itself; its silence says it. (Ten seconds is the shortest that Prefect waits.)"""
+    """Its missing heartbeat shows it. Ten seconds is the shortest time that Prefect waits."""
     running = subprocess.Popen([sys.executable, "-c", SLEEPER], stdout=subprocess.PIPE, text=True)
     assert running.stdout
     run = running.stdout.readline().strip()
-    made = client.create_automation(build_zombie_automation(run, timedelta(seconds=10)))
-    time.sleep(3)  # its first sign of life is on its way
+    automation_id = client.create_automation(build_zombie_automation(run, timedelta(seconds=10)))
+    time.sleep(3)  # its first heartbeat is on its way
     running.kill()
     running.communicate()
     try:
-        end = time.monotonic() + 60
-        while (state := client.read_flow_run(run).state) and state.type == StateType.RUNNING and time.monotonic() < end:
+        deadline = time.monotonic() + 300
+        while (state := client.read_flow_run(run).state) and state.type == StateType.RUNNING and time.monotonic() < deadline:
             time.sleep(1)
         assert (state.type, state.message) == (StateType.CRASHED, "no heartbeat: the process or its machine is gone")  # type: ignore[union-attr]
     finally:
-        client.request("DELETE", "/automations/{id}", path_params={"id": made})
+        client.request("DELETE", "/automations/{id}", path_params={"id": automation_id})
 
 
-def test_two_take_turns(client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one holds the only slot the other waits; then it has it."""
+def test_a_gpu_slot_is_held_by_one_at_a_time(client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one holds the only slot the other waits, and then acquires it."""
     provision_server()
     monkeypatch.setenv(LIMIT_VARIABLE, GPU_LIMIT)
-    had = Event()
+    acquired = Event()
 
-    def other() -> None:
+    def wait_for_slot() -> None:
         with acquire_gpu_slot():
-            had.set()
+            acquired.set()
 
-    waiting = Thread(target=copy_context().run, args=(other,))  # a bare thread knows nothing of the tests' server
+    waiting = Thread(target=copy_context().run, args=(wait_for_slot,))  # a new thread lacks the context with the tests' server
     with acquire_gpu_slot() as shared:
         assert shared
         waiting.start()
-        assert not had.wait(3)
+        assert not acquired.wait(2)
         assert client.read_global_concurrency_limit_by_name(GPU_LIMIT).active_slots == 1
-    assert had.wait(60)
+    assert acquired.wait(300)
     waiting.join()
     assert client.read_global_concurrency_limit_by_name(GPU_LIMIT).active_slots == 0
 
 
-def test_a_build_loads_and_encodes_in_its_turn(
+def test_a_build_holds_a_slot_while_it_loads_and_encodes(
     quick_build: Build, digits: Path, client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A limit that the server does not know: neither a model is loaded nor the stage `encode` begun. One that it knows is given back."""
+    """With an unknown limit no model is loaded and the stage `encode` does not start; a known one is released."""
     provision_server()
     monkeypatch.setenv(LIMIT_VARIABLE, "another-gpu")
     with pytest.raises(InputError, match="cannot acquire a GPU slot"):
@@ -107,8 +108,8 @@ def test_a_build_loads_and_encodes_in_its_turn(
     assert client.read_global_concurrency_limit_by_name(GPU_LIMIT).active_slots == 0
 
 
-def test_nobody_waits_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty variable says so where there is one."""
+def test_without_a_gpu_no_slot_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty variable disables the limit on a machine with a GPU."""
     monkeypatch.setenv(LIMIT_VARIABLE, "")
     with acquire_gpu_slot() as shared:
         assert not shared

@@ -23,7 +23,7 @@ HEAVY = ("torch", "faiss", "prefect", "duckdb", "pyarrow", "numpy", "pydantic", 
 
 def run_python(code: str, folder: Path, **env: str) -> str:
     """Run a program outside the checkout, with these environment variables only; return what it prints."""
-    run = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60, env=env)
+    run = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300, env=env)
     assert run.returncode == 0, run.stderr
     return run.stdout.strip()
 
@@ -61,7 +61,7 @@ def test_all_lists_exactly_the_documented_names() -> None:
 
 def test_the_module_runs_as_a_command_and_prints_the_version() -> None:
     """`python -m indexmill --version` is the version of the package."""
-    run = subprocess.run([sys.executable, "-m", "indexmill", "--version"], capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, "-m", "indexmill", "--version"], capture_output=True, text=True, timeout=300)
     assert run.stdout.strip() == f"indexmill {indexmill.__version__}"
 
 

