@@ -86,7 +86,7 @@ clean:  ## Remove .venv and caches; data stays.
 
 # Sizes measured on Linux: torch with its CUDA libraries is most of it.
 $(INSTALLED): pyproject.toml constraints.txt
-	@echo "Installing the pinned dependencies into .venv: about @@DOWNLOAD@@ GB to download, @@DISK@@ GB on disk (torch and its CUDA libraries)."
+	@echo "Installing the pinned dependencies into .venv: about 3.4 GB to download, 7.1 GB on disk (torch and its CUDA libraries)."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@set -o pipefail; start=$$(date +%s); $(BIN)/pip install --disable-pip-version-check --progress-bar on -e '.[demo,serve,dev]' -c constraints.txt \
 	  | { grep --line-buffered -E "^ *(Downloading|Installing collected|Successfully)|error" | cut -c1-120 || true; } \
