@@ -11,11 +11,12 @@ import faiss
 import numpy as np
 
 from benchmarks.index_peers import WIDTHS
+from indexmill.storage.index_records import SearchParams
 from indexmill.tasks.indexing.auto_factory import IndexCandidate
-from indexmill.tasks.indexing.reranking import store
+from indexmill.tasks.indexing.reranking import make_store
 from indexmill.tasks.indexing.searcher import Searcher
 from indexmill.tasks.indexing.soar import fill_index, train_soar
-from indexmill.tasks.metrics.neighbors import exact_search
+from indexmill.tasks.metrics.exact_search import exact_search
 
 
 class Ours:
@@ -38,9 +39,9 @@ class Ours:
         faiss.write_index(fill_index(trained, [(ids, vectors)], spill=one.spill), str(path.with_suffix(".faiss")))
         np.save(path, vectors)
         self.ids = ids
-        mapped = store(ids, np.load(path, mmap_mode="r"), "cosine")
+        mapped = make_store(ids, np.load(path, mmap_mode="r"), "cosine")
         index = faiss.read_index(str(path.with_suffix(".faiss")))
-        self.searcher = Searcher([index], "cosine", stores=[mapped], spill=one.spill)
+        self.searcher = Searcher([index], "cosine", SearchParams(spill=one.spill), stores=[mapped])
 
     def set_search_params(self, width: int) -> None:
         """Set by `tune`."""

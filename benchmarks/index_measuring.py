@@ -15,8 +15,9 @@ from typing import Any
 import faiss
 import numpy as np
 
-from indexmill.tasks.indexing.tuning import lower_bound, tune
-from indexmill.tasks.metrics.neighbors import ann_recall_at, exact_search
+from indexmill.tasks.indexing.tuning import lower_bound, tune_search
+from indexmill.tasks.metrics.exact_search import exact_search
+from indexmill.tasks.metrics.neighbors import ann_recall_at
 
 K = 10
 BATCHES = (1, 16, 256)
@@ -121,7 +122,7 @@ def _named(peer: Any, rows: np.ndarray) -> np.ndarray:
 
 
 def _ours(peer: Any, queries: np.ndarray, exact: np.ndarray, target: float) -> tuple[Any, bool]:
-    tuned = tune(peer.searcher, queries, _named(peer, exact), target)
+    tuned = tune_search(peer.searcher, queries, _named(peer, exact), target)
     return tuned.chosen.params, tuned.met
 
 
@@ -150,8 +151,7 @@ def _tried(peer: Any, width: int, queries: np.ndarray, exact: np.ndarray) -> tup
 
 def _set(run: Run) -> None:
     if hasattr(run.peer, "searcher"):
-        params = run.width
-        run.peer.searcher.set_search_params(nprobe=params.nprobe, ef_search=params.ef_search, rerank_candidates=params.rerank_candidates)
+        run.peer.searcher.set_search_params(run.width)
     else:
         width, run.peer.again = run.width
         run.peer.set_search_params(width)

@@ -20,7 +20,7 @@ import numpy as np
 from indexmill.configs.models import IndexConfig
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
-from tests.indexing.nightly import Database, centres, clustered
+from tests.indexing.nightly import Database, draw_centers, draw_clustered
 
 PART = 50_000
 
@@ -28,11 +28,11 @@ PART = 50_000
 def store(root: Root, size: int, dim: int) -> EmbeddingSet:
     """Vectors in an embedding store, made and written part by part, and the record of them."""
     database = Database(root, dim)
-    around = centres(database.random, 1000, dim)
+    around = draw_centers(database.random, 1000, dim)
     for start in range(0, size, PART):
-        database.insert(clustered(database.random, around, min(PART, size - start)))
+        database.insert(draw_clustered(database.random, around, min(PART, size - start)))
         database.vectors = np.empty((0, dim), np.float32)
-    return database.tonight()
+    return database.make_record()
 
 
 def built(root: Root, embeddings: EmbeddingSet, config: IndexConfig) -> dict[str, float]:
@@ -43,7 +43,7 @@ def built(root: Root, embeddings: EmbeddingSet, config: IndexConfig) -> dict[str
     before, start = _peak(), time.perf_counter()
     trained = reuse_or_train(root, "memory", embeddings, config, None)
     training, middle = _peak(), time.perf_counter()
-    filled = build_shards(root, "memory", embeddings, trained, "database", config, (), lambda finished: None)
+    filled = build_shards(root, "memory", embeddings, trained, config)
     return {"before": before, "training": training, "peak": _peak(), "shards": len(filled.shards), "sampled": trained.sampled,
             "train_seconds": middle - start, "shard_seconds": time.perf_counter() - middle}  # fmt: skip
 

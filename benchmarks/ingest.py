@@ -58,7 +58,7 @@ def night(folder: str, place: str, *, listed_anew: bool) -> dict[str, Any]:
     from indexmill.configs.datasets import FolderDatasetConfig
     from indexmill.configs.models import SplitConfig, ValidateConfig
     from indexmill.storage.root import Root
-    from indexmill.tasks.ingest import ingest, revision
+    from indexmill.tasks.ingest import ingest, read_source_revision
     from indexmill.tasks.split import split
     from indexmill.tasks.validate import validate
 
@@ -71,7 +71,7 @@ def night(folder: str, place: str, *, listed_anew: bool) -> dict[str, Any]:
         seconds[stage] = time.perf_counter() - start
         return done
 
-    now = timed("revision", revision, config, root)
+    now = timed("revision", read_source_revision, config, root)
     if listed_anew:
         opened = _opened(root)
         dataset = timed("ingest", ingest.fn, root, "pictures", config, now)

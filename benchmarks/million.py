@@ -32,7 +32,7 @@ from indexmill.storage.root import Root
 from indexmill.tasks.indexing.shard_builder import build_shards
 from indexmill.tasks.indexing.shard_store import open_searcher
 from indexmill.tasks.indexing.training import reuse_or_train
-from indexmill.tasks.metrics.search_speed import measure_search_speed
+from indexmill.tasks.metrics.latency import measure_search_speed
 from indexmill.tasks.tune import tune
 from tests.indexing.nightly import Database
 
@@ -63,7 +63,7 @@ def stored(root: Root, parts: Iterator[np.ndarray]) -> EmbeddingSet:
     for part in parts:
         database.insert(part)
         database.vectors = np.empty((0, DIM), np.float32)
-    return database.tonight()
+    return database.make_record()
 
 
 def sided(root: Root, embeddings: EmbeddingSet) -> EmbeddingSet:
@@ -83,14 +83,14 @@ def measured(root: Root, embeddings: EmbeddingSet, config: IndexConfig) -> dict[
     start = time.perf_counter()
     trained = reuse_or_train(root, "million", embeddings, config, None)
     middle = time.perf_counter()
-    filled = build_shards(root, "million", embeddings, trained, "database", config, (), lambda items: None)
+    filled = build_shards(root, "million", embeddings, trained, config)
     end = time.perf_counter()
     shards = IndexShards(digest="s", files=(), trained=trained.digest, shards=filled.shards, built=0, updated=0, reused=0)
     tuned = tune.fn(root, embeddings, embeddings, trained, shards, config)
     with open_vectors(root, embeddings, side="query") as blocks:
         _, queries = concatenate_blocks(blocks, embeddings.dim)
     searcher = open_searcher(filled.shards, root.file, config.metric, tuned.params)
-    speed = measure_search_speed(searcher, queries)
+    speed = measure_search_speed(searcher, queries, threads=faiss.omp_get_max_threads())
     return {
         "factory": trained.factory, "spill": trained.spill, "shards": len(filled.shards), "tuning": tuned.reason, **speed,
         "train_seconds": middle - start, "shard_seconds": end - middle, "index_bytes_a_vector": sum(s.index.size for s in filled.shards)

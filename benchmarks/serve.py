@@ -27,7 +27,7 @@ import psutil
 from benchmarks.serve_load import load, raw, text
 from benchmarks.serve_root import NAME, clustered, make_root
 from indexmill.serve import OpenIndex, open_index
-from tests.serve.publishing import publish_again
+from tests.serve.publish_helper import publish_again
 
 CLIENTS = (1, 8, 64)
 BATCHES = (1, 16, 64)

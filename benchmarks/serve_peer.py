@@ -35,7 +35,7 @@ QUERIES = [f"{verb} {what} {number}" for number in range(20) for verb in ("parse
 def make_peer(folder: Path, peer: str, root: Path, name: str, count: int) -> Path:
     """txtai's index of the first items of ours, and the file that its service is configured by."""
     index = open_index(root, name)
-    rows = index.items.rows(index.items.matching({"side": ["database"]})[:count].tolist())
+    rows = index.items.get_rows(index.items.filter_ids({"side": ["database"]})[:count].tolist())
     (folder / "items.json").write_text(json.dumps([(row["key"], row["text"]) for row in rows if row]))
     model = str(find_model_path(index.manifest.config["encoder"]["model"]))
     command = [sys.executable, "-c", INDEXING, str(folder / "items.json"), model, str(folder / "index")]

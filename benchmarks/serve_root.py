@@ -17,7 +17,7 @@ from indexmill.storage.index_records import SearchParams, Shard
 from indexmill.storage.records import FileRef
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
-from indexmill.tasks.indexing.shard_store import save
+from indexmill.tasks.indexing.shard_store import save_index
 from indexmill.tasks.indexing.soar import fill_index, train_soar
 
 NAME, DIM, CLUSTERS = "bench", 384, 2000
@@ -57,7 +57,7 @@ def _enlarge(path: Path, count: int, family: str) -> None:
     staged.mkdir()
     vectors, ids = clustered(count), np.sort(np.random.default_rng(2).choice(2**62, count, replace=False)) + 1
     files = {"shard-00000.faiss": staged / "shard-00000.faiss"}
-    save(_index(vectors, ids, family), files["shard-00000.faiss"])
+    save_index(_index(vectors, ids, family), files["shard-00000.faiss"])
     digests = [f"{item:032x}" for item in ids.tolist()]
     labels = [f"l{item % 50}" for item in ids.tolist()]
     rows = pa.table({"item_id": ids, "content_digest": digests})

@@ -1,1 +1,1 @@
-"""What a pipeline is: pydantic models, their loading from YAML, and one YAML file a pipeline."""
+"""Pipeline configs: the pydantic models, their loading from YAML, and one YAML file per bundled pipeline."""

@@ -1,4 +1,4 @@
-"""The section `dataset`: one model a source, told apart by `source`."""
+"""The section `dataset`: one model per source, chosen by `source`."""
 
 from __future__ import annotations
 
@@ -6,104 +6,106 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from indexmill.configs.base import ConfigModel
+from indexmill.storage.records import FrozenModel
 
 
-class BaseDatasetConfig(ConfigModel):
-    """What every source understands.
+class BaseDatasetConfig(FrozenModel):
+    """Settings of every source."""
 
-    exclude_labels: labels whose items are left out. limit: a random sample of so many items, drawn by a keyed hash of the key with
-    `sample_seed`, so that a larger limit keeps the smaller one's items.
-    """
-
-    exclude_labels: tuple[str, ...] = ()
-    limit: int | None = Field(default=None, ge=1)
-    sample_seed: int = 0
+    exclude_labels: tuple[str, ...] = Field(default=(), description="leave out the items with these labels")
+    limit: int | None = Field(
+        default=None, ge=1, description="take a random sample of at most this many items; a larger limit keeps a smaller one's items"
+    )
+    sample_seed: int = Field(default=0, description="seed of that sample")
 
 
 class StdlibDatasetConfig(BaseDatasetConfig):
-    """The documented modules, classes and functions of the running Python's standard library; label = module."""
+    """The documented modules, classes and functions of Python's standard library. The label is the module."""
 
     source: Literal["stdlib"]
 
 
 class ImageFolderConfig(BaseDatasetConfig):
-    """How a tree of images is read.
+    """How to read a folder tree of images.
 
-    labels: `folder` takes the name of the folder at depth `label_depth` below the top (1 is the first), `metadata` the column
-    `label_column` of a metadata file, `none` reads images from any depth unlabelled. captions: `metadata` takes the column
-    `caption_column`, `text` a .txt file of the same stem beside the image. A metadata file is Hugging Face ImageFolder's
-    `metadata.csv`, `.jsonl` or `.scan_sql` with a column `file_name`.
+    A metadata file is `metadata.csv`, `.jsonl` or `.parquet` with a column `file_name`, as in Hugging Face's
+    ImageFolder.
     """
 
-    labels: Literal["folder", "metadata", "none"] = "folder"
-    label_depth: int = Field(default=1, ge=1, le=16)
-    label_column: str = "label"
-    captions: Literal["none", "metadata", "text"] = "none"
-    caption_column: str = "text"
+    labels: Literal["folder", "metadata", "none"] = Field(
+        default="folder",
+        description="`folder`: the folder name at depth label_depth; `metadata`: label_column of a metadata file; `none`: no labels, and"
+        " images at any depth",
+    )
+    label_depth: int = Field(default=1, ge=1, le=16, description="depth of the label folders; 1 is right below the top")
+    label_column: str = Field(default="label", description="label column of the metadata file")
+    captions: Literal["none", "metadata", "text"] = Field(
+        default="none",
+        description="`metadata`: caption_column of a metadata file; `text`: a .txt file of the same name beside the image",
+    )
+    caption_column: str = Field(default="text", description="caption column of the metadata file")
 
 
 class FolderDatasetConfig(ImageFolderConfig):
-    """A tree of images on disk."""
+    """A folder tree of images on disk."""
 
     source: Literal["folder"]
     path: str = Field(description="the folder; {root} stands for the root directory")
 
 
 class KaggleDatasetConfig(ImageFolderConfig):
-    """A Kaggle data set, downloaded and unpacked once a version, then read as a folder below `subdir`. version: None takes the newest."""
+    """A Kaggle data set, downloaded and unpacked once per version, then read as a folder."""
 
     source: Literal["kaggle"]
-    handle: str = Field(pattern="^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+$")
-    version: int | None = Field(default=None, ge=1)
-    subdir: str = ""
+    handle: str = Field(pattern="^[A-Za-z0-9_-]+/[A-Za-z0-9_-]+$", description="OWNER/DATASET")
+    version: int | None = Field(default=None, ge=1, description="the data set's version; the newest by default")
+    subdir: str = Field(default="", description="the folder of images inside the data set")
 
 
 class ColumnsConfig(BaseDatasetConfig):
-    """Which columns of a table make an item.
+    """Which columns of a table are read.
 
-    image_column makes items images, with text_column as their caption; else text_column is the item. key_column: None numbers the rows.
+    With `image_column` the items are images and `text_column` holds their captions.
     """
 
-    image_column: str | None = None
-    text_column: str | None = None
-    label_column: str | None = None
-    key_column: str | None = None
+    image_column: str | None = Field(default=None, description="column of images; with it the items are images")
+    text_column: str | None = Field(default=None, description="column of texts, or of captions when there is an image column")
+    label_column: str | None = Field(default=None, description="column of labels")
+    key_column: str | None = Field(default=None, description="column of unique keys; by default rows are numbered")
 
     @model_validator(mode="after")
     def _require_column(self) -> ColumnsConfig:
         if not (self.image_column or self.text_column):
-            raise ValueError("name dataset.image_column, dataset.text_column or both")
+            raise ValueError("dataset.image_column, dataset.text_column or both")
         return self
 
 
-SplitName = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$")]  # what the hub's library allows
+SplitName = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$")]  # what the datasets library allows
 
 
 class HuggingFaceDatasetConfig(ColumnsConfig):
-    """A data set on the Hugging Face Hub, pinned to the commit that `revision` (a branch, tag or commit) stands for.
-
-    split: one or more of its splits. streaming_above_bytes: a larger data set is streamed, never held on disk whole.
-    """
+    """A data set on the Hugging Face Hub, pinned to a commit."""
 
     source: Literal["huggingface"]
-    id: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")
-    config: str | None = None
-    split: SplitName | tuple[SplitName, ...] = "train"
-    revision: str = "main"
-    streaming_above_bytes: int = Field(default=2_000_000_000, ge=0)
+    id: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", description="the data set's id, ORG/NAME")
+    config: str | None = Field(default=None, description="the data set's configuration (subset)")
+    split: SplitName | tuple[SplitName, ...] = Field(default="train", description="one or more splits to read")
+    revision: str = Field(default="main", description="branch, tag or commit")
+    streaming_above_bytes: int = Field(
+        default=2_000_000_000, ge=0, description="stream data sets larger than this instead of downloading them as a whole"
+    )
 
 
 class TinyImagenetDatasetConfig(BaseDatasetConfig):
-    """tiny-imagenet as its archive unpacks: train/<wnid>/images, val/val_annotations.txt, words.txt for labels that can be read."""
+    """tiny-imagenet as its archive unpacks: train/<wnid>/images, val/val_annotations.txt, words.txt (labels)."""
 
     source: Literal["tiny-imagenet"]
-    path: str
-    splits: tuple[Literal["train", "val"], ...] = ("train", "val")
+    path: str = Field(description="the unpacked folder")
+    splits: tuple[Literal["train", "val"], ...] = Field(default=("train", "val"), description="the splits to read")
 
 
 class StsDatasetConfig(BaseDatasetConfig):
-    """Sentences with scored pairs, in the text layouts of the STS benchmark (`stsbenchmark`) and of SICK (`sick`)."""
+    """Sentences with scored pairs, in the text formats of the STS benchmark and of SICK."""
 
     source: Literal["sts"]
     stsbenchmark: str | None = Field(default=None, description="folder with sts-train.csv, sts-dev.csv, sts-test.csv")
@@ -112,18 +114,18 @@ class StsDatasetConfig(BaseDatasetConfig):
     @model_validator(mode="after")
     def _require_folder(self) -> StsDatasetConfig:
         if not (self.stsbenchmark or self.sick):
-            raise ValueError("name dataset.stsbenchmark, dataset.sick or both")
+            raise ValueError("dataset.stsbenchmark, dataset.sick or both")
         return self
 
 
 class TableDatasetConfig(ColumnsConfig):
-    """A table of a team's own: Parquet, CSV (with a header) or JSON lines; `path` may be a pattern such as data/*.parquet.
+    """A table of your own: Parquet, CSV with a header, or JSON lines.
 
-    image_column holds paths relative to the table's folder.
+    `image_column` holds paths relative to the table's folder.
     """
 
     source: Literal["parquet", "csv", "jsonl"]
-    path: str
+    path: str = Field(description="the file, or a pattern such as data/*.parquet")
 
 
 DatasetConfig = Annotated[

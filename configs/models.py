@@ -1,4 +1,4 @@
-"""The config of a pipeline. Unknown keys are refused everywhere; defaults are what a careful user would choose."""
+"""The config of a pipeline. Every section rejects unknown keys."""
 
 from __future__ import annotations
 
@@ -6,181 +6,185 @@ from typing import Annotated, Literal
 
 from pydantic import ByteSize, Field, field_validator, model_validator
 
-from indexmill.configs.base import ConfigModel
 from indexmill.configs.datasets import DatasetConfig
 from indexmill.configs.encoders import EncoderConfig
-
-Rerank = Literal["none", "sq8", "fp16", "exact"]
-
-
-class ValidateConfig(ConfigModel):
-    """max_reject_fraction: past this share of rejected items the build stops.
-
-    max_pixels, min_side, max_aspect_ratio: images that are larger, shorter on a side, or longer for their width are rejected unopened.
-    By default an image one pixel wide is: it is a ruled line or a counter of visits, not a picture.
-    seconds_per_item: an image that takes longer to open is rejected.
-    """
-
-    max_reject_fraction: float = Field(default=0.05, ge=0, le=1)
-    max_pixels: int = Field(default=100_000_000, ge=1)
-    min_side: int = Field(default=2, ge=1)
-    max_aspect_ratio: float = Field(default=50, ge=1)
-    seconds_per_item: float = Field(default=20, gt=0)
-    max_text_length: int = Field(default=100_000, ge=1)
+from indexmill.storage.records import FrozenModel, Rerank
 
 
-class SplitConfig(ConfigModel):
-    """What is held out as queries.
+class ValidateConfig(FrozenModel):
+    """Which items are rejected. Images are checked against the pixel limits before they are decoded."""
 
-    mode: `hash` sends query_fraction of the content groups to the query side, by a hash keyed with `seed`; `given` takes the data set's
-    own split, where the splits named in query_splits are the query side; `none` puts everything into the database, and then nothing
-    can be measured. leaks: whether queries that are nearly an item of the database (images whose perceptual hashes differ in at most
-    leak_distance of 256 bits; texts that differ only in case, punctuation and spacing) are left out of the figures.
-    """
-
-    mode: Literal["hash", "given", "none"] = "hash"
-    query_fraction: float = Field(default=0.2, gt=0, lt=1)
-    query_splits: tuple[str, ...] = ("test", "validation", "valid", "val", "dev")
-    seed: int = 0
-    leaks: Literal["exclude", "keep"] = "exclude"
-    leak_distance: int = Field(default=12, ge=0, le=64)
+    max_reject_fraction: float = Field(default=0.05, ge=0, le=1, description="stop the build when a larger share of the items is rejected")
+    max_pixels: int = Field(default=100_000_000, ge=1, description="largest image in pixels")
+    min_side: int = Field(
+        default=2, ge=1, description="shortest side of an image in pixels; by default rejects one-pixel lines and tracking pixels"
+    )
+    max_aspect_ratio: float = Field(default=50, ge=1, description="largest ratio of an image's sides")
+    seconds_per_item: float = Field(default=20, gt=0, description="longest time to decode an image")
+    max_text_length: int = Field(default=100_000, ge=1, description="longest text in characters")
 
 
-class DriftConfig(ConfigModel):
-    """When the last training is no longer good enough. Each signal is compared with its value at training.
+class SplitConfig(FrozenModel):
+    """Which items are held out as queries."""
 
-    max_changed: share of contents that are not what they were. max_imbalance: how many times as unevenly the lists may be filled.
-    max_error_rise: how much further, as a share, vectors may lie from what the index makes of them; max_recall_drop: how much recall@10
-    may fall: both on average over the database. sample and probes: vectors and queries that the signals are measured with.
-    """
+    mode: Literal["hash", "given", "none"] = Field(
+        default="hash",
+        description="`hash`: a share of the content groups, drawn by a keyed hash; `given`: the data set's own splits; `none`: no queries,"
+        " so nothing is measured",
+    )
+    query_fraction: float = Field(default=0.2, gt=0, lt=1, description="share of the content groups on the query side (mode hash)")
+    query_splits: tuple[str, ...] = Field(
+        default=("test", "validation", "valid", "val", "dev"), description="the data set's splits on the query side (mode given)"
+    )
+    seed: int = Field(default=0, description="key of the hash (mode hash)")
+    leaks: Literal["exclude", "keep"] = Field(
+        default="exclude", description="whether metrics leave out queries that are nearly equal to an item of the database"
+    )
+    leak_distance: int = Field(
+        default=12,
+        ge=0,
+        le=64,
+        description="images are nearly equal when at most this many of the 256 bits of their perceptual hashes differ; texts when they"
+        " differ only in case, punctuation and spacing",
+    )
 
-    max_changed: float = Field(default=0.5, gt=0, le=1)
-    max_imbalance: float = Field(default=1.25, ge=1)
-    max_error_rise: float = Field(default=0.1, ge=0)
-    max_recall_drop: float = Field(default=0.01, ge=0, le=1)
-    sample: int = Field(default=10_000, ge=100)
-    queries: int = Field(default=1000, ge=10)
+
+class DriftConfig(FrozenModel):
+    """When the index is trained again. Each signal is compared with its value at training."""
+
+    max_changed: float = Field(default=0.5, gt=0, le=1, description="largest share of contents that were added or removed")
+    max_imbalance: float = Field(default=1.25, ge=1, description="largest factor by which the imbalance of the lists grew")
+    max_error_rise: float = Field(default=0.1, ge=0, description="largest relative rise of the mean quantization error")
+    max_recall_drop: float = Field(default=0.01, ge=0, le=1, description="largest drop of the mean recall@10")
+    sample: int = Field(default=10_000, ge=100, description="vectors that the signals are measured on")
+    queries: int = Field(default=1000, ge=10, description="queries that the recall is measured with")
 
 
-class IndexConfig(ConfigModel):
-    """The FAISS index.
+class IndexConfig(FrozenModel):
+    """The FAISS index, its search and its shards."""
 
-    holds: for images with captions and an encoder of both, which of the two the index holds; by default what the items are. factory: any
-    FAISS factory string, or `auto`: the quickest that reaches recall_target within memory_budget (bytes in memory when served) and
-    latency_budget_ms (a query, CPU time). recall_target: recall@10 against exact search; 0.95 with `auto`; with another factory the
-    search is tuned for it. nprobe and ef_search: how wide to search (IVF lists, HNSW candidates); unset and without a target, an eighth
-    of the lists, at least 8, and 64 candidates. candidates: how many are ranked again. shards: files on the database side; `auto` fills
-    shards of at most shard_bytes one after another. rerank: whether candidates are ranked again, by vectors in 8 bits a number (sq8), 16
-    (fp16) or 32 (exact). train_points_per_list and train_memory: how large the sample of training may be. drift: how long a training is
-    used.
-    """
-
-    modality: Literal["image", "text"] | None = None
-    factory: str = Field(default="Flat", min_length=1)
-    metric: Literal["cosine", "ip", "l2"] = "cosine"
-    shards: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)] = "auto"
-    shard_bytes: ByteSize = Field(default=ByteSize(256_000_000), ge=1)
-    recall_target: float | None = Field(default=None, gt=0, lt=1)
-    memory_budget: ByteSize | None = None
-    latency_budget_ms: float | None = Field(default=None, gt=0)
-    nprobe: int | None = Field(default=None, ge=1)
-    ef_search: int | None = Field(default=None, ge=1)
-    rerank_candidates: int | None = Field(default=None, ge=1)
-    rerank: Rerank = "none"
-    train_points_per_list: int = Field(default=64, ge=39, le=256)
-    train_memory: ByteSize = Field(default=ByteSize(1_000_000_000), ge=1_000_000)
+    modality: Literal["image", "text"] | None = Field(
+        default=None, description="for images with captions: which of the two the index holds; by default what the items are"
+    )
+    factory: str = Field(
+        default="Flat",
+        min_length=1,
+        description="a FAISS factory string, or `auto`: the fastest index that reaches recall_target within memory_budget and"
+        " latency_budget_ms",
+    )
+    metric: Literal["cosine", "ip", "l2"] = Field(default="cosine", description="similarity: cosine, inner product or Euclidean distance")
+    shards: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default="auto", description="FAISS files of the database side; `auto` fills shards of at most shard_bytes one after another"
+    )
+    shard_bytes: ByteSize = Field(default=ByteSize(256_000_000), ge=1, description="largest shard with shards: auto")
+    recall_target: float | None = Field(
+        default=None, gt=0, lt=1, description="recall@10 to tune the search for; 0.95 with factory `auto`, else no tuning"
+    )
+    memory_budget: ByteSize | None = Field(default=None, description="memory of the served index, for factory `auto`")
+    latency_budget_ms: float | None = Field(default=None, gt=0, description="CPU time per query in milliseconds, for factory `auto`")
+    nprobe: int | None = Field(
+        default=None, ge=1, description="lists to visit (IVF); without a recall target an eighth of the lists, at least 8"
+    )
+    ef_search: int | None = Field(default=None, ge=1, description="graph candidates to visit (HNSW); without a recall target 64")
+    rerank_candidates: int | None = Field(default=None, ge=1, description="candidates to re-rank")
+    rerank: Rerank = Field(
+        default="none", description="vectors to re-rank candidates with: sq8 (8 bits per dimension), fp16, exact (float32) or none"
+    )
+    train_points_per_list: int = Field(default=64, ge=39, le=256, description="training vectors per list")
+    train_memory: ByteSize = Field(default=ByteSize(1_000_000_000), ge=1_000_000, description="memory for training")
     drift: DriftConfig = DriftConfig()
-    seed: int = 0
+    seed: int = Field(default=0, description="seed of training and of samples")
 
 
-class EvaluationConfig(ConfigModel):
-    """asks: what the queries are, images or their captions; by default what the index holds. k: the cut-offs. depth: results a query that
-    average precision looks at, where items can be judged. max_queries: a seeded sample of so many queries. relevant_from: items are
-    relevant when a scored pair of at least this joins them to the query, and not by label. encode_queries: queries whose encoding is timed,
-    once for an encoder on a device. projection_seconds: about what t-SNE may take, which says how many points it draws; 0 draws none. trec:
-    also write the run and its qrels in trec_eval's form.
-    """
+class EvaluationConfig(FrozenModel):
+    """What is measured, and with how many queries."""
 
-    query_modality: Literal["image", "text"] | None = None
-    k: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = (1, 5, 10)
-    depth: int = Field(default=1000, ge=1)
-    max_queries: int = Field(default=10_000, ge=1)
-    relevance_threshold: float | None = None
-    examples: int = Field(default=8, ge=0, le=100, description="example queries shown in the report, and as many best and worst")
-    encode_latency_queries: int = Field(default=20, ge=0, le=1000)
-    projection_seconds: float = Field(default=20, ge=0)
-    trec: bool = False
+    query_modality: Literal["image", "text"] | None = Field(
+        default=None, description="for images with captions: what the queries are; by default what the index holds"
+    )
+    k: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(default=(1, 5, 10), description="the cut-offs of metrics at k")
+    depth: int = Field(default=1000, ge=1, description="results per query that average precision considers, when relevance is known")
+    max_queries: int = Field(default=10_000, ge=1, description="evaluate on a seeded sample of at most this many queries")
+    relevance_threshold: float | None = Field(
+        default=None, description="items of a scored pair with at least this score are relevant to each other; by default labels decide"
+    )
+    examples: int = Field(default=8, ge=0, le=100, description="example queries in the report, and as many of the best and of the worst")
+    encode_latency_queries: int = Field(
+        default=20, ge=0, le=1000, description="queries that encoding is timed with, once per encoder and device"
+    )
+    projection_seconds: float = Field(
+        default=20, ge=0, description="approximate time for t-SNE, which determines the number of points; 0: no projection"
+    )
+    trec: bool = Field(default=False, description="also write the run and its qrels in trec_eval's format")
 
     @field_validator("k")
     @classmethod
     def _sort_cutoffs(cls, k: tuple[int, ...]) -> tuple[int, ...]:
         if not k:
-            raise ValueError("at least one cut-off is needed")
+            raise ValueError("at least one cut-off")
         return tuple(sorted(set(k)))
 
 
-class GateConfig(ConfigModel):
-    """What a build must be to replace the live snapshot.
+class GateConfig(FrozenModel):
+    """The rules that a build must pass to become live."""
 
-    minimum, maximum: the least and the largest value of a measure. maximum_drop: the most that a measure may fall below the live
-    snapshot's value. significant_drop: a measure may not fall when a paired test over the common queries gives a p-value below the level
-    named. minimum_items: items served. maximum_reject_share: rejected items among all. maximum_churn: the mean share of a query's first ten
-    results that may be others than in the live snapshot.
-    """
+    minimum: dict[str, float] = Field(default_factory=dict, description="metric -> its smallest value")
+    maximum: dict[str, float] = Field(default_factory=dict, description="metric -> its largest value")
+    maximum_drop: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="metric -> its largest drop below the live snapshot"
+    )
+    significant_drop: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default_factory=dict,
+        description="metric -> level: the metric must not drop with a p-value below this level (paired test over the common queries)",
+    )
+    minimum_items: int | None = Field(default=None, ge=0, description="smallest number of served items")
+    maximum_reject_fraction: float | None = Field(default=None, ge=0, le=1, description="largest share of rejected items")
+    maximum_churn: float | None = Field(
+        default=None, ge=0, le=1, description="largest mean share of a query's first ten results that differ from the live snapshot's"
+    )
 
-    minimum: dict[str, float] = Field(default_factory=dict)
-    maximum: dict[str, float] = Field(default_factory=dict)
-    maximum_drop: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    significant_drop: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(default_factory=dict)
-    minimum_items: int | None = Field(default=None, ge=0)
-    maximum_reject_fraction: float | None = Field(default=None, ge=0, le=1)
-    maximum_churn: float | None = Field(default=None, ge=0, le=1)
 
+class PublishConfig(FrozenModel):
+    """What is published, what is kept, and what is rejected."""
 
-class PublishConfig(ConfigModel):
-    """serve: whether the published index also holds the query side. keep: published snapshots kept; keep_days: younger ones are kept too.
-
-    gate: what is refused.
-    """
-
-    serve: Literal["all", "database"] = "all"
-    keep: int = Field(default=3, ge=1)
-    keep_days: float = Field(default=0, ge=0)
+    serve: Literal["all", "database"] = Field(default="all", description="whether the published index also holds the query side")
+    keep: int = Field(default=3, ge=1, description="published snapshots to keep")
+    keep_days: float = Field(default=0, ge=0, description="also keep snapshots younger than this")
     gate: GateConfig = GateConfig()
 
 
-class StudyIndexConfig(ConfigModel):
-    """One index of a study. factory: as index.factory, `auto` too. nprobe, ef_search: how widely it is searched, one row each.
+class StudyIndexConfig(FrozenModel):
+    """One index of a study. It is searched with each of the given parameters, one row each."""
 
-    recall_targets: instead of widths, settings tuned for these; by default `auto` is tuned for three, and others are searched at doubling
-    widths. candidates and rerank: as in `index`.
-    """
-
-    factory: str = Field(min_length=1)
-    nprobe: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    ef_search: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    recall_targets: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
-    rerank_candidates: int | None = Field(default=None, ge=1)
-    rerank: Rerank = "none"
-
-
-class StudyConfig(ConfigModel):
-    """What `indexmill study` compares; no build reads it.
-
-    encoders: by the name that they have in the tables; by default the pipeline's own. indexes: by default Flat, IVF with two numbers of
-    lists, IVF-PQ, HNSW and `auto`, sized for the data; brute force in NumPy is always there. max_queries: a seeded sample of so many.
-    """
-
-    encoders: dict[str, EncoderConfig] = Field(default_factory=dict)
-    indexes: tuple[StudyIndexConfig, ...] = ()
-    max_queries: int = Field(default=1000, ge=1)
+    factory: str = Field(min_length=1, description="as index.factory, `auto` included")
+    nprobe: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(), description="lists to visit; by default doubling numbers")
+    ef_search: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(), description="graph candidates to visit; by default doubling numbers"
+    )
+    recall_targets: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        default=(), description="tune the search for these instead; by default three targets for `auto`, none for others"
+    )
+    rerank_candidates: int | None = Field(default=None, ge=1, description="as index.rerank_candidates")
+    rerank: Rerank = Field(default="none", description="as index.rerank")
 
 
-class PipelineConfig(ConfigModel):
-    """One pipeline: one index, rebuilt as a whole."""
+class StudyConfig(FrozenModel):
+    """What `indexmill study` compares. Builds ignore it."""
 
-    name: str = Field(pattern="^[a-z0-9][a-z0-9-]{0,62}$")
-    description: str = ""
+    encoders: dict[str, EncoderConfig] = Field(
+        default_factory=dict, description="name in the tables -> encoder; by default the pipeline's own"
+    )
+    indexes: tuple[StudyIndexConfig, ...] = Field(
+        default=(), description="by default Flat, IVF with two numbers of lists, IVF-PQ, HNSW and `auto`; NumPy brute force is always added"
+    )
+    max_queries: int = Field(default=1000, ge=1, description="a seeded sample of at most this many queries")
+
+
+class PipelineConfig(FrozenModel):
+    """One pipeline, which builds one index."""
+
+    name: str = Field(pattern="^[a-z0-9][a-z0-9-]{0,62}$", description="the pipeline's and the index's name")
+    description: str = Field(default="", description="one line for lists and reports")
     dataset: DatasetConfig
     validate_: ValidateConfig = Field(default=ValidateConfig(), alias="validate")
     split: SplitConfig = SplitConfig()
@@ -194,5 +198,5 @@ class PipelineConfig(ConfigModel):
     def _require_normalized_vectors_for_cosine(self) -> PipelineConfig:
         encoders = (self.encoder, *self.study.encoders.values())
         if self.index.metric == "cosine" and not all(encoder.normalize for encoder in encoders):
-            raise ValueError("index.metric cosine needs encoder.normalize: true (or choose index.metric: ip)")
+            raise ValueError("encoder.normalize: true, because index.metric is cosine (or index.metric: ip)")
         return self

@@ -24,7 +24,7 @@ def check_encoder(config: EncoderConfig, root: Root, process: EncoderProcess) ->
     identity = identify(config)
     if not root.encoder(identity.fingerprint).is_dir():
         with acquire_gpu_slot() as is_shared, track("loading the model", 1) as advance:
-            process.load(ModelSpec(config, "float32", MODALITIES_BY_KIND[config.kind][0]))
+            process.check_model(ModelSpec(config, "float32", MODALITIES_BY_KIND[config.kind][0]))
             if is_shared:
                 process.stop()  # leaves nothing on the device for the next holder of the slot
             advance(1)

@@ -9,7 +9,7 @@ from indexmill.configs.loading import list_bundled_pipelines, load_config
 from indexmill.flows.pipeline_context import open_root
 from indexmill.storage.errors import IndexmillError
 from indexmill.storage.root import Root
-from indexmill.tasks.ingest import revision
+from indexmill.tasks.ingest import read_source_revision
 
 
 @flow(name="watch-sources", validate_parameters=False)
@@ -34,7 +34,7 @@ def watch_sources(configs: list[str] | None = None, root: str | None = None) -> 
 
 def _start_if_changed(root: Root, name: str) -> str:
     try:
-        source_revision = revision(load_config(name, []).dataset, root)
+        source_revision = read_source_revision(load_config(name, []).dataset, root)
     except IndexmillError as error:
         return error.what
     if root.read_last_revision(name) == source_revision:

@@ -1,6 +1,7 @@
 """Search published snapshots from Python (`open_index`), over HTTP (`indexmill.serve.http.server`) or in a browser.
 
-Reads what a build has published, changes nothing, and does not depend on how a build runs."""
+This package only reads what a build has published, and does not depend on how a build runs.
+"""
 
 from __future__ import annotations
 

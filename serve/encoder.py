@@ -10,51 +10,66 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from indexmill.configs.encoders import EncoderConfig
-from indexmill.serve.published import PublishedIndex
+from indexmill.storage.errors import InputError
+from indexmill.storage.manifests import Manifest
 from indexmill.storage.records import Modality
+from indexmill.storage.root import Root
 from indexmill.tasks.encoding import Encoder, identify, load_encoder
 from indexmill.tasks.encoding.base import SupportsTexts, encode_batches
 from indexmill.tasks.encoding.onnx import open_onnx_encoder
 
 
 class QueryEncoder:
-    """The encoder of a snapshot, loaded when first needed. Raises InputError where the one that is here is another.
+    """The encoder of a snapshot, loaded on first use and safe to share between threads and snapshots.
 
-    Another means another fingerprint: other weights, libraries or precision, so that its vectors would mean nothing in the index.
+    Loading raises InputError if the installed encoder has another fingerprint (other weights, libraries or precision):
+    its vectors would not be comparable with those in the index.
     """
 
-    def __init__(self, index: PublishedIndex) -> None:
-        self.fingerprint = index.manifest.fingerprint
-        self._model: PublishedIndex | Encoder = index  # until the model takes its place: an encoder outlives the snapshot
+    def __init__(self, root: Root, manifest: Manifest) -> None:
+        self.fingerprint = manifest.fingerprint
+        self._root, self._manifest = root, manifest
+        self._model: Encoder | None = None
         self._load_lock, self._encode_lock = Lock(), Lock()
 
     def load(self) -> Encoder:
-        """The model, after its fingerprint was compared. However many threads ask, it is loaded once."""
+        """Return the model. Concurrent first calls load it once."""
         with self._load_lock:
-            if isinstance(self._model, PublishedIndex):
-                self._model = _load_encoder(self._model)
+            if self._model is None:
+                self._model = _load_encoder(self._root, self._manifest)
             return self._model
 
-    def side(self, modality: Modality) -> Encoder:
-        """What encodes one modality."""
+    def encoder_for(self, modality: Modality) -> Encoder:
+        """Return the part of the model that encodes one modality."""
         encoder: Any = self.load()
         return encoder.text_encoder if modality == "text" and isinstance(encoder, SupportsTexts) else encoder
 
     def preprocess(self, item: Any, modality: Modality) -> Any:
-        """A text, or the pixels of an image at the model's size. Several threads may do this at once."""
-        return self.side(modality).preprocess(item)
+        """Prepare a text, or an image at the model's size. Several threads may call this at once."""
+        return self.encoder_for(modality).preprocess(item)
 
     def encode(self, prepared: Sequence[Any], modality: Modality) -> np.ndarray:
-        """float32 (n, dim) of prepared items. Threads wait for one another."""
-        side = self.side(modality)
+        """Encode prepared items as float32 (n, dim). Calls from several threads run one after another."""
+        encoder = self.encoder_for(modality)
         with self._encode_lock:
-            return encode_batches(side, prepared).vectors
+            return encode_batches(encoder, prepared).vectors
 
 
-def _load_encoder(index: PublishedIndex) -> Encoder:
-    """Without torch, where an export of the encoder of texts is at hand; it computes in float32, whatever the index's precision."""
-    manifest = index.manifest
+def check_fingerprint(manifest: Manifest, fingerprint: str) -> None:
+    """Raise InputError if `fingerprint` is not that of the encoder that built the snapshot."""
+    if fingerprint != manifest.fingerprint:
+        raise InputError(
+            "the installed encoder is not the one that built this snapshot; its scores would be meaningless",
+            where=f"index {manifest.name}, snapshot {manifest.snapshot_id}",
+            expected=f"fingerprint {manifest.fingerprint}: {manifest.encoder.get('libraries')}",
+            got=f"fingerprint {fingerprint}",
+            next_step=f"run `indexmill build {manifest.name}`, or install the library versions listed above",
+        )
+
+
+def _load_encoder(root: Root, manifest: Manifest) -> Encoder:
+    """Open the ONNX export of a text encoder if there is one: it needs no torch, and computes in float32."""
     config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(manifest.config["encoder"])
     precision, identity = manifest.encoder["precision"], identify(config)
-    index.check_fingerprint(identity.for_store(manifest.index_modality, precision, config.storage_dtype).fingerprint)
-    return open_onnx_encoder(index.root, identity.fingerprint) or load_encoder(config, precision)
+    check_fingerprint(manifest, identity.for_store(manifest.index_modality, precision, config.storage_dtype).fingerprint)
+    return open_onnx_encoder(root, identity.fingerprint) or load_encoder(config, precision)

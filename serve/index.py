@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -14,7 +15,6 @@ from PIL import Image
 
 from indexmill.serve.encoder import QueryEncoder
 from indexmill.serve.items import FILTER_COLUMNS, ItemTable
-from indexmill.serve.published import PublishedIndex
 from indexmill.serve.queries import (
     InvalidQuery,
     QueryImage,
@@ -24,15 +24,21 @@ from indexmill.serve.queries import (
     read_query_text,
     read_query_vectors,
 )
-from indexmill.storage.records import Modality
+from indexmill.storage.records import FileRef, Modality
+from indexmill.storage.retention import hold_snapshot
 from indexmill.storage.root import Root, verify_file
+from indexmill.storage.snapshots import Snapshots
 from indexmill.tasks.indexing.filtered_search import reconstruct_vectors, search_filtered
+from indexmill.tasks.indexing.shard_store import open_searcher
 
 WhereFilter = Mapping[Any, str | Sequence[str]]
 
 
 class SearchResult(NamedTuple):
-    """One item found. score: as FAISS gives it. distance: see `distance`, smaller is nearer whatever the metric."""
+    """One retrieved item.
+
+    `score` is what FAISS returns; `distance` is smaller for nearer items, whatever the metric (`to_distance`).
+    """
 
     rank: int
     item_id: int
@@ -46,7 +52,7 @@ class SearchResult(NamedTuple):
 
 @dataclass(frozen=True)
 class SearchResults:
-    """What a snapshot answered: for each query its results, best first, and the milliseconds that encoding and searching took."""
+    """The results of each query, best first, and the milliseconds spent on encoding and searching."""
 
     name: str
     snapshot_id: str
@@ -57,86 +63,122 @@ class SearchResults:
 
 
 class OpenIndex:
-    """One snapshot of one index. Its files were checked by digest when it was opened; it stays that snapshot whatever is published later.
+    """One snapshot of one index, with all files verified. It keeps serving that snapshot whatever is published later.
 
-    In memory are the codes of the index, ids of items, and the encoder once something was encoded. It may be shared between threads.
+    In RAM are the codes of the index, the item ids, and the encoder once something has been encoded. Threads may
+    share it. While it is open, retention does not remove the snapshot; `close` or the end of a `with` block releases
+    it.
     """
 
     def __init__(self, root: Root, name: str, snapshot_id: str | None = None, *, encoder: QueryEncoder | None = None) -> None:
-        self.published = PublishedIndex(root, name, snapshot_id)
-        self.manifest = self.published.manifest
-        self.folder = root.index(name) / "snapshots" / self.manifest.snapshot_id
-        shards = {ref.path for shard in self.manifest.shards for ref in shard.files}
-        for ref in self.manifest.files:
-            if ref.path not in shards:  # those are checked as the searcher opens them
-                verify_file(self.folder / ref.path, ref)
-        self.searcher = self.published.searcher
-        self.items = ItemTable(self.folder / "items.parquet", root.scratch)
-        self.encoder = encoder or QueryEncoder(self.published)
+        snapshots = Snapshots(root, name)
+        with ExitStack() as stack:
+            self.manifest = stack.enter_context(hold_snapshot(snapshots, snapshot_id))
+            self.snapshot_dir = snapshots.get_path(self.manifest.snapshot_id)
+            self._verify_files()
+            self.searcher = open_searcher(self.manifest.shards, self._resolve_path, self.manifest.metric, self.manifest.search.params)
+            self.items = ItemTable(self.snapshot_dir / "items.parquet", root.scratch)
+            self._hold = stack.pop_all()
+        self.encoder = encoder or QueryEncoder(root, self.manifest)
         self._search_lock = Lock()
 
-    def search(
-        self, *, texts: Sequence[str] | None = None, images: Sequence[QueryImage] | None = None, vectors: Any = None,
-        items: Sequence[int] | None = None, k: int = 10, label: str | None = None, where: WhereFilter | None = None, rerank: bool = True,
-    ) -> SearchResults:  # fmt: skip
-        """The k best items for each of the texts, images (bytes, paths or Pillow images), vectors, or items of the index by id.
+    def __enter__(self) -> OpenIndex:
+        return self
 
-        label: only items with this label. where: only items with one of the values given for a column (label, key, side, given_split).
-        rerank: rank candidates again by their full vectors, where the index has them. Raises BadQuery for what cannot be asked.
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the snapshot, so that retention may remove it."""
+        self._hold.close()
+
+    def search(
+        self,
+        *,
+        texts: Sequence[str] | None = None,
+        images: Sequence[QueryImage] | None = None,
+        vectors: Any = None,
+        items: Sequence[int] | None = None,
+        k: int = 10,
+        label: str | None = None,
+        where: WhereFilter | None = None,
+        rerank: bool = True,
+    ) -> SearchResults:
+        """Find the k best items for each query. Pass exactly one of `texts`, `images`, `vectors` and `items`.
+
+        Args:
+            texts: Query texts.
+            images: Query images: file contents, paths or Pillow images.
+            vectors: Query vectors, (n, dim).
+            items: Ids of indexed items; their vectors are the queries.
+            k: The number of results per query.
+            label: Return only items with this label.
+            where: Return only items that match: column (label, key, side, given_split) -> one or several accepted
+                values.
+            rerank: Score the candidates of a compressed index again with their stored vectors, if the index has them.
+
+        Raises:
+            InvalidQuery: The query cannot be answered.
         """
         start = time.perf_counter()
         queries = self._resolve_query_vectors(texts, images, vectors, items)
         encoded = time.perf_counter()
         allowed_ids = self.select_ids(label, where)
-        with self._search_lock:  # one after another, each with all of FAISS's threads
-            scores_and_ids = self.search_vectors(queries, k, allowed_ids, rerank=rerank)
+        with self._search_lock:  # one search at a time, each with all of FAISS's threads
+            scores, ids = self.search_vectors(queries, k, allowed_ids, rerank=rerank)
         searched = time.perf_counter()
-        results = self.make_results(*scores_and_ids)
-        spent = {"encode_ms": (encoded - start) * 1000, "search_ms": (searched - encoded) * 1000}
-        return SearchResults(self.manifest.name, self.manifest.snapshot_id, self.manifest.metric, results, **spent)
+        return SearchResults(
+            name=self.manifest.name,
+            snapshot_id=self.manifest.snapshot_id,
+            metric=self.manifest.metric,
+            results=self.make_results(scores, ids),
+            encode_ms=(encoded - start) * 1000,
+            search_ms=(searched - encoded) * 1000,
+        )
 
     def warm_up(self) -> None:
-        """Load the encoder and touch what the first query would have to wait for."""
+        """Load the encoder and run one query, so that the first real one does not wait."""
         for modality in query_modalities(self.manifest):
-            sample = self.text("warm") if modality == "text" else self.picture(Image.new("RGB", (64, 64)))
+            sample = self.prepare_text("warm-up") if modality == "text" else self.prepare_image(Image.new("RGB", (64, 64)))
             self.search_vectors(self._encode([sample], modality), 10)
 
-    def picture(self, picture: QueryImage, max_pixels: float = float("inf")) -> Any:
-        """A picture as the encoder takes it."""
+    def prepare_image(self, image: QueryImage, max_pixels: float = float("inf")) -> Any:
+        """Read and preprocess an image for the encoder."""
         check_modality(self.manifest, "image")
-        decode_size = self.encoder.side("image").decode_size
-        return self.encoder.preprocess(read_query_image(self.manifest, picture, max_pixels, decode_size), "image")
+        decode_size = self.encoder.encoder_for("image").decode_size
+        return self.encoder.preprocess(read_query_image(self.manifest, image, max_pixels, decode_size), "image")
 
-    def text(self, text: str) -> Any:
-        """A text as the encoder takes it."""
+    def prepare_text(self, text: str) -> Any:
+        """Normalize and preprocess a text for the encoder."""
         check_modality(self.manifest, "text")
         return self.encoder.preprocess(read_query_text(text), "text")
 
     def reconstruct_vectors(self, ids: Sequence[int]) -> np.ndarray:
-        """The vectors of items, float32 (n, dim). Raises BadQuery for an id that the index does not hold."""
+        """Return the vectors of items, float32 (n, dim). Raises InvalidQuery for an id that is not in the index."""
         try:
             with self._search_lock:
                 return read_query_vectors(self.manifest, reconstruct_vectors(self.searcher, list(ids)))
-        except KeyError as problem:
-            raise InvalidQuery("the index does not hold this item", got=f"item {problem.args[0]}") from None
+        except KeyError as error:
+            raise InvalidQuery("the item is not in the index", got=f"item {error.args[0]}") from None
 
     def select_ids(self, label: str | None = None, where: WhereFilter | None = None) -> np.ndarray | None:
-        """The ids that a filter leaves, int64 ascending; None without one."""
+        """Return the ids that a filter allows, int64 ascending; None without a filter."""
         filters = {**({} if label is None else {"label": label}), **(where or {})}
-        if other := [column for column in filters if column not in FILTER_COLUMNS]:
-            raise InvalidQuery("items cannot be chosen by this", expected=" or ".join(FILTER_COLUMNS), got=", ".join(other))
-        return (
-            self.items.filter_ids({name: [given] if isinstance(given, str) else given for name, given in filters.items()})
-            if filters
-            else None
-        )
+        if unknown := [column for column in filters if column not in FILTER_COLUMNS]:
+            raise InvalidQuery("items cannot be filtered by this column", expected=" or ".join(FILTER_COLUMNS), got=", ".join(unknown))
+        if not filters:
+            return None
+        return self.items.filter_ids({column: [values] if isinstance(values, str) else values for column, values in filters.items()})
 
     def search_vectors(
         self, queries: np.ndarray, k: int, allowed_ids: np.ndarray | None = None, *, rerank: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and ids (n, k) of the best items for vectors as `read_query_vectors` gives them; id -1 where there are fewer.
+        """Search with vectors from `read_query_vectors`.
 
-        Several threads may do this at once, and should then use one thread of FAISS each (`use_single_thread`).
+        Several threads may call this at once, and should then use one FAISS thread each (`use_single_thread`).
+
+        Returns:
+            Scores float32 and ids int64, both (n, k), with k cut to the number of items; id -1 where fewer were found.
         """
         if k < 1:
             raise InvalidQuery("k is too small", expected="1 or more", got=str(k))
@@ -146,43 +188,80 @@ class OpenIndex:
         return search_filtered(self.searcher, queries, k, allowed_ids=allowed_ids, rerank=rerank)
 
     def make_results(self, scores: np.ndarray, ids: np.ndarray) -> list[list[SearchResult]]:
-        """The results of what `search_vectors` found."""
+        """Join the output of `search_vectors` with the rows of the items."""
         return [
-            [SearchResult(rank, item, score, distance(self.manifest.metric, score), row["key"], row["label"], row["text"], row["path"])
-             for rank, (item, score, row) in enumerate(zip(line, values, self.items.rows(line), strict=True), start=1) if row is not None]
-            for line, values in zip(ids.tolist(), scores.tolist(), strict=True)
-        ]  # fmt: skip
+            [
+                self._make_result(rank, item, score, row)
+                for rank, (item, score, row) in enumerate(
+                    zip(query_ids, query_scores, self.items.get_rows(query_ids), strict=True), start=1
+                )
+                if row is not None
+            ]
+            for query_ids, query_scores in zip(ids.tolist(), scores.tolist(), strict=True)
+        ]
+
+    def _make_result(self, rank: int, item: int, score: float, row: dict[str, Any]) -> SearchResult:
+        return SearchResult(
+            rank=rank,
+            item_id=item,
+            score=score,
+            distance=to_distance(self.manifest.metric, score),
+            key=row["key"],
+            label=row["label"],
+            text=row["text"],
+            path=row["path"],
+        )
 
     def _resolve_query_vectors(
         self, texts: Sequence[str] | None, images: Sequence[QueryImage] | None, vectors: Any, items: Sequence[int] | None
-    ) -> np.ndarray:  # fmt: skip
-        given = {"texts": texts, "images": images, "vectors": vectors, "items": items}
-        if len(named := [name for name, value in given.items() if value is not None]) != 1:
-            raise InvalidQuery(
-                "ask with one kind of query", expected="one of " + ", ".join(given), got=" and ".join(named) or "nothing to look for"
-            )
+    ) -> np.ndarray:
+        queries = {"texts": texts, "images": images, "vectors": vectors, "items": items}
+        if len(passed := [kind for kind, value in queries.items() if value is not None]) != 1:
+            raise InvalidQuery("pass exactly one kind of query", expected=" or ".join(queries), got=" and ".join(passed) or "none")
         if texts is not None:
-            return self._encode([self.text(text) for text in texts], "text")
+            return self._encode([self.prepare_text(text) for text in texts], "text")
         if images is not None:
-            return self._encode([self.picture(image) for image in images], "image")
+            return self._encode([self.prepare_image(image) for image in images], "image")
         return read_query_vectors(self.manifest, vectors) if items is None else self.reconstruct_vectors(items)
 
     def _encode(self, prepared: Sequence[Any], modality: Modality) -> np.ndarray:
         return read_query_vectors(self.manifest, self.encoder.encode(prepared, modality))
 
+    def _verify_files(self) -> None:
+        """Verify all files but those of shards, which `open_searcher` verifies."""
+        shard_paths = {ref.path for shard in self.manifest.shards for ref in shard.files}
+        for ref in self.manifest.files:
+            if ref.path not in shard_paths:
+                verify_file(self.snapshot_dir / ref.path, ref)
 
-def distance(metric: str, score: float) -> float:
-    """Smaller is nearer: 1 - cosine (rounding never makes it negative), minus the inner product, or the squared distance as it is."""
+    def _resolve_path(self, ref: FileRef) -> Path:
+        return self.snapshot_dir / ref.path
+
+
+def to_distance(metric: str, score: float) -> float:
+    """Convert a FAISS score so that smaller is nearer.
+
+    Returns:
+        1 - score for cosine (at least 0, against rounding), -score for inner product, the score itself (a squared
+        distance) for L2.
+    """
     return {"cosine": max(0.0, 1 - score), "ip": -score, "l2": score}[metric]
 
 
 def open_index(root: str | Path, name: str, snapshot_id: str | None = None) -> OpenIndex:
-    """Open the live snapshot of an index, or the one that is named, below a root directory.
+    """Open a snapshot for search.
 
-    Raises InputError where there is none, DamagedFile where a file of it is not as it was published.
+    Args:
+        root: The root directory that builds write to.
+        name: The index.
+        snapshot_id: The snapshot; the live one by default.
+
+    Raises:
+        InputError: There is no such root, index or snapshot.
+        DamagedFile: A file is not as it was published.
     """
     storage_root = Root(root, create=False)
     try:
         return OpenIndex(storage_root, name, snapshot_id)
     finally:
-        storage_root.close()  # the mapped table of items has no name by now
+        storage_root.close()  # the mapped item table is unlinked by now, so its scratch folder can go

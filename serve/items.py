@@ -1,4 +1,4 @@
-"""The rows of a snapshot's items, found by id in well under a millisecond."""
+"""Look up a snapshot's item rows by id, each in well under a millisecond."""
 
 from __future__ import annotations
 
@@ -16,41 +16,50 @@ from indexmill.storage.atomic import Scratch
 
 COLUMNS = ("key", "label", "text", "path", "given_split", "side", "content_digest")
 FILTER_COLUMNS = ("label", "key", "side", "given_split")
-MAX_CACHED_FILTERS = 8  # filters whose items are remembered: at most 8 bytes for each item and filter
+MAX_CACHED_FILTERS = 8  # each takes at most 8 bytes per item
 
 
 class ItemTable:
-    """A snapshot's items, memory-mapped. In memory are their ids alone, 8 bytes an item. (Arrow's own way to NumPy imports pandas.)
+    """A snapshot's items, memory-mapped. Only the ids are in RAM, 8 bytes per item.
 
-    Parquet has to be decoded from the beginning of a row group. So the table is copied once, a batch at a time, into an Arrow file, which
-    is mapped and then has no name any more: it goes with the process.
+    A row of a Parquet file cannot be read without decoding its row group from the start, so the table is copied once,
+    batch by batch, into an Arrow file. That file is unlinked as soon as it is mapped, so it disappears with the
+    process.
     """
 
-    def __init__(self, scan_sql: Path, scratch: Scratch) -> None:
-        sql = f"SELECT item_id, {', '.join(COLUMNS)} FROM {parquet.scan_sql(scan_sql)} ORDER BY item_id"
+    def __init__(self, items_file: Path, scratch: Scratch) -> None:
+        sql = f"SELECT item_id, {', '.join(COLUMNS)} FROM {parquet.scan_sql(items_file)} ORDER BY item_id"
         with scratch.staging() as folder:
             file = folder / "items.arrow"
             with parquet.query(sql, temp_dir=folder) as batches:
                 _copy_to_arrow(batches, file)
             reader = pa.ipc.open_file(pa.memory_map(str(file)))
             self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        # DLPack, because Arrow's own conversion to NumPy imports pandas.
         self._ids = np.concatenate([np.from_dlpack(batch.column("item_id")) for batch in self._batches] or [np.empty(0, np.int64)])
-        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+        self._batch_starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
         self._filter_cache: dict[tuple[tuple[str, tuple[str, ...]], ...], np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self._ids)
 
-    def rows(self, ids: Sequence[int]) -> list[dict[str, Any] | None]:
-        """The row of each item (COLUMNS), None for an id that the snapshot does not have."""
-        row_positions = np.searchsorted(self._ids, ids).tolist()
+    def get_rows(self, ids: Sequence[int]) -> list[dict[str, Any] | None]:
+        """Return the row (`COLUMNS`) of each item, or None for an id that the snapshot does not have."""
+        positions = np.searchsorted(self._ids, ids).tolist()
         return [
-            self._read_row(row_position) if row_position < len(self) and self._ids[row_position] == item else None
-            for item, row_position in zip(ids, row_positions, strict=True)
+            self._read_row(position) if position < len(self) and self._ids[position] == item else None
+            for item, position in zip(ids, positions, strict=True)
         ]
 
     def filter_ids(self, where: Mapping[str, Sequence[str]]) -> np.ndarray:
-        """The ids (int64, ascending) of the items that have, in every column of `where` (FILTERS), one of the values given for it."""
+        """Return the ids of the items that match a filter.
+
+        Args:
+            where: Column (one of `FILTER_COLUMNS`) -> accepted values. An item must match every column.
+
+        Returns:
+            int64, ascending.
+        """
         key = tuple(sorted((column, tuple(sorted(values))) for column, values in where.items()))
         if (ids := self._filter_cache.get(key)) is None:
             ids = self._find_ids(key)
@@ -59,30 +68,30 @@ class ItemTable:
             self._filter_cache[key] = ids
         return ids
 
-    def labels(self, most: int) -> list[str]:
-        """The labels with the most items, at most so many, in alphabetical order."""
+    def list_top_labels(self, limit: int) -> list[str]:
+        """List the `limit` labels with the most items, in alphabetical order."""
         counts: Counter[str] = Counter()
         for batch in self._batches:
-            counts.update({one["values"]: one["counts"] for one in pc.value_counts(batch.column("label").drop_null()).to_pylist()})
-        return sorted(label for label, _ in counts.most_common(most))
+            counts.update({entry["values"]: entry["counts"] for entry in pc.value_counts(batch.column("label").drop_null()).to_pylist()})
+        return sorted(label for label, _ in counts.most_common(limit))
 
     def _find_ids(self, where: tuple[tuple[str, tuple[str, ...]], ...]) -> np.ndarray:
-        keep = np.ones(len(self), bool)
+        matches = np.ones(len(self), bool)
         for column, values in where:
-            wanted = pa.array(values, pa.string())
-            found = (pc.is_in(batch.column(column), wanted).cast(pa.uint8()) for batch in self._batches)
-            keep &= np.concatenate([np.from_dlpack(part) for part in found]).astype(bool)
-        return self._ids[keep]
+            accepted = pa.array(values, pa.string())
+            masks = (pc.is_in(batch.column(column), accepted).cast(pa.uint8()) for batch in self._batches)
+            matches &= np.concatenate([np.from_dlpack(mask) for mask in masks]).astype(bool)
+        return self._ids[matches]
 
-    def _read_row(self, row_position: int) -> dict[str, Any]:
-        number = int(np.searchsorted(self._starts, row_position, side="right")) - 1
-        batch, row = self._batches[number], row_position - int(self._starts[number])
-        return {column: batch.column(position)[row].as_py() for position, column in enumerate(COLUMNS, start=1)}
+    def _read_row(self, position: int) -> dict[str, Any]:
+        number = int(np.searchsorted(self._batch_starts, position, side="right")) - 1
+        batch, row = self._batches[number], position - int(self._batch_starts[number])
+        return {column: batch.column(index)[row].as_py() for index, column in enumerate(COLUMNS, start=1)}
 
 
 def _copy_to_arrow(batches: Any, target: Path) -> None:
-    text = [pa.field(column, pa.string()) for column in COLUMNS]
-    schema = pa.schema([pa.field("item_id", pa.int64()), *text])
+    fields = [pa.field("item_id", pa.int64()), *(pa.field(column, pa.string()) for column in COLUMNS)]
+    schema = pa.schema(fields)
     with pa.ipc.new_file(str(target), schema) as file:
         for batch in batches:
             file.write_batch(batch.cast(schema))

@@ -1,4 +1,4 @@
-"""What may be asked, and bringing it into the form that the snapshot's encoder takes."""
+"""Check queries and convert them to the form that the snapshot's encoder and index take."""
 
 from __future__ import annotations
 
@@ -20,68 +20,83 @@ QueryImage = bytes | str | Path | Image.Image
 
 
 class InvalidQuery(InputError):
-    """A question that cannot be answered as it is. Nothing in it tells where anything lies, so it may be shown to whoever asked."""
+    """A query that cannot be answered as it is.
+
+    Its message contains no server path, so the HTTP service may show it to clients.
+    """
 
 
 def query_modalities(manifest: Manifest) -> tuple[Modality, ...]:
-    """What the index may be asked with: what its encoder takes. One of texts and images puts both into one space."""
+    """Return the modalities that the snapshot's encoder takes; an image-text encoder maps both into one space."""
     return MODALITIES_BY_KIND[manifest.config["encoder"]["kind"]]
 
 
 def check_modality(manifest: Manifest, modality: Modality) -> None:
-    """Raise BadQuery for a modality that the snapshot's encoder does not take."""
-    if modality not in query_modalities(manifest):
-        example = '"some text"' if "text" in query_modalities(manifest) else "--image FILE"
+    """Raise InvalidQuery for a modality that the snapshot's encoder does not take."""
+    accepted = query_modalities(manifest)
+    if modality not in accepted:
+        example = '"some text"' if "text" in accepted else "--image FILE"
         raise InvalidQuery(
-            f"index {manifest.name} holds {manifest.modality}s, and is asked with one of them",
-            expected=" or ".join(query_modalities(manifest)),
+            f"index {manifest.name} does not take {modality} queries",
+            expected=" or ".join(accepted),
             got=modality,
             next_step=f"indexmill search {manifest.name} {example}",
         )
 
 
 def read_query_text(text: str) -> str:
-    """The text as those of the index were encoded: Unicode NFC, single spaces."""
+    """Normalize a text as those in the index were: Unicode NFC, single spaces."""
     if not (query := normalize_text(text)):
-        raise InvalidQuery("the query is empty", expected="a text with a letter in it", next_step="ask with a word or a sentence")
+        raise InvalidQuery("the query is empty", expected="a word or a sentence")
     return query
 
 
 def read_query_image(
-    manifest: Manifest, picture: QueryImage, max_pixels: float = float("inf"), decode_size: tuple[int, int] | None = None
+    manifest: Manifest, image: QueryImage, max_pixels: float = float("inf"), decode_size: tuple[int, int] | None = None
 ) -> Image.Image:
-    """An RGB image of bytes or a file, held to the limits that the index's own images were held to, and to `max_pixels`."""
-    if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
+    """Read an image as RGB, within the limits that the index's own images were checked against.
+
+    Args:
+        manifest: The snapshot's manifest, which holds those limits.
+        image: A Pillow image, the bytes of an image file, or its path.
+        max_pixels: A further limit on width x height.
+        decode_size: The size that the encoder needs; a JPEG may be decoded at a reduced scale that still covers it.
+    """
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
     rules = ValidateConfig.model_validate(manifest.config["validate"])
     limits = ImageLimits(min(rules.max_pixels, max_pixels), rules.min_side, rules.max_aspect_ratio)
     try:
-        content = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+        content = image if isinstance(image, bytes) else Path(image).read_bytes()
         return read_image(content, limits, decode_size)
-    except OSError as problem:
-        raise InputError("the query image cannot be read", where=str(picture), got=problem.strerror or str(problem)) from None
-    except UnreadableImage as problem:
-        raise InvalidQuery("the query image cannot be read", expected="a JPEG, PNG, WebP, BMP, GIF or TIFF", got=str(problem)) from None
+    except OSError as error:
+        raise InputError("the query image cannot be read", where=str(image), got=error.strerror or str(error)) from None
+    except UnreadableImage as error:
+        raise InvalidQuery("the query image cannot be read", expected="a JPEG, PNG, WebP, BMP, GIF or TIFF", got=str(error)) from None
 
 
 def read_query_vectors(manifest: Manifest, vectors: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
-    """float32 (n, dim); of unit length where the metric is cosine. BadQuery for another length, and for what is not finite or zero."""
+    """Convert vectors to float32 (n, dim), scaled to unit length if the metric is cosine.
+
+    Raises:
+        InvalidQuery: Wrong dimension, or a vector that is not finite, or zero where the metric is cosine.
+    """
     try:
         with np.errstate(over="ignore"):
             queries = np.ascontiguousarray(vectors, dtype=np.float32)
     except (ValueError, TypeError, OverflowError):
-        raise InvalidQuery("these are no vectors", expected="lists of numbers, all of one length") from None
+        raise InvalidQuery("the vectors are not valid", expected="lists of numbers, all of the same length") from None
     if queries.ndim != 2 or queries.shape[1] != manifest.dim:
-        got = f"{queries.shape[1]} numbers" if queries.ndim == 2 else f"{queries.ndim} dimensions"
-        raise InvalidQuery("these vectors do not fit the index", expected=f"{manifest.dim} numbers a vector", got=got)
-    squares = np.einsum("nd,nd->n", queries, queries)
-    if not (np.isfinite(squares) & (squares > 1e-30)).all():  # rarely: the square of a large or tiny number does not fit into float32
-        squares = np.einsum("nd,nd->n", queries, queries, dtype=np.float64)
-    lengths = np.sqrt(squares)  # not finite when any number is not
-    if not np.isfinite(lengths).all():
-        raise InvalidQuery("a vector holds a number that is not finite", expected="finite numbers within the range of float32")
+        got = f"{queries.shape[1]} numbers" if queries.ndim == 2 else f"an array with {queries.ndim} dimensions"
+        raise InvalidQuery("the vectors do not fit the index", expected=f"{manifest.dim} numbers per vector", got=got)
+    squared_norms = np.einsum("nd,nd->n", queries, queries)
+    if not (np.isfinite(squared_norms) & (squared_norms > 1e-30)).all():  # rare: the squares over- or underflow float32
+        squared_norms = np.einsum("nd,nd->n", queries, queries, dtype=np.float64)
+    norms = np.sqrt(squared_norms)  # not finite if any number is not
+    if not np.isfinite(norms).all():
+        raise InvalidQuery("a vector contains a number that is not finite", expected="finite numbers within the range of float32")
     if manifest.metric != "cosine":
         return queries
-    if not lengths.all():
-        raise InvalidQuery("a vector is zero", expected="a length above zero, since the metric is the cosine")
-    return (queries / lengths[:, None]).astype(np.float32, copy=False)
+    if not norms.all():
+        raise InvalidQuery("a vector is zero", expected="a nonzero vector, because the metric is cosine")
+    return (queries / norms[:, None]).astype(np.float32, copy=False)

@@ -1,4 +1,4 @@
-"""Small pictures of indexed images, made from the files that they were indexed from."""
+"""Thumbnails of indexed images, made from the original files."""
 
 from __future__ import annotations
 
@@ -9,15 +9,24 @@ from typing import Any
 from indexmill.storage.digests import content_digest
 from indexmill.tasks.validation.image_reader import ImageLimits, UnreadableImage, read_image
 
-MAX_SIDE = 320
+MAX_SIDE = 320  # pixels
 MAX_FILE_BYTES = 256 << 20
 MAX_PIXELS = 100_000_000
 
 
-def thumbnail(image_root: str | None, row: dict[str, Any], max_side: int = MAX_SIDE) -> bytes | None:
-    """A JPEG, at most `max_side` pixels long and wide, of an item's row. None where it is no image, or its file is gone or another by now.
+def make_thumbnail(image_root: str | None, row: dict[str, Any], max_side: int = MAX_SIDE) -> bytes | None:
+    """Make a JPEG thumbnail of an item.
 
-    Snapshots hold vectors, not images. So the file is opened where it was indexed, and shown only while it has the bytes that were indexed.
+    Snapshots hold vectors, not images, so the original file is read, and used only if its bytes are still those that
+    were indexed.
+
+    Args:
+        image_root: The folder that image paths are relative to; None for texts.
+        row: The item's row, with `path` and `content_digest`.
+        max_side: The largest width and height in pixels.
+
+    Returns:
+        The JPEG; None if the item is not an image, or its file is missing or has changed.
     """
     if image_root is None or not row["path"]:
         return None
@@ -29,10 +38,10 @@ def thumbnail(image_root: str | None, row: dict[str, Any], max_side: int = MAX_S
         content = path.read_bytes()
         if content_digest(content) != row["content_digest"]:
             return None
-        picture = read_image(content, ImageLimits(max_pixels=MAX_PIXELS), (max_side, max_side))
+        image = read_image(content, ImageLimits(max_pixels=MAX_PIXELS), (max_side, max_side))
     except (OSError, UnreadableImage):
         return None
-    picture.thumbnail((max_side, max_side))
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=85)
-    return file.getvalue()
+    image.thumbnail((max_side, max_side))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()

@@ -1,7 +1,7 @@
 """Atomic file writes: write under a temporary name, fsync, rename.
 
-Temporaries are in `<root>/tmp/<pid>-<random>/`, a folder that its process keeps locked. A folder whose lock is free belongs to
-a process that has ended; the next build removes it.
+Temporaries are in `<root>/tmp/<pid>-<random>/`, a folder that its process keeps locked. A folder whose lock is free
+belongs to a process that has ended; the next build removes it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Scratch:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Yield an empty folder for files whose final name is not known yet; remove it and its uncommitted files at the end."""
+        """Yield an empty folder for temporaries without a final name yet; it is removed at the end."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         try:
             yield folder

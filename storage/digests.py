@@ -1,7 +1,7 @@
 """Digests and ids, computed from contents.
 
-Contents (an image's bytes, a text) have 128-bit BLAKE2b digests: short enough for a column of ten million rows, with a collision
-probability of 1.5e-21 among a billion contents. Files have SHA-256 digests, which `sha256sum` can check.
+Contents (an image's bytes, a text) have 128-bit BLAKE2b digests: short enough for a column of ten million rows, with a
+collision probability of 1.5e-21 among a billion contents. Files have SHA-256 digests, which `sha256sum` can check.
 """
 
 from __future__ import annotations

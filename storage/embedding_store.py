@@ -1,9 +1,10 @@
 """The embedding store: (encoder fingerprint, content digest) -> vector, in append-only Parquet parts.
 
-Columns of a part: `item_id` (int64, an item that had this content when it was encoded), `content_digest` (string), `truncated`
-(bool, the model saw only the beginning of the content) and `embedding` (fixed-size list of float32 or float16). A content is in
-exactly one part, because writers hold the store's lease. Contents that have no usable vector are in `rejected-00000.parquet` and
-so on (content_digest, reason, message), so that later builds do not encode them again."""
+Columns of a part: `item_id` (int64, an item that had this content when it was encoded), `content_digest` (string),
+`truncated` (bool, the model saw only the beginning of the content) and `embedding` (fixed-size list of float32 or
+float16). A content is in exactly one part, because writers hold the store's lease. Contents that have no usable vector
+are in `rejected-00000.parquet` and so on (content_digest, reason, message), so that later builds do not encode them
+again."""
 
 from __future__ import annotations
 
@@ -139,7 +140,8 @@ def open_vectors(
         embeddings: The items and the parts with their vectors.
         side: "database" or "query".
         leaking: Include queries that are nearly equal to an item of the database.
-        sample: (size, seed). At most `size` items, drawn by a keyed hash of their ids: the same items give the same sample.
+        sample: (size, seed). At most `size` items, drawn by a keyed hash of their ids: the same items give the same
+            sample.
 
     Raises:
         DamagedFile: when an item does not have exactly one vector.
@@ -157,7 +159,10 @@ def open_vectors(
 
 
 def concatenate_blocks(blocks: Iterator[tuple[np.ndarray, np.ndarray]], dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenate all blocks to ids int64 (n,) and vectors float32 (n, dim); n may be 0. Use it for samples, which fit in memory."""
+    """Concatenate all blocks to ids int64 (n,) and vectors float32 (n, dim); n may be 0.
+
+    Use it for samples, which fit in memory.
+    """
     ids, vectors = [np.empty(0, np.int64)], [np.empty((0, dim), np.float32)]
     for block_ids, block_vectors in blocks:
         ids.append(block_ids)

@@ -2,7 +2,7 @@
 
 IndexmillError           exit code 2   base class: what, where, expected, got, next step
 |- InputError                          the config, the source or the data is invalid; never retried
-|- SourceUnreachable                   the network or a provider does not answer; also a ConnectionError, so it is retried
+|- SourceUnreachable                   the network or a provider does not answer; retried as a ConnectionError
 |- SourceChanged                       an item changed while it was being read; the next run lists it again
 |- DamagedFile                         a file is missing or does not match its record
 |- RootUnusable                        the root cannot be written

@@ -1,6 +1,7 @@
 """Find and remove what no kept snapshot needs.
 
-The caller holds the root exclusively (`Root.hold_exclusive`), so no build runs in the meantime. Readers of snapshots may."""
+The caller holds the root exclusively (`Root.hold_exclusive`), so no build runs in the meantime.
+Readers of snapshots may continue."""
 
 from __future__ import annotations
 
@@ -45,9 +46,9 @@ class Garbage:
 def collect_garbage(root: Root, *, days: float = 1, dry_run: bool = False) -> list[Garbage]:
     """Remove what no kept snapshot needs.
 
-    Snapshots are kept by the retention settings of their index's live config. Vectors are removed when no kept snapshot has
-    their content, folders of a data set except the newest of each stage, and cached stages when their files are removed.
-    Pool files share disk space with the snapshots that link to them.
+    Snapshots are kept by the retention settings of their index's live config. Vectors are removed when no kept snapshot
+    has their content, folders of a data set except the newest of each stage, and cached stages when their files are
+    removed. Pool files share disk space with the snapshots that link to them.
 
     Args:
         root: The root.

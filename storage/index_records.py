@@ -1,4 +1,7 @@
-"""The records of an index while it is built: trained, sharded, tuned. Like those of `storage.records`: frozen, plain JSON."""
+"""The records of an index while it is built: trained, sharded, tuned.
+
+Like those of `storage.records`: frozen, plain JSON.
+"""
 
 from __future__ import annotations
 

@@ -2,9 +2,10 @@
 
 Compatibility: the format has a number, `schema_version`. docs/manifest.schema.json describes the newest one.
 
-- Within a version, no field is removed or changes its meaning. A new field has a default, so that older manifests stay valid,
-  and readers ignore fields that they do not know.
-- Any other change raises the version. Readers reject a version outside OLDEST to NEWEST by its number, with the next step.
+- Within a version, no field is removed or changes its meaning. A new field has a default, so that older manifests stay
+  valid, and readers ignore fields that they do not know.
+- Any other change raises the version. Readers reject a version outside OLDEST to NEWEST by its number, with the next
+  step.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ OLDEST_SCHEMA_VERSION, NEWEST_SCHEMA_VERSION = 2, 2
 
 
 class Manifest(FrozenModel):
-    """The description of a snapshot, written last in its folder. All paths are relative to that folder, except `pool_files`."""
+    """The description of a snapshot, written last in its folder.
+
+    All paths are relative to that folder, except `pool_files`.
+    """
 
     schema_version: Literal[2] = 2
     name: str = Field(description="the index")

@@ -1,4 +1,4 @@
-"""`report/metrics.json`, the metrics of one build, and the history of those files. docs/metrics.schema.json is its schema."""
+"""`report/metrics.json` (schema: docs/metrics.schema.json), the metrics of one build, and the history of these files."""
 
 from __future__ import annotations
 
@@ -92,7 +92,10 @@ def archive_metrics(root: Root, name: str, snapshot_id: str, metrics: FileRef) -
 
 
 def read_metrics_history(root: Root, name: str) -> list[MetricsFile]:
-    """Read the metrics of all builds, oldest first. Unreadable files are skipped, because nothing depends on the history."""
+    """Read the metrics of all builds, oldest first.
+
+    Unreadable files are skipped, because nothing depends on the history.
+    """
     history = []
     for path in sorted(_history_folder(root, name).glob("*.json")):
         try:

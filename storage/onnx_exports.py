@@ -12,8 +12,8 @@ class OnnxExport(FrozenModel):
     prompt: The text put before every input.
     compared_texts: How many of the user's texts both the graph and the encoder itself (in float32) encoded.
     min_cosine: The smallest cosine of the two vectors of a text.
-    passes: Whether that is close enough to serve the graph. An export that fails is recorded without files, so that it is
-        not tried again.
+    passes: Whether that is close enough to serve the graph. An export that fails is recorded without files, so that it
+        is not tried again.
     """
 
     dim: int

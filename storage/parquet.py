@@ -1,7 +1,7 @@
 """Read and write Parquet in bounded batches, and use DuckDB to sort, join and count.
 
-No function holds a whole table in memory: readers yield batches, writers consume them, and DuckDB spills to disk above its
-memory limit."""
+No function holds a whole table in memory: readers yield batches, writers consume them, and DuckDB spills to disk above
+its memory limit."""
 
 from __future__ import annotations
 

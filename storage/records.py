@@ -1,15 +1,16 @@
 """The frozen records that stages pass on.
 
-A record is plain JSON: digests, counts and paths relative to the root, never arrays, tables or handles. `digest` identifies its
-content, and `files` must be on disk for the record to be valid. The same record is the next stage's cache key, an entry of the
-manifest and a row of the catalog.
+A record is plain JSON: digests, counts and paths relative to the root, never arrays, tables or handles. `digest`
+identifies its content, and `files` must be on disk for the record to be valid. The same record is the next stage's
+cache key, an entry of the manifest and a row of the catalog.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from indexmill.storage.names import RelativePath
 
@@ -23,6 +24,9 @@ class FrozenModel(BaseModel):
     """Base class of configs, records and JSON files: immutable, rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+AnyModel = TypeVar("AnyModel", bound=FrozenModel)
 
 
 class FileRef(FrozenModel):
@@ -50,7 +54,7 @@ class Dataset(Record):
     image_root: str | None = Field(description="the folder that image paths are relative to; None for texts")
     labeled: bool
     items: int
-    unread: int = Field(description="images whose bytes could not be read")
+    unreadable_files: int = Field(description="images whose bytes could not be read")
     table: FileRef
     pairs: FileRef | None
 
@@ -143,3 +147,11 @@ class Snapshot(Record):
     parent: str | None
     folder: str
     items: int
+
+
+def read_record(path: Path, kind: type[AnyModel]) -> AnyModel | None:
+    """Return the record in a file, or None if the file does not exist or holds another or an older kind of record."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None

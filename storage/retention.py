@@ -1,7 +1,7 @@
 """Which snapshots of an index are kept, and which pool files they need.
 
-The live snapshot, pinned snapshots and snapshots that a reader holds open are never removed. Of the others, retention keeps the
-newest published ones, those that are young enough, and the newest refused one.
+The live snapshot, pinned snapshots and snapshots that a reader holds open are never removed. Of the others, retention
+keeps the newest published ones, those that are young enough, and the newest refused one.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _read_created_at(snapshots: Snapshots, snapshot_id: str) -> datetime:
 
 
 def _read_pool_files(snapshots: Snapshots, snapshot_id: str) -> tuple[str, ...]:
-    """Read which pool files a snapshot needs; none when its manifest is damaged, since the snapshot has links of its own."""
+    """Read which pool files a snapshot needs; none when its manifest is damaged: it has its own links."""
     try:
         return snapshots.read_manifest(snapshot_id).pool_files
     except DamagedFile:

@@ -13,7 +13,7 @@
 <root>/embeddings/<fingerprint>/part-*.parquet    the embedding store
 <root>/encoders/<model>/<device>.json             device profile of an encoder: precision, batch size, rate
 <root>/encoders/<model>/texts/                    a text encoder as ONNX graph and tokenizer; export.json last
-<root>/indexes/<name>/trained|shards/             FAISS files by key with their rows and records, shared between snapshots
+<root>/indexes/<name>/trained|shards/             FAISS files by key, with rows and records; snapshots share them
 <root>/indexes/<name>/evaluations/<digest>/       tables and report data of an evaluation; <snapshot>/ in it: its report
 <root>/indexes/<name>/evaluations/ground_truth-*.npz  exact nearest neighbors of the queries
 <root>/indexes/<name>/history/<snapshot>.json     metrics.json of every build, even after its snapshot is removed
@@ -48,9 +48,9 @@ class Root:
 
     Args:
         path: The directory.
-        create: Create the directory (readable by its owner only, see `storage.permissions`) and require that it is writable.
-            With False it must exist, and may be read-only: temporaries and the catalog then go to the system's temporary
-            directory.
+        create: Create the directory (readable by its owner only, see `storage.permissions`) and require that it is
+            writable. With False it must exist, and may be read-only: temporaries and the catalog then go to the
+            system's temporary directory.
 
     Raises:
         InputError: with create=False, when the directory does not exist.
@@ -196,7 +196,10 @@ class Root:
         return sorted(folder.name for folder in self._index_dir.glob("*") if re.fullmatch(INDEX_NAME_PATTERN, folder.name))
 
     def with_index_dir(self, folder: Path) -> Root:
-        """Return this root with its indexes in `folder`, so that no pipeline sees what is built there. They share `scratch`."""
+        """Return this root with its indexes in `folder`, so that no pipeline sees what is built there.
+
+        They share `scratch`.
+        """
         other = copy.copy(self)
         other._index_dir, other._scratch = folder, self.scratch
         return other
@@ -223,7 +226,10 @@ class Root:
     # files and records
 
     def make_ref(self, path: Path, *, digest: bool = True) -> FileRef:
-        """Make the reference to a finished file. Without `digest`, only its size and its Parquet checksums can be verified."""
+        """Make the reference to a finished file.
+
+        Without `digest`, only its size and its Parquet checksums can be verified.
+        """
         return FileRef(
             path=path.relative_to(self.path).as_posix(),
             size=path.stat().st_size,
@@ -239,7 +245,7 @@ class Root:
         self.scratch.write_text(path, record.model_dump_json(indent=2) + "\n")
 
     def find_invalid_files(self, record: Record, *, thorough: bool = False) -> list[str]:
-        """List the errors that make a cached record invalid: missing files and wrong sizes, with `thorough` also wrong SHA-256s."""
+        """List a cached record's missing files and wrong sizes, with `thorough` also wrong SHA-256s."""
         return [error for ref in record.files if (error := find_file_error(self.file(ref), ref, digest=thorough))]
 
     def verify_file(self, ref: FileRef) -> Path:

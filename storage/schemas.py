@@ -1,6 +1,7 @@
 """Write the published JSON Schemas of the manifest and of metrics.json: `python -m indexmill.storage.schemas [FOLDER]`.
 
-Run it after a change of `Manifest` or `MetricsFile`, docstrings and field descriptions included. FOLDER is docs by default.
+Run it after a change of `Manifest` or `MetricsFile`, docstrings and field descriptions included. FOLDER is docs by
+default.
 """
 
 from __future__ import annotations

@@ -28,13 +28,19 @@ class Snapshots:
         self.pointer = root.index(name) / "current"
 
     def get_path(self, snapshot_id: str) -> Path:
-        """Return a snapshot's folder, whether it exists or not. Raises InputError when the id is not a plain file name."""
+        """Return a snapshot's folder, whether it exists or not.
+
+        Raises InputError when the id is not a plain file name.
+        """
         if not is_plain_name(snapshot_id):
             raise self._build_unknown_error(snapshot_id)
         return self.folder / snapshot_id
 
     def list_ids(self) -> list[str]:
-        """List the complete snapshots, oldest first. A snapshot is complete once it has a manifest, which is written last."""
+        """List the complete snapshots, oldest first.
+
+        A snapshot is complete once it has a manifest, which is written last.
+        """
         return sorted(path.parent.name for path in self.folder.glob("[0-9]*-*/manifest.json"))
 
     def read_pointer(self) -> str | None:
@@ -45,7 +51,7 @@ class Snapshots:
             return None
 
     def get_live_id(self) -> str | None:
-        """Return the live snapshot's id; None before the first is published or when the pointer's target is incomplete."""
+        """Return the live snapshot's id; None before the first is published or when it is incomplete."""
         snapshot_id = self.read_pointer()
         return snapshot_id if snapshot_id in self.list_ids() else None
 
@@ -72,7 +78,7 @@ class Snapshots:
         return self.read_manifest() if self.get_live_id() else None
 
     def assign_id(self, content: str) -> str:
-        """Return the id of the existing snapshot with this content digest, else the next number with the digest's beginning."""
+        """Return the id of the snapshot with this content digest, else a new one: NUMBER-DIGEST."""
         ids = self.list_ids()
         for snapshot_id in ids:
             if snapshot_id.endswith("-" + content[:10]):

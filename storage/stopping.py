@@ -1,7 +1,7 @@
 """Orderly stops: a stop request ends the process right after the next file is committed.
 
-The request applies to the whole process, as a signal does. `storage.atomic.commit` checks it after every file. Long work
-between two commits checks it after `STOP_GRACE_SECONDS`; the next run repeats that work.
+The request applies to the whole process, as a signal does. `storage.atomic.commit` checks it after every file. Long
+work between two commits checks it after `STOP_GRACE_SECONDS`; the next run repeats that work.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def allow_immediate_stop(action: str) -> Iterator[None]:
 
 
 def can_stop_immediately() -> bool:
-    """Whether a signal that arrives now may end the process at once: a second signal, or one while the process only waits."""
+    """Whether a signal may end the process at once: it is the second one, or the process only waits."""
     return _stop_request is not None or _immediate_stop_depth > 0
 
 

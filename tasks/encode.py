@@ -1,4 +1,4 @@
-"""Encode: a vector for every content that the embedding store lacks for this encoder, and for no other."""
+"""Encode: compute a vector for every content that the embedding store lacks for this encoder."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from indexmill.storage.root import Root
 from indexmill.tasks.encoding import MODALITIES_BY_KIND, EncoderIdentity
 from indexmill.tasks.encoding.device import get_device_name
 from indexmill.tasks.encoding.fill_store import EncodeRequest, encodes_captions, fill_store, open_captions, partition_items
-from indexmill.tasks.encoding.precision import choose_precision
+from indexmill.tasks.encoding.onnx import ensure_onnx_export
+from indexmill.tasks.encoding.precision import PrecisionRequest, choose_precision
 from indexmill.tasks.encoding.process import EncoderProcess
-from indexmill.tasks.encoding.protocol import ChunkResult, ComparePrecision, EncodeChunk, ModelSpec, PrecisionComparison
+from indexmill.tasks.encoding.protocol import ChunkResult, EncodeChunk, ModelSpec
 from indexmill.tasks.gpu_slot import acquire_gpu_slot
-from indexmill.tasks.progress import Advance, track
+from indexmill.tasks.progress import Advance
 from indexmill.tasks.stage_policy import get_task_options
 
 
@@ -29,42 +30,43 @@ from indexmill.tasks.stage_policy import get_task_options
 def encode(
     root: Root, process: EncoderProcess, split: SplitDataset, config: EncoderConfig, identity: EncoderIdentity, max_reject_fraction: float
 ) -> EmbeddingSet:
-    """The embedding store completed for these items, and a second one for the captions of images where the encoder takes texts too.
+    """Fill the embedding store for these items, and one for the captions of images if the encoder takes texts.
 
-    process: does the encoding, and is ended with the stage, so that what it took of memory is there for the next. identity: the encoder's,
-    in float32. max_reject_fraction: past this share of items without a vector the stage stops.
+    A text encoder is also exported to ONNX, for serving (`ensure_onnx_export`).
+
+    Args:
+        root: The storage root.
+        process: Encodes. Stopped at the end of the stage, to free its memory for the next ones.
+        split: The items.
+        config: The encoder.
+        identity: The encoder's, in float32.
+        max_reject_fraction: The largest share of items without a vector.
+
+    Raises:
+        InputError: The encoder does not take items of this modality, or too many items have no vector.
     """
     if split.modality not in MODALITIES_BY_KIND[config.kind]:
         raise _build_modality_error(config, split)
+    encoder = ModalityEncoder(root, process, split, config, identity, max_reject_fraction)
     with acquire_gpu_slot():
         try:
-            return _encode_all_modalities(root, ModalityEncoder(root, process, split, config, identity, max_reject_fraction))
+            embeddings = _encode_all_modalities(encoder)
+            if split.modality == "text":
+                ensure_onnx_export(root, process, config, fingerprint=identity.fingerprint, items=root.file(embeddings.items))
+            return embeddings
         finally:
             process.stop()
 
 
-def _encode_all_modalities(root: Root, modality_encoder: ModalityEncoder) -> EmbeddingSet:
-    split = modality_encoder.split
-    found = modality_encoder.encoded(split.modality, root.file(split.table))
-    if not encodes_captions(modality_encoder.config, split.modality):
-        return found
-    with open_captions(root, root.file(found.items)) as captions_table:
-        if captions_table is None:
-            return found
-        captions = modality_encoder.encoded("text", captions_table)
-    both = {"digest": json_digest([found.digest, captions.digest]), "files": (*found.files, *captions.files), "captions": captions}
-    return found.model_copy(update=both)
-
-
 @task(**get_task_options("encode-chunk"))
 def encode_chunk(process: EncoderProcess, job: EncodeChunk, advance: Advance) -> ChunkResult:
-    """One planned shard as files that nobody sees before they are whole; done again when the encoding process is lost."""
+    """Encode one chunk into temporary files. Prefect runs it again if the encoding process is lost."""
     return process.encode(job, advance)
 
 
 @dataclass(frozen=True)
 class ModalityEncoder:
-    """One encoder at work on one split; which of its sides, the images' or the texts', is asked of `encoded`. budget: as encode's."""
+    """Encodes a split with one encoder, one modality at a time. Attributes as the arguments of `encode`."""
 
     root: Root
     process: EncoderProcess
@@ -73,8 +75,8 @@ class ModalityEncoder:
     identity: EncoderIdentity
     max_reject_fraction: float
 
-    def encoded(self, modality: Modality, items: Path) -> EmbeddingSet:
-        """The set of vectors of an items table by the side for `modality`."""
+    def encode(self, modality: Modality, items: Path) -> EmbeddingSet:
+        """Encode an items table."""
         image_root = self.split.image_root if modality == "image" else None
         profile = self._choose_profile(modality, items, image_root)
         precision: Precision = profile.precision or "float32"
@@ -82,55 +84,74 @@ class ModalityEncoder:
         store = EmbeddingStore(self.root, identity.fingerprint)
         request = EncodeRequest(self.root, store, items, image_root, ModelSpec(self.config, precision, modality), profile)
         with store.lease(), self.root.scratch.staging() as staging:
-            failed = staging / "failed.parquet"
-            encoded, new_profile = fill_store(request, self.config, failed, lambda job, advance: encode_chunk(self.process, job, advance))
-            self._save_profile(modality, new_profile)
-            partition = partition_items(self.root, self.split.name, items, store, failed, self.max_reject_fraction)
+            failed_path = staging / "failed.parquet"
+            result = fill_store(request, failed_path, self._run_chunk)
+            self._save_profile(modality, result.profile)
+            partition = partition_items(
+                self.root, items, store, name=self.split.name, failed_path=failed_path, max_reject_fraction=self.max_reject_fraction
+            )
             table = self.root.file(partition.items)
             refs = tuple(ref for ref in (partition.items, partition.rejects) if ref)
             return EmbeddingSet(
-                digest=json_digest([identity.fingerprint, partition.items_digest]), files=(*refs, *store.find_refs(table)), split=self.split.digest,
-                modality=modality, fingerprint=identity.fingerprint, encoder=identity.details | _describe_precision_check(profile), dim=store.dim,
-                database=partition.database, query=partition.query, encoded=encoded, reused=max(0, partition.distinct_contents - encoded),
-                rejected=partition.rejected, truncated=store.count_truncated(table), items=partition.items, rejects=partition.rejects,
-            )  # fmt: skip
+                digest=json_digest([identity.fingerprint, partition.items_digest]),
+                files=(*refs, *store.find_refs(table)),
+                split=self.split.digest,
+                modality=modality,
+                fingerprint=identity.fingerprint,
+                encoder=identity.details | _describe_precision_check(profile),
+                dim=store.dim,
+                database=partition.database_count,
+                query=partition.query_count,
+                encoded=result.encoded,
+                reused=max(0, partition.distinct_contents - result.encoded),
+                rejected=partition.rejected_count,
+                truncated=store.count_truncated(table),
+                items=partition.items,
+                rejects=partition.rejects,
+            )
 
-    def _save_profile(self, modality: Modality, new_profile: DeviceProfile) -> None:
-        """Keep what was learnt. A precision that the config names says nothing about what `auto` should mean."""
-        if self.config.precision != "auto":
-            before = load_device_profile(self.root, self.identity.fingerprint, modality, new_profile.device)
-            new_profile = new_profile.model_copy(update={"precision": before.precision, "check": before.check})
-        save_device_profile(self.root, self.identity.fingerprint, modality, new_profile)
+    def _run_chunk(self, job: EncodeChunk, advance: Advance) -> ChunkResult:
+        return encode_chunk(self.process, job, advance)
 
     def _choose_profile(self, modality: Modality, items: Path, image_root: str | None) -> DeviceProfile:
-        """What is known of this device, with the precision to take."""
+        """Load the device profile, with the precision to use."""
         profile = load_device_profile(self.root, self.identity.fingerprint, modality, get_device_name())
         if self.config.precision != "auto":
             return profile.model_copy(update={"precision": self.config.precision, "check": None})
+        request = PrecisionRequest(config=self.config, identity=self.identity, modality=modality, items=items, image_root=image_root)
+        return choose_precision(self.root, self.process, request, profile)
 
-        def missing(precision: Precision) -> int:
-            return EmbeddingStore(
-                self.root, self.identity.for_store(modality, precision, self.config.storage_dtype).fingerprint
-            ).count_missing(items)
+    def _save_profile(self, modality: Modality, profile: DeviceProfile) -> None:
+        """Save what was measured. A precision that the config names must not become the choice of `auto`."""
+        if self.config.precision != "auto":
+            saved = load_device_profile(self.root, self.identity.fingerprint, modality, profile.device)
+            profile = profile.model_copy(update={"precision": saved.precision, "check": saved.check})
+        save_device_profile(self.root, self.identity.fingerprint, modality, profile)
 
-        def compare(sample: Path) -> PrecisionComparison:
-            with track("checking the fast precision", 1) as advance:
-                found = self.process.compare(ComparePrecision(ModelSpec(self.config, "float32", modality), str(sample), image_root))
-                advance(1)
-            return found
 
-        return choose_precision(self.root, items, profile, missing, compare)
+def _encode_all_modalities(encoder: ModalityEncoder) -> EmbeddingSet:
+    """Encode the items, and then the captions of the images that have a vector."""
+    root, split = encoder.root, encoder.split
+    embeddings = encoder.encode(split.modality, root.file(split.table))
+    if not encodes_captions(encoder.config, split.modality):
+        return embeddings
+    with open_captions(root, root.file(embeddings.items)) as captions_path:
+        if captions_path is None:
+            return embeddings
+        captions = encoder.encode("text", captions_path)
+    digest = json_digest([embeddings.digest, captions.digest])
+    return embeddings.model_copy(update={"digest": digest, "files": (*embeddings.files, *captions.files), "captions": captions})
 
 
 def _describe_precision_check(profile: DeviceProfile) -> dict[str, object]:
-    """The check that the precision rests on, for the manifest."""
+    """Describe the check that the precision is based on, for the manifest."""
     return {"precision_check": profile.check.model_dump() | {"device": profile.device}} if profile.check else {}
 
 
 def _build_modality_error(config: EncoderConfig, split: SplitDataset) -> InputError:
-    taken = " and ".join(f"{modality}s" for modality in MODALITIES_BY_KIND[config.kind])
+    supported = " and ".join(f"{modality}s" for modality in MODALITIES_BY_KIND[config.kind])
     return InputError(
-        f"this encoder takes {taken}, and the data set has {split.modality}s",
+        f"this encoder takes {supported}, but the data set has {split.modality}s",
         where="encoder.kind",
         got=config.kind,
         next_step="choose sentence-transformers for texts, efficientnet-lite, timm or open-clip for images",

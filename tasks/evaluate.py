@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import faiss
 from prefect import task
 
 from indexmill.configs.encoders import EncoderConfig
@@ -27,7 +28,7 @@ from indexmill.tasks.evaluation.tables import write_per_label, write_per_query, 
 from indexmill.tasks.evaluation.trec import write_qrels, write_run
 from indexmill.tasks.gpu_slot import acquire_gpu_slot
 from indexmill.tasks.indexing.shard_store import open_searcher
-from indexmill.tasks.metrics.search_speed import bytes_per_vector, measure_search_speed
+from indexmill.tasks.metrics.latency import bytes_per_vector, measure_search_speed
 from indexmill.tasks.progress import track
 from indexmill.tasks.stage_policy import get_task_options
 
@@ -64,7 +65,7 @@ def evaluate(
     counts = {"queries": len(run.ids), "queries_judged": int(judged.judged.sum()), "queries_full_depth": full_ranking.queries,
               "database": indexed.database, "depth": run.retrieved.shape[1], "dim": indexed.dim, "labels": len(relevance_judge.labels.names),
               "index_bytes": sum(shard.index.size for shard in shards.shards)}  # fmt: skip
-    timings = measure_search_speed(searcher, run.vectors)
+    timings = measure_search_speed(searcher, run.vectors, threads=faiss.omp_get_max_threads())
     timings |= load_or_measure_encode_latency(
         root, query_embeddings, encoder, image_root, config.encode_latency_queries, acquire_gpu_slot()
     )

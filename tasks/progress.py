@@ -1,4 +1,4 @@
-"""Progress without a terminal in sight: the work says how far it is, and whoever watches decides how to show it."""
+"""Report progress without knowing the terminal: the work counts units, and a watcher decides how to show them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Advance = Callable[[int], None]
 
 
 class Watcher(Protocol):
-    """Shows work in progress. `watch` yields a function that is called with the number of units just finished."""
+    """Shows work in progress."""
 
-    def watch(self, what: str, total: int) -> AbstractContextManager[Advance]:
-        """Show `total` units of `what`."""
+    def watch(self, description: str, total: int, /) -> AbstractContextManager[Advance]:
+        """Show work of `total` units. Yields a function that is called with the number of units just finished."""
         ...
 
 
@@ -25,7 +25,7 @@ _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 @contextmanager
 def use_watcher(watcher: Watcher) -> Iterator[None]:
-    """Let `watcher` show all work that the block does."""
+    """Show all work inside the block in `watcher`."""
     token = _watcher.set(watcher)
     try:
         yield
@@ -34,20 +34,20 @@ def use_watcher(watcher: Watcher) -> Iterator[None]:
 
 
 @contextmanager
-def track(what: str, total: int) -> Iterator[Advance]:
-    """Announce `total` units of work; yields the function to call as they finish.
+def track(description: str, total: int) -> Iterator[Advance]:
+    """Announce work of `total` units. Yields the function to call with the number of units just finished.
 
-    That function raises Stopped when the work was asked to end and has not come to a commit for a while.
+    That function raises Stopped if a stop was requested and no commit has come within the grace period.
     """
     watcher = _watcher.get()
-    with watcher.watch(what, total) if watcher else nullcontext(ignore_progress) as report:
+    with watcher.watch(description, total) if watcher else nullcontext(ignore_progress) as report:
 
         def advance(finished: int) -> None:
             report(finished)
-            raise_if_stopping(f"in the midst of: {what}", grace_seconds=STOP_GRACE_SECONDS)
+            raise_if_stopping(f"during: {description}", grace_seconds=STOP_GRACE_SECONDS)
 
         yield advance
 
 
 def ignore_progress(finished: int) -> None:
-    """Progress that nobody watches."""
+    """Do nothing: the `Advance` of work that nobody watches."""

@@ -39,7 +39,9 @@ def publish(
     force: the reason for publishing it all the same, which the manifest keeps. seconds: of the stages before, for the report.
     """
     snapshots = Snapshots(root, config.name)
-    build = BuildCandidate(root, config, validated, split, embeddings, trained, shards, tuned, evaluation, snapshots.read_live_manifest(), force, seconds)
+    build = BuildCandidate(
+        root, config, validated, split, embeddings, trained, shards, tuned, evaluation, snapshots.read_live_manifest(), force, seconds
+    )
     served = serve(build)
     content = json_digest(
         [config.model_dump(mode="json"), [shard.key for shard in served.shards], served.rejects.sha256, evaluation.digest, split.digest]

@@ -18,11 +18,18 @@ from indexmill.tasks.stage_policy import get_task_options
 
 @task(**get_task_options("shard"))
 def shard(root: Root, name: str, embeddings: EmbeddingSet, trained: TrainedIndex, config: IndexConfig) -> IndexShards:
-    """The shards of the live snapshot, brought up to date: untouched ones as they are, touched ones written anew under another name."""
+    """Bring the shards of the live snapshot up to date: unchanged ones are reused, changed ones are written under a new
+    key.
+    """
     previous = load_previous_shards(root, name, Snapshots(root, name).read_live_manifest(), "database", config.shards)
     with track("filling shards", embeddings.database) as advance:
-        shard_build = build_shards(root, name, embeddings, trained, "database", config, previous, advance)
+        shard_build = build_shards(root, name, embeddings, trained, config, previous=previous, advance=advance)
     return IndexShards(
-        digest=json_digest([shard.key for shard in shard_build.shards]), files=tuple(ref for shard in shard_build.shards for ref in shard.files),
-        trained=trained.digest, shards=shard_build.shards, built=shard_build.built, updated=shard_build.updated, reused=shard_build.reused,
-    )  # fmt: skip
+        digest=json_digest([shard.key for shard in shard_build.shards]),
+        files=tuple(ref for shard in shard_build.shards for ref in shard.files),
+        trained=trained.digest,
+        shards=shard_build.shards,
+        built=shard_build.built,
+        updated=shard_build.updated,
+        reused=shard_build.reused,
+    )

@@ -1,6 +1,7 @@
-"""Declare for each stage its cache key, its retries and what it leaves behind when it is killed.
+"""Declare each stage's cache key, its retries and what a killed run leaves behind.
 
-The tasks take their options from `TASK_POLICIES` through `get_task_options`. ARCHITECTURE.md shows the same table."""
+The tasks take their options from `TASK_POLICIES` through `get_task_options`. ARCHITECTURE.md shows the same table.
+"""
 
 from __future__ import annotations
 
@@ -17,33 +18,24 @@ from pydantic import BaseModel
 from indexmill.storage.digests import json_digest
 from indexmill.storage.records import Record
 from indexmill.storage.versions import get_installed_version
+from indexmill.tasks.retry import RetryPolicy
 
-# Faults that pass: the network, a lost worker. Everything that Indexmill raises on purpose is a lasting fault, but for
-# SourceUnreachable and WorkerLost, which are ConnectionErrors too.
+# The network, or a lost worker. Indexmill's own errors are permanent, except SourceUnreachable and WorkerLost, which
+# are ConnectionErrors too.
 TRANSIENT_ERRORS = (ConnectionError, TimeoutError)
 
 
 @dataclass(frozen=True)
-class RetryPolicy:
-    """How often the faults that pass are tried again.
-
-    times: tries after the first. seconds: before the second try; the wait doubles from try to try. jitter: by what share of itself a wait
-    may be longer; by chance, and shorter by about as much, so that its mean stays.
-    """
-
-    times: int
-    seconds: float
-    jitter: float
-
-
-@dataclass(frozen=True)
 class StagePolicy:
-    """One row of the table.
+    """The caching and retries of one task.
 
-    version: raised when the stage's code comes to another result. remembered_by: the inputs that its cache key is made of, records by
-    their digests; none where no record is kept. aside: inputs that change how the work is done and not what comes of it. libraries: whose
-    versions are in the key. retry: None where nothing is ever tried again; all faults but the passing ones never are. left: what lies
-    there when it was killed, but for temporaries, which the next build sweeps.
+    Attributes:
+        cache_inputs: The inputs in the cache key, records by their digests. Empty if the result is not cached.
+        version: Part of the cache key; raise it when the stage's code gives another result.
+        uncached_inputs: Inputs that change how the work is done but not its result.
+        libraries: The libraries whose versions are part of the cache key.
+        retry: How transient errors are retried; None for never. Other errors are never retried.
+        leftovers: What a killed run leaves behind, besides temporary files, which the next build deletes.
     """
 
     cache_inputs: tuple[str, ...] = ()
@@ -51,85 +43,130 @@ class StagePolicy:
     uncached_inputs: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     retry: RetryPolicy | None = None
-    leftovers: str = "files that no record names, which the next run writes again"
+    leftovers: str = "files without a record, which the next run overwrites"
 
 
-NETWORK_RETRY = RetryPolicy(times=3, seconds=2, jitter=0.5)
+NETWORK_RETRY = RetryPolicy(attempts=4, first_wait_s=2)
 
 TASK_POLICIES = {
     "ingest": StagePolicy(
-        ("name", "config", "revision"), 3, uncached_inputs=("rehash",), retry=NETWORK_RETRY,
-        leftovers="what was downloaded, with which the next run goes on",
+        cache_inputs=("name", "config", "revision"),
+        version=3,
+        uncached_inputs=("rehash",),
+        retry=NETWORK_RETRY,
+        leftovers="downloads, which the next run resumes",
     ),
     "validate": StagePolicy(
-        ("dataset", "config"), 3, libraries=("pillow", "ImageHash"),
-        leftovers="what came of the images opened so far, which the next run does not open again",
+        cache_inputs=("dataset", "config"),
+        version=3,
+        libraries=("pillow", "ImageHash"),
+        leftovers="results of the images decoded so far, which the next run reuses",
     ),
-    "split": StagePolicy(("dataset", "config"), 2, libraries=("faiss-cpu",)),
+    "split": StagePolicy(
+        cache_inputs=("dataset", "config"),
+        version=2,
+        libraries=("faiss-cpu",),
+    ),
     "encode": StagePolicy(
-        ("split", "config", "identity", "max_reject_fraction"), 2, uncached_inputs=("process",),
-        leftovers="finished Parquet parts, which the next run counts as done",
+        cache_inputs=("split", "config", "identity", "max_reject_fraction"),
+        version=2,
+        uncached_inputs=("process",),
+        leftovers="finished Parquet parts, which the next run reuses",
     ),
-    "encode-chunk": StagePolicy(uncached_inputs=("process", "job", "advance"), retry=NETWORK_RETRY, leftovers="nothing"),
-    "train": StagePolicy(("name", "embeddings", "config"), 2, libraries=("faiss-cpu",)),
+    "encode-chunk": StagePolicy(
+        uncached_inputs=("process", "job", "advance"),
+        retry=NETWORK_RETRY,
+        leftovers="nothing",
+    ),
+    "train": StagePolicy(
+        cache_inputs=("name", "embeddings", "config"),
+        version=2,
+        libraries=("faiss-cpu",),
+    ),
     "shard": StagePolicy(
-        ("name", "embeddings", "trained", "config"), 2, libraries=("faiss-cpu",), leftovers="finished shards, which the next run takes"
+        cache_inputs=("name", "embeddings", "trained", "config"),
+        version=2,
+        libraries=("faiss-cpu",),
+        leftovers="finished shards, which the next run reuses",
     ),
-    "tune": StagePolicy(("embeddings", "query_embeddings", "trained", "shards", "config"), 1, libraries=("faiss-cpu",), leftovers="nothing"),
+    "tune": StagePolicy(
+        cache_inputs=("embeddings", "query_embeddings", "trained", "shards", "config"),
+        libraries=("faiss-cpu",),
+        leftovers="nothing",
+    ),
     "evaluate": StagePolicy(
-        ("name", "embeddings", "trained", "shards", "tuned", "index", "encoder", "config", "leaks", "image_root", "pairs"), 4,
-        libraries=("faiss-cpu", "numpy", "scikit-learn"), leftovers="ground truth, which the next run reads",
+        cache_inputs=(
+            "name",
+            "embeddings",
+            "trained",
+            "shards",
+            "tuned",
+            "index",
+            "encoder",
+            "config",
+            "leaks",
+            "image_root",
+            "pairs",
+        ),
+        version=4,
+        libraries=("faiss-cpu", "numpy", "scikit-learn"),
+        leftovers="ground truth, which the next run reuses",
     ),
     "publish": StagePolicy(
-        ("config", "validated", "split", "embeddings", "trained", "shards", "tuned", "evaluation", "force"), 4, uncached_inputs=("seconds",),
-        leftovers="a snapshot folder without a manifest, which is no snapshot and is filled by the next run",
+        cache_inputs=("config", "validated", "split", "embeddings", "trained", "shards", "tuned", "evaluation", "force"),
+        version=4,
+        uncached_inputs=("seconds",),
+        leftovers="a snapshot folder without a manifest, which the next run completes",
     ),
-    "study": StagePolicy(uncached_inputs=("encoder", "config", "embeddings", "encode_stats"), leftovers="nothing"),
-}  # fmt: skip
+    "study": StagePolicy(
+        uncached_inputs=("encoder", "config", "embeddings", "encode_stats"),
+        leftovers="nothing",
+    ),
+}
 STAGES = tuple(name for name, policy in TASK_POLICIES.items() if policy.cache_inputs)
 
 
 def get_task_options(name: str) -> dict[str, Any]:
-    """The keyword arguments of Prefect's `task` for a row of the table."""
+    """Return the keyword arguments of Prefect's `task` for a stage."""
     policy = TASK_POLICIES[name]
-    chosen: dict[str, Any] = {"name": name, "cache_policy": NO_CACHE, "persist_result": False}
-    if policy.cache_inputs:  # kept as JSON, never pickled
-        chosen |= {"cache_policy": StageCachePolicy(policy=policy), "persist_result": True, "result_serializer": "json"}
+    options: dict[str, Any] = {"name": name, "cache_policy": NO_CACHE, "persist_result": False}
+    if policy.cache_inputs:  # stored as JSON, never pickled
+        options |= {"cache_policy": StageCachePolicy(policy=policy), "persist_result": True, "result_serializer": "json"}
     if policy.retry:
-        waits = [policy.retry.seconds * 2**count for count in range(policy.retry.times)]
-        chosen |= {"retries": policy.retry.times, "retry_delay_seconds": waits}
-        chosen |= {"retry_jitter_factor": policy.retry.jitter, "retry_condition_fn": is_transient}
-    return chosen
+        options |= {"retries": policy.retry.attempts - 1, "retry_delay_seconds": list(policy.retry.waits_s)}
+        options |= {"retry_jitter_factor": policy.retry.jitter, "retry_condition_fn": retry_if_transient}
+    return options
 
 
 @dataclass
 class StageCachePolicy(CachePolicy):
-    """Cache key: stage, its version, the versions of the libraries that shape its result, the digests of its records, its config.
+    """A cache key of the stage, its version, library versions, record digests and config.
 
-    Neither the root's place, nor run ids, nor the clock are in it, so a root can be moved and a night repeated.
+    It has no path of the root, no run id and no time, so a root can be moved and a build repeated.
     """
 
     policy: StagePolicy = StagePolicy()
 
     def compute_key(self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **_: Any) -> str | None:  # noqa: ARG002
-        """The key under which Prefect keeps this call's record."""
+        """Return the key under which Prefect stores the record of this call."""
         return compute_stage_key(task_ctx.task.name, self.policy, inputs)
 
 
 def compute_stage_key(name: str, policy: StagePolicy, inputs: Mapping[str, Any]) -> str:
-    """`<stage>-<digest>`: the same for the same stage version, libraries and inputs that the policy names."""
-    parts = {key: _identity(inputs[key]) for key in policy.cache_inputs}
-    return f"{name}-{json_digest([policy.version, {name: get_installed_version(name) for name in policy.libraries}, parts])[:32]}"
+    """Return `<stage>-<digest>` of the stage's version, its libraries' versions and its cached inputs."""
+    values = {key: _get_key_value(inputs[key]) for key in policy.cache_inputs}
+    library_versions = {library: get_installed_version(library) for library in policy.libraries}
+    return f"{name}-{json_digest([policy.version, library_versions, values])[:32]}"
 
 
-def _identity(value: Any) -> Any:
+def _get_key_value(value: Any) -> Any:
     if isinstance(value, Record):
         return value.digest
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
-async def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 (Prefect's signature)
-    """Whether the fault that ended `state` is one that passes."""
+async def retry_if_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 (Prefect's signature)
+    """Return whether the error of a failed task run is transient (Prefect's `retry_condition_fn`)."""
     try:
         await state.aresult()
     except TRANSIENT_ERRORS:

@@ -1,4 +1,4 @@
-"""Tune: how widely a search of the filled shards must look to reach the recall asked for, on held-out queries."""
+"""Tune: search parameters that reach the recall target on held-out queries."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from indexmill.storage.root import Root
 from indexmill.tasks.indexing.auto_factory import DEFAULT_RECALL_TARGET, TUNING_QUERIES
 from indexmill.tasks.indexing.searcher import Searcher
 from indexmill.tasks.indexing.shard_store import open_searcher
-from indexmill.tasks.indexing.tuning import TuningResult
-from indexmill.tasks.indexing.tuning import tune as tune_searcher
-from indexmill.tasks.metrics.neighbors import exact_search
+from indexmill.tasks.indexing.tuning import TuningResult, tune_search
+from indexmill.tasks.metrics.exact_search import exact_search
 from indexmill.tasks.progress import track
 from indexmill.tasks.stage_policy import get_task_options
 
@@ -27,42 +26,72 @@ TUNING_K = 10
 def tune(
     root: Root, embeddings: EmbeddingSet, query_embeddings: EmbeddingSet, trained: TrainedIndex, shards: IndexShards, config: IndexConfig
 ) -> TunedIndex:
-    """The search setting: the config's own, or the quickest one that surely reaches `recall_target`. asked: whose query side is asked with.
+    """Choose the search parameters: those of the config, or the fastest ones that reach `recall_target` with 95 %
+    confidence.
 
-    What cannot be reached is no error: the record says so with the nearest that can, and the gate may refuse it.
+    A target that cannot be reached is no error: the record holds the closest result, and the gate may reject it.
+
+    Args:
+        root: the storage root.
+        embeddings: the indexed vectors.
+        query_embeddings: the vectors whose query side is searched for.
+        trained: the trained index.
+        shards: the filled shards.
+        config: the index section of the pipeline.
     """
     params = SearchParams(nprobe=config.nprobe, ef_search=config.ef_search, rerank_candidates=config.rerank_candidates, spill=trained.spill)
     target = config.recall_target or (DEFAULT_RECALL_TARGET if config.factory == "auto" else None)
     is_configured = config.nprobe or config.ef_search or config.rerank_candidates
     if trained.factory == "Flat":
-        return _make_record(shards, params, "exact search finds all", None, config)
+        return _make_record(shards, params, "exact search needs no tuning", config)
     if is_configured or target is None or not query_embeddings.query or embeddings.database <= TUNING_K:
-        return _make_record(shards, params, "as configured" if is_configured else "by default", None, config)
+        return _make_record(shards, params, "as configured" if is_configured else "by default", config)
     with track("tuning", 1) as advance:
         searcher = open_searcher(shards.shards, root.file, config.metric, params)
-        result = _tune_search(root, embeddings, query_embeddings, searcher, config.seed, target)
+        result = _tune_searcher(root, embeddings, query_embeddings, searcher, config.seed, target)
         advance(1)
-    params = result.chosen.params.model_copy(update={"spill": trained.spill})
-    return _make_record(shards, params, str(result), result, config)
+    return _make_record(shards, result.chosen.params, str(result), config, result)
 
 
-def _tune_search(
+def _tune_searcher(
     root: Root, embeddings: EmbeddingSet, query_embeddings: EmbeddingSet, searcher: Searcher, seed: int, target: float
 ) -> TuningResult:
     with open_vectors(root, query_embeddings, side="query", sample=(TUNING_QUERIES, seed)) as blocks:
         _, queries = concatenate_blocks(blocks, query_embeddings.dim)
     with open_vectors(root, embeddings, side="database") as blocks:
         exact: np.ndarray = exact_search(queries, blocks, TUNING_K, searcher.metric)[1]
-    return tune_searcher(searcher, queries, exact, target, k=TUNING_K)
+    return tune_search(searcher, queries, exact, target, k=TUNING_K)
 
 
-def _make_record(shards: IndexShards, params: SearchParams, reason: str, result: TuningResult | None, config: IndexConfig) -> TunedIndex:
-    """latency_met: by CPU time a query in batches, against `latency_budget_ms`; None where there is no budget or no measurement."""
-    budget = config.latency_budget_ms
-    trial = result.chosen if result else None
-    return TunedIndex(
-        digest=json_digest([shards.digest, params.model_dump(mode="json")]), files=(), shards=shards.digest, params=params,
-        target=result.target if result else None, met=result.met if result else None, recall=trial.recall if trial else None,
-        recall_bound=trial.recall_lower_bound if trial else None, cpu_ms_per_query=trial.cpu_seconds_per_query * 1000 if trial else None,
-        latency_met=trial.cpu_seconds_per_query * 1000 <= budget if trial and budget else None, reason=reason,
-    )  # fmt: skip
+def _make_record(
+    shards: IndexShards, params: SearchParams, reason: str, config: IndexConfig, result: TuningResult | None = None
+) -> TunedIndex:
+    """Make the record.
+
+    `latency_met` compares CPU time per query in batches with `latency_budget_ms`; None without either.
+    """
+    record = TunedIndex(
+        digest=json_digest([shards.digest, params.model_dump(mode="json")]),
+        files=(),
+        shards=shards.digest,
+        params=params,
+        target=None,
+        met=None,
+        recall=None,
+        recall_bound=None,
+        cpu_ms_per_query=None,
+        latency_met=None,
+        reason=reason,
+    )
+    if result is None:
+        return record
+    cpu_ms = result.chosen.cpu_seconds_per_query * 1000
+    measured = {
+        "target": result.target,
+        "met": result.met,
+        "recall": result.chosen.recall,
+        "recall_bound": result.chosen.recall_lower_bound,
+        "cpu_ms_per_query": cpu_ms,
+        "latency_met": cpu_ms <= config.latency_budget_ms if config.latency_budget_ms else None,
+    }
+    return record.model_copy(update=measured)

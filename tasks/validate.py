@@ -1,10 +1,10 @@
-"""Validate: check every row, open every new image, set aside what cannot be used with the reason why."""
+"""Validate: check every row, decode every new image, and write unusable items as rejects with a reason."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -25,64 +25,94 @@ from indexmill.tasks.validation.schema import build_items_schema, find_invalid_r
 from indexmill.tasks.validation.text_normalization import normalize_for_grouping
 
 ITEMS_SCHEMA = pa.schema(
-    {"item_id": pa.int64(), "key": pa.string(), "label": pa.string(), "text": pa.string(), "path": pa.string()}
-    | {"given_split": pa.string(), "content_digest": pa.string(), "content_group": pa.string()}
+    {
+        "item_id": pa.int64(),
+        "key": pa.string(),
+        "label": pa.string(),
+        "text": pa.string(),
+        "path": pa.string(),
+        "given_split": pa.string(),
+        "content_digest": pa.string(),
+        "content_group": pa.string(),
+    }
 )
 
-RejectRow = dict[str, Any]
+
+class CheckedRows(NamedTuple):
+    """SQL for the rows that pass (ITEMS_SCHEMA) and for the rejects (REJECTS_SCHEMA)."""
+
+    passing_sql: str
+    rejected_sql: str
 
 
 @task(**get_task_options("validate"))
 def validate(root: Root, dataset: Dataset, config: ValidateConfig) -> ValidatedDataset:
-    """The rows that pass, each with its content group, and those that do not, each with its reason."""
+    """Write the rows that pass with their content groups, and the rejects with their reasons.
+
+    Raises:
+        InputError: More items are rejected than `validate.max_reject_fraction` allows, or all of them.
+    """
     with root.scratch.staging() as staging:
-        passed, rejected = staging / "items.parquet", staging / "rejects.parquet"
-        passing_sql, rejected_sql = _check_rows(root, dataset, config, staging)
+        items_path, rejects_path = staging / "items.parquet", staging / "rejects.parquet"
+        valid_rows = staging / "valid.parquet"
+        checked = _check_rows(root, dataset, config, valid_rows, staging / "invalid.parquet")
         if dataset.image_root:
-            passing_sql, rejected_sql = _check_images(root, dataset.image_root, config, staging, passing_sql, rejected_sql)
-        items = parquet.copy_query(f"SELECT {', '.join(ITEMS_SCHEMA.names)} FROM ({passing_sql}) ORDER BY item_id", passed, temp_dir=root.tmp)
-        reasons = rejects.write_rejects(root, rejected_sql, root.dataset_cache(dataset.name, "rejects"), rejected)
-        _check_reject_budget(dataset, config, reasons)
-        found = [parquet.compute_digest(passed), parquet.compute_digest(rejected, rejects.REJECT_IDENTITY)]
-        digest = json_digest([dataset.image_root, dataset.modality, dataset.labeled, dataset.pairs and dataset.pairs.sha256, *found])
+            failed_images = staging / "failed_images.parquet"
+            checked = _check_images(root, Path(dataset.image_root), config, checked, valid_rows, failed_images)
+        columns = ", ".join(ITEMS_SCHEMA.names)
+        items = parquet.copy_query(f"SELECT {columns} FROM ({checked.passing_sql}) ORDER BY item_id", items_path, temp_dir=root.tmp)
+        history_path = root.dataset_cache(dataset.name, "rejects")
+        counts = rejects.write_rejects(root, checked.rejected_sql, history_path, rejects_path)
+        _check_reject_fraction(dataset, config, counts)
+        table_digests = [parquet.compute_digest(items_path), parquet.compute_digest(rejects_path, rejects.REJECT_IDENTITY)]
+        pairs_sha256 = dataset.pairs and dataset.pairs.sha256
+        digest = json_digest([dataset.image_root, dataset.modality, dataset.labeled, pairs_sha256, *table_digests])
         folder = root.dataset(dataset.name, "validated", digest)
-        commit(rejected, folder / "rejects.parquet")
-        commit(passed, folder / "items.parquet")
-    table, rejects_ref = root.make_ref(folder / "items.parquet"), root.make_ref(folder / "rejects.parquet")
+        commit(rejects_path, folder / "rejects.parquet")
+        commit(items_path, folder / "items.parquet")
+    table_ref, rejects_ref = root.make_ref(folder / "items.parquet"), root.make_ref(folder / "rejects.parquet")
     validated = ValidatedDataset(
-        digest=digest, files=(table, rejects_ref), name=dataset.name, modality=dataset.modality, image_root=dataset.image_root,
-        labeled=dataset.labeled, items=items, rejected=sum(reasons.values()), rejected_by_reason=reasons, table=table,
-        rejects=rejects_ref, pairs=dataset.pairs,
-    )  # fmt: skip
+        digest=digest,
+        files=(table_ref, rejects_ref),
+        name=dataset.name,
+        modality=dataset.modality,
+        image_root=dataset.image_root,
+        labeled=dataset.labeled,
+        items=items,
+        rejected=sum(counts.values()),
+        rejected_by_reason=counts,
+        table=table_ref,
+        rejects=rejects_ref,
+        pairs=dataset.pairs,
+    )
     root.write_record(folder / "manifest.json", validated)
     return validated
 
 
 def list_transient_reasons(validated: ValidatedDataset) -> str:
-    """Why a remembered verdict is worth another look: rejects that say more about the moment than about the image."""
+    """Return why a cached result is stale, or an empty text: reasons that another attempt may not give."""
     return ", ".join(reason for reason in validated.rejected_by_reason if reason in TRANSIENT_REASONS)
 
 
-def _check_rows(root: Root, dataset: Dataset, config: ValidateConfig, staging: Path) -> tuple[str, str]:
-    """Hold every row against the schema, a batch at a time. Returns SQL for the rows that pass, and for those that do not."""
-    valid, failed = staging / "sound.parquet", staging / "failed.parquet"
-    with parquet.open_writer(failed, rejects.REJECTS_SCHEMA) as failures:
-        parquet.write_parquet(valid, ITEMS_SCHEMA, _iterate_valid_rows(root, dataset, config, failures))
-    return f"SELECT * FROM {parquet.scan_sql(valid)}", f"SELECT * FROM {parquet.scan_sql(failed)}"
+def _check_rows(root: Root, dataset: Dataset, config: ValidateConfig, valid: Path, invalid: Path) -> CheckedRows:
+    """Validate every row against the schema, in batches. Writes the tables `valid` and `invalid`."""
+    with parquet.open_writer(invalid, rejects.REJECTS_SCHEMA) as rejects_writer:
+        parquet.write_parquet(valid, ITEMS_SCHEMA, _iterate_valid_rows(root, dataset, config, rejects_writer))
+    return CheckedRows(f"SELECT * FROM {parquet.scan_sql(valid)}", f"SELECT * FROM {parquet.scan_sql(invalid)}")
 
 
 def _iterate_valid_rows(
-    root: Root, dataset: Dataset, config: ValidateConfig, failures: parquet.ParquetRowWriter
+    root: Root, dataset: Dataset, config: ValidateConfig, rejects_writer: parquet.ParquetRowWriter
 ) -> Iterator[pa.RecordBatch]:
-    """The rows that the schema lets through; the others go to `failures`. Texts get their group here."""
+    """Yield the valid rows, texts with their content group, and write the others to `rejects_writer`."""
     schema = build_items_schema(modality=dataset.modality, labeled=dataset.labeled, max_text_length=config.max_text_length)
     with track("checking rows", dataset.items) as advance:
         for frame in parquet.to_polars(parquet.read_batches(root.file(dataset.table))):
             reject_reasons = find_invalid_rows(frame, schema)
             numbered = frame.with_row_index("row")
-            failing = pl.col("row").is_in(list(reject_reasons))
-            failures.write([_make_reject(row, *reject_reasons[row["row"]]) for row in numbered.filter(failing).to_dicts()])
-            valid = numbered.filter(~failing)
+            is_invalid = pl.col("row").is_in(list(reject_reasons))
+            rejects_writer.write([_make_reject(row, reject_reasons[row["row"]]) for row in numbered.filter(is_invalid).to_dicts()])
+            valid = numbered.filter(~is_invalid)
             groups = [None if dataset.image_root else _compute_text_group(text) for text in valid["text"]]
             grouped = valid.with_columns(pl.Series("content_group", groups, dtype=pl.String)).select(ITEMS_SCHEMA.names)
             yield from grouped.to_arrow().cast(ITEMS_SCHEMA).to_batches()
@@ -90,37 +120,39 @@ def _iterate_valid_rows(
 
 
 def _compute_text_group(text: str) -> str:
-    """Texts alike but for case, punctuation and spacing are one group. One of punctuation alone is a group with its exact equals."""
-    return content_digest((normalize_for_grouping(text) or text).encode())
+    """Return the group of texts that differ only in case, punctuation and spacing."""
+    return content_digest((normalize_for_grouping(text) or text).encode())  # a text of punctuation alone stays as it is
 
 
-def _make_reject(row: RejectRow, reason: str, message: str) -> RejectRow:
-    return {**{name: row[name] for name in ("item_id", "key", "content_digest")}, "reason": reason, "message": message}
+def _make_reject(row: dict[str, Any], reason: rejects.RejectReason) -> dict[str, Any]:
+    return {**{name: row[name] for name in ("item_id", "key", "content_digest")}, "reason": reason.code, "message": reason.message}
 
 
-def _check_images(root: Root, image_root: str, config: ValidateConfig, staging: Path, sound_sql: str, failed_sql: str) -> tuple[str, str]:
-    """The same two, once every image among the sound rows has been opened, tonight or earlier."""
-    failed_images = staging / "unopened.parquet"
-    known = check_images(root, config, Path(image_root), staging / "sound.parquet", failed_images)
-    results = f"(SELECT * FROM {known.to_sql(image_check_cache.IMAGE_CHECK_SCHEMA)} UNION ALL SELECT * FROM {parquet.scan_sql(failed_images)})"
-    opened = f"({sound_sql}) s JOIN {results} o ON o.content_digest = s.content_digest"
-    passed = ", ".join(f"{'o' if name == 'content_group' else 's'}.{name}" for name in ITEMS_SCHEMA.names)
-    failed = ", ".join(f"{'o' if name in ('reason', 'message') else 's'}.{name}" for name in rejects.REJECTS_SCHEMA.names)
-    return (
-        f"SELECT {passed} FROM {opened} WHERE o.reason IS NULL",
-        f"{failed_sql} UNION ALL SELECT {failed} FROM {opened} WHERE o.reason IS NOT NULL",
+def _check_images(
+    root: Root, image_root: Path, config: ValidateConfig, checked: CheckedRows, valid_rows: Path, failed_images: Path
+) -> CheckedRows:
+    """Decode every image of the valid rows that is not cached, and turn the failed ones into rejects."""
+    cache = check_images(root, config, image_root=image_root, items_path=valid_rows, transient_path=failed_images)
+    cached_sql = cache.to_sql(image_check_cache.IMAGE_CHECK_SCHEMA)
+    results = f"(SELECT * FROM {cached_sql} UNION ALL SELECT * FROM {parquet.scan_sql(failed_images)})"
+    joined = f"({checked.passing_sql}) i JOIN {results} r ON r.content_digest = i.content_digest"
+    passing = ", ".join(f"{'r' if name == 'content_group' else 'i'}.{name}" for name in ITEMS_SCHEMA.names)
+    rejected = ", ".join(f"{'r' if name in ('reason', 'message') else 'i'}.{name}" for name in rejects.REJECTS_SCHEMA.names)
+    return CheckedRows(
+        passing_sql=f"SELECT {passing} FROM {joined} WHERE r.reason IS NULL",
+        rejected_sql=f"{checked.rejected_sql} UNION ALL SELECT {rejected} FROM {joined} WHERE r.reason IS NOT NULL",
     )
 
 
-def _check_reject_budget(dataset: Dataset, config: ValidateConfig, reasons: dict[str, int]) -> None:
-    rejected = sum(reasons.values())
-    share = rejected / dataset.items
-    if share > config.max_reject_fraction or rejected == dataset.items:
-        counts = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1]))
+def _check_reject_fraction(dataset: Dataset, config: ValidateConfig, counts: dict[str, int]) -> None:
+    rejected = sum(counts.values())
+    fraction = rejected / dataset.items
+    if fraction > config.max_reject_fraction or rejected == dataset.items:
+        by_reason = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items(), key=lambda pair: -pair[1]))
         raise InputError(
-            "too many items cannot be used",
+            "too many items are rejected",
             where=f"dataset of {dataset.name}" + (f": {dataset.image_root}" if dataset.image_root else ""),
             expected=f"at most {config.max_reject_fraction:.1%} rejected",
-            got=f"{rejected} of {dataset.items} ({share:.1%}): {counts}",
-            next_step="mend the items, or raise validate.max_reject_fraction",
+            got=f"{rejected} of {dataset.items} ({fraction:.1%}): {by_reason}",
+            next_step="fix the items, or raise validate.max_reject_fraction",
         )

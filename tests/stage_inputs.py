@@ -1,4 +1,4 @@
-"""The first stages without Prefect, on a listing held in memory, and the tables that they write."""
+"""Run the first stages without Prefect on a list of items, and read the tables that they write."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from indexmill.tasks.sources.base import ScoredPair
 from indexmill.tasks.split import split
 from indexmill.tasks.validate import validate
 
-LONG_AGO = 1_600_000_000_000_000_000  # a modification time that is believed
+OLD_MTIME_NS = 1_600_000_000_000_000_000  # old enough for ingest to rely on it
 
 
 @dataclass
-class Listed:
-    """A source whose items are given; images when it has a base."""
+class ListSource:
+    """A source with the given items; images if it has an image root."""
 
-    listed: Sequence[Item]
+    item_list: Sequence[Item]
     image_root: Path | None = None
     labeled: bool = True
-    scored: Sequence[ScoredPair] = ()
+    pair_list: Sequence[ScoredPair] = ()
 
     @property
     def modality(self) -> Modality:
@@ -43,55 +43,56 @@ class Listed:
         return "r"
 
     def items(self) -> Iterator[Item]:
-        yield from self.listed
+        yield from self.item_list
 
     def pairs(self) -> Iterator[ScoredPair]:
-        yield from self.scored
+        yield from self.pair_list
 
 
-def ingested(root: Root, source: Listed, name: str = "some", *, rehash: bool = False, **settings: Any) -> Dataset:
-    """What ingest makes of the source; settings are those that every data set has."""
+def run_ingest(root: Root, source: ListSource, name: str = "some", *, rehash: bool = False, **settings: Any) -> Dataset:
+    """Run ingest. The settings are those that every data set has."""
     with patch("indexmill.tasks.ingest.open_source", lambda config, root: source):
         return ingest.fn(root, name, StdlibDatasetConfig(source="stdlib", **settings), source.compute_revision(), rehash)
 
 
-def validated(root: Root, source: Listed, name: str = "some", **settings: Any) -> ValidatedDataset:
-    """Ingest and validate; by default as many rejects as there may be. settings: the section `validate`."""
-    return validate.fn(root, ingested(root, source, name), ValidateConfig(**{"max_reject_fraction": 1, **settings}))
+def run_validate(root: Root, source: ListSource, name: str = "some", **settings: Any) -> ValidatedDataset:
+    """Run ingest and validate with the settings of `validate`. By default any number of rejects is allowed."""
+    return validate.fn(root, run_ingest(root, source, name), ValidateConfig(**{"max_reject_fraction": 1, **settings}))
 
 
-def divided(root: Root, source: Listed, **settings: Any) -> SplitDataset:
-    """Ingest, validate and split. settings: the section `split`."""
-    return split.fn(root, validated(root, source), SplitConfig(**settings))
+def run_split(root: Root, source: ListSource, **settings: Any) -> SplitDataset:
+    """Run ingest, validate and split with the settings of `split`."""
+    return split.fn(root, run_validate(root, source), SplitConfig(**settings))
 
 
-def rows(root: Root, table: FileRef) -> list[dict[str, Any]]:
-    """The rows of a table under the root."""
+def read_rows(root: Root, table: FileRef) -> list[dict[str, Any]]:
+    """Return the rows of a table under the root."""
     return pq.read_table(root.file(table)).to_pylist()
 
 
-def image_items(image_root: Path, **fields: Any) -> list[Item]:
-    """Every file below `image_root` as an image, labelled with its folder (or with `fields`)."""
-    found = []
+def list_image_items(image_root: Path, **fields: Any) -> list[Item]:
+    """Return every file below `image_root` as an image, labeled with its folder unless `fields` say otherwise."""
+    items = []
     for path in sorted(path for path in image_root.rglob("*") if path.is_file()):
-        name, stat = path.relative_to(image_root).as_posix(), path.stat()
-        found.append(Item(name, **{"label": path.parent.name, **fields}, path=name, size=stat.st_size, mtime_ns=stat.st_mtime_ns))
-    return found
+        relative_path, stat = path.relative_to(image_root).as_posix(), path.stat()
+        values = {"label": path.parent.name, **fields}
+        items.append(Item(relative_path, **values, path=relative_path, size=stat.st_size, mtime_ns=stat.st_mtime_ns))
+    return items
 
 
-def pictures(image_root: Path) -> Listed:
-    """The images below `image_root` as they are now."""
-    return Listed(image_items(image_root), image_root=image_root)
+def make_image_source(image_root: Path) -> ListSource:
+    """Return a source with the images that are below `image_root` now."""
+    return ListSource(list_image_items(image_root), image_root=image_root)
 
 
-def paint(path: Path, seed: int, side: int = 24) -> Path:
-    """A bitmap of seeded noise, as many bytes as any other of its side, written long ago."""
+def write_noise(path: Path, seed: int, side: int = 24) -> Path:
+    """Write a bitmap of seeded noise with an old modification time. Bitmaps of the same side have the same size."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side), np.uint8)).save(path, "BMP")
-    return aged(path)
+    return set_mtime(path)
 
 
-def aged(path: Path, mtime_ns: int = LONG_AGO) -> Path:
-    """The file with that modification time."""
+def set_mtime(path: Path, mtime_ns: int = OLD_MTIME_NS) -> Path:
+    """Set the file's modification time."""
     os.utime(path, ns=(mtime_ns, mtime_ns))
     return path

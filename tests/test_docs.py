@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,11 +13,13 @@ import yaml
 from typer.main import get_command
 
 from indexmill.configs.loading import list_bundled_pipelines, load_config
+from indexmill.configs.reference import render_reference
 from indexmill.flows.cli.app import app
 from indexmill.flows.deployments import ITEMS_LANDED_EVENT, get_pipeline_resource_id
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "ARCHITECTURE.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 DEPLOYMENTS = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
 BUILDS = [deployment for deployment in DEPLOYMENTS if "build_index" in deployment["entrypoint"]]
 
@@ -24,26 +29,69 @@ def commands() -> set[str]:
 
 
 def targets() -> set[str]:
-    return set(re.findall(r"^([a-z]+):.*##", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.M))
+    return set(re.findall(r"^([a-z]+(?:-[a-z]+)*):.*##", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.M))
 
 
-def test_every_command_in_the_readme_exists_and_the_reverse() -> None:
-    """`indexmill VERB` anywhere in README."""
-    code = re.findall(r"```.*?```|`[^`\n]+`", README, re.S)
-    named = {verb for piece in code for verb in re.findall(r"\bindexmill ([a-z]+)\b", piece)}
-    assert named == commands()
+def test_every_command_in_a_document_exists() -> None:
+    """`indexmill VERB` in code, anywhere in README, ARCHITECTURE and the guides."""
+    for document in DOCUMENTS:
+        code = re.findall(r"```.*?```|`[^`\n]+`", document.read_text(encoding="utf-8"), re.S)
+        named = {verb for piece in code for verb in re.findall(r"\bindexmill (?!import\b)([a-z]+)\b", piece)}
+        assert named <= commands(), document.name
+
+
+def test_the_command_reference_is_generated_from_the_code() -> None:
+    """docs/cli.md is what `make docs` writes."""
+    run = subprocess.run(
+        [sys.executable, "-m", "typer", "indexmill.flows.cli.app", "utils", "docs", "--name", "indexmill", "--title", "Commands"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+    written = (REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert run.stdout.strip() == written.strip(), "run `make docs`"
+    assert set(re.findall(r"^## `indexmill ([a-z]+)`", written, re.M)) == commands()
+
+
+def test_the_config_reference_is_generated_from_the_code() -> None:
+    """docs/config.md is what `make docs` writes, and every key has a meaning."""
+    assert (REPOSITORY / "docs" / "config.md").read_text(encoding="utf-8") == render_reference(), "run `make docs`"
 
 
 def test_every_make_target_in_the_readme_exists_and_the_reverse() -> None:
-    """`make TARGET` anywhere in README."""
-    assert set(re.findall(r"make ([a-z]+)", README)) == targets()
+    """`make TARGET` anywhere in README; the guides name no other."""
+    assert set(re.findall(r"make ([a-z]+(?:-[a-z]+)*)", README)) == targets()
+    for document in DOCUMENTS:
+        code = re.findall(r"```.*?```|`[^`\n]+`", document.read_text(encoding="utf-8"), re.S)
+        assert {target for piece in code for target in re.findall(r"\bmake ([a-z]+(?:-[a-z]+)*)", piece)} <= targets(), document.name
 
 
 def test_every_file_that_a_document_links_to_exists() -> None:
     """Pictures and pages."""
-    for document in (REPOSITORY / "README.md", REPOSITORY / "ARCHITECTURE.md"):
+    for document in DOCUMENTS:
         for link in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
             assert link.startswith("http") or (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+def test_the_readme_fits_on_one_page_and_leads_to_every_guide() -> None:
+    """At most 150 lines; each page of docs/ is linked."""
+    assert len(README.splitlines()) <= 150
+    for page in (REPOSITORY / "docs").glob("*.md"):
+        assert f"docs/{page.name}" in README, page.name
+
+
+def test_every_config_key_in_a_document_exists() -> None:
+    """`section.key` in code, for the sections of a pipeline."""
+    reference = (REPOSITORY / "docs" / "config.md").read_text(encoding="utf-8")
+    known = {
+        f"{title.split(',')[0]}.{key}"
+        for title, table in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", reference, re.M | re.S)
+        for key in re.findall(r"^\| `(\w+)`", table, re.M)
+    }
+    sections = "|".join(sorted({name.split(".")[0] for name in known} - {"pipeline"}))
+    for document in DOCUMENTS:
+        for piece in re.findall(r"`([^`\n]+)`", document.read_text(encoding="utf-8")):
+            for dotted in re.findall(rf"(?<![\w./])((?:{sections})(?:\.[a-z_]+)+)(?![\w/(])", piece):
+                if not dotted.endswith((".html", ".parquet", ".py", ".json", ".yaml")):
+                    assert dotted in known or dotted.rpartition(".")[0] in known, f"{document.name}: {dotted}"
 
 
 @pytest.mark.parametrize("deployment", BUILDS, ids=[deployment["name"] for deployment in BUILDS])

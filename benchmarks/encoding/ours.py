@@ -19,7 +19,8 @@ class Indexmill:
         from indexmill.configs.encoders import EncoderConfig
         from indexmill.tasks.encoding.precision import find_fastest_precision
         from indexmill.tasks.encoding.protocol import ModelSpec
-        from indexmill.tasks.encoding.worker import load_modality_encoder, set_fastest_batch_size
+        from indexmill.tasks.encoding.row_batches import set_fastest_batch_size
+        from indexmill.tasks.encoding.worker import load_modality_encoder
 
         config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(settings)
         self._encoder = load_modality_encoder(ModelSpec(config, find_fastest_precision(), "image" if images else "text"))
@@ -61,9 +62,9 @@ def encode_stage(root_path: str, split_json: str, settings: dict[str, Any]) -> i
         root, EmbeddingStore(root, "measured"), root.file(split.table), split.image_root, model, DeviceProfile(device="this")
     )
     with EncoderProcess() as process:
-        encoded, _ = fill_store(work, config, root.scratch.folder / "failed.parquet", process.encode)
+        result = fill_store(work, root.scratch.folder / "failed.parquet", process.encode)
     root.close()
-    return encoded
+    return result.encoded
 
 
 def split_stage(root_path: str, dataset: dict[str, Any]) -> str:
@@ -73,12 +74,12 @@ def split_stage(root_path: str, dataset: dict[str, Any]) -> str:
     from indexmill.configs.datasets import DatasetConfig
     from indexmill.configs.models import SplitConfig, ValidateConfig
     from indexmill.storage.root import Root
-    from indexmill.tasks.ingest import ingest, revision
+    from indexmill.tasks.ingest import ingest, read_source_revision
     from indexmill.tasks.split import split
     from indexmill.tasks.validate import validate
 
     config, root = TypeAdapter(DatasetConfig).validate_python(dataset), Root(root_path)
-    listed = ingest.fn(root, "measured", config, revision(config, root))
+    listed = ingest.fn(root, "measured", config, read_source_revision(config, root))
     record = split.fn(root, validate.fn(root, listed, ValidateConfig()), SplitConfig(mode="none"))
     root.close()
     return record.model_dump_json()

@@ -22,7 +22,7 @@ def exact(folder: Path, queries: int, depth: int) -> Figures:
     """Our exact search; ids are the database's rows."""
     import faiss
 
-    from indexmill.tasks.metrics.neighbors import exact_search
+    from indexmill.tasks.metrics.exact_search import exact_search
 
     asked, database = read(folder, "queries")[0][:queries], read(folder, "database")[0]
     blocks = ((np.arange(at, min(at + BLOCK, len(database))), database[at : at + BLOCK]) for at in range(0, len(database), BLOCK))

@@ -41,7 +41,7 @@ def merge_index(root: Root, name: str, output: Path, memory: str) -> dict[str, A
 def _merge_snapshot(manifest: Manifest, folder: Path, output: Path, memory_limit: int) -> dict[str, Any]:
     shards = [(folder / shard.index.path, shard.index) for shard in manifest.shards]
     lists = output.with_name(f"{output.stem}-{manifest.snapshot_id}.ivfdata")
-    vectors, on_disk = merge_shards(shards, output, memory=memory_limit, lists=lists)
+    vectors, on_disk = merge_shards(shards, output, max_memory=memory_limit, lists_path=lists)
     files = [output, lists] if on_disk else [output]
     ivf = find_ivf(read_index(*shards[0], mapped=True))
     infos = build_index_infos(

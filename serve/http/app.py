@@ -26,13 +26,26 @@ LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def create_app(
-    root: str | Path, names: Sequence[str], *, limits: Limits | None = None, token: str | None = None, poll_seconds: float = 1,
+    root: str | Path,
+    names: Sequence[str],
+    *,
+    limits: Limits | None = None,
+    token: str | None = None,
+    poll_seconds: float = 1,
     allowed_hosts: frozenset[str] = LOOPBACK_HOSTS,
-) -> Any:  # fmt: skip
-    """An ASGI app that serves the indexes `names` of a root. every: seconds between two looks at what is live.
+) -> Any:
+    """Create an ASGI app that serves the live snapshots of some indexes.
 
-    token: the bearer token that is then needed. hosts: the names by which it may be asked, any if empty. Raises InputError for a name
-    that cannot be an index's. Indexes without a snapshot are waited for.
+    Args:
+        root: The root directory that builds write to.
+        names: The indexes. One without a snapshot is served as soon as it is published.
+        limits: Limits of the service; the defaults if None.
+        token: The bearer token that requests must carry; none is needed if None.
+        poll_seconds: How often to check for a new live snapshot.
+        allowed_hosts: Accepted values of the Host header; any if empty.
+
+    Raises:
+        InputError: There is no such root, or a name cannot be an index name.
     """
     limits, metrics = limits or Limits(), Metrics()
     indexes = {name: LiveIndex(Root(root, create=False), name, metrics, poll_seconds=poll_seconds) for name in dict.fromkeys(names)}
@@ -46,12 +59,18 @@ def create_app(
             task.cancel()
         await asyncio.gather(*watch_tasks, return_exceptions=True)
         service.close()
-        gc.unfreeze()  # what LiveIndex froze
+        gc.unfreeze()  # undoes gc.freeze() in LiveIndex
 
     app = FastAPI(
-        title="Indexmill", version=version("indexmill"), description="Nearest neighbours in published snapshots.",
-        docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=lifespan, redirect_slashes=False,
-    )  # fmt: skip
+        title="Indexmill",
+        version=version("indexmill"),
+        description="Nearest-neighbor search in published snapshots.",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
     problems.install_error_handlers(app)
     app.include_router(build_api_router(service))
     app.include_router(static.build_page_router())

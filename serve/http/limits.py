@@ -8,19 +8,20 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Limits:
-    """Most bytes of a body and of all bodies at once, pixels of an image, results and queries of a request, letters of a text, seconds
-    of a request, requests at once; queries that share one call of the encoder or of FAISS; and threads that search.
-    """
+    """Limits per request, limits over all requests at once, and the sizes of shared batches."""
 
-    body_bytes: int = 32 << 20
-    total_body_bytes: int = 256 << 20
-    pixels: int = 40_000_000
-    k: int = 1000
-    batch: int = 1024
-    images: int = 32
-    text_length: int = 20_000
-    seconds: float = 30
-    concurrency: int = 256
+    # One request.
+    max_body_bytes: int = 32 << 20
+    max_pixels: int = 40_000_000  # of one image
+    max_k: int = 1000
+    max_queries: int = 1024
+    max_images: int = 32
+    max_text_length: int = 20_000  # characters
+    timeout_seconds: float = 30
+    # All requests that are being answered.
+    max_total_body_bytes: int = 256 << 20
+    max_concurrent_searches: int = 256
+    # Queries that share one call of the encoder or of FAISS.
     max_encode_batch: int = 64
     max_search_batch: int = 1024
     search_threads: int = field(default_factory=lambda: min(os.cpu_count() or 1, 8))

@@ -16,11 +16,12 @@ log = logging.getLogger("indexmill.serve")
 
 
 class LiveIndex:
-    """One index as it is published now.
+    """The live snapshot of one index.
 
-    A new snapshot is opened, checked by digest and its encoder loaded beside the old one, then takes its place by one assignment: requests
-    under way end with the snapshot that they began with. One that does not open is tried again only when the pointer has moved or after
-    `retry_seconds` seconds, and the old one stays. While both are open, both are in memory.
+    A new snapshot is opened, verified and warmed up beside the old one, which then makes way by one assignment;
+    requests in progress finish on the snapshot that they started with. Until those are done, both snapshots are in
+    RAM. A snapshot that cannot be opened leaves the old one in service; it is tried again after `retry_seconds`, or
+    as soon as the pointer moves.
     """
 
     def __init__(self, root: Root, name: str, metrics: Metrics, *, poll_seconds: float = 1, retry_seconds: float = 30) -> None:
@@ -28,36 +29,38 @@ class LiveIndex:
         self.index: OpenIndex | None = None
         self._root, self._snapshots, self._metrics = root, Snapshots(root, name), metrics
         self._poll_seconds, self._retry_seconds = poll_seconds, retry_seconds
-        self._failed: tuple[str | None, float] = ("", 0)
+        self._failed_id: str | None = ""
+        self._retry_at = 0.0
 
     async def watch(self) -> None:
-        """Look at the pointer again and again, until cancelled."""
+        """Poll the pointer until cancelled."""
         while True:
             await self.refresh()
             await asyncio.sleep(self._poll_seconds)
 
     async def refresh(self) -> None:
-        """Open the live snapshot if it is another than the open one."""
+        """Open the live snapshot if it is not the one being served."""
         loop = asyncio.get_running_loop()
-        current: str | None = ""
+        live_id: str | None = ""
         try:
-            current = await asyncio.to_thread(self._snapshots.get_live_id)
-            if self.index is not None and current in (None, self.snapshot_id):
+            live_id = await asyncio.to_thread(self._snapshots.get_live_id)
+            if self.index is not None and live_id in (None, self.snapshot_id):
                 self.error = ""
                 return
-            if current == self._failed[0] and loop.time() < self._failed[1]:
+            if live_id == self._failed_id and loop.time() < self._retry_at:
                 return
-            index = await asyncio.to_thread(self._open, current)
-        except Exception as problem:  # whatever is wrong with a snapshot, the one that is open goes on answering
-            self._failed, self.error = (current, loop.time() + self._retry_seconds), "the live snapshot cannot be opened"
+            index = await asyncio.to_thread(self._open, live_id)
+        except Exception as error:  # whatever is wrong with the new snapshot, the old one stays in service
+            self._failed_id, self._retry_at = live_id, loop.time() + self._retry_seconds
+            self.error = "the live snapshot cannot be opened"
             self._metrics.open_failures.labels(self.name).inc()
-            log.warning("%s: snapshot %s cannot be opened, %s answers on: %s", self.name, current, self.snapshot_id or "none", problem)
+            log.warning("%s: cannot open snapshot %s, still serving %s: %s", self.name, live_id, self.snapshot_id or "none", error)
             return
         self._swap_in(index)
 
     @property
     def snapshot_id(self) -> str | None:
-        """The snapshot that answers."""
+        """The snapshot being served."""
         return self.index.manifest.snapshot_id if self.index else None
 
     def _open(self, snapshot_id: str | None) -> OpenIndex:
@@ -67,22 +70,23 @@ class LiveIndex:
             self._root.close()
         index.warm_up()
         if self.index is None:
-            # What libraries have made of objects by now stays: Python's collector would look through all of it again, half a second in
-            # which nothing is answered.
+            # The objects that libraries have created so far live as long as the process. Without this, every full
+            # garbage collection scans them all, and nothing is answered for half a second.
             gc.collect()
             gc.freeze()
         return index
 
     def _reuse_encoder(self, snapshot_id: str | None) -> QueryEncoder | None:
-        """The encoder that is loaded, where the new snapshot was made by it too."""
-        old = self.index.encoder if self.index else None
-        return old if old and old.fingerprint == self._snapshots.read_manifest(snapshot_id).fingerprint else None
+        """Return the loaded encoder if it also built the new snapshot."""
+        encoder = self.index.encoder if self.index else None
+        return encoder if encoder and encoder.fingerprint == self._snapshots.read_manifest(snapshot_id).fingerprint else None
 
     def _swap_in(self, index: OpenIndex) -> None:
+        # The old index is not closed here: requests in progress still use it, and it is released with the last of them.
         if self.snapshot_id:
-            self._metrics.snapshot.remove(self.name, self.snapshot_id)
+            self._metrics.snapshot_info.remove(self.name, self.snapshot_id)
         self.index, self.error = index, ""
-        self._metrics.snapshot.labels(self.name, index.manifest.snapshot_id).set(1)
+        self._metrics.snapshot_info.labels(self.name, index.manifest.snapshot_id).set(1)
         self._metrics.items.labels(self.name).set(index.searcher.items)
         self._metrics.snapshots_opened.labels(self.name).inc()
-        log.info("%s: snapshot %s answers", self.name, index.manifest.snapshot_id)
+        log.info("%s: serving snapshot %s", self.name, index.manifest.snapshot_id)

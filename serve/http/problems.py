@@ -17,11 +17,11 @@ from indexmill.serve.queries import InvalidQuery
 from indexmill.storage.errors import IndexmillError
 
 MEDIA_TYPE = "application/problem+json"
-MAX_ERRORS_SHOWN = 10  # of the things that are wrong with one request
+MAX_ERRORS_SHOWN = 10  # per request
 
 
 class Problem(Exception):
-    """A request that is answered with an error. detail: a sentence for whoever asked."""
+    """An error response, as RFC 9457 calls it. `detail` is a sentence for the client."""
 
     def __init__(
         self, status: int, detail: str, *, headers: Mapping[str, str] | None = None, errors: list[dict[str, Any]] | None = None
@@ -29,19 +29,24 @@ class Problem(Exception):
         super().__init__(detail)
         self.status, self.detail, self.headers, self.errors = status, detail, dict(headers or {}), errors
 
-    def response(self) -> Response:
-        """The answer."""
-        body = {"type": "about:blank", "title": HTTPStatus(self.status).phrase, "status": self.status, "detail": self.detail}
-        return Response(
-            orjson.dumps(body | ({"errors": self.errors} if self.errors else {})), self.status, headers=self.headers, media_type=MEDIA_TYPE
-        )
+    def to_response(self) -> Response:
+        """Return the HTTP response."""
+        body: dict[str, Any] = {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        if self.errors:
+            body["errors"] = self.errors
+        return Response(orjson.dumps(body), self.status, headers=self.headers, media_type=MEDIA_TYPE)
 
 
 HANDLED_ERRORS = (Problem, RequestValidationError, ValidationError, HTTPException, IndexmillError, TimeoutError)
 
 
 def to_problem(error: Exception) -> Problem:
-    """The problem that an exception is for whoever asked."""
+    """Convert an exception to what the client may learn about it."""
     match error:
         case Problem():
             return error
@@ -49,27 +54,30 @@ def to_problem(error: Exception) -> Problem:
             parts = (error.what, error.expected and f"expected {error.expected}", error.got and f"got {error.got}")
             return Problem(422, "; ".join(part for part in parts if part))
         case RequestValidationError() | ValidationError():
-            return Problem(422, "the request is not as documented", errors=_list_errors(error))
+            return Problem(422, "the request is invalid", errors=_list_errors(error))
         case HTTPException():
             return Problem(error.status_code, str(error.detail), headers=error.headers)
         case TimeoutError():
-            return Problem(504, "this took longer than a request may take", headers={"Retry-After": "5"})
+            return Problem(504, "the request timed out", headers={"Retry-After": "5"})
         case IndexmillError():
-            return Problem(503, "the index cannot be asked now", headers={"Retry-After": "5"})
+            return Problem(503, "the index is temporarily unavailable", headers={"Retry-After": "5"})
         case _:
-            return Problem(500, "this should not have happened; the service's log says more")
+            return Problem(500, "internal error; see the log of the service")
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Let every error of an app leave it as a problem."""
+    """Make the app answer every error with a problem document."""
 
-    async def answer(_: Request, error: Exception) -> Response:
-        return to_problem(error).response()
+    async def respond(_: Request, error: Exception) -> Response:
+        return to_problem(error).to_response()
 
     for kind in (*HANDLED_ERRORS, Exception):
-        app.add_exception_handler(kind, answer)
+        app.add_exception_handler(kind, respond)
 
 
 def _list_errors(error: RequestValidationError | ValidationError) -> list[dict[str, Any]]:
-    found = error.errors(include_url=False, include_input=False) if isinstance(error, ValidationError) else error.errors()
-    return [{"where": ".".join(str(part)[:80] for part in one["loc"]), "detail": str(one["msg"])[:200]} for one in found[:MAX_ERRORS_SHOWN]]
+    details = error.errors(include_url=False, include_input=False) if isinstance(error, ValidationError) else error.errors()
+    return [
+        {"where": ".".join(str(part)[:80] for part in detail["loc"]), "detail": str(detail["msg"])[:200]}
+        for detail in details[:MAX_ERRORS_SHOWN]
+    ]

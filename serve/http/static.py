@@ -1,4 +1,4 @@
-"""Serve the search page's static files."""
+"""Serve the static files of the search page."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ CONTENT_SECURITY_POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-PAGE_FILES = ("index.html", "page.css", "page.js", "asking.js", "icon.svg")
+PAGE_FILES = ("index.html", "page.css", "page.js", "api.js", "icon.svg")
 
 
 def build_page_router() -> APIRouter:
-    """`/` and what the page there is made of."""
-    contents = {name: files("indexmill.serve").joinpath("page", name).read_bytes() for name in PAGE_FILES}
+    """Build the routes of the search page: `/` and the files that it loads."""
+    contents = {name: files("indexmill.serve.http").joinpath("page", name).read_bytes() for name in PAGE_FILES}
     router = APIRouter(include_in_schema=False)
 
     @router.get("/")
-    async def page() -> Response:
+    async def get_page() -> Response:
         return _file_response("index.html", contents["index.html"])
 
     @router.get("/page/{name}")
-    async def part(name: str) -> Response:
+    async def get_page_file(name: str) -> Response:
         if name not in contents:
-            raise Problem(404, "the page has no such part")
+            raise Problem(404, "page file not found")
         return _file_response(name, contents[name])
 
     return router

@@ -9,10 +9,10 @@ from indexmill.configs.encoders import (
     EfficientNetLiteEncoderConfig,
     EncoderConfig,
     OpenClipEncoderConfig,
-    Precision,
     SentenceTransformersEncoderConfig,
     TimmEncoderConfig,
 )
+from indexmill.storage.records import Precision
 from indexmill.tasks.encoding.base import EncodedItems, Encoder
 from indexmill.tasks.encoding.identity import MODALITIES_BY_KIND, EncoderIdentity, identify
 
@@ -20,15 +20,17 @@ __all__ = ["MODALITIES_BY_KIND", "EncodedItems", "Encoder", "EncoderIdentity", "
 
 
 def load_encoder(config: EncoderConfig, precision: Precision = "float32") -> Encoder:
-    """Load a model, ready to encode in that precision, whatever the config's says: `auto` is the caller's to decide.
+    """Load a model in a precision. Slow, since it imports torch; `identify` computes a fingerprint without it.
 
-    Slow (it imports torch); `identify` tells its fingerprint without loading it.
+    Args:
+        config: The encoder; its own `precision` is ignored, since resolving `auto` is up to the caller.
+        precision: The number format of the weights and the forward pass.
     """
     return get_encoder_class(config)(config, precision)
 
 
 def get_encoder_class(config: EncoderConfig) -> Callable[[Any, Precision], Encoder]:
-    """What makes an encoder of this kind: to ask for it imports its library, which takes seconds."""
+    """Return the encoder class for a config. Imports the model library, which takes seconds."""
     match config:
         case SentenceTransformersEncoderConfig():
             from indexmill.tasks.encoding.sentence_transformers import SentenceTransformersModel

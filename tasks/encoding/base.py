@@ -1,28 +1,39 @@
-"""The Encoder protocol, and batch encoding that halves the batch size when memory runs out."""
+"""The encoder protocol, and batch encoding that halves the batch size when memory runs out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from indexmill.storage.records import Modality
-from indexmill.tasks.progress import Advance
+from indexmill.tasks.progress import Advance, ignore_progress
 
 
 class EncodedItems(NamedTuple):
-    """vectors: float32 (n, dim). truncated: bool (n,), whether the model saw only an item's beginning; never so for images."""
+    """The vectors of some items.
+
+    Attributes:
+        vectors: float32 (n, dim).
+        truncated: bool (n,), whether the model saw only the beginning of an item; always False for images.
+    """
 
     vectors: np.ndarray
     truncated: np.ndarray
 
 
 class Encoder(Protocol):
-    """A loaded model. modality: what it takes (str, or RGB Pillow images). dim: length of its vectors. batch_size: items a pass.
+    """A loaded model for one modality.
 
-    window: items that are handed over at once, at least a batch: a text model sorts them by length. wants: the width and height that an
-    image is scaled down to cover, so that its reader (`read_image`) may skip what is finer; None for texts, or where all pixels count.
+    Attributes:
+        modality: What it takes: texts (str) or images (RGB Pillow images).
+        dim: Length of its vectors.
+        batch_size: Items per forward pass.
+        window: Items passed to `encode` at once, at least one batch; a text model sorts them by length.
+        decode_size: Width and height that an image is scaled down to cover, so that `read_image` may decode a JPEG at a
+            lower resolution; None for texts, or where every pixel counts.
     """
 
     modality: Modality
@@ -32,60 +43,82 @@ class Encoder(Protocol):
     decode_size: tuple[int, int] | None
 
     def preprocess(self, item: Any) -> Any:
-        """What `encode` takes for one item: for an image, its pixels at the model's own size. Called from several threads at once."""
+        """Return what `encode` takes for one item, such as an image's pixels at the model's size. Thread-safe."""
         ...
 
-    def encode(self, prepared: Sequence[Any], batch_size: int) -> EncodedItems:
-        """Vectors of prepared items, in their order."""
+    def encode(self, inputs: Sequence[Any], batch_size: int) -> EncodedItems:
+        """Encode preprocessed items, in order."""
         ...
 
 
 @runtime_checkable
 class SupportsTexts(Protocol):
-    """An encoder of images that puts texts into the same space."""
+    """An image encoder that also maps texts into the same space."""
 
     @property
     def text_encoder(self) -> Encoder:
-        """An encoder of texts by the same loaded model."""
+        """The text encoder of the same loaded model."""
+        ...
+
+
+@runtime_checkable
+class SupportsOnnxExport(Protocol):
+    """An encoder that can be exported to ONNX."""
+
+    def export(self, graph_path: Path, tokenizer_path: Path) -> str:
+        """Write the graph and the tokenizer; return the prompt that precedes every text.
+
+        Raises:
+            InputError: The model cannot be exported.
+        """
         ...
 
 
 def encode_items(encoder: Encoder, items: Sequence[Any]) -> EncodedItems:
-    """Vectors of a handful of items, none of them prepared."""
+    """Preprocess and encode a few items."""
     return encode_batches(encoder, [encoder.preprocess(item) for item in items])
 
 
-def encode_batches(encoder: Encoder, prepared: Sequence[Any], advance: Advance = lambda finished: None) -> EncodedItems:
-    """Encode prepared items window by window. When memory runs out the batch is halved, for good, and the window tried again."""
-    encoded = EncodedItems(np.empty((len(prepared), encoder.dim), dtype=np.float32), np.zeros(len(prepared), dtype=bool))
+def encode_batches(encoder: Encoder, inputs: Sequence[Any], advance: Advance = ignore_progress) -> EncodedItems:
+    """Encode preprocessed items window by window.
+
+    When memory runs out, the encoder's batch size is halved for good and the window is tried again.
+    """
+    encoded = EncodedItems(np.empty((len(inputs), encoder.dim), dtype=np.float32), np.zeros(len(inputs), dtype=bool))
     start = 0
-    while start < len(prepared):
-        done = slice(start, start + len(prepared[start : start + max(encoder.window, encoder.batch_size)]))
+    while start < len(inputs):
+        stop = min(len(inputs), start + max(encoder.window, encoder.batch_size))
         try:
-            encoded.vectors[done], encoded.truncated[done] = encoder.encode(prepared[done], encoder.batch_size)
-        except Exception as problem:
-            if not is_out_of_memory(problem) or encoder.batch_size == 1:
+            encoded.vectors[start:stop], encoded.truncated[start:stop] = encoder.encode(inputs[start:stop], encoder.batch_size)
+        except Exception as error:
+            if not is_out_of_memory(error) or encoder.batch_size == 1:
                 raise
             encoder.batch_size //= 2
             encoder.window = max(encoder.batch_size, encoder.window // 2)
             continue
-        start = done.stop
-        advance(done.stop - done.start)
+        advance(stop - start)
+        start = stop
     return encoded
 
 
-# By torch's own allocators, oneDNN (which says no more than this when its scratch memory does not fit), C++, the kernel, and the GPU's
-# libraries. A batch of one that still fails raises what it was, so a fault that only sounds like these is not hidden.
+# Messages of torch's allocators, oneDNN (which only reports this when its scratch memory does not fit), C++, the kernel
+# and the GPU libraries. If a batch of one still fails, the original error is raised, so a false match hides nothing.
 OOM_MESSAGES = (
-    "can't allocate memory", "not enough memory", "could not create a primitive", "could not create a memory",
-    "could not execute a primitive", "bad_alloc", "Cannot allocate memory", "STATUS_ALLOC_FAILED",
-)  # fmt: skip
+    "can't allocate memory",
+    "not enough memory",
+    "could not create a primitive",
+    "could not create a memory",
+    "could not execute a primitive",
+    "bad_alloc",
+    "Cannot allocate memory",
+    "STATUS_ALLOC_FAILED",
+)
 
 
-def is_out_of_memory(problem: Exception) -> bool:
-    """Python's, CUDA's (torch.OutOfMemoryError) and the CPU libraries' ways of saying that memory ran out."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error of Python, CUDA (torch.OutOfMemoryError) or a CPU library means that memory ran out."""
     return (
-        isinstance(problem, MemoryError)
-        or type(problem).__name__ == "OutOfMemoryError"
-        or (isinstance(problem, RuntimeError) and any(words in str(problem) for words in OOM_MESSAGES))
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(message in str(error) for message in OOM_MESSAGES))
     )

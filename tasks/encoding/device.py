@@ -10,12 +10,12 @@ from pathlib import Path
 
 @cache
 def get_device_name() -> str:
-    """The GPUs that NVIDIA's driver knows, else the processor: what a remembered precision, batch size or rate holds for."""
+    """Return the names of the NVIDIA GPUs, or the CPU's if there are none. Device profiles carry this name."""
     return ", ".join(_list_gpus()) or _read_field("model name", Path("/proc/cpuinfo")) or platform.processor() or platform.machine()
 
 
 def has_gpu() -> bool:
-    """Whether NVIDIA's driver knows a GPU."""
+    """Return whether NVIDIA's driver reports a GPU."""
     return bool(_list_gpus())
 
 
@@ -25,7 +25,7 @@ def _list_gpus() -> list[str]:
 
 def _read_field(name: str, path: Path) -> str:
     try:
-        found = re.search(rf"^{name}\s*:\s*(.+)$", path.read_text(encoding="utf-8", errors="replace"), flags=re.M)
+        match = re.search(rf"^{name}\s*:\s*(.+)$", path.read_text(encoding="utf-8", errors="replace"), flags=re.M)
     except OSError:
         return ""
-    return found[1].strip() if found else ""
+    return match[1].strip() if match else ""

@@ -8,8 +8,9 @@ from efficientnet_lite_pytorch import EfficientNet
 from efficientnet_lite_pytorch.utils import Conv2dStaticSamePadding
 from PIL import Image
 
-from indexmill.configs.encoders import EfficientNetLiteEncoderConfig, Precision
+from indexmill.configs.encoders import EfficientNetLiteEncoderConfig
 from indexmill.storage.errors import InputError
+from indexmill.storage.records import Precision
 from indexmill.tasks.encoding.checkpoints import CHECKPOINT_ERRORS
 from indexmill.tasks.encoding.image_encoder import ImageEncoder
 from indexmill.tasks.encoding.model_files import find_model_path
@@ -18,32 +19,35 @@ from indexmill.tasks.encoding.torch_runtime import fuse_batch_norm, move_model_t
 
 DIM = 1280
 IMAGE_SIZE = 224
+MEAN, STD = [127 / 255] * 3, [128 / 255] * 3
 
 
 class EfficientNetLiteModel(ImageEncoder):
-    """EfficientNet-Lite0, its last feature map (1,280 x 7 x 7) averaged over the picture.
+    """EfficientNet-Lite0, its last feature map (1,280 x 7 x 7) averaged over the image.
 
-    Of a picture it sees the central square at 224 x 224 (bicubic), each value mapped by (x - 127) / 128.
+    It sees the central square of an image at 224 x 224 (bicubic), each value mapped to (x - 127) / 128.
     """
 
     def __init__(self, config: EfficientNetLiteEncoderConfig, precision: Precision) -> None:
-        model = move_model_to_device(
-            fuse_batch_norm(_PooledFeatures(_load(config)), (Conv2dStaticSamePadding,)), precision, channels_last=True
-        )
+        network = fuse_batch_norm(_PooledFeatures(_load_network(config)), conv_types=(Conv2dStaticSamePadding,))
         super().__init__(
-            model, ImagePreprocessor(_crop_center_square, [127 / 255] * 3, [128 / 255] * 3, IMAGE_SIZE), DIM, config, precision
+            move_model_to_device(network, precision, channels_last=True),
+            preprocessor=ImagePreprocessor(_crop_center_square, MEAN, STD, decode_size=(IMAGE_SIZE, IMAGE_SIZE)),
+            dim=DIM,
+            config=config,
+            precision=precision,
         )
 
 
 class _PooledFeatures(torch.nn.Module):
     """The network without its classifier."""
 
-    def __init__(self, model: EfficientNet) -> None:
+    def __init__(self, network: EfficientNet) -> None:
         super().__init__()
-        self._model = model
+        self._model = network
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """float32 (n, 1280) of (n, 3, 224, 224)."""
+        """Compute float32 (n, 1280) features of (n, 3, 224, 224) pixels."""
         features: torch.Tensor = self._model.extract_features(pixels)
         return features.float().mean(dim=(2, 3))
 
@@ -55,12 +59,16 @@ def _crop_center_square(image: Image.Image) -> np.ndarray:
     return np.ascontiguousarray(resize_pixels(pixels, IMAGE_SIZE, IMAGE_SIZE, "bicubic").numpy())
 
 
-def _load(config: EfficientNetLiteEncoderConfig) -> EfficientNet:
-    path, model = find_model_path(config.model), EfficientNet.from_name("efficientnet-lite0")
+def _load_network(config: EfficientNetLiteEncoderConfig) -> EfficientNet:
+    path, network = find_model_path(config.model), EfficientNet.from_name("efficientnet-lite0")
     try:
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
     except CHECKPOINT_ERRORS as error:
         raise InputError(
-            "the checkpoint is not EfficientNet-Lite0's", where=f"encoder.model = {config.model}", got=str(error)[:300]
+            "the checkpoint does not fit EfficientNet-Lite0",
+            where=f"encoder.model = {config.model}",
+            expected="the tensors of EfficientNet-Lite0, and nothing but tensors",
+            got=str(error)[:300],
+            next_step="correct encoder.model",
         ) from None
-    return model
+    return network

@@ -1,13 +1,14 @@
-"""Fill an embedding store: encode missing contents chunk by chunk, then split the items into encoded and rejected.
+"""Fill an embedding store: encode missing contents chunk by chunk, then partition the items into encoded and rejected.
 
 The captions of images become an items table of their own, aligned with the images by item id."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,24 +28,150 @@ from indexmill.tasks.encoding.protocol import ChunkResult, EncodeChunk, ModelSpe
 from indexmill.tasks.progress import Advance, track
 from indexmill.tasks.validation.rejects import REJECTS_SCHEMA
 
+# Reasons that may be due to the moment rather than the content: tried again the next time the stage runs.
+TRANSIENT_REASONS = ("encoder_error",)
+BATCH_SEARCH_MIN_ITEMS = 1000  # from this many items on, searching for the fastest batch size pays off
+RATE_MIN_ITEMS = 64  # from this many items on, a rate is recorded
+
+
+class RunChunk(Protocol):
+    """Encodes one chunk: `EncoderProcess.encode`, or a task around it that retries."""
+
+    def __call__(self, job: EncodeChunk, advance: Advance, /) -> ChunkResult:
+        """Write the chunk's part and its rejects."""
+        ...
+
+
+@dataclass(frozen=True)
+class EncodeRequest:
+    """What to encode.
+
+    Attributes:
+        root: The storage root.
+        store: Where the vectors go.
+        items: The items table.
+        image_root: The folder that image paths are relative to; None for texts.
+        model_spec: The encoder.
+        profile: What this device has measured with the encoder.
+    """
+
+    root: Root
+    store: EmbeddingStore
+    items: Path
+    image_root: str | None
+    model_spec: ModelSpec
+    profile: DeviceProfile
+
+
+@dataclass(frozen=True)
+class FillResult:
+    """How many contents were missing from the store, and the updated device profile."""
+
+    encoded: int
+    profile: DeviceProfile
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionedItems:
+    """The items with a vector and those without.
+
+    Attributes:
+        items_digest: Digest of the rows with a vector.
+        items: Table of the items with a vector.
+        rejects: Table of the items without one; None if there are none.
+        rejected_count: Items without a vector.
+        database_count: Items with a vector on the database side.
+        query_count: Items with a vector on the query side.
+        distinct_contents: Distinct contents with a vector.
+    """
+
+    items_digest: str
+    items: FileRef
+    rejects: FileRef | None
+    rejected_count: int
+    database_count: int
+    query_count: int
+    distinct_contents: int
+
 
 def encodes_captions(config: EncoderConfig, modality: Modality) -> bool:
-    """Return whether the captions of items of this modality are encoded too: those of images, by an encoder of both."""
+    """Return whether captions are encoded too: those of images, if the encoder also takes texts."""
     return modality == "image" and "text" in MODALITIES_BY_KIND[config.kind]
 
 
 @contextmanager
 def open_captions(root: Root, items: Path) -> Iterator[Path | None]:
-    """Yield the captions of images as an items table of their own, for the length of the block; None if there are no captions."""
+    """Yield a temporary items table of the captions of an image table; None if no image has one."""
     with root.scratch.staging() as staging:
-        captions = staging / "captions.parquet"
-        yield captions if write_captions(items, captions) else None
+        target = staging / "captions.parquet"
+        yield target if write_captions(items, target) else None
 
 
 def write_captions(items: Path, target: Path) -> int:
-    """Write the rows that have a text, with the text's digest in the place of the image's, and no path. Returns how many there are."""
+    """Write the rows that have a text, with the text's digest and without a path. Return their number."""
     schema = pa.schema([field.with_nullable(True) for field in pq.read_schema(items)])
     return parquet.write_parquet(target, schema, _iter_captions(items, schema))
+
+
+def fill_store(request: EncodeRequest, failed_path: Path, run_chunk: RunChunk) -> FillResult:
+    """Encode what the store lacks. The caller must hold the store's lease.
+
+    Args:
+        request: What to encode.
+        failed_path: Written: contents that could not be encoded this time, with the columns of `REJECTED_SCHEMA`.
+        run_chunk: Encodes one chunk.
+    """
+    config = request.model_spec.config
+    request.store.drop_damaged()
+    request.store.rejected_parts.drop_damaged()
+    with request.root.scratch.staging() as staging, parquet.open_writer(failed_path, REJECTED_SCHEMA) as transient:
+        plan, profile = staging / "plan.parquet", request.profile
+        missing = request.store.write_encode_plan(request.items, config.chunk_rows, plan)
+        with track(f"encoding {request.model_spec.modality}s", missing) as advance:
+            for number in range(-(-missing // config.chunk_rows)):
+                batch_size = _choose_batch_size(request.model_spec, profile, missing)
+                job = _make_job(request, staging, plan=plan, number=number, batch_size=batch_size)
+                profile = _update_profile(profile, run_chunk(job, advance), job)
+                _commit_chunk(request.store, job, transient)
+    return FillResult(missing, profile)
+
+
+def partition_items(
+    root: Root, items: Path, store: EmbeddingStore, *, name: str, failed_path: Path, max_reject_fraction: float
+) -> PartitionedItems:
+    """Partition an items table by whether the store has a vector for the content.
+
+    Args:
+        root: The storage root.
+        items: The items table. A table under the root is used as it is if all its items have a vector.
+        store: The filled store.
+        name: The pipeline's name.
+        failed_path: Contents that could not be encoded this time, as `fill_store` writes them.
+        max_reject_fraction: The largest share of items without a vector.
+
+    Raises:
+        InputError: Too many items have no vector.
+    """
+    without_vector = f"(SELECT * FROM {store.rejected_sql()} UNION SELECT * FROM {parquet.scan_sql(failed_path)})"
+    columns = ", ".join(f"{'r' if column in ('reason', 'message') else 'i'}.{column}" for column in REJECTS_SCHEMA.names)
+    rejected_sql = f"SELECT {columns} FROM {parquet.scan_sql(items)} i JOIN {without_vector} r USING (content_digest) ORDER BY i.item_id"
+    reasons = dict(parquet.fetch_rows(f"SELECT reason, count(*) FROM ({rejected_sql}) GROUP BY 1 ORDER BY 2 DESC", temp_dir=root.tmp))
+    total = int(parquet.fetch_rows(f"SELECT count(*) FROM {parquet.scan_sql(items)}", temp_dir=root.tmp)[0][0])
+    _check_reject_fraction(name, reasons, total, max_reject_fraction)
+    rejects = None
+    if reasons or not items.is_relative_to(root.path / "datasets"):
+        items, rejects = _write_partition(root, name, items, without_vector, rejected_sql if reasons else None)
+    counts = "SELECT count(*) FILTER (side = 'database'), count(*) FILTER (side = 'query'), count(DISTINCT content_digest)"
+    database_count, query_count, distinct_contents = parquet.fetch_rows(f"{counts} FROM {parquet.scan_sql(items)}", temp_dir=root.tmp)[0]
+    return PartitionedItems(
+        items_digest=parquet.compute_digest(items),
+        items=root.make_ref(items),
+        rejects=rejects,
+        rejected_count=sum(reasons.values()),
+        database_count=database_count,
+        query_count=query_count,
+        distinct_contents=distinct_contents,
+    )
 
 
 def _iter_captions(items: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -57,59 +184,33 @@ def _iter_captions(items: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_arrays([replaced.get(name, captioned.column(name)) for name in schema.names], schema=schema)
 
 
-# Reasons that say more about the moment than about the content: tried again the next time that the stage runs.
-TRANSIENT_REASONS = ("encoder_error",)
-BATCH_SEARCH_MIN_ITEMS = 1000  # items, from which it pays to look for the fastest batch size
-RATE_MIN_ITEMS = 64  # items, from which a rate is told
-
-RunChunk = Callable[[EncodeChunk, Advance], ChunkResult]
-
-
-@dataclass(frozen=True)
-class EncodeRequest:
-    """What to encode: the items' table, the folder of their images (None for texts), the store, and what the device has shown."""
-
-    root: Root
-    store: EmbeddingStore
-    items: Path
-    image_root: str | None
-    model: ModelSpec
-    profile: DeviceProfile
+def _choose_batch_size(model_spec: ModelSpec, profile: DeviceProfile, missing: int) -> int | None:
+    """Return the batch size of a job: the config's, the profile's, 0 or None (see `EncodeChunk`)."""
+    if model_spec.config.batch_size != "auto":
+        return model_spec.config.batch_size
+    return profile.batch_sizes.get(model_spec.precision, None if missing >= BATCH_SEARCH_MIN_ITEMS else 0)
 
 
-def fill_store(request: EncodeRequest, config: EncoderConfig, failed: Path, run_chunk: RunChunk) -> tuple[int, DeviceProfile]:
-    """Encode what the store lacks. Call with the store's lease. Returns how many contents that were, and what the device has shown.
-
-    failed: the file for contents that could not be encoded this time (REJECTED_SCHEMA's columns).
-    """
-    request.store.drop_damaged()
-    request.store.rejected_parts.drop_damaged()
-    with request.root.scratch.staging() as staging, parquet.open_writer(failed, REJECTED_SCHEMA) as transient:
-        plan, profile = staging / "plan.parquet", request.profile
-        missing = request.store.write_encode_plan(request.items, config.chunk_rows, plan)
-        with track(f"encoding {request.model.modality}s", missing) as advance:
-            for number in range(-(-missing // config.chunk_rows)):
-                job = _make_job(request, config, profile, plan, number, staging, search=missing >= BATCH_SEARCH_MIN_ITEMS)
-                profile = _update_profile(profile, run_chunk(job, advance), job)
-                _commit_chunk(request.store, job, transient)
-    return missing, profile
-
-
-def _make_job(
-    request: EncodeRequest, config: EncoderConfig, profile: DeviceProfile, plan: Path, number: int, staging: Path, *, search: bool
-) -> EncodeChunk:
-    size = profile.batch_sizes.get(request.model.precision, None if search else 0) if config.batch_size == "auto" else config.batch_size
+def _make_job(request: EncodeRequest, staging: Path, *, plan: Path, number: int, batch_size: int | None) -> EncodeChunk:
     return EncodeChunk(
-        request.model, str(plan), number, request.image_root, str(staging / "part.parquet"), str(staging / "rejected.parquet"), str(request.root.tmp),
-        config.storage_dtype, size,
-    )  # fmt: skip
+        model=request.model_spec,
+        plan=str(plan),
+        number=number,
+        image_root=request.image_root,
+        part=str(staging / "part.parquet"),
+        rejected=str(staging / "rejected.parquet"),
+        temp_dir=str(request.root.tmp),
+        storage_dtype=request.model_spec.config.storage_dtype,
+        batch_size=batch_size,
+    )
 
 
 def _commit_chunk(store: EmbeddingStore, job: EncodeChunk, transient: parquet.ParquetRowWriter) -> None:
-    """Commit what a shard's job wrote: the rejects first, so that no content ever stands in neither place nor in both."""
+    """Commit what a job wrote, rejects first: no content may end up both as a vector and as a reject, or as neither."""
     rejected = pq.read_table(job.rejected)
-    permanent = rejected.filter(pc.invert(pc.is_in(rejected["reason"], pa.array(TRANSIENT_REASONS))))
-    transient.write(rejected.filter(pc.is_in(rejected["reason"], pa.array(TRANSIENT_REASONS))).to_pylist())
+    is_transient = pc.is_in(rejected["reason"], pa.array(TRANSIENT_REASONS))
+    permanent = rejected.filter(pc.invert(is_transient))
+    transient.write(rejected.filter(is_transient).to_pylist())
     if permanent.num_rows:
         store.rejected_parts.add_batch(permanent.combine_chunks().to_batches()[0])
     if pq.read_metadata(job.part).num_rows:
@@ -118,7 +219,7 @@ def _commit_chunk(store: EmbeddingStore, job: EncodeChunk, transient: parquet.Pa
 
 
 def _update_profile(profile: DeviceProfile, result: ChunkResult, job: EncodeChunk) -> DeviceProfile:
-    """Batch size (once it was looked for), rate and peak memory as the last shard showed them."""
+    """Update peak memory, the rate, and the batch size once it has been searched for."""
     update: dict[str, object] = {"peak_bytes": max(profile.peak_bytes, result.peak_bytes)}
     if (items := result.vectors + result.rejects) >= RATE_MIN_ITEMS:
         update["rates"] = profile.rates | {job.model.precision: round(items / result.seconds, 1)}
@@ -127,48 +228,12 @@ def _update_profile(profile: DeviceProfile, result: ChunkResult, job: EncodeChun
     return profile.model_copy(update=update)
 
 
-@dataclass(frozen=True)
-class PartitionedItems:
-    """content: digest of the rows with a vector. rejects: None when every item has one. contents: how many distinct ones."""
-
-    items_digest: str
-    items: FileRef
-    rejects: FileRef | None
-    rejected: int
-    database: int
-    query: int
-    distinct_contents: int
-
-
-def partition_items(
-    root: Root, name: str, items: Path, store: EmbeddingStore, failed: Path, max_reject_fraction: float
-) -> PartitionedItems:
-    """Part the items' table by whether the store has a vector for them; past the budget of rejects, raise InputError.
-
-    failed: a table of contents that could not be encoded this time. A table already under the root is kept when all its items passed.
-    """
-    without = f"(SELECT * FROM {store.rejected_sql()} UNION SELECT * FROM {parquet.scan_sql(failed)})"
-    wanted = ", ".join(f"{'r' if column in ('reason', 'message') else 'i'}.{column}" for column in REJECTS_SCHEMA.names)
-    rejected_sql = f"SELECT {wanted} FROM {parquet.scan_sql(items)} i JOIN {without} r USING (content_digest) ORDER BY i.item_id"
-    reasons = dict(parquet.fetch_rows(f"SELECT reason, count(*) FROM ({rejected_sql}) GROUP BY 1 ORDER BY 2 DESC", temp_dir=root.tmp))
-    total = int(parquet.fetch_rows(f"SELECT count(*) FROM {parquet.scan_sql(items)}", temp_dir=root.tmp)[0][0])
-    _check_reject_budget(name, reasons, total, max_reject_fraction)
-    rejects = None
-    if reasons or not items.is_relative_to(root.path / "datasets"):
-        items, rejects = _write_partition(root, name, items, without, rejected_sql if reasons else None)
-    counted = "SELECT count(*) FILTER (side = 'database'), count(*) FILTER (side = 'query'), count(DISTINCT content_digest)"
-    database, query, distinct_contents = parquet.fetch_rows(f"{counted} FROM {parquet.scan_sql(items)}", temp_dir=root.tmp)[0]
-    rejected = sum(reasons.values())
-    return PartitionedItems(parquet.compute_digest(items), root.make_ref(items), rejects, rejected, database, query, distinct_contents)
-
-
-def _write_partition(root: Root, name: str, items: Path, without: str, rejected_sql: str | None) -> tuple[Path, FileRef | None]:
-    """The items that have a vector as a table of their own, and the others beside it."""
+def _write_partition(root: Root, name: str, items: Path, without_vector: str, rejected_sql: str | None) -> tuple[Path, FileRef | None]:
+    """Write the items with a vector as a table, and the others next to it if `rejected_sql` selects any."""
     with root.scratch.staging() as staging:
         table, rejects = staging / "items.parquet", staging / "rejects.parquet"
-        parquet.copy_query(
-            f"SELECT * FROM {parquet.scan_sql(items)} ANTI JOIN {without} USING (content_digest) ORDER BY item_id", table, temp_dir=root.tmp
-        )
+        items_sql = f"SELECT * FROM {parquet.scan_sql(items)} ANTI JOIN {without_vector} USING (content_digest) ORDER BY item_id"
+        parquet.copy_query(items_sql, table, temp_dir=root.tmp)
         digest = parquet.compute_digest(table)
         if rejected_sql:
             parquet.copy_query(rejected_sql, rejects, temp_dir=root.tmp)
@@ -179,11 +244,11 @@ def _write_partition(root: Root, name: str, items: Path, without: str, rejected_
     return folder / table.name, root.make_ref(folder / rejects.name) if rejected_sql else None
 
 
-def _check_reject_budget(name: str, reasons: dict[str, int], total: int, max_reject_fraction: float) -> None:
+def _check_reject_fraction(name: str, reasons: dict[str, int], total: int, max_reject_fraction: float) -> None:
     rejected = sum(reasons.values())
     if rejected > max_reject_fraction * total or rejected == total:
         raise InputError(
-            "too many items have no vector that can be searched",
+            "too many items without a searchable vector",
             where=f"dataset of {name}",
             expected=f"at most {max_reject_fraction:.1%} rejected",
             got=f"{rejected} of {total} ({rejected / total:.1%}): " + ", ".join(f"{reason} {count}" for reason, count in reasons.items()),

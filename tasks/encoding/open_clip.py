@@ -12,9 +12,9 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
 
-from indexmill.configs.encoders import OpenClipEncoderConfig, Precision
+from indexmill.configs.encoders import OpenClipEncoderConfig
 from indexmill.storage.errors import InputError
-from indexmill.storage.records import Modality
+from indexmill.storage.records import Modality, Precision
 from indexmill.tasks.encoding.base import EncodedItems
 from indexmill.tasks.encoding.checkpoints import CHECKPOINT_ERRORS, Checkpoint, build_checkpoint_error, find_open_clip_checkpoint
 from indexmill.tasks.encoding.image_encoder import ImageEncoder
@@ -29,21 +29,21 @@ from indexmill.tasks.encoding.torch_runtime import (
 
 
 class OpenClipModel(ImageEncoder):
-    """A CLIP model's images, on a GPU if there is one, prepared as its own configuration says. `text_encoder` are encoded into the same space."""
+    """The image encoder of a CLIP model; `text_encoder` maps texts into the same space."""
 
     def __init__(self, config: OpenClipEncoderConfig, precision: Precision) -> None:
         checkpoint = find_open_clip_checkpoint(config)
         name = checkpoint.architecture or f"local-dir:{checkpoint.path}"
-        model, transform = _load(name, checkpoint, config)
+        model, transform = _load_model(name, checkpoint, config)
         fuse_batch_norm(model.visual, (Conv2dSame,), (BatchNormAct2d,))
         move_model_to_device(model, precision, channels_last=True)
         dim = int(open_clip.get_model_config(name)["embed_dim"])
-        super().__init__(model.encode_image, build_preprocessor(transform), dim, config, precision)
+        super().__init__(model.encode_image, preprocessor=build_preprocessor(transform), dim=dim, config=config, precision=precision)
         self.text_encoder = OpenClipTextEncoder(name, model, dim, config)
 
 
-def _load(name: str, checkpoint: Checkpoint, config: OpenClipEncoderConfig) -> tuple[Any, Any]:
-    """The model with its weights, and what prepares an image for it. Only tensors are unpickled; a missing or other tensor is an error."""
+def _load_model(name: str, checkpoint: Checkpoint, config: OpenClipEncoderConfig) -> tuple[Any, Any]:
+    """Load the model and its image transform. Only tensors are unpickled, and they must fit the architecture."""
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(
             name,
@@ -58,12 +58,12 @@ def _load(name: str, checkpoint: Checkpoint, config: OpenClipEncoderConfig) -> t
 
 
 def _get_tag_settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What goes with a tag: how its images were prepared, and the activation it was trained with, of which the library only warns."""
+    """Return a tag's image preprocessing, and its activation: the library only warns of a wrong one."""
     if checkpoint.tag is None:
         return {}
-    named = open_clip.get_pretrained_cfg(checkpoint.architecture, checkpoint.tag)
-    prepared = {f"image_{key}": named[key] for key in ("mean", "std", "interpolation", "resize_mode")}
-    return {**prepared, "force_quick_gelu": bool(named.get("quick_gelu"))}
+    pretrained_cfg = open_clip.get_pretrained_cfg(checkpoint.architecture, checkpoint.tag)
+    image_settings = {f"image_{key}": pretrained_cfg[key] for key in ("mean", "std", "interpolation", "resize_mode")}
+    return {**image_settings, "force_quick_gelu": bool(pretrained_cfg.get("quick_gelu"))}
 
 
 DEFAULT_BATCH_SIZE = 64
@@ -73,7 +73,7 @@ Tokenizer = Callable[..., torch.Tensor]
 
 
 class OpenClipTextEncoder:
-    """The texts of a CLIP model, cut at the model's own number of tokens."""
+    """The text encoder of a CLIP model. It truncates texts at the model's number of tokens."""
 
     modality: Modality = "text"
     decode_size: tuple[int, int] | None = None
@@ -85,39 +85,45 @@ class OpenClipTextEncoder:
         self.window = max(WINDOW_SIZE, self.batch_size)
 
     def preprocess(self, item: str) -> str:
-        """The text itself: `encode` cuts it into tokens."""
+        """Return the text itself: `encode` tokenizes it."""
         return item
 
-    def encode(self, prepared: Sequence[str], batch_size: int) -> EncodedItems:
-        """float32 (n, dim) for n texts, in the space of the images."""
-        tokens = self._tokenizer(list(prepared))
-        vectors = np.empty((len(prepared), self.dim), dtype=np.float32)
+    def encode(self, inputs: Sequence[str], batch_size: int) -> EncodedItems:
+        """Encode n texts into the space of the images: vectors float32 (n, dim)."""
+        tokens = self._tokenizer(list(inputs))
+        vectors = np.empty((len(inputs), self.dim), dtype=np.float32)
         with torch.inference_mode():
             for batch in batch_by_length(_find_text_ends(tokens).tolist(), batch_size):
-                vectors[batch] = to_float32_array(
-                    compute_text_features(self._model, move_tensor_to_device(tokens[batch])), normalize=self._normalize
-                )
-        return EncodedItems(vectors, _find_truncated(self._tokenizer, prepared, tokens))
+                features = compute_text_features(self._model, move_tensor_to_device(tokens[batch]))
+                vectors[batch] = to_float32_array(features, normalize=self._normalize)
+        return EncodedItems(vectors, _find_truncated(self._tokenizer, inputs, tokens))
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        # Not needed for images; some come from the hub.
+        # Loaded on first use: image encoding does not need it, and some tokenizers come from the hub.
         try:
             return open_clip.get_tokenizer(self._name)
         except (OSError, ValueError, ImportError) as error:
             raise InputError(
-                "the model's tokenizer cannot be loaded",
+                "cannot load the model's tokenizer",
                 where=f"encoder.model = {self._name}",
                 got=" ".join(str(error).split())[:300],
-                next_step="look at the network, or name a folder with the tokenizer's files as encoder.model: local-dir:PATH",
+                next_step="check the network, or set encoder.model to local-dir:PATH, a folder that has the tokenizer's files",
             ) from None
 
 
 def compute_text_features(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """What `model.encode_text` gives for int64 (n, length) tokens: (n, dim).
+    """Compute what `model.encode_text` returns, without the padding where it cannot matter.
 
-    In CLIP's own text tower no token sees those after it, and the vector is read off at the end-of-text token. So the columns after the
-    last of those change nothing, and are left out: captions are short, and the full length is 77.
+    In CLIP's text tower (Radford et al. 2021), attention is causal and the vector is read at the end-of-text token.
+    Columns after the last such token have no effect, so they are dropped: most captions are far shorter than 77 tokens.
+
+    Args:
+        model: An open_clip model. Other text towers get all columns.
+        tokens: int64 (n, length).
+
+    Returns:
+        (n, dim).
     """
     if type(model) is not open_clip.model.CLIP or model.text_pool_type != "argmax" or model.attn_mask is None:
         return model.encode_text(tokens)
@@ -134,19 +140,20 @@ def compute_text_features(model: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _find_text_ends(tokens: torch.Tensor) -> torch.Tensor:
-    """Where each text ends: CLIP's end-of-text token has the greatest number of all."""
+    """Return the position of each text's end: CLIP's end-of-text token has the highest id."""
     return tokens.argmax(dim=1)
 
 
 def _find_truncated(tokenizer: Tokenizer, texts: Sequence[str], tokens: torch.Tensor) -> np.ndarray:
-    """bool (n,): whose tokens go on past the model's length, of which the library says nothing.
+    """Return bool (n,): which texts were truncated; the library does not report it.
 
-    Only texts that fill all but the last place can be; they are cut again with room for one token more, which then changes them.
+    Only texts that fill all but the last position can be. They are tokenized again with room for one more token, which
+    changes them if they were truncated.
     """
-    cut = np.zeros(len(texts), dtype=bool)
+    truncated = np.zeros(len(texts), dtype=bool)
     padding = tokenizer([""])[0]
-    suspects = np.flatnonzero((tokens[:, -2] != padding[-2]).numpy()).tolist()
-    if suspects:
-        longer = tokenizer([texts[position] for position in suspects], context_length=tokens.shape[1] + 1)
-        cut[suspects] = ((longer[:, :-1] != tokens[suspects]).any(dim=1) | (longer[:, -1] != padding[-1])).numpy()
-    return cut
+    candidates = np.flatnonzero((tokens[:, -2] != padding[-2]).numpy()).tolist()
+    if candidates:
+        longer = tokenizer([texts[position] for position in candidates], context_length=tokens.shape[1] + 1)
+        truncated[candidates] = ((longer[:, :-1] != tokens[candidates]).any(dim=1) | (longer[:, -1] != padding[-1])).numpy()
+    return truncated

@@ -1,4 +1,4 @@
-"""Manage the encoding process (`tasks.encoding.worker`): start it on demand, restart it if it is killed, stop it on exit."""
+"""Manage the encoding process (`tasks.encoding.worker`): start it on demand, restart it if killed, stop it on exit."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from indexmill.tasks.encoding.protocol import (
     QueryLatency,
     TimeQueries,
 )
-from indexmill.tasks.progress import Advance
+from indexmill.tasks.progress import Advance, ignore_progress
 
-INITIAL_BATCH_SIZE = 32  # the batch size to halve when a process was killed before it told its own
+INITIAL_BATCH_SIZE = 32  # halved if the process is killed before it has reported its own
 
 
 class WorkerLost(IndexmillError, ConnectionError):
-    """The process ended before it answered. It is a ConnectionError too: what tries passing faults again tries this."""
+    """The encoding process ended before it answered. As a ConnectionError, it is retried like a transient error."""
 
     def __init__(self, status: int | None) -> None:
         name = signal.Signals(-status).name if status is not None and status < 0 else f"status {status}"
-        super().__init__("the process that encodes was lost", got=name, next_step="run the build again: what was finished is kept")
+        super().__init__("the encoding process ended unexpectedly", got=name, next_step="run the build again: finished work is kept")
         self.killed = status == -signal.SIGKILL
 
 
 class EncoderProcess:
-    """One process that keeps its model loaded from job to job."""
+    """A process that keeps its model loaded from job to job."""
 
     def __init__(self) -> None:
         self._running = False
@@ -59,58 +59,58 @@ class EncoderProcess:
         self.stop()
 
     def preload(self, config: EncoderConfig) -> None:
-        """Start the process and let it import what the encoder needs, while the caller goes on with other things."""
+        """Start the process and let it import the encoder's library, without waiting for it."""
         if not self._running:
             self._start()
-            with suppress(ConnectionError):  # the next job finds it lost
+            with suppress(ConnectionError):  # the next job will notice that the process has ended
                 self._connection.send(PreloadLibrary(config))
 
+    def check_model(self, model: ModelSpec) -> None:
+        """Load a model. Raises InputError if its weights do not fit."""
+        self._run_job(LoadModel(model), ignore_progress)
+
     def encode(self, job: EncodeChunk, advance: Advance) -> ChunkResult:
-        """Encode one shard. Raises WorkerLost when the process ends, and what went wrong in it when it says so."""
+        """Encode one chunk. If the kernel kills the process, start again with half the batch size.
+
+        Raises:
+            WorkerLost: The process ended otherwise.
+            IndexmillError: As raised in the process.
+            RuntimeError: Any other error in the process.
+        """
         return cast(ChunkResult, self._run_with_smaller_batches(job, advance))
 
-    def compare(self, job: ComparePrecision) -> PrecisionComparison:
-        """How near the fastest precision here comes to float32."""
-        return cast(PrecisionComparison, self._run_with_smaller_batches(job, _ignore_progress))
-
-    def load(self, model: ModelSpec) -> None:
-        """Load a model; raises InputError for weights that are not its own."""
-        self._run_job(LoadModel(model), _ignore_progress)
+    def compare_precisions(self, job: ComparePrecision) -> PrecisionComparison:
+        """Compare the device's fastest precision with float32 on a sample. Raises like `encode`."""
+        return cast(PrecisionComparison, self._run_with_smaller_batches(job, ignore_progress))
 
     def time_queries(self, job: TimeQueries) -> dict[str, float]:
-        """How long one query takes to encode."""
-        return cast(QueryLatency, self._run_job(job, _ignore_progress)).metrics
+        """Measure how long encoding one query takes, in milliseconds by metric. Raises like `encode`."""
+        return cast(QueryLatency, self._run_job(job, ignore_progress)).metrics
 
     def export(self, job: ExportTextEncoder) -> ExportResult:
-        """Write a model for those who ask without torch. Raises what went wrong in it, and WorkerLost when the process ends."""
-        return cast(ExportResult, self._run_job(job, _ignore_progress))
-
-    def _run_with_smaller_batches(self, job: EncodeChunk | ComparePrecision, advance: Advance) -> JobResult:
-        """The kernel kills what takes too much memory: then with half the batch once more, down to one item."""
-        while True:
-            done = 0
-
-            def count_items(items: int) -> None:
-                nonlocal done
-                done += items
-                advance(items)
-
-            try:
-                return self._run_job(job, count_items)
-            except WorkerLost as lost:
-                advance(-done)
-                if not lost.killed or self._batch_size == 1:
-                    raise
-                self._batch_size //= 2
-                job = replace(job, batch_size=self._batch_size)
+        """Export a text encoder to ONNX. Raises like `encode`."""
+        return cast(ExportResult, self._run_job(job, ignore_progress))
 
     def stop(self) -> None:
-        """End the process, if there is one."""
+        """End the process if it is running, and release its memory. The next job starts another one."""
         if self._running:
             self._process.kill()
             self._process.wait()
             self._connection.close()
             self._running = False
+
+    def _run_with_smaller_batches(self, job: EncodeChunk | ComparePrecision, advance: Advance) -> JobResult:
+        """Run a job; if the kernel kills the process for using too much memory, halve the batch size and repeat."""
+        while True:
+            counter = _ProgressCounter(advance)
+            try:
+                return self._run_job(job, counter.advance)
+            except WorkerLost as error:
+                counter.undo()
+                if not error.killed or self._batch_size == 1:
+                    raise
+                self._batch_size //= 2
+                job = replace(job, batch_size=self._batch_size)
 
     def _run_job(self, job: Job, advance: Advance) -> JobResult:
         if not self._running:
@@ -121,7 +121,7 @@ class EncoderProcess:
                 self._batch_size = answer.batch_size
                 advance(answer.items)
         except (EOFError, ConnectionError):
-            raise_if_stopping("while encoding")  # the signal may have reached both
+            raise_if_stopping("while encoding")  # the signal may have reached both processes
             raise WorkerLost(self._stop_and_get_status()) from None
         if isinstance(answer, Exception):
             raise answer
@@ -129,14 +129,14 @@ class EncoderProcess:
 
     def _start(self) -> None:
         self._connection, child_connection = Pipe()
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         with child_connection:
-            # A process group of its own: Ctrl-C reaches this process alone, which then ends the other.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "indexmill.tasks.encoding.worker"],
-                stdin=child_connection.fileno(), stdout=subprocess.DEVNULL, env=environment,
-                process_group=0,
-            )  # fmt: skip
+                stdin=child_connection.fileno(),
+                stdout=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                process_group=0,  # its own group: Ctrl-C reaches only this process, which then ends the other
+            )
         self._running = True
 
     def _stop_and_get_status(self) -> int | None:
@@ -147,5 +147,16 @@ class EncoderProcess:
         return status
 
 
-def _ignore_progress(items: int) -> None:
-    """Progress that nobody watches."""
+class _ProgressCounter:
+    """Passes progress on, and takes it back when the job has to be repeated."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+        self._items = 0
+
+    def advance(self, items: int) -> None:
+        self._items += items
+        self._advance(items)
+
+    def undo(self) -> None:
+        self._advance(-self._items)

@@ -12,18 +12,27 @@ from indexmill.storage.records import Modality, Precision
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which encoder, in which precision, and which of its sides: images or texts."""
+    """Which encoder, in which precision, for which modality."""
 
     config: EncoderConfig
     precision: Precision
     modality: Modality
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncodeChunk:
-    """Encode shard `number` of the table `plan` into the Parquet file `part`, and write `rejected` for what cannot be searched.
+    """Encode one chunk of a plan.
 
-    base: the folder of images; None for texts. batch_size: None asks for the fastest to be found, 0 for the encoder's own.
+    Attributes:
+        model: The encoder.
+        plan: The table of missing contents (`EmbeddingStore.write_encode_plan`).
+        number: The chunk.
+        image_root: The folder that image paths are relative to; None for texts.
+        part: The Parquet file to write the vectors to.
+        rejected: The Parquet file to write contents without a usable vector to.
+        temp_dir: The folder for DuckDB's temporary files.
+        storage_dtype: The number format of the stored vectors.
+        batch_size: Items per forward pass; None: find the fastest; 0: the encoder's own.
     """
 
     model: ModelSpec
@@ -39,7 +48,10 @@ class EncodeChunk:
 
 @dataclass(frozen=True)
 class ComparePrecision:
-    """Encode the rows of the table `sample` in float32 and in the fastest precision of the device. batch_size: as for EncodeShard."""
+    """Encode the rows of the table `sample` in float32 and in the device's fastest precision.
+
+    batch_size: As in `EncodeChunk`.
+    """
 
     model: ModelSpec
     sample: str
@@ -49,21 +61,21 @@ class ComparePrecision:
 
 @dataclass(frozen=True)
 class LoadModel:
-    """Load a model, to see that it can be."""
+    """Load a model, to check that it can be loaded."""
 
     model: ModelSpec
 
 
 @dataclass(frozen=True)
 class PreloadLibrary:
-    """Import the library of an encoder, so that the next job need not wait for it. It is the one job without an answer."""
+    """Import an encoder's library ahead of the next job. The only job without an answer."""
 
     config: EncoderConfig
 
 
 @dataclass(frozen=True)
 class TimeQueries:
-    """Encode the rows of the table `sample` one by one, as queries come."""
+    """Encode the rows of the table `sample` one at a time, as queries arrive."""
 
     model: ModelSpec
     sample: str
@@ -72,23 +84,31 @@ class TimeQueries:
 
 @dataclass(frozen=True)
 class ExportTextEncoder:
-    """Write an encoder of texts as the files `graph` and `tokenizer`, and compare both over the rows of the table `sample`."""
+    """Export a text encoder to ONNX, and compare the export with the encoder on the rows of the table `sample`."""
 
     model: ModelSpec
     sample: str
-    graph: str
-    tokenizer: str
+    graph_path: str
+    tokenizer_path: str
 
 
 class Progress(NamedTuple):
-    """So many more items are done, at this batch size."""
+    """How many more items are finished, and the current batch size."""
 
     items: int
     batch_size: int
 
 
 class ChunkResult(NamedTuple):
-    """vectors, rejects: rows written; seconds without the model's loading; peak_bytes: the process's largest resident size so far."""
+    """What encoding a chunk gave.
+
+    Attributes:
+        vectors: Rows in the part.
+        rejects: Rows in the rejected file.
+        seconds: Without loading the model.
+        batch_size: The last one used.
+        peak_bytes: The largest resident size of the process so far.
+    """
 
     vectors: int
     rejects: int
@@ -98,7 +118,7 @@ class ChunkResult(NamedTuple):
 
 
 class PrecisionComparison(NamedTuple):
-    """tried: the fastest precision here; when that is float32, nothing was compared and the rest is 1."""
+    """How the device's fastest precision (`tried`) agrees with float32. If it is float32, both scores are 1."""
 
     tried: Precision
     items: int
@@ -108,19 +128,24 @@ class PrecisionComparison(NamedTuple):
 
 
 class LoadResult(NamedTuple):
-    """dim: the length of its vectors."""
-
-    dim: int
+    """The model was loaded."""
 
 
 class QueryLatency(NamedTuple):
-    """Milliseconds to encode one query, by name (`indexmill.tasks.metrics.latency.measure_encode_latency`)."""
+    """Milliseconds to encode one query, by metric (`indexmill.tasks.metrics.latency.measure_encode_latency`)."""
 
     metrics: dict[str, float]
 
 
 class ExportResult(NamedTuple):
-    """least_cosine: of the vectors that graph and model give a text, over `compared_texts` texts of all lengths that there are."""
+    """What an export gave.
+
+    Attributes:
+        dim: Length of the vectors.
+        prompt: Precedes every text.
+        compared_texts: Number of texts encoded by both the export and the encoder.
+        min_cosine: The lowest `compute_min_cosine` of their vectors.
+    """
 
     dim: int
     prompt: str

@@ -1,4 +1,4 @@
-"""Read, preprocess and encode rows of an items table, a few windows in memory at a time, and find the fastest batch size."""
+"""Read, preprocess and encode rows of an items table, a few windows at a time, and find the fastest batch size."""
 
 from __future__ import annotations
 
@@ -19,30 +19,26 @@ from indexmill.tasks.encoding.base import EncodedItems, Encoder, encode_batches,
 from indexmill.tasks.progress import Advance
 from indexmill.tasks.validation.image_reader import UNLIMITED, UnreadableImage, read_image
 
-RejectReason = tuple[str, str]  # a reason's code, and what it says
-
-
-def find_invalid_vectors(vectors: np.ndarray, dim: int) -> dict[int, RejectReason]:
-    """Row -> reason, for the rows of float32 (n, any) that are not `dim` finite numbers, one of them at least not zero.
-
-    Reasons: `wrong_dimension`, `not_finite`, `zero_vector`.
-    """
-    if vectors.shape[1] != dim:
-        return dict.fromkeys(range(len(vectors)), ("wrong_dimension", f"{vectors.shape[1]} numbers, and the encoder's vectors have {dim}"))
-    finite = np.isfinite(vectors).all(axis=1)
-    issues = {int(row): ("not_finite", "the encoder gave a number that is infinite or none") for row in np.flatnonzero(~finite)}
-    zero = finite & ~vectors.any(axis=1)
-    return issues | {int(row): ("zero_vector", "the encoder gave zeros alone, which have no direction") for row in np.flatnonzero(zero)}
-
-
 READER_THREADS = max(2, (os.cpu_count() or 2) - 1)
 WINDOWS_AHEAD = 2
 
+MIN_BATCH_SIZE = 8
+MIN_SPEEDUP = 1.03  # a smaller gain is noise, and a smaller batch needs less memory
+MAX_DOUBLINGS_WITHOUT_GAIN = 2
+SEARCH_BUDGET_SECONDS = 6.0
+
 ItemRow = dict[str, Any]
+RejectReason = tuple[str, str]  # a code and a message
 
 
 class EncodedWindow(NamedTuple):
-    """Rows with what came of them. encoded: row i's vector; problems: row -> why its vector cannot be used."""
+    """A window of rows and their vectors.
+
+    Attributes:
+        rows: Rows of the items table.
+        encoded: The vector of each row.
+        issues: Position of a row -> why its vector cannot be used.
+    """
 
     rows: list[ItemRow]
     encoded: EncodedItems
@@ -50,26 +46,84 @@ class EncodedWindow(NamedTuple):
 
 
 def encode_rows(encoder: Encoder, rows: Iterator[ItemRow], image_root: str | None, advance: Advance) -> Iterator[EncodedWindow]:
-    """The rows (item_id, content_digest, text, path) in their order, window by window. base: the folder of images; None for texts."""
-    for window, prepared in preprocess_windows(encoder, rows, image_root):
-        encoded, failed = _encode_with_fallback(encoder, prepared, advance)
+    """Encode rows window by window, in order.
+
+    Args:
+        encoder: A loaded model.
+        rows: Rows with item_id, content_digest, text, path.
+        image_root: The folder that paths are relative to; None for texts.
+        advance: Called with the number of rows just encoded.
+
+    Raises:
+        SourceChanged: An image is not the one that was listed.
+    """
+    for window, inputs in preprocess_windows(encoder, rows, image_root):
+        encoded, failed = _encode_with_fallback(encoder, inputs, advance)
         yield EncodedWindow(window, encoded, find_invalid_vectors(encoded.vectors, encoder.dim) | failed)
 
 
 def preprocess_windows(encoder: Encoder, rows: Iterator[ItemRow], image_root: str | None) -> Iterator[tuple[list[ItemRow], list[Any]]]:
-    """Windows of rows with what the encoder takes for them. The next are under way while the caller works on the last."""
+    """Yield windows of rows with the encoder's inputs. The next images are read while the caller works on a window."""
     if image_root is None:
         while window := _take(rows, encoder.window):
             yield window, [encoder.preprocess(row["text"]) for row in window]
         return
-    ahead: deque[tuple[list[ItemRow], list[Future[Any]]]] = deque()
-    with ThreadPoolExecutor(READER_THREADS) as openers:
+    pending: deque[tuple[list[ItemRow], list[Future[Any]]]] = deque()
+    with ThreadPoolExecutor(READER_THREADS) as readers:
         while window := _take(rows, encoder.window):
-            ahead.append((window, [openers.submit(_read_and_preprocess, encoder, Path(image_root), row) for row in window]))
-            if len(ahead) > WINDOWS_AHEAD:
-                yield _wait_for_images(*ahead.popleft())
-        while ahead:
-            yield _wait_for_images(*ahead.popleft())
+            pending.append((window, [readers.submit(_read_and_preprocess, encoder, Path(image_root), row) for row in window]))
+            if len(pending) > WINDOWS_AHEAD:
+                yield _wait_for_images(*pending.popleft())
+        while pending:
+            yield _wait_for_images(*pending.popleft())
+
+
+def find_invalid_vectors(vectors: np.ndarray, dim: int) -> dict[int, RejectReason]:
+    """Find vectors that cannot be searched: not `dim` finite numbers, or all zero.
+
+    Args:
+        vectors: float32 (n, any).
+        dim: The encoder's dimension.
+
+    Returns:
+        Row -> reason: `wrong_dimension`, `not_finite` or `zero_vector`, with a message.
+    """
+    if vectors.shape[1] != dim:
+        return dict.fromkeys(
+            range(len(vectors)), ("wrong_dimension", f"the vector has {vectors.shape[1]} numbers, the encoder's dim is {dim}")
+        )
+    finite = np.isfinite(vectors).all(axis=1)
+    zero = finite & ~vectors.any(axis=1)
+    not_finite = ("not_finite", "the encoder returned an infinite number or NaN")
+    zero_vector = ("zero_vector", "the encoder returned only zeros, which have no direction")
+    return {int(row): not_finite for row in np.flatnonzero(~finite)} | {int(row): zero_vector for row in np.flatnonzero(zero)}
+
+
+def set_fastest_batch_size(encoder: Encoder, rows: Iterator[ItemRow], image_root: str | None) -> None:
+    """Find the fastest batch size for these rows, and set it."""
+    inputs = [item for _, window in preprocess_windows(encoder, rows, image_root) for item in window]
+    set_batch_size(encoder, find_fastest_batch_size(encoder, inputs))
+
+
+def set_batch_size(encoder: Encoder, size: int) -> None:
+    """Set the batch size, and scale the window to it."""
+    encoder.window = max(size, encoder.window // encoder.batch_size * size)
+    encoder.batch_size = size
+
+
+def find_fastest_batch_size(encoder: Encoder, inputs: Sequence[Any]) -> int:
+    """Find the batch size that encodes the most items per second, doubling from 8 up to the number of inputs.
+
+    Stops when doubling no longer helps, after about six seconds, or when memory runs out. The encoder's own batch size
+    stays unchanged.
+    """
+    best_size, best_rate, doublings_without_gain = MIN_BATCH_SIZE, 0.0, 0
+    for size, rate in _measure_rates(encoder, inputs):
+        if rate > best_rate * MIN_SPEEDUP:
+            best_size, best_rate, doublings_without_gain = size, rate, 0
+        elif (doublings_without_gain := doublings_without_gain + 1) == MAX_DOUBLINGS_WITHOUT_GAIN:
+            break
+    return best_size
 
 
 def _take(rows: Iterator[ItemRow], count: int) -> list[ItemRow]:
@@ -91,61 +145,41 @@ def _read_and_preprocess(encoder: Encoder, image_root: Path, row: ItemRow) -> An
     raise SourceChanged("an image changed while the build was running", where=str(path), next_step="run the build again")
 
 
-def _encode_with_fallback(encoder: Encoder, prepared: list[Any], advance: Advance) -> tuple[EncodedItems, dict[int, RejectReason]]:
-    """The window's vectors. When an item spoils its batch, all are tried one by one, and it alone goes without.
+def _encode_with_fallback(encoder: Encoder, inputs: list[Any], advance: Advance) -> tuple[EncodedItems, dict[int, RejectReason]]:
+    """Encode a window. If an item makes its batch fail, encode the items one by one and reject those that fail.
 
-    When every one of several fails, it is the encoder that is broken: its exception is raised.
+    If all of several items fail, the encoder is broken, and the last error is raised.
     """
     try:
-        return encode_batches(encoder, prepared, advance), {}
-    except Exception as problem:
-        if is_out_of_memory(problem):
+        return encode_batches(encoder, inputs, advance), {}
+    except Exception as error:
+        if is_out_of_memory(error):
             raise
-    vectors, truncated = np.full((len(prepared), encoder.dim), np.nan, np.float32), np.zeros(len(prepared), bool)
+    vectors, truncated = np.full((len(inputs), encoder.dim), np.nan, np.float32), np.zeros(len(inputs), bool)
     failed: dict[int, RejectReason] = {}
-    for row, item in enumerate(prepared):
+    for row, item in enumerate(inputs):
         try:
-            alone = encode_batches(encoder, [item], advance)
-            vectors[row], truncated[row] = alone.vectors[0], alone.truncated[0]
-        except Exception as problem:
-            if is_out_of_memory(problem) or 1 < len(prepared) == len(failed) + 1:
+            encoded = encode_batches(encoder, [item], advance)
+            vectors[row], truncated[row] = encoded.vectors[0], encoded.truncated[0]
+        except Exception as error:
+            if is_out_of_memory(error) or 1 < len(inputs) == len(failed) + 1:
                 raise
-            failed[row] = ("encoder_error", f"{type(problem).__name__}: {problem}"[:500])
+            failed[row] = ("encoder_error", f"{type(error).__name__}: {error}"[:500])
     return EncodedItems(vectors, truncated), failed
 
 
-MIN_BATCH_SIZE = 8
-MIN_SPEEDUP = 1.03  # less than this much faster is noise, and a smaller batch needs less memory
-MAX_DOUBLINGS_WITHOUT_GAIN = 2  # doublings in a row without a gain
-SEARCH_BUDGET_SECONDS = 6.0
-
-
-def find_fastest_batch_size(encoder: Encoder, prepared: Sequence[Any]) -> int:
-    """The batch size that encodes most items a second: 8, doubled while that helps, up to the length of the sample.
-
-    Stops after about six seconds, or where memory runs out. The encoder's own batch size stays as it is.
-    """
-    best, best_rate, doublings_without_gain = MIN_BATCH_SIZE, 0.0, 0
-    for size, rate in _measure_rates(encoder, prepared):
-        if rate > best_rate * MIN_SPEEDUP:
-            best, best_rate, doublings_without_gain = size, rate, 0
-        elif (doublings_without_gain := doublings_without_gain + 1) == MAX_DOUBLINGS_WITHOUT_GAIN:
-            break
-    return best
-
-
-def _measure_rates(encoder: Encoder, prepared: Sequence[Any]) -> Iterator[tuple[int, float]]:
-    """Batch sizes and the items a second they reach, over at least two batches where the sample has them."""
+def _measure_rates(encoder: Encoder, inputs: Sequence[Any]) -> Iterator[tuple[int, float]]:
+    """Yield batch sizes with their items per second, measured over two batches if the sample is large enough."""
     end = time.monotonic() + SEARCH_BUDGET_SECONDS
     try:
-        encoder.encode(prepared[:MIN_BATCH_SIZE], MIN_BATCH_SIZE)  # the first pass also allocates and compiles
-        for size in takewhile(lambda size: size <= len(prepared) and time.monotonic() < end, _double_batch_sizes()):
-            items = prepared[: 2 * size]
+        encoder.encode(inputs[:MIN_BATCH_SIZE], MIN_BATCH_SIZE)  # warm-up: the first pass also allocates and compiles
+        for size in takewhile(lambda size: size <= len(inputs) and time.monotonic() < end, _double_batch_sizes()):
+            items = inputs[: 2 * size]
             start = time.perf_counter()
             encoder.encode(items, size)
             yield size, len(items) / (time.perf_counter() - start)
-    except Exception as problem:
-        if not is_out_of_memory(problem):
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
 
 

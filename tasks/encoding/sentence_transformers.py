@@ -11,12 +11,18 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules.transformer import Transformer
 
-from indexmill.configs.encoders import Precision, SentenceTransformersEncoderConfig
+from indexmill.configs.encoders import SentenceTransformersEncoderConfig
 from indexmill.storage.errors import InputError
-from indexmill.storage.records import Modality
+from indexmill.storage.records import Modality, Precision
 from indexmill.tasks.encoding.base import EncodedItems
 from indexmill.tasks.encoding.model_files import find_sentence_transformer_folder
-from indexmill.tasks.encoding.torch_runtime import batch_by_length, device, move_model_to_device, move_tensor_to_device, to_float32_array
+from indexmill.tasks.encoding.torch_runtime import (
+    batch_by_length,
+    get_device,
+    move_model_to_device,
+    move_tensor_to_device,
+    to_float32_array,
+)
 
 DEFAULT_BATCH_SIZE = 64
 WINDOW_SIZE = 2048
@@ -25,10 +31,10 @@ NO_TRUNCATION: dict[str, Any] = {"common": {"return_tensors": None}, "text": {"p
 
 
 class SentenceTransformersModel:
-    """A sentence-transformers model, on a GPU if there is one. It cuts texts at its own number of tokens.
+    """A sentence-transformers model. It truncates texts at its own number of tokens.
 
-    Each window is cut into tokens at once and sorted by length. A model without a transformer (static word vectors, bags of words) goes
-    through the library's own loop, and is taken to see its texts whole.
+    Each window is tokenized at once and sorted by length. A model without a transformer (static word vectors, bags of
+    words) goes through the library's own loop and is assumed to see whole texts.
     """
 
     modality: Modality = "text"
@@ -36,7 +42,7 @@ class SentenceTransformersModel:
 
     def __init__(self, config: SentenceTransformersEncoderConfig, precision: Precision) -> None:
         path = str(find_sentence_transformer_folder(config.model))
-        self._model = move_model_to_device(SentenceTransformer(path, device=str(device()), local_files_only=True), precision)
+        self._model = move_model_to_device(SentenceTransformer(path, device=str(get_device()), local_files_only=True), precision)
         self._has_transformer = isinstance(self._model[0], Transformer) and self._model.tokenizer is not None
         if self._has_transformer:
             _silence_tokenizer_warnings(self._model.tokenizer)
@@ -46,44 +52,47 @@ class SentenceTransformersModel:
         self.batch_size = DEFAULT_BATCH_SIZE if config.batch_size == "auto" else config.batch_size
         self.window = max(WINDOW_SIZE, self.batch_size)
 
-    def export(self, graph: Path, tokenizer: Path) -> str:
-        """Write the model as an ONNX graph and a tokenizer; the prompt that goes before every text. Raises InputError for one that has no
-        such form: without a transformer, without a tokenizer of the fast kind, or in another precision than float32.
+    def export(self, graph_path: Path, tokenizer_path: Path) -> str:
+        """Write the model as an ONNX graph and a tokenizer; return the prompt that precedes every text.
+
+        Raises:
+            InputError: The model has no transformer, no fast tokenizer, or another precision than float32.
         """
-        from indexmill.tasks.encoding.onnx_writer import write_graph, write_tokenizer  # here: only for those who have ONNX
+        # Imported here: only exports need it.
+        from indexmill.tasks.encoding.onnx_writer import write_graph, write_tokenizer
 
         if not self._has_transformer or not self._model.tokenizer.is_fast or self._model.dtype != torch.float32:
-            raise InputError("this model cannot be written as a graph", expected="a transformer in float32 with a fast tokenizer")
+            raise InputError("this model cannot be exported to ONNX", expected="a transformer in float32 with a fast tokenizer")
         self._model.to("cpu")
         try:
-            write_graph(self._model, self.dim, graph, normalize=self._normalize)
+            write_graph(self._model, self.dim, graph_path, normalize=self._normalize)
         finally:
-            self._model.to(device())
-        write_tokenizer(self._model, tokenizer)
+            self._model.to(get_device())
+        write_tokenizer(self._model, tokenizer_path)
         return self._prompt or ""
 
     def preprocess(self, item: str) -> str:
-        """The text itself: `encode` cuts it into tokens."""
+        """Return the text itself: `encode` tokenizes it."""
         return item
 
-    def encode(self, prepared: Sequence[str], batch_size: int) -> EncodedItems:
-        """float32 (n, dim) for n texts."""
+    def encode(self, inputs: Sequence[str], batch_size: int) -> EncodedItems:
+        """Encode n texts: vectors float32 (n, dim)."""
         if not self._has_transformer:
-            features = self._model.encode(list(prepared), batch_size=batch_size, show_progress_bar=False, convert_to_tensor=True)
-            return EncodedItems(to_float32_array(features, normalize=self._normalize), np.zeros(len(prepared), dtype=bool))
-        tokens = self._tokenize(prepared, NO_PADDING)
-        lengths = [len(row) for row in tokens["input_ids"]]
-        vectors = np.empty((len(prepared), self.dim), dtype=np.float32)
+            features = self._model.encode(list(inputs), batch_size=batch_size, show_progress_bar=False, convert_to_tensor=True)
+            return EncodedItems(to_float32_array(features, normalize=self._normalize), np.zeros(len(inputs), dtype=bool))
+        tokens = self._tokenize(inputs, NO_PADDING)
+        lengths = [len(token_ids) for token_ids in tokens["input_ids"]]
+        vectors = np.empty((len(inputs), self.dim), dtype=np.float32)
         with torch.inference_mode():
             for batch in batch_by_length(lengths, batch_size):
                 vectors[batch] = to_float32_array(self._forward(tokens, batch), normalize=self._normalize)
-        return EncodedItems(vectors, self._find_truncated(prepared, lengths))
+        return EncodedItems(vectors, self._find_truncated(inputs, lengths))
 
-    def _tokenize(self, texts: Sequence[str], choices: dict[str, Any]) -> dict[str, Any]:
-        return dict(self._model.preprocess(list(texts), prompt=self._prompt, processing_kwargs=choices))
+    def _tokenize(self, texts: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
+        return dict(self._model.preprocess(list(texts), prompt=self._prompt, processing_kwargs=options))
 
     def _forward(self, tokens: Mapping[str, Any], batch: np.ndarray) -> torch.Tensor:
-        """(n, dim) of some of the window's texts, padded to the longest of them."""
+        """Compute (n, dim) vectors of n texts of the window, padded to the longest of them."""
         rows = {name: [values[position] for position in batch] for name, values in tokens.items() if isinstance(values, list)}
         padded = self._model.tokenizer.pad(rows, return_tensors="pt")
         features = {name: value for name, value in tokens.items() if not isinstance(value, list)}
@@ -92,17 +101,17 @@ class SentenceTransformersModel:
         return embedding[:, : self.dim]
 
     def _find_truncated(self, texts: Sequence[str], lengths: Sequence[int]) -> np.ndarray:
-        """bool (n,): only a text that fills the model's length can have been cut, so only those are cut into tokens once more."""
-        cut = np.zeros(len(texts), dtype=bool)
-        most = self._model.max_seq_length or max(lengths)
-        full = [position for position, length in enumerate(lengths) if length >= most]
-        if full:
-            whole = self._tokenize([texts[position] for position in full], NO_TRUNCATION)["input_ids"]
-            cut[full] = [len(row) > lengths[position] for position, row in zip(full, whole, strict=True)]
-        return cut
+        """Return bool (n,): which texts were truncated. Only those at the maximum length are tokenized again."""
+        truncated = np.zeros(len(texts), dtype=bool)
+        max_length = self._model.max_seq_length or max(lengths)
+        candidates = [position for position, length in enumerate(lengths) if length >= max_length]
+        if candidates:
+            full_ids = self._tokenize([texts[position] for position in candidates], NO_TRUNCATION)["input_ids"]
+            truncated[candidates] = [len(ids) > lengths[position] for position, ids in zip(candidates, full_ids, strict=True)]
+        return truncated
 
 
 def _silence_tokenizer_warnings(tokenizer: Any) -> None:
-    """It would warn of long texts, which are only counted, and of padding apart from cutting, which is what sorting needs."""
+    """Silence warnings about long texts, which are counted, and about separate padding, which sorting needs."""
     for warning in ("sequence-length-is-longer-than-the-specified-maximum", "Asking-to-pad-a-fast-tokenizer"):
         tokenizer.deprecation_warnings[warning] = True

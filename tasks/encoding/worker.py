@@ -1,7 +1,7 @@
-"""The encoding process: reads jobs from a socket on standard input, and sends back progress and one result or error per job.
+"""The encoding process: reads jobs from a socket on standard input; sends progress and one result or error per job.
 
-Only this process imports torch and holds the model. Its memory is released when it ends, and if the kernel kills it for using too much,
-the build survives."""
+Only this process imports torch and holds the model. Its memory is released when it ends, and the build survives
+if the kernel kills it for using too much."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -21,9 +23,9 @@ import numpy as np
 
 from indexmill.storage import parquet
 from indexmill.storage.embedding_store import REJECTED_SCHEMA, EmbeddingPartWriter, open_part
-from indexmill.storage.errors import IndexmillError
+from indexmill.storage.errors import IndexmillError, InputError
 from indexmill.tasks.encoding import Encoder, get_encoder_class, load_encoder
-from indexmill.tasks.encoding.base import encode_items
+from indexmill.tasks.encoding.base import SupportsOnnxExport, SupportsTexts, encode_items
 from indexmill.tasks.encoding.onnx import OnnxTextEncoder
 from indexmill.tasks.encoding.precision import compute_agreement, compute_min_cosine, find_fastest_precision, passes
 from indexmill.tasks.encoding.protocol import (
@@ -43,14 +45,17 @@ from indexmill.tasks.encoding.protocol import (
     QueryLatency,
     TimeQueries,
 )
-from indexmill.tasks.encoding.row_batches import EncodedWindow, ItemRow, encode_rows, find_fastest_batch_size, preprocess_windows
+from indexmill.tasks.encoding.row_batches import EncodedWindow, ItemRow, encode_rows, set_batch_size, set_fastest_batch_size
 from indexmill.tasks.metrics.latency import measure_encode_latency
+from indexmill.tasks.progress import ignore_progress
 
-BATCH_SEARCH_ITEMS = 256  # items, at most, that the search for a batch size may use
+BATCH_SEARCH_ITEMS = 256  # the most items that the search for the fastest batch size may use
+
+SendProgress = Callable[[Progress], None]
 
 
 def main() -> None:
-    """Do jobs until the other side closes."""
+    """Run jobs until the other process closes the connection."""
     connection: Connection = Connection(sys.stdin.fileno())
     threading.Thread(target=_exit_on_hangup, args=(connection.fileno(),), daemon=True).start()
     models = ModelCache()
@@ -58,7 +63,7 @@ def main() -> None:
         while True:
             job: Job | PreloadLibrary = connection.recv()
             if isinstance(job, PreloadLibrary):
-                with suppress(ImportError):  # the next job, which has an answer, says so
+                with suppress(ImportError):  # the next job fails in the same way, and has an answer
                     get_encoder_class(job.config)
             else:
                 connection.send(_run_job(job, models, connection.send))
@@ -67,97 +72,95 @@ def main() -> None:
 
 
 def _exit_on_hangup(descriptor: int) -> None:
-    """End this process when the other side hangs up, even in the middle of a long batch."""
+    """End this process when the other one hangs up, even in the middle of a long batch."""
     poll = select.poll()
-    poll.register(descriptor, 0)  # a hang-up is always told
+    poll.register(descriptor, 0)  # poll always reports a hang-up
     poll.poll()
     os._exit(1)
 
 
 class ModelCache:
-    """The model in use: loading another lets go of it first."""
+    """Holds the model in use. Releases it before it loads another one."""
 
     def __init__(self) -> None:
-        self._name: ModelSpec | None = None
+        self._spec: ModelSpec | None = None
         self._encoder: Encoder | None = None
 
-    def __call__(self, name: ModelSpec) -> Encoder:
-        """The encoder of that side, loaded unless it is at hand."""
-        if self._encoder is None or self._name != name:
+    def get(self, spec: ModelSpec) -> Encoder:
+        """Return the encoder, loading it if it is not the one in use."""
+        if self._encoder is None or self._spec != spec:
             self._encoder = None
             gc.collect()
-            self._encoder, self._name = load_modality_encoder(name), name
+            self._encoder, self._spec = load_modality_encoder(spec), spec
         return self._encoder
 
 
-def load_modality_encoder(name: ModelSpec) -> Encoder:
-    """Load a model and take the side that encodes the modality."""
-    encoder = load_encoder(name.config, name.precision)
-    return encoder if encoder.modality == name.modality else encoder.text_encoder  # type: ignore[attr-defined]
+def load_modality_encoder(spec: ModelSpec) -> Encoder:
+    """Load a model and return its encoder for the modality."""
+    encoder = load_encoder(spec.config, spec.precision)
+    if encoder.modality == spec.modality:
+        return encoder
+    if not isinstance(encoder, SupportsTexts):
+        raise TypeError(f"{spec.config.kind} does not encode {spec.modality}s")
+    return encoder.text_encoder
 
 
-def _run_job(job: Job, models: ModelCache, send: Callable[[Progress], None]) -> JobResult | Exception:
+def _run_job(job: Job, models: ModelCache, send: SendProgress) -> JobResult | Exception:
     try:
         match job:
-            case EncodeChunk():
-                return _encode_chunk(job, models(job.model), send)
             case ComparePrecision():
                 return _compare_precisions(job, models)
+            case EncodeChunk():
+                return _encode_chunk(job, models.get(job.model), send)
             case LoadModel():
-                return LoadResult(models(job.model).dim)
+                models.get(job.model)
+                return LoadResult()
             case TimeQueries():
-                return QueryLatency(_time_queries(job, models(job.model)))
+                return QueryLatency(_time_queries(job, models.get(job.model)))
             case ExportTextEncoder():
-                return _export_text_encoder(job, models(job.model))
+                return _export_text_encoder(job, models.get(job.model))
     except (EOFError, BrokenPipeError):
         raise
-    except IndexmillError as problem:
-        return problem
-    except Exception as problem:
-        return RuntimeError(f"{type(problem).__name__}: {problem}"[:2000])  # the exception's own class may not cross the pipe
+    except IndexmillError as error:
+        return error
+    except Exception as error:
+        # The other process may not have the class of the error.
+        return RuntimeError(f"{type(error).__name__}: {error}"[:2000])
 
 
-def _encode_chunk(job: EncodeChunk, encoder: Encoder, send: Callable[[Progress], None]) -> ChunkResult:
+def _encode_chunk(job: EncodeChunk, encoder: Encoder, send: SendProgress) -> ChunkResult:
     if job.batch_size is None:
         set_fastest_batch_size(encoder, _read_chunk(job, limit=BATCH_SEARCH_ITEMS), job.image_root)
     elif job.batch_size:
-        _set_batch_size(encoder, job.batch_size)
+        set_batch_size(encoder, job.batch_size)
     start, rejects = time.perf_counter(), 0
 
     def advance(items: int) -> None:
         send(Progress(items, encoder.batch_size))
 
-    with open_part(Path(job.part), encoder.dim, job.storage_dtype) as part, parquet.open_writer(Path(job.rejected), REJECTED_SCHEMA) as rejected:
-        for block in encode_rows(encoder, _read_chunk(job), job.image_root, advance):
-            _write_window(block, part)
-            rejected.write([_make_reject(block.rows[row], *problem) for row, problem in block.issues.items()])
-            rejects += len(block.issues)
+    with (
+        open_part(Path(job.part), encoder.dim, job.storage_dtype) as part,
+        parquet.open_writer(Path(job.rejected), REJECTED_SCHEMA) as rejected,
+    ):
+        for window in encode_rows(encoder, _read_chunk(job), job.image_root, advance):
+            _write_window(window, part)
+            rejected.write([_make_reject(window.rows[row], *reason) for row, reason in window.issues.items()])
+            rejects += len(window.issues)
     return ChunkResult(part.rows, rejects, time.perf_counter() - start, encoder.batch_size, _get_peak_bytes())
 
 
-def set_fastest_batch_size(encoder: Encoder, rows: Iterator[ItemRow], image_root: str | None) -> None:
-    """Set the batch size that is fastest for these rows."""
-    sample = [item for _, window in preprocess_windows(encoder, rows, image_root) for item in window]
-    _set_batch_size(encoder, find_fastest_batch_size(encoder, sample))
-
-
-def _set_batch_size(encoder: Encoder, size: int) -> None:
-    encoder.window = max(size, encoder.window // encoder.batch_size * size)
-    encoder.batch_size = size
-
-
 def _read_chunk(job: EncodeChunk, limit: int | None = None) -> Iterator[ItemRow]:
-    where = f"FROM {parquet.scan_sql(Path(job.plan))} WHERE chunk = {job.number} ORDER BY content_digest"
-    with parquet.query(where + (f" LIMIT {limit}" if limit else ""), temp_dir=Path(job.temp_dir)) as batches:
+    sql = f"FROM {parquet.scan_sql(Path(job.plan))} WHERE chunk = {job.number} ORDER BY content_digest"
+    with parquet.query(sql + (f" LIMIT {limit}" if limit else ""), temp_dir=Path(job.temp_dir)) as batches:
         for batch in batches:
             yield from batch.to_pylist()
 
 
-def _write_window(block: EncodedWindow, part: EmbeddingPartWriter) -> None:
-    sound = [row for row in range(len(block.rows)) if row not in block.issues]
-    if sound:
-        ids, digests = ([block.rows[row][name] for row in sound] for name in ("item_id", "content_digest"))
-        part.write(ids, digests, block.encoded.truncated[sound], block.encoded.vectors[sound])
+def _write_window(window: EncodedWindow, part: EmbeddingPartWriter) -> None:
+    valid_rows = [row for row in range(len(window.rows)) if row not in window.issues]
+    if valid_rows:
+        item_ids, digests = ([window.rows[row][name] for row in valid_rows] for name in ("item_id", "content_digest"))
+        part.write(item_ids, digests, window.encoded.truncated[valid_rows], window.encoded.vectors[valid_rows])
 
 
 def _make_reject(row: ItemRow, reason: str, message: str) -> ItemRow:
@@ -165,46 +168,49 @@ def _make_reject(row: ItemRow, reason: str, message: str) -> ItemRow:
 
 
 def _compare_precisions(job: ComparePrecision, models: ModelCache) -> PrecisionComparison:
-    tried = find_fastest_precision()
-    if tried == "float32":
-        return PrecisionComparison(tried, 0, 1.0, 1.0, True)
-    exact, fast = (
-        _encode_sample(models(ModelSpec(job.model.config, precision, job.model.modality)), job) for precision in ("float32", tried)
+    fast_precision = find_fastest_precision()
+    if fast_precision == "float32":
+        return PrecisionComparison(fast_precision, items=0, mean_cosine=1.0, overlap_at_10=1.0, passes=True)
+    float32_vectors, fast_vectors = (
+        _encode_sample(models.get(replace(job.model, precision=precision)), job) for precision in ("float32", fast_precision)
     )
-    sound = np.isfinite(exact).all(axis=1) & np.isfinite(fast).all(axis=1)
-    found = compute_agreement(exact[sound], fast[sound])
-    return PrecisionComparison(tried, found.items, found.mean_cosine, found.overlap_at_10, passes(found))
+    finite = np.isfinite(float32_vectors).all(axis=1) & np.isfinite(fast_vectors).all(axis=1)
+    agreement = compute_agreement(float32_vectors[finite], fast_vectors[finite])
+    return PrecisionComparison(fast_precision, agreement.items, agreement.mean_cosine, agreement.overlap_at_10, passes(agreement))
 
 
 def _encode_sample(encoder: Encoder, job: ComparePrecision) -> np.ndarray:
     if job.batch_size:
-        _set_batch_size(encoder, job.batch_size)
-    rows = (row for batch in parquet.read_batches(Path(job.sample)) for row in batch.to_pylist())
-    return np.concatenate([block.encoded.vectors for block in encode_rows(encoder, rows, job.image_root, _ignore_progress)])
+        set_batch_size(encoder, job.batch_size)
+    return _encode_to_array(encoder, job.image_root, _read_sample(job.sample))
 
 
 def _time_queries(job: TimeQueries, encoder: Encoder) -> dict[str, float]:
-    """Each query as it comes: opened, prepared and encoded alone."""
-    rows = [row for batch in parquet.read_batches(Path(job.sample)) for row in batch.to_pylist()]
+    """Time each query as it would arrive: read, preprocessed and encoded alone."""
+    rows = list(_read_sample(job.sample))
+    return measure_encode_latency(partial(_encode_to_array, encoder, job.image_root), rows, singles=len(rows))
 
-    def encode(queries: Sequence[ItemRow]) -> np.ndarray:
-        return np.concatenate([block.encoded.vectors for block in encode_rows(encoder, iter(queries), job.image_root, _ignore_progress)])
 
-    return measure_encode_latency(encode, rows, singles=len(rows))
+def _encode_to_array(encoder: Encoder, image_root: str | None, rows: Iterable[ItemRow]) -> np.ndarray:
+    return np.concatenate([window.encoded.vectors for window in encode_rows(encoder, iter(rows), image_root, ignore_progress)])
+
+
+def _read_sample(path: str) -> Iterator[ItemRow]:
+    for batch in parquet.read_batches(Path(path)):
+        yield from batch.to_pylist()
 
 
 def _export_text_encoder(job: ExportTextEncoder, encoder: Encoder) -> ExportResult:
-    """Each text alone, as queries come, and all together, so that some are padded."""
-    prompt = encoder.export(Path(job.graph), Path(job.tokenizer))  # type: ignore[attr-defined]
-    exported = OnnxTextEncoder(Path(job.graph), Path(job.tokenizer), prompt, encoder.dim)
-    texts = [row["text"] for batch in parquet.read_batches(Path(job.sample)) for row in batch.to_pylist()]
+    """Export the encoder, and compare on texts one at a time, like queries, and in one batch, with padding."""
+    if not isinstance(encoder, SupportsOnnxExport):
+        raise InputError("this encoder cannot be exported to ONNX", where=f"encoder.kind = {job.model.config.kind}")
+    graph_path, tokenizer_path = Path(job.graph_path), Path(job.tokenizer_path)
+    prompt = encoder.export(graph_path, tokenizer_path)
+    exported = OnnxTextEncoder(graph_path, tokenizer_path, prompt, encoder.dim)
+    texts = [row["text"] for row in _read_sample(job.sample)]
     expected = encode_items(encoder, texts).vectors
-    least = min(compute_min_cosine(expected, exported.encode(texts, size).vectors) for size in (1, len(texts)))
-    return ExportResult(encoder.dim, prompt, len(texts), least)
-
-
-def _ignore_progress(items: int) -> None:
-    """Progress that nobody watches."""
+    min_cosine = min(compute_min_cosine(expected, exported.encode(texts, size).vectors) for size in (1, len(texts)))
+    return ExportResult(encoder.dim, prompt, len(texts), min_cosine)
 
 
 def _get_peak_bytes() -> int:

@@ -10,7 +10,6 @@ from indexmill.storage.device_profiles import load_device_profile, save_device_p
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
 from indexmill.tasks.encoding.device import get_device_name
-from indexmill.tasks.encoding.onnx import ensure_onnx_export
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.encoding.protocol import ModelSpec, TimeQueries
 from indexmill.tasks.progress import track
@@ -28,7 +27,6 @@ def load_or_measure_encode_latency(
 
     Measured once for an encoder on a device, in a process of its own, and remembered: to load a model takes longer than all else that a
     night of few changes has to do. base: the folder of images; None for texts. turn: held while the model is loaded.
-    It is also exported then, if it never was (`ensure_onnx_export`).
     """
     wanted = min(count, query_embeddings.query)
     if not wanted:
@@ -51,5 +49,4 @@ def _measure_encode_latency(
         model = ModelSpec(config, query_embeddings.encoder["precision"], query_embeddings.modality)
         found = process.time_queries(TimeQueries(model, str(sample), image_root if query_embeddings.modality == "image" else None))
         advance(1)
-        ensure_onnx_export(root, process, config, query_embeddings)
     return found

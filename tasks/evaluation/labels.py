@@ -10,8 +10,7 @@ from indexmill.storage import parquet
 from indexmill.storage.records import EmbeddingSet, Side
 from indexmill.storage.root import Root
 from indexmill.tasks.metrics.exclusion import UNGROUPED
-
-UNLABELED = -1
+from indexmill.tasks.metrics.per_label import UNLABELED
 
 
 class ItemLabels:

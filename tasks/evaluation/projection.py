@@ -10,8 +10,9 @@ from indexmill.storage import parquet
 from indexmill.storage.embedding_store import open_vectors
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
-from indexmill.tasks.evaluation.labels import UNLABELED, ItemLabels
+from indexmill.tasks.evaluation.labels import ItemLabels
 from indexmill.tasks.metrics.embedding_space import compute_pca, compute_tsne, knn_purity, sample_balanced, select_vectors, silhouette
+from indexmill.tasks.metrics.per_label import UNLABELED
 
 SAMPLE_SIZE = 1500
 PCA_COMPONENTS = 10

@@ -13,11 +13,11 @@ import numpy as np
 from indexmill.storage import parquet
 from indexmill.storage.records import EmbeddingSet, FileRef
 from indexmill.storage.root import Root
-from indexmill.tasks.evaluation.labels import UNLABELED, DuplicateGroups, ItemLabels
+from indexmill.tasks.evaluation.labels import DuplicateGroups, ItemLabels
 from indexmill.tasks.evaluation.retrieval import RetrievalRun, summarize_ann_metrics
 from indexmill.tasks.metrics.bootstrap import bootstrap_intervals
 from indexmill.tasks.metrics.exclusion import count_own_relevant, drop_excluded, mask_own_results
-from indexmill.tasks.metrics.per_label import macro_average
+from indexmill.tasks.metrics.per_label import UNLABELED, macro_average
 from indexmill.tasks.metrics.qrels import Qrels
 from indexmill.tasks.metrics.ranking import compute_query_metrics
 
@@ -80,7 +80,7 @@ class RelevanceJudge:
         qrels = self._load_qrels(run.ids, pairs, relevance_threshold)
         relevant = qrels.relevant
         judged = relevant > 0
-        gains = qrels.gains(retrieved)[judged]
+        gains = qrels.look_up_gains(retrieved)[judged]
         ideal_gains = qrels.ideal_gains(max(ks))[judged]
         columns = compute_query_metrics(gains > 0, relevant[judged], ks, gains, ideal_gains) if judged.any() else {}
         return RelevanceResult("pairs" if judged.any() else None, judged, labels, retrieved[judged], gains > 0, relevant[judged], columns)

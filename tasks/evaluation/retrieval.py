@@ -16,8 +16,9 @@ from indexmill.storage.embedding_store import open_vectors
 from indexmill.storage.records import EmbeddingSet, FileRef
 from indexmill.storage.root import Root
 from indexmill.tasks.indexing.searcher import Searcher
+from indexmill.tasks.metrics.exact_search import exact_search
 from indexmill.tasks.metrics.exclusion import drop_excluded
-from indexmill.tasks.metrics.neighbors import ann_recall_at, distance_ratio_at, distance_recall_at, exact_search, fraction_below
+from indexmill.tasks.metrics.neighbors import ann_recall_at, distance_ratio_at, distance_recall_at, fraction_below
 from indexmill.tasks.progress import track
 
 QUERIES_AT_ONCE = 256

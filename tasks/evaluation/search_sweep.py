@@ -24,13 +24,13 @@ def sweep_search_params(searcher: Searcher, run: RetrievalRun, ground_truth: Gro
     if not len(run.ids) or ground_truth.ids.shape[1] < RECALL_K:
         return []
     trials = TrialRunner(searcher, run.vectors[:SWEEP_QUERIES], ground_truth.ids[:SWEEP_QUERIES, :RECALL_K], RECALL_K, 256)
-    search_param, widest = searcher.width
+    search_param, widest = searcher.search_param, searcher.search_param_max
     now = searcher.search_param_value
     widths = sorted({int(np.clip(round(now * factor), 1, widest)) for factor in WIDTH_FACTORS}) if search_param else [1]
-    trials(widths[-1], params.rerank_candidates)  # a warm-up, measured again below
+    trials.measure(widths[-1], params.rerank_candidates)  # a warm-up, measured again below
     trials.measured.clear()
-    made = [(width, trials(width, params.rerank_candidates)) for width in widths]
-    searcher.set_search_params(nprobe=params.nprobe, ef_search=params.ef_search, rerank_candidates=params.rerank_candidates)
+    made = [(width, trials.measure(width, params.rerank_candidates)) for width in widths]
+    searcher.set_search_params(params)
     return [
         {"nprobe": trial.params.nprobe, "ef_search": trial.params.ef_search, "rerank_candidates": trial.params.rerank_candidates,
          "recall_at_10": trial.recall, "cpu_ms_per_query": trial.cpu_seconds_per_query * 1000, "chosen": not search_param or width == now}

@@ -14,20 +14,9 @@ from indexmill.storage import parquet
 from indexmill.storage.metrics_file import MetricComparison, SnapshotDiff
 from indexmill.tasks.evaluation.tables import STORED_NEIGHBORS
 from indexmill.tasks.metrics.bootstrap import align_by_query, compare_paired
-from indexmill.tasks.metrics.neighbors import count_common
+from indexmill.tasks.metrics.neighbors import churn_at
 
 ITEM_CHANGES = ("added", "removed", "changed", "relabelled", "kept")
-
-
-def churn_at(baseline: np.ndarray, candidate: np.ndarray, k: int = 10) -> np.ndarray:
-    """Neighbour churn@k = 1 - |first k then and first k now| / k, float64 (queries,). 0: the same items in any order; 1: none in common.
-
-    then, now: item ids int64 (queries, >= k), row i the same query (`significance.align_by_query` finds the common ones), ids distinct in a row,
-    -1 for an empty place. The denominator is the longer of the two lists where both are shorter than k; two empty lists are no churn.
-    """
-    left, right = baseline[:, :k], candidate[:, :k]
-    longest = np.maximum((left >= 0).sum(axis=1), (right >= 0).sum(axis=1))
-    return 1 - count_common(left, right) / np.maximum(longest, 1) - (longest == 0)
 
 
 def count_item_changes(baseline: Path, candidate: Path, *, temp_dir: Path) -> dict[str, int]:
@@ -35,14 +24,10 @@ def count_item_changes(baseline: Path, candidate: Path, *, temp_dir: Path) -> di
 
     then, now: items tables with `item_id`, `content_digest` and `label`, an item a row. A renamed item is removed and added.
     """
-    counted = dict(parquet.fetch_rows(f"SELECT change, count(*) FROM ({_item_changes_sql(baseline, candidate)}) GROUP BY 1", temp_dir=temp_dir))
+    counted = dict(
+        parquet.fetch_rows(f"SELECT change, count(*) FROM ({_item_changes_sql(baseline, candidate)}) GROUP BY 1", temp_dir=temp_dir)
+    )
     return {kind: int(counted.get(kind, 0)) for kind in ITEM_CHANGES}
-
-
-def list_changed_items(baseline: Path, candidate: Path, kind: str, *, limit: int, temp_dir: Path) -> list[int]:
-    """The first item ids of one of KINDS but `kept`, ascending, at most `limit`."""
-    sql = f"SELECT item_id FROM ({_item_changes_sql(baseline, candidate)}) WHERE change = $kind ORDER BY 1 LIMIT {limit:d}"
-    return [item for (item,) in parquet.fetch_rows(sql, {"kind": kind}, temp_dir=temp_dir)]
 
 
 def _item_changes_sql(baseline: Path, candidate: Path) -> str:

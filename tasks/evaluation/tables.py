@@ -9,11 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexmill.tasks.evaluation.labels import UNLABELED
 from indexmill.tasks.evaluation.relevance import RelevanceJudge, RelevanceResult
 from indexmill.tasks.evaluation.retrieval import RetrievalRun
 from indexmill.tasks.metrics.bootstrap import bootstrap_intervals
-from indexmill.tasks.metrics.per_label import average_per_label
+from indexmill.tasks.metrics.per_label import UNLABELED, average_per_label
 
 STORED_NEIGHBORS = 10
 MAX_LABEL_INTERVALS, LABEL_RESAMPLES = 1000, 1000  # of labels: some milliseconds each

@@ -1,1 +1,1 @@
-"""Train, fill, write and search FAISS indexes."""
+"""Train, fill, tune and search FAISS indexes."""

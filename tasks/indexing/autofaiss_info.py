@@ -10,13 +10,30 @@ from indexmill.configs.models import IndexConfig
 
 
 def build_index_infos(
-    config: IndexConfig, paths: Sequence[str], *, size: int, vectors: int, dim: int, lists: int, timings: Mapping[str, float],
+    config: IndexConfig,
+    paths: Sequence[str],
+    *,
+    size: int,
+    vectors: int,
+    dim: int,
+    lists: int,
+    timings: Mapping[str, float],
     baseline: Mapping[str, float],
-) -> dict[str, Any]:  # fmt: skip
-    """autofaiss's keys, with sizes in bytes and times in milliseconds; `index_path` is a list where there are several shards.
+) -> dict[str, Any]:
+    """Return autofaiss's keys, with sizes in bytes and times in milliseconds.
 
-    "reconstruction error %" is the root mean square over sampled vectors, whose length is 1 with the cosine metric; None where that is
-    not known. "compression ratio" is the size of the float32 vectors over that of the index.
+    "reconstruction error %" is the root mean square over sampled vectors, whose length is 1 with the cosine metric;
+    None for other metrics. "compression ratio" is the size of the float32 vectors over the size of the index.
+
+    Args:
+        config: the index section of the pipeline.
+        paths: the index files; `index_path` is a list if there are several.
+        size: the bytes of all files.
+        vectors: the number of vectors.
+        dim: their dimension.
+        lists: the number of inverted lists; 0 for other families.
+        timings: the search latencies of the evaluation.
+        baseline: the drift baseline of the training, with its `code_error`.
     """
     error = math.sqrt(baseline.get("code_error", 0.0)) * 100 if config.metric == "cosine" else None
     return {
@@ -34,7 +51,7 @@ def build_index_infos(
 
 
 def _format_index_param(config: IndexConfig, lists: int) -> str:
-    """As FAISS's ParameterSpace takes them."""
+    """Format the search parameters for FAISS's ParameterSpace."""
     if lists:
         return f"nprobe={min(lists, config.nprobe or max(8, lists // 8))}"
     return f"efSearch={config.ef_search or 64}" if "HNSW" in config.factory else ""

@@ -1,4 +1,4 @@
-"""Create FAISS indexes from factory strings, on a GPU where FAISS has one."""
+"""Create FAISS indexes from factory strings, and work with the inverted lists inside them."""
 
 from __future__ import annotations
 
@@ -15,64 +15,70 @@ from indexmill.configs.models import IndexConfig
 from indexmill.storage.errors import InputError
 
 FAISS_METRICS = {"cosine": faiss.METRIC_INNER_PRODUCT, "ip": faiss.METRIC_INNER_PRODUCT, "l2": faiss.METRIC_L2}
-# Lengths that embeddings have: a factory that none of them suits is wrong whatever the encoder.
+# Dimensions that embeddings have: a factory that fits none of them is wrong for every encoder.
 COMMON_DIMS = (384, 512, 768, 1024, 1280, 576, 960, 2048, 96, 100)
 
 
 def make_index(config: IndexConfig, dim: int) -> faiss.Index:
-    """An empty index that takes our ids: `add_with_ids` is IVF's own, anything else is wrapped in IDMap2.
+    """Create an empty index that accepts item ids.
 
-    (IDMap2 around an IVF would give wrong ids once merged.) Raises InputError when FAISS refuses the factory or `dim`.
+    IVF indexes have `add_with_ids` of their own; every other index is wrapped in IDMap2. (IDMap2 around an IVF index
+    would give wrong ids after a merge.)
+
+    Raises:
+        InputError: FAISS rejects the factory or `dim`.
     """
     try:
         index = faiss.index_factory(dim, config.factory, FAISS_METRICS[config.metric])
-    except RuntimeError as problem:
+    except RuntimeError as error:
         raise InputError(
-            "FAISS refuses this factory",
+            "FAISS rejects this factory",
             where=f"index.factory = {config.factory}",
-            expected="a FAISS factory string such as Flat, IVF64,Flat or HNSW32, that takes vectors as long as the encoder's",
-            got=f"{_strip_source_position(problem)} (tried with {dim} numbers a vector)",
-            next_step="mend index.factory",
+            expected="a FAISS factory string such as Flat, IVF64,Flat or HNSW32 that fits the encoder's dimension",
+            got=f"{_strip_source_position(error)} (tried with {dim} dimensions)",
+            next_step="correct index.factory",
         ) from None
     if isinstance(index, faiss.IndexIDMap | faiss.IndexRefine | faiss.IndexBinary):
         raise InputError(
             "this factory wraps an index in a way that cannot be sharded",
             where=f"index.factory = {config.factory}",
             got=type(index).__name__,
-            next_step="leave IDMap and Refine out: ids are added by Indexmill",
+            next_step="remove IDMap and Refine: Indexmill adds ids itself, and re-ranks with index.rerank",
         )
     ivf = find_ivf(index)
     if ivf is None:
         return faiss.IndexIDMap2(index)
     ivf.cp.spherical = config.metric == "cosine"
-    ivf.cp.seed = config.seed + 1  # FAISS takes 0 for a seed of its own
+    ivf.cp.seed = config.seed + 1  # FAISS replaces 0 by a seed of its own
     return index
 
 
 def check_factory(config: IndexConfig) -> None:
-    """Refuse, before any work, a factory that FAISS takes for no common length of vector."""
+    """Raise InputError, before any work, for a factory that FAISS accepts for none of COMMON_DIMS."""
     if config.factory == "auto":
         return
-    problems = []
+    errors = []
     for dim in COMMON_DIMS:
         try:
             make_index(config, dim)
             return
-        except InputError as problem:
-            problems.append(problem)
-    raise problems[0]
+        except InputError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 @cache
 def min_training_items(factory: str) -> int:
-    """The fewest database items that the factory can be trained on: its lists, and 2^bits centroids for a product quantizer."""
+    """Return the minimum number of database items to train the factory: its lists, and 2^bits centroids of a product
+    quantizer.
+    """
     lists = [int(count) for count in re.findall(r"IVF(\d+)", factory)]
     bits = [int(width or 8) for width in re.findall(r"PQ\d+(?:x(\d+))?", factory)]
     return max([1, *lists, *(2**width for width in bits if width <= 16)])
 
 
 def find_ivf(index: faiss.Index) -> faiss.IndexIVF | None:
-    """The inverted lists inside an index, if it has any."""
+    """Return the IVF index inside an index; None for other families."""
     inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap | faiss.IndexPreTransform) else index
     if isinstance(inner, faiss.IndexPreTransform):
         return find_ivf(inner)
@@ -80,12 +86,14 @@ def find_ivf(index: faiss.Index) -> faiss.IndexIVF | None:
 
 
 def unwrap_id_map(index: faiss.Index) -> faiss.Index:
-    """The index inside an IDMap; any other as it is."""
+    """Return the index inside an IDMap; any other index as it is."""
     return faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else index
 
 
 def set_index_search_params(index: faiss.Index, nprobe: int | None, ef_search: int | None) -> None:
-    """Set how much of an index a search looks at: nprobe lists (default an eighth, at least 8), ef_search candidates (default 64)."""
+    """Set how much of an index a search visits: nprobe lists (default: an eighth, at least 8) or ef_search candidates
+    (default: 64).
+    """
     ivf = find_ivf(index)
     if ivf is not None:
         ivf.nprobe = min(ivf.nlist, nprobe or max(8, ivf.nlist // 8))
@@ -95,34 +103,54 @@ def set_index_search_params(index: faiss.Index, nprobe: int | None, ef_search: i
         inner.hnsw.efSearch = ef_search or 64
 
 
-def _strip_source_position(problem: RuntimeError) -> str:
-    """FAISS's message without its source position."""
-    return re.sub(r"^Error in .*? at \S+: ", "", str(problem).strip(), flags=re.S)
+def estimate_bytes_per_item(index: faiss.Index) -> int:
+    """Estimate the bytes of memory per item of an index: its code, its id, and the links of a graph."""
+    inner = find_ivf(index) or unwrap_id_map(index)
+    if isinstance(inner, faiss.IndexHNSW):
+        return int(estimate_bytes_per_item(faiss.downcast_index(inner.storage)) + 4 * inner.hnsw.nb_neighbors(0))  # type: ignore[attr-defined]
+    return int(getattr(inner, "code_size", 4 * index.d)) + 8
 
 
-def knn(queries: np.ndarray, vectors: np.ndarray, k: int, metric: int) -> tuple[np.ndarray, np.ndarray]:
-    """Brute force: scores float32 (n, k) and rows of `vectors` int64 (n, k), best first; both float32, in C order."""
-    if not faiss.get_num_gpus():
-        scores, rows = faiss.knn(queries, vectors, k, metric=metric)
-    else:
-        scores, rows = faiss.knn_gpu(_gpu_resources(), queries, vectors, k, metric=metric)
-    return scores, rows
+def remove_vectors(index: faiss.Index, ids: np.ndarray) -> int:
+    """Remove every vector with one of these ids (int64) from an IVF index, and return the number of removed vectors."""
+    removed = int(index.remove_ids(ids))  # type: ignore[arg-type]  # FAISS takes arrays too
+    ivf = find_ivf(index)
+    if ivf is not None and ivf.invlists is not None:
+        _clear_block_tails(faiss.downcast_InvertedLists(ivf.invlists))
+    return removed
 
 
 @contextmanager
-def gpu_clustering(index: Any) -> Iterator[None]:
-    """While the block runs, the lists of this index with inverted lists (None: nothing to do) are learnt on all GPUs."""
+def use_gpu_clustering(index: Any) -> Iterator[None]:
+    """Train the lists of an IVF index on all GPUs while the block runs. None, or no GPU: change nothing."""
     if index is None or not faiss.get_num_gpus():
         yield
         return
-    index.clustering_index = held = faiss.index_cpu_to_all_gpus(faiss.IndexFlat(index.d, index.metric_type))
+    index.clustering_index = gpu_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlat(index.d, index.metric_type))
     try:
         yield
     finally:
         index.clustering_index = None
-        del held
+        del gpu_index
 
 
-@cache
-def _gpu_resources() -> Any:
-    return faiss.StandardGpuResources()
+def _clear_block_tails(lists: Any) -> None:
+    """Clear the free slots of each list's last block, if the lists store their codes in blocks.
+
+    Fast-scan lists do: 32 codes per block, and adding sets bits without clearing old ones. After a removal FAISS 1.15
+    leaves old codes behind the end of a list, so the next added code would be a mixture of two vectors.
+    """
+    if not isinstance(lists, faiss.BlockInvertedLists):  # type: ignore[attr-defined]
+        return
+    packer = lists.packer
+    zero_code = np.zeros(packer.code_size, np.uint8)
+    for number in range(lists.nlist):
+        full, used = divmod(lists.list_size(number), packer.nvec)
+        if used:
+            blocks = faiss.rev_swig_ptr(lists.get_codes(number), (full + 1) * packer.block_size).reshape(full + 1, packer.block_size)
+            for slot in range(used, packer.nvec):
+                packer.pack_1(zero_code, slot, blocks[-1:])
+
+
+def _strip_source_position(error: RuntimeError) -> str:
+    return re.sub(r"^Error in .*? at \S+: ", "", str(error).strip(), flags=re.S)

@@ -1,10 +1,15 @@
-"""Spilled fast-scan IVF-PQ: every vector is in two lists, the second chosen to compensate for the first.
+"""SOAR: fast-scan IVF-PQ with spilled assignments.
 
-After Sun, Guo and Kumar, "SOAR: Improved Indexing for Approximate Nearest Neighbor Search", NeurIPS 2023. With c₁ the nearest centroid of a
-vector x and r₁ = x - c₁, the second list is the one of the next SPILL_CANDIDATES that minimizes ‖r₂‖² + SPILL_PENALTY (r₁·r₂)² / ‖r₁‖². A
-query that the first list serves badly because it points along r₁ is then served well by the second.
+Every vector is in two lists, the second chosen to compensate for the first.
 
-Codes are of x itself, not of a residual, so both entries of a vector share one code and one lookup table serves all lists."""
+Source: Sun, Guo and Kumar, "SOAR: Improved Indexing for Approximate Nearest Neighbor Search", NeurIPS 2023. Let c₁ be
+the nearest centroid of a vector x and r₁ = x - c₁. The second list is the one of the next SPILL_CANDIDATES that
+minimizes ‖r₂‖² + SPILL_PENALTY (r₁·r₂)² / ‖r₁‖². A query that the first list serves badly because it points along r₁ is
+then served well by the second.
+
+Codes are of x itself, not of a residual, so both entries of a vector share one code, and one lookup table serves all
+lists.
+"""
 
 from __future__ import annotations
 
@@ -14,34 +19,46 @@ from typing import Any
 import faiss
 import numpy as np
 
-from indexmill.tasks.indexing.factory import FAISS_METRICS, gpu_clustering
+from indexmill.tasks.indexing.factory import FAISS_METRICS, use_gpu_clustering
 
 SPILL_CANDIDATES = 15
 SPILL_PENALTY = 1.5
-KMEANS_ITERATIONS = 6  # of k-means; more gain nothing measurable
-CODE_BITS = 4  # a code; what fast scanning takes
-ASSIGN_BLOCK_ROWS = 8192  # vectors assigned at once: with 4096 lists a block's distances are 128 MiB
+KMEANS_ITERATIONS = 6  # more improve nothing measurably
+CODE_BITS = 4  # per subquantizer, as fast scan needs
+ASSIGN_BLOCK_ROWS = 8192  # vectors assigned together: with 4096 lists their distances take 128 MiB
 
 
 def train_soar(
     sample: np.ndarray, lists: int, subquantizers: int, metric: str, *, seed: int = 0, pca_dims: int | None = None
 ) -> faiss.IndexIVFPQ | faiss.IndexPreTransform:
-    """An empty trained index for vectors like the sample (float32, (n, dim)): `lists` centroids, codes of `subquantizers` times 4 bits.
+    """Train an empty index. Equal samples, seeds and thread counts give equal bytes.
 
-    dims: work on so many principal directions only (see `fit_projection`), which lets a shorter code find as much. `subquantizers` divides it.
-    Equal samples, seeds and thread counts give equal bytes. Raises RuntimeError, as FAISS does, when the sample is smaller than the lists.
+    Args:
+        sample: float32 (n, dim).
+        lists: the number of inverted lists.
+        subquantizers: the number of 4-bit codes per vector.
+        metric: cosine, ip or l2.
+        seed: the seed of k-means.
+        pca_dims: the number of principal directions to project on (`fit_projection`), so that a shorter code reaches
+            the same recall; a multiple of `subquantizers`. None: all dimensions.
+
+    Raises:
+        RuntimeError: from FAISS, if the sample is smaller than the number of lists.
     """
     sample = np.ascontiguousarray(sample, np.float32)
     if pca_dims is None:
-        return _train(sample, lists, subquantizers, metric, seed)
+        return _train_ivf_pq(sample, lists, subquantizers, metric, seed)
     transform = fit_projection(sample, pca_dims, subquantizers)
-    return _prepend_transform(transform, _train(transform.apply(sample), lists, subquantizers, metric, seed))
+    return _prepend_transform(transform, _train_ivf_pq(transform.apply(sample), lists, subquantizers, metric, seed))
 
 
 def fill_index(trained: Any, blocks: Iterable[tuple[np.ndarray, np.ndarray]], *, spill: bool = True) -> Any:
-    """A fast-scan index of the blocks (ids int64, vectors float32); `trained` stays as it was.
+    """Fill a copy of a trained index, and return it in fast-scan order. Peak memory: two copies of codes and ids.
 
-    Each id lies in two lists, or without spill in the nearest. Peak memory is two copies of the codes: pieces + 16 bytes a vector and copy.
+    Args:
+        trained: the empty index, which does not change.
+        blocks: (ids int64 (n,), vectors float32 (n, dim)).
+        spill: assign every vector to two lists; otherwise to the nearest one.
     """
     transform, inner = _split_transform(trained)
     index: Any = faiss.clone_index(inner)
@@ -54,19 +71,12 @@ def fill_index(trained: Any, blocks: Iterable[tuple[np.ndarray, np.ndarray]], *,
     return _prepend_transform(_make_transform(_get_matrix(transform)), packed) if transform else packed
 
 
-def update(index: Any, added: Any, removed: np.ndarray) -> None:
-    """Take the ids `removed` (int64) out of the index, then move everything of `added` into it, which is empty afterwards."""
-    if len(removed):
-        index.remove_ids(np.ascontiguousarray(removed, np.int64))
-    if added.ntotal:
-        index.merge_from(added, 0)
-
-
 def fit_projection(sample: np.ndarray, pca_dims: int, subquantizers: int) -> faiss.LinearTransform:
-    """The sample's first `pca_dims` principal directions about the origin, dealt out so that each piece of a code gets its share of variance.
+    """Fit a projection on the first `pca_dims` principal directions about the origin, dealt so that subquantizers share
+    the variance.
 
-    The directions go to the pieces as in a snake draft: the first to piece 0, 1, …, the next ones in the opposite order, and so on. Inner
-    products and distances change only by what the left-out directions hold.
+    The directions are dealt as in a snake draft: the first ones to subquantizer 0, 1, …, the next ones in the opposite
+    order, and so on. Inner products and distances change only by the share of the omitted directions.
     """
     _, directions = np.linalg.eigh(sample.T.astype(np.float64) @ sample)
     turns = np.arange(pca_dims).reshape(-1, subquantizers)
@@ -76,28 +86,35 @@ def fit_projection(sample: np.ndarray, pca_dims: int, subquantizers: int) -> fai
 
 
 def assign_lists(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest list and the spill list of each vector, int64 (n,) each; with a single list both are it.
+    """Assign each vector to its nearest list and its spill list.
 
-    Everything comes from x·c and c·c': r₁·r₂ = x·x - x·c₁ - x·c₂ + c₁·c₂, so that memory is n times lists numbers.
+    Everything follows from x·c and c·c', because r₁·r₂ = x·x - x·c₁ - x·c₂ + c₁·c₂; so memory is n * lists numbers.
+
+    Args:
+        vectors: float32 (n, dim).
+        centroids: float32 (lists, dim).
+
+    Returns:
+        Both lists, int64 (n,) each; equal if there is a single list.
     """
     rows = np.arange(len(vectors))
     dots = vectors @ centroids.T
-    among = centroids @ centroids.T
+    centroid_dots = centroids @ centroids.T
     squares = np.einsum("ij,ij->i", vectors, vectors)
-    distances = np.maximum(squares[:, None] + among.diagonal() - 2 * dots, 0)
+    distances = np.maximum(squares[:, None] + centroid_dots.diagonal() - 2 * dots, 0)
     first = distances.argmin(axis=1)
     if len(centroids) == 1:
         return first, first
-    nearest = distances[rows, first]
+    first_distances = distances[rows, first]
     distances[rows, first] = np.inf
     count = min(SPILL_CANDIDATES, len(centroids) - 1)
-    near = np.sort(np.argpartition(distances, count - 1, axis=1)[:, :count], axis=1)  # equal losses: the first list wins
-    along = (squares - dots[rows, first])[:, None] - np.take_along_axis(dots, near, 1) + among[first[:, None], near]
-    loss = np.take_along_axis(distances, near, 1) + SPILL_PENALTY * along**2 / np.maximum(nearest, 1e-12)[:, None]
+    near = np.sort(np.argpartition(distances, count - 1, axis=1)[:, :count], axis=1)  # ties: the first list wins
+    residual_dots = (squares - dots[rows, first])[:, None] - np.take_along_axis(dots, near, 1) + centroid_dots[first[:, None], near]
+    loss = np.take_along_axis(distances, near, 1) + SPILL_PENALTY * residual_dots**2 / np.maximum(first_distances, 1e-12)[:, None]
     return first, near[rows, loss.argmin(axis=1)]
 
 
-def _train(sample: np.ndarray, lists: int, subquantizers: int, metric: str, seed: int) -> faiss.IndexIVFPQ:
+def _train_ivf_pq(sample: np.ndarray, lists: int, subquantizers: int, metric: str, seed: int) -> faiss.IndexIVFPQ:
     dim, kind = sample.shape[1], FAISS_METRICS[metric]
     quantizer: Any = faiss.IndexFlat(dim, kind)
     trained = faiss.IndexIVFPQ(quantizer, dim, lists, subquantizers, CODE_BITS, kind)
@@ -107,8 +124,8 @@ def _train(sample: np.ndarray, lists: int, subquantizers: int, metric: str, seed
     trained.cp.spherical = metric == "cosine"
     trained.cp.niter = KMEANS_ITERATIONS
     trained.cp.min_points_per_centroid = trained.pq.cp.min_points_per_centroid = 1
-    trained.cp.seed = trained.pq.cp.seed = seed + 1  # FAISS takes 0 for a seed of its own
-    with gpu_clustering(trained):
+    trained.cp.seed = trained.pq.cp.seed = seed + 1  # FAISS replaces 0 by a seed of its own
+    with use_gpu_clustering(trained):
         trained.train(sample)
     return trained
 
@@ -125,16 +142,16 @@ def _get_matrix(transform: Any) -> np.ndarray:
 
 
 def _prepend_transform(transform: Any, index: Any) -> faiss.IndexPreTransform:
-    """An index that projects what it is given, and owns both."""
-    whole: Any = faiss.IndexPreTransform(transform, index)
-    whole.own_fields = True
+    """Put a projection before an index; the result owns both."""
+    pre_transform: Any = faiss.IndexPreTransform(transform, index)
+    pre_transform.own_fields = True
     transform.this.disown()
     index.this.disown()
-    return whole
+    return pre_transform
 
 
 def _split_transform(index: Any) -> tuple[Any, Any]:
-    """The projection, if there is one, and the inverted lists behind it."""
+    """Return the projection, or None, and the IVF index behind it."""
     if isinstance(index, faiss.IndexPreTransform):
         chain: Any = index.chain
         return faiss.downcast_VectorTransform(chain.at(0)), faiss.downcast_index(index.index)
@@ -142,16 +159,19 @@ def _split_transform(index: Any) -> tuple[Any, Any]:
 
 
 def _to_fast_scan(index: Any) -> faiss.IndexIVFPQFastScan:
-    """The index in fast-scan order, which takes over its quantizer. (To add to that form with lists given corrupts it.)"""
+    """Convert the index to fast-scan order, which takes over its quantizer.
+
+    (Adding to given lists in that order corrupts it.)
+    """
     packed: Any = faiss.IndexIVFPQFastScan(index)
     index.own_fields, packed.own_fields = False, True
-    # What FAISS and its Python keep of the old form would hold its codes in memory for as long as the new one lives.
+    # Drop the references to the old index, which would keep its codes in memory as long as the new one lives.
     packed.orig_invlists, packed.referenced_objects = None, []
     return packed
 
 
 def _add_entries(index: Any, centroids: np.ndarray, ids: np.ndarray, vectors: np.ndarray, spill: bool) -> None:
-    """Put the entries of every vector into the lists; each vector is coded once."""
+    """Add the entries of every vector to its lists; each vector is encoded once."""
     lists = np.concatenate(assign_lists(vectors, centroids)[: 1 + spill])
     rows = np.tile(np.arange(len(ids)), 1 + spill)
     order = np.lexsort((rows, lists))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import faiss
 import numpy as np
-from pydantic import ValidationError
 
 from indexmill.configs.models import IndexConfig
 from indexmill.storage import parquet
@@ -17,91 +16,161 @@ from indexmill.storage.index_records import TrainedIndex
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.records import EmbeddingSet, FileRef
 from indexmill.storage.root import Root
-from indexmill.tasks.indexing.auto_factory import FactoryChoice, IndexCandidate, choose_factory, train_candidate
-from indexmill.tasks.indexing.drift import check_drift, drift, measure_baseline
-from indexmill.tasks.indexing.factory import find_ivf, gpu_clustering, make_index, min_training_items
+from indexmill.tasks.indexing.auto_factory import FactoryChoice, choose_factory
+from indexmill.tasks.indexing.drift import check_drift, measure_baseline, measure_drift
+from indexmill.tasks.indexing.factory import find_ivf, make_index, min_training_items, use_gpu_clustering
 from indexmill.tasks.indexing.reranking import compute_bounds
-from indexmill.tasks.indexing.shard_store import read_index, write_index
+from indexmill.tasks.indexing.shard_store import read_index, read_record, write_index
+from indexmill.tasks.indexing.soar import train_soar
 
-TRAINING_SAMPLE_COPIES = 3  # of the sample: ours, the one that k-means draws from it, and what quantizers are trained on
+TRAINING_SAMPLE_COPIES = 3  # in memory: the sample, the one that k-means draws from it, and the one for quantizers
+MIN_SAMPLE_SIZE = 10_000
+RECIPE_KEYS = ("factory", "metric", "seed", "train_points_per_list", "train_memory", "rerank", "recall_target", "memory_budget")
+
+
+def reuse_or_train(root: Root, name: str, embeddings: EmbeddingSet, config: IndexConfig, last: TrainedIndex | None) -> TrainedIndex:
+    """Reuse the last training if it still fits the data, or train a new index.
+
+    `reason` and `signals` of the record say why.
+    """
+    if last is None:
+        return train_index(root, name, embeddings, config, "first training of this index")
+    recipe = build_recipe(embeddings, config)
+    if changed_keys := [key for key in recipe if last.recipe.get(key) != recipe[key]]:
+        changes = ", ".join(f"{key} was {last.recipe.get(key)}" for key in changed_keys)
+        return train_index(root, name, embeddings, config, f"retrained: {changes}")
+    try:
+        index = read_index(root.file(last.index), last.index)
+        root.verify_file(last.rows)
+    except DamagedFile as error:
+        return train_index(root, name, embeddings, config, f"retrained: {error.got}")
+    if not last.baseline:
+        return last
+    signals = measure_drift(root, embeddings, last, index, config)
+    check = check_drift(signals, last.baseline, config.drift)
+    if check.exceeded:
+        trained = train_index(root, name, embeddings, config, "retrained: " + "; ".join(check.exceeded))
+        return trained.model_copy(update={"signals": signals})
+    return last.model_copy(update={"signals": signals, "reason": "reused: " + "; ".join(check.within)})
 
 
 def train_index(root: Root, name: str, embeddings: EmbeddingSet, config: IndexConfig, reason: str) -> TrainedIndex:
-    """A new training in the pool: the empty index, the rows that it was trained on, the baseline of drift, and last its record."""
-    chosen = choose_factory(root, embeddings, config)
-    plain = config.model_copy(update={"factory": chosen.factory})
-    index = None if chosen.soar_candidate else make_index(plain, embeddings.dim)
-    needed = index is None or not index.is_trained
-    sample = _read_sample(root, embeddings, compute_sample_size(plain, embeddings.dim) if needed else 0, config.seed)
-    index = _train(index, chosen, sample, plain)
-    digest = json_digest([embeddings.digest if needed else "", recipe(embeddings, config)])
-    ref = write_index(index, root, root.trained_path(name, digest, "faiss"))
-    with root.replace_atomically(root.trained_path(name, digest, "rows.parquet")) as temporary:
-        parquet.copy_query(_training_rows_sql(root, embeddings) + ("" if needed else " LIMIT 0"), temporary, temp_dir=root.tmp)
-    rows = root.make_ref(root.trained_path(name, digest, "rows.parquet"))
-    bounds = _write_bounds(root, name, digest, embeddings, config) if chosen.rerank == "sq8" else None
+    """Train an index on a sample of the database, and write it to the pool.
+
+    The files are the empty index, the rows that it was trained on, the bounds for sq8, and last the record with the
+    baseline of drift.
+    """
+    recipe = build_recipe(embeddings, config)
+    choice = FactoryChoice(config.factory, config.rerank) if config.factory != "auto" else choose_factory(root, embeddings, config)
+    config = config.model_copy(update={"factory": choice.factory})
+    untrained = None if choice.soar_candidate else make_index(config, embeddings.dim)
+    needs_training = untrained is None or not untrained.is_trained
+    sample = _read_sample(root, embeddings, compute_sample_size(config, embeddings.dim) if needs_training else 0, config.seed)
+    index = _train(untrained, choice, sample, config)
+    digest = json_digest([embeddings.digest if needs_training else "", recipe])
+    index_ref = write_index(index, root, root.trained_path(name, digest, "faiss"))
+    rows_ref = _write_training_rows(root, name, digest, embeddings, is_empty=not needs_training)
+    bounds_ref = _write_bounds(root, name, digest, embeddings, config) if choice.rerank == "sq8" else None
     ivf = find_ivf(index)
     trained = TrainedIndex(
-        digest=digest, files=(ref, rows, *([bounds] if bounds else [])), embeddings=embeddings.digest, recipe=recipe(embeddings, config),
-        factory=chosen.factory, metric=config.metric, dim=embeddings.dim, lists=int(ivf.nlist) if ivf is not None else 0,
-        sampled=len(sample), index=ref, rows=rows, baseline=measure_baseline(root, embeddings, index, config) if needed else {}, signals={},
-        reason=reason if needed else "nothing to train", fast_scan=chosen.soar_candidate is not None, spill=bool(chosen.soar_candidate and chosen.soar_candidate.spill),
-        rerank=chosen.rerank, bounds=bounds, choice=chosen.table,
-    )  # fmt: skip
+        digest=digest,
+        files=(index_ref, rows_ref, *([bounds_ref] if bounds_ref else [])),
+        embeddings=embeddings.digest,
+        recipe=recipe,
+        factory=choice.factory,
+        metric=config.metric,
+        dim=embeddings.dim,
+        lists=int(ivf.nlist) if ivf is not None else 0,
+        sampled=len(sample),
+        index=index_ref,
+        rows=rows_ref,
+        baseline=measure_baseline(root, embeddings, index, config) if needs_training else {},
+        signals={},
+        reason=reason if needs_training else "nothing to train",
+        fast_scan=choice.soar_candidate is not None,
+        spill=bool(choice.soar_candidate and choice.soar_candidate.spill),
+        rerank=choice.rerank,
+        bounds=bounds_ref,
+        choice=choice.comparison,
+    )
     root.write_record(root.trained_path(name, digest, "json"), trained)
     return trained
 
 
-def recipe(embeddings: EmbeddingSet, config: IndexConfig) -> dict[str, Any]:
-    """What a training must agree in to be used for these vectors with this config."""
-    keys = ("factory", "metric", "seed", "train_points_per_list", "train_memory", "rerank", "recall_target", "memory_budget")
-    chosen = {"index." + key: getattr(config, key) for key in keys}
-    return {"encoder": embeddings.fingerprint, "dim": embeddings.dim} | chosen
+def load_last_training(root: Root, name: str, live: Manifest | None) -> TrainedIndex | None:
+    """Load the record of the training behind the live snapshot from the pool; None if there is none."""
+    if live is None or "digest" not in live.training:
+        return None
+    return read_record(root.trained_path(name, live.training["digest"], "json"), TrainedIndex)
+
+
+def build_recipe(embeddings: EmbeddingSet, config: IndexConfig) -> dict[str, Any]:
+    """Collect the settings that a training must share with this config and these vectors to be reused."""
+    settings = {"index." + key: getattr(config, key) for key in RECIPE_KEYS}
+    return {"encoder": embeddings.fingerprint, "dim": embeddings.dim} | settings
 
 
 def compute_sample_size(config: IndexConfig, dim: int) -> int:
-    """`train_points_per_list` vectors a list or centroid, as far as index.train_memory holds them; at least one a centroid."""
-    least = min_training_items(config.factory)
-    wanted = max(least * config.train_points_per_list, 10_000)
-    return max(least, min(wanted, int(config.train_memory) // (4 * dim * TRAINING_SAMPLE_COPIES)))
+    """Compute the training sample size: `train_points_per_list` vectors per list or centroid, as far as
+    index.train_memory allows.
+
+    Returns:
+        The number of vectors, at least one per list or centroid.
+    """
+    minimum = min_training_items(config.factory)
+    wanted = max(minimum * config.train_points_per_list, MIN_SAMPLE_SIZE)
+    return max(minimum, min(wanted, int(config.train_memory) // (4 * dim * TRAINING_SAMPLE_COPIES)))
 
 
-def _train(index: faiss.Index | None, chosen: FactoryChoice, sample: np.ndarray, config: IndexConfig) -> faiss.Index:
-    """The index trained on the sample. None stands for the chosen one of our own making."""
+def _train(index: Any, choice: FactoryChoice, sample: np.ndarray, config: IndexConfig) -> Any:
+    """Train the chosen SOAR candidate, or else FAISS's index if it needs training, on the sample."""
+    candidate = choice.soar_candidate
     try:
-        if index is None:
-            return train_candidate(cast(IndexCandidate, chosen.soar_candidate), sample, config)
+        if candidate:
+            return train_soar(
+                sample, candidate.lists, candidate.subquantizers, config.metric, seed=config.seed, pca_dims=candidate.pca_dims
+            )
         if not index.is_trained:
-            _set_clustering_limits(index, config)
-            with gpu_clustering(find_ivf(index)):
+            ivf = find_ivf(index)
+            _set_clustering_limits(ivf, config)
+            with use_gpu_clustering(ivf):
                 index.train(sample)
         return index
-    except RuntimeError as problem:
+    except RuntimeError as error:
         raise InputError(
             "FAISS cannot train this index on these items",
             where=f"index.factory = {config.factory}",
-            got=f"{len(sample)} vectors of {sample.shape[1]} numbers: {str(problem).strip()[-300:]}",
+            got=f"{len(sample)} vectors of {sample.shape[1]} dimensions: {str(error).strip()[-300:]}",
             next_step="choose a factory with fewer lists or centroids, or Flat",
         ) from None
 
 
-def _set_clustering_limits(index: faiss.Index, config: IndexConfig) -> None:
-    ivf = find_ivf(index)
+def _set_clustering_limits(ivf: faiss.IndexIVF | None, config: IndexConfig) -> None:
     if ivf is not None:
-        ivf.cp.min_points_per_centroid = 1  # small data is the user's choice; what cannot work at all is refused before
+        ivf.cp.min_points_per_centroid = 1  # small data are the user's choice; what cannot work is rejected earlier
         ivf.cp.max_points_per_centroid = config.train_points_per_list
 
 
+def _write_training_rows(root: Root, name: str, digest: str, embeddings: EmbeddingSet, *, is_empty: bool) -> FileRef:
+    """Write the database side (item_id, content_digest); no rows if the index needs no training."""
+    path = root.trained_path(name, digest, "rows.parquet")
+    items = parquet.scan_sql(root.file(embeddings.items))
+    sql = f"SELECT item_id, content_digest FROM {items} WHERE side = 'database' ORDER BY item_id"
+    with root.replace_atomically(path) as temporary:
+        parquet.copy_query(sql + (" LIMIT 0" if is_empty else ""), temporary, temp_dir=root.tmp)
+    return root.make_ref(path)
+
+
 def _write_bounds(root: Root, name: str, digest: str, embeddings: EmbeddingSet, config: IndexConfig) -> FileRef:
-    """The range of each dimension, of a sample: what 8 bits a number stand for."""
-    target = root.trained_path(name, digest, "bounds.npy")
-    with root.replace_atomically(target) as temporary:
+    """Write the range of each dimension in a sample, which sq8 codes divide."""
+    path = root.trained_path(name, digest, "bounds.npy")
+    with root.replace_atomically(path) as temporary:
         np.save(temporary, compute_bounds(_read_sample(root, embeddings, config.drift.sample, config.seed)))
-    return root.make_ref(target)
+    return root.make_ref(path)
 
 
 def _read_sample(root: Root, embeddings: EmbeddingSet, size: int, seed: int) -> np.ndarray:
-    """float32 (min(size, database), dim), read block by block into its place."""
+    """Read a sample of the database side block by block into one array, float32 (min(size, database), dim)."""
     sample = np.empty((min(size, embeddings.database), embeddings.dim), np.float32)
     filled = 0
     with open_vectors(root, embeddings, side="database", sample=(size, seed)) as blocks:
@@ -109,40 +178,3 @@ def _read_sample(root: Root, embeddings: EmbeddingSet, size: int, seed: int) -> 
             sample[filled : filled + len(ids)] = block
             filled += len(ids)
     return sample[:filled]
-
-
-def _training_rows_sql(root: Root, embeddings: EmbeddingSet) -> str:
-    return f"SELECT item_id, content_digest FROM {parquet.scan_sql(root.file(embeddings.items))} WHERE side = 'database' ORDER BY item_id"
-
-
-def load_last_training(root: Root, name: str, live: Manifest | None) -> TrainedIndex | None:
-    """The training behind the live snapshot, as its record in the pool says; None where there is none."""
-    if live is None or "digest" not in live.training:
-        return None
-    try:
-        return TrainedIndex.model_validate_json(root.trained_path(name, live.training["digest"], "json").read_text(encoding="utf-8"))
-    except (OSError, ValidationError, UnicodeDecodeError):
-        return None
-
-
-def reuse_or_train(root: Root, name: str, embeddings: EmbeddingSet, config: IndexConfig, last: TrainedIndex | None) -> TrainedIndex:
-    """The last training with today's signals and why it still serves, or a new one with why it had to be."""
-    if last is None:
-        return train_index(root, name, embeddings, config, "first training of this index")
-    wanted = recipe(embeddings, config)
-    differing = [key for key in wanted if last.recipe.get(key) != wanted[key]]
-    if differing:
-        why = ", ".join(f"{key} was {last.recipe.get(key)}" for key in differing)
-        return train_index(root, name, embeddings, config, f"trained anew: {why}")
-    try:
-        index = read_index(root.file(last.index), last.index)
-        root.verify_file(last.rows)
-    except DamagedFile as problem:
-        return train_index(root, name, embeddings, config, f"trained anew: {problem.got}")
-    if not last.baseline:
-        return last
-    signals = drift(root, embeddings, last, index, config)
-    past, within = check_drift(signals, last.baseline, config.drift)
-    if past:
-        return train_index(root, name, embeddings, config, "trained anew: " + "; ".join(past)).model_copy(update={"signals": signals})
-    return last.model_copy(update={"signals": signals, "reason": "reused: " + "; ".join(within)})

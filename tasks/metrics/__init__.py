@@ -1,1 +1,1 @@
-"""Metrics: pure functions from plain arrays to numbers. They know no storage, no tables and no index files."""
+"""Metrics: pure functions from arrays to numbers. They import no storage, configuration, tables or index files."""

@@ -8,40 +8,56 @@ import numpy as np
 
 
 def cosine_similarities(blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Cosine of each pair, float64 (pairs,), from blocks (left, right), each float32 (n, dim). 0 where a vector is all zeros."""
+    """Compute the cosine of each pair, float64 (pairs,), from blocks (left, right), each float32 (n, dim).
+
+    0 for zero vectors.
+    """
     return np.concatenate([np.empty(0), *(_cosine(left.astype(np.float64), right.astype(np.float64)) for left, right in blocks)])
 
 
 def compute_correlations(cosine: np.ndarray, human_scores: np.ndarray, files: np.ndarray) -> dict[str, dict[str, float | int | None]]:
-    """Spearman and Pearson of cosine against given scores, and the pairs that they rest on, for every file and `overall`.
+    """Correlate cosine similarities with human scores, for every file and `overall`.
 
-    files: str (pairs,). `overall` correlates all pairs together; it is no mean of the files' figures.
+    Args:
+        cosine: float64 (pairs,).
+        human_scores: float64 (pairs,).
+        files: the file of each pair, str (pairs,).
+
+    Returns:
+        File name -> `spearman`, `pearson` and the number of `pairs`. `overall` correlates all pairs together; it is not
+        a mean.
     """
-    wanted = {"overall": np.ones(len(cosine), bool)} | {str(name): files == name for name in np.unique(files)}
+    masks = {"overall": np.ones(len(cosine), bool)} | {str(name): files == name for name in np.unique(files)}
     return {
         name: {
-            "spearman": spearman(cosine[mine], human_scores[mine]),
-            "pearson": pearson(cosine[mine], human_scores[mine]),
-            "pairs": int(mine.sum()),
+            "spearman": spearman(cosine[mask], human_scores[mask]),
+            "pearson": pearson(cosine[mask], human_scores[mask]),
+            "pairs": int(mask.sum()),
         }
-        for name, mine in wanted.items()
+        for name, mask in masks.items()
     }
 
 
 def pearson(left: np.ndarray, right: np.ndarray) -> float | None:
-    """Pearson's r = covariance / (product of the standard deviations); None where a side does not vary or there are fewer than 2 pairs."""
+    """Compute Pearson's r = covariance / (product of the standard deviations).
+
+    None if a side is constant or has fewer than 2 values.
+    """
     if len(left) < 2 or np.ptp(left) == 0 or np.ptp(right) == 0:
         return None
     return float(np.clip(np.corrcoef(left, right)[0, 1], -1, 1))
 
 
 def spearman(left: np.ndarray, right: np.ndarray) -> float | None:
-    """Spearman's rho = Pearson's r of the ranks; equal values share the average of their ranks. None as for `pearson`."""
-    from scipy.stats import rankdata  # here: importing it takes a second, and only this needs it
+    """Compute Spearman's rho = Pearson's r of the ranks; equal values share the average of their ranks.
+
+    None as in `pearson`.
+    """
+    from scipy.stats import rankdata  # imported here: it takes a second, and only this function needs it
 
     return pearson(rankdata(left), rankdata(right))
 
 
 def _cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    return np.divide(np.einsum("nd,nd->n", left, right), lengths, out=np.zeros(len(left)), where=lengths > 0)
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return np.divide(np.einsum("nd,nd->n", left, right), norms, out=np.zeros(len(left)), where=norms > 0)

@@ -4,15 +4,44 @@ from __future__ import annotations
 
 import numpy as np
 
-SCORES_AT_ONCE = 1 << 22  # 16 MB of scores, and about as much again for comparing them
+SCORES_AT_ONCE = 1 << 22  # 16 MB of scores, and about as much again to compare them
+
+
+def compute_cross_modal_metrics(texts: np.ndarray, images: np.ndarray, text_pairs: np.ndarray, image_pairs: np.ndarray) -> dict[str, float]:
+    """Compute `text_to_image_recall_at_1`, `image_to_text_median_rank` and so on, in both directions.
+
+    Args:
+        texts: float32 (texts, dim).
+        images: float32 (images, dim).
+        text_pairs: the pair number of each text, int (texts,).
+        image_pairs: the pair number of each image, int (images,).
+
+    Returns:
+        Metric name -> value, as in `summarize_ranks`.
+    """
+    ranks_by_direction = {
+        "text_to_image": rank_partners(texts, images, text_pairs, image_pairs),
+        "image_to_text": rank_partners(images, texts, image_pairs, text_pairs),
+    }
+    return {
+        f"{direction}_{name}": value for direction, ranks in ranks_by_direction.items() for name, value in summarize_ranks(ranks).items()
+    }
 
 
 def rank_partners(queries: np.ndarray, candidates: np.ndarray, query_pairs: np.ndarray, candidate_pairs: np.ndarray) -> np.ndarray:
-    """The rank, from 1, of each query's first partner among all candidates by inner product: int64 (queries,).
+    """Find the rank of each query's best partner among all candidates by inner product; ties by ascending row.
 
-    queries, candidates: float32 (n, dim), normalised for cosine. own (queries,), owner (candidates,): pair numbers; a query's partners are
-    the candidates with its number (an image has several captions). Equal scores stand by ascending row. 0 for a query without a partner.
-    A block holds SCORES_AT_ONCE scores, or those of one query where there are more candidates.
+    A query's partners are the candidates with its pair number: an image may have several captions.
+
+    Args:
+        queries: float32 (n, dim), normalized for cosine.
+        candidates: float32 (m, dim), normalized for cosine.
+        query_pairs: pair numbers, int (n,).
+        candidate_pairs: pair numbers, int (m,).
+
+    Returns:
+        int64 (n,), counted from 1; 0 for a query without a partner. Holds SCORES_AT_ONCE scores at a time, or those of
+        one query.
     """
     ranks = np.zeros(len(queries), np.int64)
     if not len(candidates):
@@ -24,35 +53,31 @@ def rank_partners(queries: np.ndarray, candidates: np.ndarray, query_pairs: np.n
     return ranks
 
 
-def rank_first_partner(scores: np.ndarray, partners: np.ndarray) -> np.ndarray:
-    """The rank, from 1, of the best scored partner in each row: int64 (n,); equals by ascending column, 0 where there is no partner.
+def rank_first_partner(scores: np.ndarray, is_partner: np.ndarray) -> np.ndarray:
+    """Find the rank of the best-scored partner in each row; ties by ascending column.
 
-    scores (n, candidates), larger is better; partners, bool of that shape.
+    Args:
+        scores: (n, candidates), higher is better.
+        is_partner: bool (n, candidates).
+
+    Returns:
+        int64 (n,), counted from 1; 0 for a row without a partner.
     """
-    theirs = np.where(partners, scores, -np.inf)
-    first = theirs.argmax(axis=1)
-    best = np.take_along_axis(theirs, first[:, None], axis=1)
-    earlier = (scores == best) & (np.arange(scores.shape[1]) < first[:, None])
-    ranks = 1 + (scores > best).sum(axis=1) + earlier.sum(axis=1)
-    return np.where(partners.any(axis=1), ranks, 0)
+    partner_scores = np.where(is_partner, scores, -np.inf)
+    first = partner_scores.argmax(axis=1)
+    best = np.take_along_axis(partner_scores, first[:, None], axis=1)
+    is_earlier_tie = (scores == best) & (np.arange(scores.shape[1]) < first[:, None])
+    ranks = 1 + (scores > best).sum(axis=1) + is_earlier_tie.sum(axis=1)
+    return np.where(is_partner.any(axis=1), ranks, 0)
 
 
 def summarize_ranks(ranks: np.ndarray, ks: tuple[int, ...] = (1, 5, 10)) -> dict[str, float]:
-    """`recall_at_k` and `median_rank` over the queries that have a partner; nothing without such a query.
+    """Compute `recall_at_k` and `median_rank` over the queries that have a partner; nothing without such a query.
 
-    Recall@k = (queries whose first partner stands among the first k) / (queries with a partner), the usage of image-text retrieval: one of
-    several partners is enough. The median of an even number of ranks is the mean of the middle two.
+    Recall@k = (queries with a partner among the first k) / (queries with a partner), as is usual in image-text
+    retrieval: one of several partners is enough. The median of an even number of ranks is the mean of the middle two.
     """
-    held = ranks[ranks > 0]
-    if not len(held):
+    partner_ranks = ranks[ranks > 0]
+    if not len(partner_ranks):
         return {}
-    return {f"recall_at_{k}": float((held <= k).mean()) for k in ks} | {"median_rank": float(np.median(held))}
-
-
-def compute_cross_modal_metrics(texts: np.ndarray, images: np.ndarray, text_pair: np.ndarray, image_pair: np.ndarray) -> dict[str, float]:
-    """Figures of text to image and image to text: `text_to_image_recall_at_1` and so on. Arguments as in `rank_partners`."""
-    ways = {
-        "text_to_image": rank_partners(texts, images, text_pair, image_pair),
-        "image_to_text": rank_partners(images, texts, image_pair, text_pair),
-    }
-    return {f"{way}_{name}": value for way, ranks in ways.items() for name, value in summarize_ranks(ranks).items()}
+    return {f"recall_at_{k}": float((partner_ranks <= k).mean()) for k in ks} | {"median_rank": float(np.median(partner_ranks))}

@@ -9,69 +9,108 @@ from dataclasses import dataclass
 import faiss
 import numpy as np
 
-from indexmill.tasks.evaluation.labels import UNLABELED
+from indexmill.tasks.metrics.exact_search import exact_search
 from indexmill.tasks.metrics.exclusion import drop_excluded
-from indexmill.tasks.metrics.neighbors import exact_search
+from indexmill.tasks.metrics.per_label import UNLABELED
+
+TSNE_ITERATIONS = 500  # 250 of them with exaggeration, scikit-learn's minimum
+TSNE_PERPLEXITY = 30.0
+# Seconds per point and iteration by dimension: what two busy cores need, so that a quiet machine stays well within the
+# bound.
+SECONDS_PER_POINT = {2: 25e-6, 3: 40e-6}
+MIN_POINTS, MAX_POINTS = 10, 3000
 
 
 def sample_balanced(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Rows of at most `size` items, as even over the labels as they allow, int64 ascending: one of every label, then a second, and so on.
+    """Draw a sample that is as even over the labels as they allow: one item of every label, then a second one, and so
+    on.
 
-    labels: codes (items,); UNLABELLED counts as a label. The same labels and seed give the same draw. Holds 30 bytes an item.
+    Args:
+        labels: label codes (items,); UNLABELED counts as a label.
+        size: the largest number of items.
+        seed: the seed of the draw; the same labels and seed give the same sample.
+
+    Returns:
+        Rows, int64 ascending. Holds 30 bytes per item.
     """
     draw = np.random.default_rng(seed).permutation(len(labels))
     order = np.lexsort((draw, labels))
-    grouped = labels[order]
-    starts = np.flatnonzero(np.diff(grouped, prepend=grouped[:1] - 1))
+    sorted_labels = labels[order]
+    starts = np.flatnonzero(np.diff(sorted_labels, prepend=sorted_labels[:1] - 1))
     turn = np.empty(len(labels), np.int64)
     turn[order] = np.arange(len(labels)) - np.repeat(starts, np.diff(starts, append=len(labels)))
     return np.sort(np.lexsort((draw, turn))[:size])
 
 
-def select_vectors(blocks: Iterable[tuple[np.ndarray, np.ndarray]], wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of a stream of (ids, vectors), those whose id is wanted, in the stream's order: ids int64 (n,), vectors float32 (n, dim)."""
-    kept = [(ids[mine], block[mine]) for ids, block in blocks for mine in [np.isin(ids, wanted)]]
-    if not kept:
+def select_vectors(blocks: Iterable[tuple[np.ndarray, np.ndarray]], ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Select the vectors with one of these ids from a stream of (ids, vectors), in the stream's order.
+
+    Returns:
+        ids int64 (n,) and vectors float32 (n, dim).
+    """
+    selected = [(block_ids[mask], block[mask]) for block_ids, block in blocks for mask in [np.isin(block_ids, ids)]]
+    if not selected:
         return np.empty(0, np.int64), np.empty((0, 0), np.float32)
-    return np.concatenate([ids for ids, _ in kept]), np.concatenate([block for _, block in kept])
+    return np.concatenate([block_ids for block_ids, _ in selected]), np.concatenate([block for _, block in selected])
 
 
 def compute_pca(sample: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """PCA (scikit-learn, randomised): coordinates float64 (n, c) and the share of variance explained by each, largest first.
+    """Compute the principal components of a sample with scikit-learn's randomized PCA.
 
-    c is the least of count, n - 1 and dim. Share = variance along it / total variance of the sample.
+    Args:
+        sample: float32 (n, dim).
+        count: the number of components.
+        seed: the seed of the solver.
+
+    Returns:
+        Coordinates float64 (n, c) and the fraction of the total variance that each component explains, in descending
+        order; c = min(count, n - 1, dim).
     """
-    from sklearn.decomposition import PCA  # here: importing it takes a second, and only this needs it
+    from sklearn.decomposition import PCA  # imported here: it takes a second, and only this function needs it
 
-    kept = min(count, len(sample) - 1, sample.shape[1])
-    if kept < 1 or np.ptp(sample, axis=0).max() == 0:
-        return np.zeros((len(sample), max(kept, 0))), np.zeros(max(kept, 0))
-    solver = "randomized" if kept < min(sample.shape) else "full"
-    pca = PCA(n_components=kept, svd_solver=solver, random_state=seed)
+    components = min(count, len(sample) - 1, sample.shape[1])
+    if components < 1 or np.ptp(sample, axis=0).max() == 0:
+        return np.zeros((len(sample), max(components, 0))), np.zeros(max(components, 0))
+    solver = "randomized" if components < min(sample.shape) else "full"
+    pca = PCA(n_components=components, svd_solver=solver, random_state=seed)
     return pca.fit_transform(sample.astype(np.float64)), pca.explained_variance_ratio_
 
 
 def knn_purity(sample: np.ndarray, labels: np.ndarray, k: int = 10) -> float | None:
-    """Mean over the labelled items of (its k nearest others with its label) / k; None without two labelled items.
+    """Average over the labeled items: (those of the k nearest other labeled items that share the label) / k.
 
-    Nearest by inner product, so by cosine for normalised vectors; equals by ascending row; never the item itself. k is at most the
-    others there are. Unlabelled items are left out altogether.
+    Neighbors are by inner product, so by cosine for normalized vectors; ties by ascending row.
+
+    Args:
+        sample: float32 (n, dim).
+        labels: label codes (n,); UNLABELED items are left out.
+        k: the number of neighbors, at most the number of other labeled items.
+
+    Returns:
+        The purity, or None without two labeled items.
     """
     sample, labels = sample[labels != UNLABELED], labels[labels != UNLABELED]
     k = min(k, len(sample) - 1)
     if k < 1:
         return None
     rows = np.arange(len(sample))
-    _, found = exact_search(sample, [(rows, sample)], k + 1, faiss.METRIC_INNER_PRODUCT)
-    others = drop_excluded(found, found == rows[:, None])[:, :k]
-    return float((labels[others] == labels[:, None]).mean())
+    _, neighbors = exact_search(sample, [(rows, sample)], k + 1, faiss.METRIC_INNER_PRODUCT)
+    neighbors = drop_excluded(neighbors, neighbors == rows[:, None])[:, :k]
+    return float((labels[neighbors] == labels[:, None]).mean())
 
 
 def silhouette(sample: np.ndarray, labels: np.ndarray) -> float | None:
-    """Mean silhouette by cosine distance (Rousseeuw, 1987; scikit-learn): (b - a) / max(a, b) of every labelled item.
+    """Compute the mean silhouette of the labeled items by cosine distance: (b - a) / max(a, b), after Rousseeuw (1987).
 
-    a: mean distance to its own label's others; b: to the nearest other label's items; 0 where it is its label's only item. None unless
-    there are two labels and more items than labels.
+    a is the mean distance to the other items of the same label, b to the items of the nearest other label; 0 for the
+    only item of a label.
+
+    Args:
+        sample: float32 (n, dim).
+        labels: label codes (n,); UNLABELED items are left out.
+
+    Returns:
+        The silhouette, or None without two labels and more items than labels.
     """
     from sklearn.metrics import silhouette_score
 
@@ -81,15 +120,9 @@ def silhouette(sample: np.ndarray, labels: np.ndarray) -> float | None:
     return float(silhouette_score(sample, labels, metric="cosine"))
 
 
-TSNE_ITERATIONS = 500  # 250 of them with exaggeration, scikit-learn's least
-SECONDS_PER_POINT = {2: 25e-6, 3: 40e-6}  # of one iteration: what two busy cores need, so that a quiet machine stays well within the bound
-TSNE_PERPLEXITY = 30.0
-MIN_POINTS, MAX_POINTS = 10, 3000
-
-
 @dataclass(frozen=True)
 class TsneLayout:
-    """Points float64 (n, dimensions), and with what they were made; seconds is what it took."""
+    """Points float64 (n, dimensions), and the parameters and seconds of their computation."""
 
     points: np.ndarray
     dimensions: int
@@ -99,31 +132,40 @@ class TsneLayout:
 
 
 def max_points_within(seconds: float) -> int:
-    """How many points can be laid out in 2D and in 3D within a time, by the costs above: the same number on every machine."""
+    """Compute how many points t-SNE lays out in 2D and in 3D within a time, by SECONDS_PER_POINT: the same number on
+    every machine.
+    """
     return int(np.clip(seconds / (TSNE_ITERATIONS * sum(SECONDS_PER_POINT.values())), MIN_POINTS, MAX_POINTS))
 
 
 def compute_tsne(vectors: np.ndarray, labels: np.ndarray, *, seed: int, seconds: float) -> tuple[np.ndarray, list[TsneLayout]]:
-    """t-SNE (scikit-learn, Barnes-Hut, from PCA) in 2D, then in 3D, of a balanced sample of `max_points_within(seconds)` at most: rows, layouts.
+    """Compute t-SNE layouts of a balanced sample in 2D, then in 3D (scikit-learn, Barnes-Hut, initialized by PCA).
 
-    vectors: float32 (n, dim), normalised where cosine is meant: squared Euclidean distance then is 2 - 2 cosine. labels: codes (n,). No
-    layout of fewer than LEAST points; none in 3D where the 2D one took so long that it would pass the bound.
+    Args:
+        vectors: float32 (n, dim), normalized for cosine: the squared Euclidean distance is then 2 - 2 cosine.
+        labels: label codes (n,).
+        seed: the seed of sample and layouts.
+        seconds: the time limit, from which the sample size follows (`max_points_within`).
+
+    Returns:
+        The sampled rows and their layouts: none for fewer than MIN_POINTS, and none in 3D if 2D took so long that 3D
+        would pass the limit.
     """
     rows = sample_balanced(labels, max_points_within(seconds), seed)
     sample = vectors[rows]
-    made: list[TsneLayout] = []
+    layouts: list[TsneLayout] = []
     if len(sample) < MIN_POINTS:
-        return rows, made
+        return rows, layouts
     for dimensions in (2, 3):
-        spent = sum(layout.seconds for layout in made)
-        if spent * (1 + SECONDS_PER_POINT[dimensions] / SECONDS_PER_POINT[2]) > seconds:
+        elapsed = sum(layout.seconds for layout in layouts)
+        if elapsed * (1 + SECONDS_PER_POINT[dimensions] / SECONDS_PER_POINT[2]) > seconds:
             break
-        made.append(_fit_tsne(sample, dimensions, seed))
-    return rows, made
+        layouts.append(_fit_tsne(sample, dimensions, seed))
+    return rows, layouts
 
 
 def _fit_tsne(sample: np.ndarray, dimensions: int, seed: int) -> TsneLayout:
-    from sklearn.manifold import TSNE  # here: importing it takes a second, and only this needs it
+    from sklearn.manifold import TSNE  # imported here: it takes a second, and only this function needs it
 
     perplexity = min(TSNE_PERPLEXITY, (len(sample) - 1) / 3)
     start = time.perf_counter()
@@ -133,9 +175,12 @@ def _fit_tsne(sample: np.ndarray, dimensions: int, seed: int) -> TsneLayout:
 
 
 def _scale_pca(sample: np.ndarray, dimensions: int, seed: int) -> np.ndarray:
-    """The principal components, scaled as scikit-learn scales its own; noise where the sample does not vary."""
+    """Scale the principal components as scikit-learn scales its own initialization.
+
+    Noise if the sample does not vary.
+    """
     points, _ = compute_pca(sample, dimensions, seed)
     padded = np.zeros((len(sample), dimensions), np.float32)
     padded[:, : points.shape[1]] = points
-    width = padded[:, 0].std()
-    return padded / width * 1e-4 if width else np.random.default_rng(seed).normal(0, 1e-4, padded.shape).astype(np.float32)
+    deviation = padded[:, 0].std()
+    return padded / deviation * 1e-4 if deviation else np.random.default_rng(seed).normal(0, 1e-4, padded.shape).astype(np.float32)

@@ -6,51 +6,74 @@ from collections.abc import Iterable
 
 import numpy as np
 
-UNGROUPED = -1
+UNGROUPED = -1  # the group of an item that has no duplicates
 
 
-def mask_own_results(queries: np.ndarray, groups: np.ndarray, found: np.ndarray, found_groups: np.ndarray) -> np.ndarray:
-    """Which places of the rankings hold the query itself or an item of its duplicate group, bool (queries, depth).
+def mask_own_results(queries: np.ndarray, groups: np.ndarray, retrieved: np.ndarray, retrieved_groups: np.ndarray) -> np.ndarray:
+    """Mark the ranks that hold the query itself or an item of its duplicate group.
 
-    queries: item ids int64 (queries,); groups: their duplicate groups, UNGROUPED where there is none; found, found_groups: the same
-    for the places of the rankings, int64 (queries, depth). It answers for judged pairs too, as rankings of depth 1.
+    Judged pairs are passed as rankings of depth 1.
+
+    Args:
+        queries: item ids int64 (queries,).
+        groups: their duplicate groups, int64 (queries,), UNGROUPED without one.
+        retrieved: item ids int64 (queries, depth), -1 at empty ranks.
+        retrieved_groups: their duplicate groups, int64 (queries, depth).
+
+    Returns:
+        bool (queries, depth).
     """
-    same = (found_groups == groups[:, None]) & (groups[:, None] != UNGROUPED)
-    return (same | (found == queries[:, None])) & (found >= 0)
+    in_group = (retrieved_groups == groups[:, None]) & (groups[:, None] != UNGROUPED)
+    return (in_group | (retrieved == queries[:, None])) & (retrieved >= 0)
 
 
-def drop_excluded(places: np.ndarray, excluded: np.ndarray, empty: float = -1) -> np.ndarray:
-    """The same rankings without the excluded places: later ones move up, `empty` fills the end; same shape and dtype.
+def drop_excluded(rankings: np.ndarray, is_excluded: np.ndarray, empty: float = -1) -> np.ndarray:
+    """Remove the excluded ranks: later ones move up, and `empty` fills the end.
 
-    places (queries, depth): ids, scores or hits. Search deeper by the largest duplicate group where the last places matter.
+    Search deeper by the size of the largest duplicate group if the last ranks matter.
+
+    Args:
+        rankings: ids, scores or hits (queries, depth).
+        is_excluded: bool (queries, depth).
+        empty: the value of empty ranks.
+
+    Returns:
+        The rankings, same shape and dtype.
     """
-    order = np.argsort(excluded, axis=1, kind="stable")
-    kept = ~np.take_along_axis(excluded, order, axis=1)
-    return np.where(kept, np.take_along_axis(places, order, axis=1), np.asarray(empty, places.dtype))
+    order = np.argsort(is_excluded, axis=1, kind="stable")
+    is_kept = ~np.take_along_axis(is_excluded, order, axis=1)
+    return np.where(is_kept, np.take_along_axis(rankings, order, axis=1), np.asarray(empty, rankings.dtype))
 
 
 def count_own_relevant(
     queries: np.ndarray, groups: np.ndarray, labels: np.ndarray, blocks: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]
 ) -> np.ndarray:
-    """How many database items with the query's label are the query itself or in its group: what `relevant` shrinks by, int64 (queries,).
+    """Count the database items with the query's label that are the query itself or in its duplicate group.
 
-    blocks: (item ids, groups, labels) of the database side, each (n,); they need not fit into memory together.
+    Args:
+        queries: item ids int64 (queries,).
+        groups: their duplicate groups, int64 (queries,).
+        labels: their label codes, int (queries,).
+        blocks: (item ids, groups, labels) of the database, each (n,), one block in memory at a time.
+
+    Returns:
+        int64 (queries,): how many relevant items the exclusion takes away.
     """
     pairs, row = np.unique(np.stack([groups, labels], axis=1), axis=0, return_inverse=True)
     order = np.argsort(queries, kind="stable")
-    in_group, itself = np.zeros(len(pairs), np.int64), np.zeros(len(queries), np.int64)
+    group_counts, self_counts = np.zeros(len(pairs), np.int64), np.zeros(len(queries), np.int64)
     for block_ids, block_groups, block_labels in blocks:
-        grouped = block_groups != UNGROUPED
-        in_group += _count_rows(pairs, np.stack([block_groups[grouped], block_labels[grouped]], axis=1))
-        alone = block_ids[~grouped]
-        itself[order] += np.searchsorted(np.sort(alone), queries[order], "right") - np.searchsorted(np.sort(alone), queries[order])
-    return np.where(groups == UNGROUPED, itself, in_group[row.reshape(-1)])
+        is_grouped = block_groups != UNGROUPED
+        group_counts += _count_rows(pairs, np.stack([block_groups[is_grouped], block_labels[is_grouped]], axis=1))
+        ungrouped_ids = np.sort(block_ids[~is_grouped])
+        self_counts[order] += np.searchsorted(ungrouped_ids, queries[order], "right") - np.searchsorted(ungrouped_ids, queries[order])
+    return np.where(groups == UNGROUPED, self_counts, group_counts[row.reshape(-1)])
 
 
-def _count_rows(pairs: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """How often each row of `pairs` (n, 2), distinct and sorted, stands among the rows of another (m, 2)."""
-    seen, times = np.unique(among, axis=0, return_counts=True)
-    both, row = np.unique(np.concatenate([pairs, seen]), axis=0, return_inverse=True)
-    found = np.zeros(len(both), np.int64)
-    found[row.reshape(-1)[len(pairs) :]] = times
-    return found[row.reshape(-1)[: len(pairs)]]
+def _count_rows(pairs: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Count how often each of `pairs` (n, 2), distinct and sorted, occurs among `rows` (m, 2)."""
+    distinct, times = np.unique(rows, axis=0, return_counts=True)
+    union, position = np.unique(np.concatenate([pairs, distinct]), axis=0, return_inverse=True)
+    counts = np.zeros(len(union), np.int64)
+    counts[position.reshape(-1)[len(pairs) :]] = times
+    return counts[position.reshape(-1)[: len(pairs)]]

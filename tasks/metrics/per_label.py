@@ -1,4 +1,4 @@
-"""Metrics per label, and the labels that are confused most often."""
+"""Means per label, and the labels that are confused most often."""
 
 from __future__ import annotations
 
@@ -7,29 +7,37 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexmill.tasks.evaluation.labels import UNLABELED
+UNLABELED = -1  # the label code of an item without a label
 
 
 def average_per_label(labels: np.ndarray, values: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Label codes that have queries, ascending; queries of each; and the mean of each measure over them, float64 (labels,).
+    """Average metrics over the queries of each label.
 
-    labels: codes of the queries (queries,); UNLABELLED ones are left out. values: measures (queries,) as of `per_query`; the denominator is
-    the label's queries given, so give only those that were judged.
+    Args:
+        labels: the label codes of the queries, int (queries,); UNLABELED ones are left out.
+        values: metric name -> values, float64 (queries,). The denominator is the number of queries given per label, so
+            pass only judged ones.
+
+    Returns:
+        The label codes that have queries, ascending; the number of queries of each; and the mean of each metric,
+        float64 (labels,).
     """
-    labeled = labels != UNLABELED
-    codes, place, queries = np.unique(labels[labeled], return_inverse=True, return_counts=True)
-    means = {name: np.bincount(place, column[labeled], len(codes)) / queries for name, column in values.items()}
+    is_labeled = labels != UNLABELED
+    codes, rows, queries = np.unique(labels[is_labeled], return_inverse=True, return_counts=True)
+    means = {name: np.bincount(rows, column[is_labeled], len(codes)) / queries for name, column in values.items()}
     return codes, queries, means
 
 
 def macro_average(means: np.ndarray) -> float:
-    """The mean over labels of their means: every label counts the same, however many queries it has; NaN without a label."""
+    """Average the means of the labels: every label counts the same, however many queries it has. NaN without labels."""
     return float(means.mean()) if len(means) else float("nan")
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Results of label `retrieved` among the first k of queries of label `query` (codes): count, and its share of those queries' results."""
+    """The results of label `retrieved` for queries of label `query` (codes): their count, and their share of those
+    queries' results.
+    """
 
     query: int
     retrieved: int
@@ -38,16 +46,25 @@ class Confusion:
 
 
 def find_largest_confusions(blocks: Iterable[tuple[np.ndarray, np.ndarray]], k: int, limit: int = 50) -> list[Confusion]:
-    """The `limit` largest confusions between two different labels, largest count first, equals by query label, then found label.
+    """Find the pairs of different labels that are confused most often.
 
-    blocks: label codes of queries (n,) and of their rankings (n, >= k), UNLABELLED for no label or an empty place: neither is counted. The
-    share's denominator is the labelled results among the first k of that label's queries. Holds a number for every pair of labels that
-    occurs: at most queries * k, and labels squared.
+    Holds one number per pair of labels that occurs: at most queries * k, and at most the square of the number of
+    labels.
+
+    Args:
+        blocks: label codes of queries (n,) and of their rankings (n, >= k); UNLABELED items and empty ranks are not
+            counted.
+        k: the number of first results that count.
+        limit: the number of confusions.
+
+    Returns:
+        The largest confusions, by descending count, then by query label, then by retrieved label. The denominator of a
+        share is the number of labeled results among the first k of that label's queries.
     """
     pairs, counts = np.empty((0, 2), np.int64), np.empty(0, np.int64)
-    for wanted, retrieved in blocks:
-        fresh, times = np.unique(_label_pairs(wanted, retrieved[:, :k]), axis=0, return_counts=True)
-        pairs, row = np.unique(np.concatenate([pairs, fresh]), axis=0, return_inverse=True)
+    for query_labels, retrieved_labels in blocks:
+        block_pairs, times = np.unique(_pair_labels(query_labels, retrieved_labels[:, :k]), axis=0, return_counts=True)
+        pairs, row = np.unique(np.concatenate([pairs, block_pairs]), axis=0, return_inverse=True)
         counts = np.bincount(row.reshape(-1), np.concatenate([counts, times]), len(pairs)).astype(np.int64)
     if not len(pairs):
         return []
@@ -58,6 +75,6 @@ def find_largest_confusions(blocks: Iterable[tuple[np.ndarray, np.ndarray]], k: 
     return [Confusion(int(pairs[i, 0]), int(pairs[i, 1]), int(counts[i]), float(counts[i] / results[i])) for i in order]
 
 
-def _label_pairs(wanted: np.ndarray, retrieved: np.ndarray) -> np.ndarray:
-    pairs = np.stack([np.broadcast_to(wanted[:, None], retrieved.shape).ravel(), retrieved.ravel()], axis=1).astype(np.int64)
-    return pairs[(pairs != UNLABELED).all(axis=1)]
+def _pair_labels(query_labels: np.ndarray, retrieved_labels: np.ndarray) -> np.ndarray:
+    pairs = np.stack([np.broadcast_to(query_labels[:, None], retrieved_labels.shape).ravel(), retrieved_labels.ravel()], axis=1)
+    return pairs[(pairs != UNLABELED).all(axis=1)].astype(np.int64)

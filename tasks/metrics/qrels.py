@@ -6,48 +6,58 @@ import numpy as np
 
 
 class Qrels:
-    """Judged pairs of a set of queries (trec_eval's qrels). Holds 24 bytes a pair.
-
-    rows, int (pairs,): which query of the evaluation, counted from 0. items, int64 (pairs,): item ids of the database. gains (pairs,):
-    0 is judged and not relevant; None for 1 everywhere. A pair that stands twice counts once, with its largest gain.
-    """
+    """The judged pairs of a set of queries, as in trec_eval. Holds 24 bytes per pair."""
 
     def __init__(self, queries: int, rows: np.ndarray, items: np.ndarray, gains: np.ndarray | None = None) -> None:
-        worth = np.ones(len(rows)) if gains is None else np.asarray(gains, np.float64)
+        """Index the pairs; of equal pairs the one with the largest gain counts.
+
+        Args:
+            queries: the number of queries.
+            rows: the query of each pair, counted from 0, int (pairs,).
+            items: its item id, int64 (pairs,).
+            gains: its gain (pairs,); 0 is judged and not relevant. None for 1 everywhere.
+        """
+        pair_gains = np.ones(len(rows)) if gains is None else np.asarray(gains, np.float64)
         self._queries = queries
         self._items = np.unique(items)
-        keys = self._pair_keys(np.asarray(rows, np.int64), np.asarray(items, np.int64))
-        order = np.lexsort((-worth, keys))
-        first = np.diff(keys[order], prepend=-1) > 0
-        self._pairs, self._gains = keys[order][first], worth[order][first]
+        keys = self._make_pair_keys(np.asarray(rows, np.int64), np.asarray(items, np.int64))
+        order = np.lexsort((-pair_gains, keys))
+        is_first = np.diff(keys[order], prepend=-1) > 0
+        self._pairs, self._gains = keys[order][is_first], pair_gains[order][is_first]
         self._rows = self._pairs // max(len(self._items), 1)
 
     @property
     def relevant(self) -> np.ndarray:
-        """How many items are worth more than 0 to each query, int64 (queries,): the denominator of recall and average precision."""
+        """The number of items with a positive gain per query, int64 (queries,): the denominator of recall and average
+        precision.
+        """
         return np.bincount(self._rows[self._gains > 0], minlength=self._queries)
 
-    def gains(self, found: np.ndarray) -> np.ndarray:
-        """What each found item is worth, float64 (queries, depth); 0 where it was never judged or the id is -1. Hits are gains > 0.
+    def look_up_gains(self, retrieved: np.ndarray) -> np.ndarray:
+        """Look up the gain of each retrieved item; a hit is a gain above 0.
 
-        found: item ids int64 (queries, depth), row i for query i.
+        Args:
+            retrieved: item ids int64 (queries, depth), row i for query i.
+
+        Returns:
+            float64 (queries, depth); 0 if the pair was never judged or the id is -1.
         """
         if not len(self._pairs):
-            return np.zeros(found.shape)
-        places = np.minimum(np.searchsorted(self._items, found), len(self._items) - 1)
-        keys = np.where(self._items[places] == found, np.arange(len(found))[:, None] * len(self._items) + places, -1)
-        at = np.minimum(np.searchsorted(self._pairs, keys), len(self._pairs) - 1)
-        return np.where(self._pairs[at] == keys, self._gains[at], 0.0)
+            return np.zeros(retrieved.shape)
+        columns = np.minimum(np.searchsorted(self._items, retrieved), len(self._items) - 1)
+        keys = np.where(self._items[columns] == retrieved, np.arange(len(retrieved))[:, None] * len(self._items) + columns, -1)
+        positions = np.minimum(np.searchsorted(self._pairs, keys), len(self._pairs) - 1)
+        return np.where(self._pairs[positions] == keys, self._gains[positions], 0.0)
 
     def ideal_gains(self, k: int) -> np.ndarray:
-        """The k largest gains of each query, largest first, then zeros: float64 (queries, k)."""
+        """Return the k largest gains of each query in descending order, padded with zeros: float64 (queries, k)."""
         order = np.lexsort((-self._gains, self._rows))
         starts = np.searchsorted(self._rows, np.arange(self._queries))
         ranks = np.arange(len(order)) - starts[self._rows]
-        kept = ranks < k
+        is_within = ranks < k
         ideal_gains = np.zeros((self._queries, k))
-        ideal_gains[self._rows[order][kept], ranks[kept]] = self._gains[order][kept]
+        ideal_gains[self._rows[order][is_within], ranks[is_within]] = self._gains[order][is_within]
         return ideal_gains
 
-    def _pair_keys(self, rows: np.ndarray, items: np.ndarray) -> np.ndarray:
+    def _make_pair_keys(self, rows: np.ndarray, items: np.ndarray) -> np.ndarray:
         return rows * len(self._items) + np.searchsorted(self._items, items)

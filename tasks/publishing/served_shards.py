@@ -27,7 +27,15 @@ def _build_query_shards(build: BuildCandidate) -> tuple[Shard, ...]:
     share = index_embeddings.query / index_embeddings.database
     with track("adding the query side", index_embeddings.query) as advance:
         return build_shards(
-            build.root, config.name, index_embeddings, build.trained, "query", config.index, previous, advance, share=share
+            build.root,
+            config.name,
+            index_embeddings,
+            build.trained,
+            config.index,
+            side="query",
+            previous=previous,
+            advance=advance,
+            shards_fraction=share,
         ).shards
 
 

@@ -10,79 +10,95 @@ from typing import Any
 from indexmill.tasks.reports.formats import clip
 from indexmill.tasks.reports.model import ReportModel
 
-MAX_QUERIES = 24  # queries of a kind
+MAX_QUERIES = 24  # per group
 MAX_RESULTS = 10
-VISIBLE_QUERIES = 3  # of a kind before the rest is folded away
+VISIBLE_QUERIES = 3  # per group; the rest is collapsed
 QUERY_GROUPS = (
-    ("examples", "By chance", "The first queries by item id, which is a hash: nobody chose them."),
-    ("worst", "The worst", "The judged queries with the least average precision."),
-    ("best", "The best", "The judged queries with the greatest average precision."),
+    ("examples", "Random", "The first queries by item id. Ids are hashes, so this is a random choice."),
+    ("worst", "Worst", "The judged queries with the lowest average precision (AP)."),
+    ("best", "Best", "The judged queries with the highest average precision (AP)."),
 )
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One item. path: of its image, None without one. alike: has the query's label; None where that says nothing."""
+    """One item as it is shown.
+
+    Args:
+        key: The item's key.
+        label: Its label, or an empty string.
+        text: Its text, or an empty string.
+        path: The path of its image; None if it has none.
+        score: Its score as a result; None for a query.
+        same_label: Whether it has the query's label; None if relevance does not come from labels.
+    """
 
     key: str
     label: str
     text: str
     path: str | None
     score: float | None = None
-    alike: bool | None = None
+    same_label: bool | None = None
 
 
 @dataclass(frozen=True)
 class QueryExample:
-    """One query, its average precision if it was judged, and its results, the best first."""
+    """One query, its results, best first, and its average precision if it was judged."""
 
     query: Tile
     results: list[Tile]
-    figure: float | None
+    average_precision: float | None
 
 
 @dataclass(frozen=True)
 class QueryGroup:
-    """Queries that were chosen one way. total: how many there are, of which these are the first."""
+    """Queries chosen by one criterion. `total` counts those chosen; `examples` are the first of them."""
 
     title: str
     explanation: str
-    asked: list[QueryExample]
+    examples: list[QueryExample]
     total: int
 
 
-def group_queries(contents: ReportModel) -> list[QueryGroup]:
-    """The kinds that have queries."""
-    made = []
+def group_queries(report: ReportModel) -> list[QueryGroup]:
+    """Return the groups that have queries."""
+    groups = []
     for name, title, explanation in QUERY_GROUPS:
-        rows = contents.report_data.get(name) or []
+        rows = report.report_data.get(name) or []
         if rows:
-            made.append(QueryGroup(title, explanation, [_make_example(row, contents) for row in rows[:MAX_QUERIES]], len(rows)))
-    return made
+            examples = [_make_example(row, report) for row in rows[:MAX_QUERIES]]
+            groups.append(QueryGroup(title, explanation, examples, len(rows)))
+    return groups
 
 
-def paths(made: list[QueryGroup]) -> Iterator[str]:
-    """Of every picture in its order on the page."""
-    for kind in made:
-        for asked in kind.asked:
-            yield from (tile.path for tile in (asked.query, *asked.results) if tile.path)
+def list_image_paths(groups: list[QueryGroup]) -> Iterator[str]:
+    """List the path of every image in the order of the page."""
+    for group in groups:
+        for example in group.examples:
+            yield from (tile.path for tile in (example.query, *example.results) if tile.path)
 
 
-def resolve_image_path(contents: ReportModel, path: str | None) -> str | None:
-    """The full path of an image of the data set; None without a folder, without a path, or with one that leads out of the folder."""
-    image_root = contents.manifest.image_root
+def resolve_image_path(report: ReportModel, path: str | None) -> str | None:
+    """Return the full path of an image; None without an image root or path, or if the path leaves the image root."""
+    image_root = report.manifest.image_root
     if image_root is None or not path or Path(path).is_absolute() or ".." in Path(path).parts:
         return None
     return str(Path(image_root) / path)
 
 
-def _make_example(row: dict[str, Any], contents: ReportModel) -> QueryExample:
-    wanted = row["query"].get("label")
-    tells = contents.build_metrics.relevance_source == "label" and wanted is not None
-    results = [_make_tile(item, contents, item["label"] == wanted if tells else None) for item in row["results"][:MAX_RESULTS]]
-    return QueryExample(_make_tile(row["query"], contents, None), results, row.get("figure"))
+def _make_example(row: dict[str, Any], report: ReportModel) -> QueryExample:
+    label = row["query"].get("label")
+    is_labeled = report.build_metrics.relevance_source == "label" and label is not None
+    results = [_make_tile(item, report, item["label"] == label if is_labeled else None) for item in row["results"][:MAX_RESULTS]]
+    return QueryExample(_make_tile(row["query"], report, None), results, row.get("average_precision"))
 
 
-def _make_tile(item: dict[str, Any], contents: ReportModel, alike: bool | None) -> Tile:
-    path = resolve_image_path(contents, item.get("path"))
-    return Tile(clip(item["key"], 80), clip(item["label"], 60), clip(item["text"]), path, item.get("score"), alike)
+def _make_tile(item: dict[str, Any], report: ReportModel, same_label: bool | None) -> Tile:
+    return Tile(
+        key=clip(item["key"], 80),
+        label=clip(item["label"], 60),
+        text=clip(item["text"]),
+        path=resolve_image_path(report, item.get("path")),
+        score=item.get("score"),
+        same_label=same_label,
+    )

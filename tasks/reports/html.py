@@ -1,4 +1,4 @@
-"""The report: one HTML file that opens from disk with no network, verdict first."""
+"""Render the report as one HTML file that works from disk without a network, verdict first."""
 
 from __future__ import annotations
 
@@ -13,69 +13,71 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from indexmill.tasks.reports import example_queries, formats, metric_tables, svg
-from indexmill.tasks.reports.glossary import meaning, over
-from indexmill.tasks.reports.metric_tables import list_cross_modal_rows, list_cutoff_rows
+from indexmill.tasks.reports.metric_definitions import define_metric
 from indexmill.tasks.reports.model import ReportModel
-from indexmill.tasks.reports.svg import sparkline
 from indexmill.tasks.reports.thumbnails import MAX_THUMBNAIL_BYTES, make_thumbnails
 
-MAX_PAGE_BYTES = 10_000_000  # bytes of a page
-TEMPLATE_FILTERS = (
-    "count",
-    "figure",
-    "signed",
-    "signed_count",
-    "share",
-    "probability",
-    "milliseconds",
-    "seconds",
-    "several",
-    "size",
-    "clip",
-)
+MAX_PAGE_BYTES = 10_000_000
 
 
-def render_html(contents: ReportModel) -> str:
-    """The page as text, under LARGEST bytes. Everything from data is escaped by the template, in attributes and in JSON as well.
+def render_html(report: ReportModel) -> str:
+    """Render the page, in less than MAX_PAGE_BYTES.
 
-    The page forbids itself the network, and every script but its own, by a Content-Security-Policy. Images of items and of rejects are read
-    from the data set's folder, and left out where they are no longer there.
+    The templates escape every string from data, in text, attributes and JSON. A Content-Security-Policy forbids
+    network access and all scripts but the page's own. Images are read from the image root; those that are gone are
+    left out.
     """
-    page = _render(contents, MAX_THUMBNAIL_BYTES)
-    return page if len(page.encode()) < MAX_PAGE_BYTES else _render(contents, 0)
+    page = _render(report, MAX_THUMBNAIL_BYTES)
+    return page if len(page.encode()) < MAX_PAGE_BYTES else _render(report, 0)
 
 
-def _render(contents: ReportModel, budget: int) -> str:
-    asked = example_queries.group_queries(contents)
-    rejected = [
-        (one, [example_queries.resolve_image_path(contents, item.get("path")) for item in one.examples]) for one in contents.rejects
+def _render(report: ReportModel, thumbnail_budget: int) -> str:
+    build_metrics = report.build_metrics
+    query_groups = example_queries.group_queries(report)
+    reject_groups = [
+        (group, [example_queries.resolve_image_path(report, item.get("path")) for item in group.examples]) for group in report.rejects
     ]
-    refused = [path for _, paths in rejected for path in paths if path]
-    return _environment().get_template("page.html.j2").render(
-        contents=contents, build_metrics=contents.build_metrics, manifest=contents.manifest, report_data=contents.report_data,
-        headlines=metric_tables.headlines(contents), summed=metric_tables.summed(contents), asked=asked, rejected=rejected,
-        pictures=make_thumbnails([*refused, *example_queries.paths(asked)], budget),
-        latency=metric_tables.latency(contents.build_metrics), stage_seconds=metric_tables.stage_seconds(contents.build_metrics),
-        config=formats.clip_lines(json.dumps(contents.manifest.config, indent=2, ensure_ascii=False)),
-        **_build_plots(contents),
-    )  # fmt: skip
+    reject_paths = [path for _, paths in reject_groups for path in paths if path]
+    context = {
+        "report": report,
+        "build_metrics": build_metrics,
+        "manifest": report.manifest,
+        "report_data": report.report_data,
+        "headlines": metric_tables.list_headline_metrics(report),
+        "change_summary": metric_tables.summarize_changes(report),
+        "query_groups": query_groups,
+        "reject_groups": reject_groups,
+        "thumbnails": make_thumbnails([*reject_paths, *example_queries.list_image_paths(query_groups)], thumbnail_budget),
+        "latency": metric_tables.get_latency(build_metrics),
+        "stage_times": metric_tables.list_stage_times(build_metrics),
+        "cutoff_rows": metric_tables.list_cutoff_rows(build_metrics),
+        "cross_modal_rows": metric_tables.list_cross_modal_rows(build_metrics),
+        "config": formats.clip_lines(json.dumps(report.manifest.config, indent=2, ensure_ascii=False)),
+    }
+    return _environment().get_template("page.html.j2").render(**context, **_build_plots(report))
 
 
-def _build_plots(contents: ReportModel) -> dict[str, Any]:
-    """Plots, and the space in two and in three dimensions."""
-    from indexmill.tasks.reports import plots  # here: matplotlib takes most of a second, and a night without changes draws nothing
+def _build_plots(report: ReportModel) -> dict[str, Any]:
+    """Draw the plots, and the embedding space in two and three dimensions."""
+    from indexmill.tasks.reports import plots  # here: matplotlib takes most of a second, which an unchanged build need not spend
 
-    build_metrics, report_data = contents.build_metrics, contents.report_data
+    build_metrics, report_data = report.build_metrics, report.report_data
     sample = report_data.get("space") or {}
-    of = svg.build_legend(sample.get("labels", []))
+    legend = svg.build_legend(sample.get("labels", []))
     curve, sweep = report_data.get("precision_recall") or {"recall": []}, report_data.get("sweep") or []
-    cut = any(f"{name}_{k}" in build_metrics.metrics for name, *_ in plots.CUTOFF_LINES for k in build_metrics.k)
+    has_cutoffs = any(f"{name}_{k}" in build_metrics.metrics for name, *_ in plots.CUTOFF_LINES for k in build_metrics.k)
+    # Markup is safe here: plots contain only numbers and our own words.
     return {
-        "cutoffs": Markup(plots.plot_cutoffs(build_metrics.metrics, build_metrics.k)) if cut else "",  # noqa: S704  # numbers alone
-        "curve": Markup(plots.plot_precision_recall(curve["recall"], curve["precision"])) if curve["recall"] else "",  # noqa: S704
-        "swept": Markup(plots.plot_recall_vs_speed(sweep)) if len(sweep) > 1 else "",  # noqa: S704
-        "sample": sample, "legend": of, "clouds": svg.plot_2d(sample, of), "turning": svg.turning(sample, of),
-    }  # fmt: skip
+        "cutoff_plot": Markup(plots.plot_cutoffs(build_metrics.metrics, build_metrics.k)) if has_cutoffs else "",  # noqa: S704
+        "precision_recall_plot": (
+            Markup(plots.plot_precision_recall(curve["recall"], curve["precision"])) if curve["recall"] else ""  # noqa: S704
+        ),
+        "sweep_plot": Markup(plots.plot_recall_vs_speed(sweep)) if len(sweep) > 1 else "",  # noqa: S704
+        "sample": sample,
+        "legend": legend,
+        "scatter_plots": svg.plot_2d(sample, legend),
+        "plot_3d": svg.plot_3d(sample, legend),
+    }
 
 
 @cache
@@ -83,13 +85,20 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("indexmill.tasks.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {name: getattr(formats, name) for name in TEMPLATE_FILTERS}
-    script = _read_template_file("turning.js")
+    environment.filters |= formats.FILTERS
+    script = _read_template_file("rotate.js")
+    # Markup is safe here: these are our own files.
     environment.globals |= {
-        "style": Markup(_read_template_file("style.css")), "script": Markup(script), "script_digest": _csp_hash(script),  # noqa: S704  # our own files
-        "meaning": meaning, "over": over, "get_metric_row": metric_tables.get_metric_row, "describe_change": metric_tables.change,
-        "sparkline": sparkline, "list_cutoff_rows": list_cutoff_rows, "list_cross_modal_rows": list_cross_modal_rows, "visible_queries": example_queries.VISIBLE_QUERIES,
-    }  # fmt: skip
+        "style": Markup(_read_template_file("style.css")),  # noqa: S704
+        "script": Markup(script),  # noqa: S704
+        "script_digest": _csp_hash(script),
+        "define_metric": define_metric,
+        "get_metric_row": metric_tables.get_metric_row,
+        "describe_change": metric_tables.describe_change,
+        "make_sparkline": svg.make_sparkline,
+        "plot_size": (svg.PLOT_WIDTH, svg.PLOT_HEIGHT),
+        "visible_queries": example_queries.VISIBLE_QUERIES,
+    }
     return environment
 
 
@@ -98,5 +107,5 @@ def _read_template_file(name: str) -> str:
 
 
 def _csp_hash(script: str) -> str:
-    """What the page's policy names the script by."""
+    """Return the hash that the Content-Security-Policy allows the script by."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

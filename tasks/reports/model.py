@@ -11,9 +11,9 @@ from indexmill.storage.metrics_file import MetricsFile
 
 @dataclass(frozen=True)
 class RejectGroup:
-    """Items that were set aside for one reason: how many, and the first of them.
+    """The rejects with one reason: how many, and the first few.
 
-    Each has `key`, `path` (below the manifest's `base`; None for texts), `message`.
+    Each example has `key`, `path` (relative to the manifest's `image_root`; None for texts) and `message`.
     """
 
     reason: str
@@ -23,9 +23,15 @@ class RejectGroup:
 
 @dataclass(frozen=True)
 class ReportModel:
-    """figures: metrics.json. sketches: what `tasks.evaluation.report_data` and `project_embedding_space` drew. manifest: without its list of files.
+    """Everything that a report shows.
 
-    history: the figures of earlier builds, oldest first, at most a few dozen.
+    Args:
+        build_metrics: The contents of metrics.json.
+        manifest: The manifest, without its list of files.
+        description: The pipeline's description.
+        report_data: Example queries, labels, curves and projections, as evaluation wrote them.
+        rejects: Rejected items by reason, the most frequent reason first.
+        history: The metrics of earlier builds, oldest first, a few dozen at most.
     """
 
     build_metrics: MetricsFile

@@ -1,4 +1,7 @@
-"""Small pictures inside the page, within a budget of bytes. They are made in processes of their own: a rejected image may do any harm."""
+"""Thumbnails for the report, within a byte budget.
+
+They are made in separate processes, because decoding a rejected image may crash.
+"""
 
 from __future__ import annotations
 
@@ -15,34 +18,39 @@ from indexmill.tasks.validation.decoder_worker import DecodeRequest
 from indexmill.tasks.validation.image_reader import ImageLimits, UnreadableImage, read_image
 
 THUMBNAIL_SIDE = 160  # pixels; shown at about 110
-MAX_THUMBNAIL_BYTES = 5_000_000  # bytes of all pictures on the page, as base64
+MAX_THUMBNAIL_BYTES = 5_000_000  # of all thumbnails on a page, as base64
 LIMITS = ImageLimits(max_pixels=100_000_000)
 DECODE_TIMEOUT_SECONDS = 10.0
 
 
 def make_thumbnails(paths: Iterable[str], budget: int = MAX_THUMBNAIL_BYTES) -> dict[str, str]:
-    """path -> the image as a small JPEG in a data: URL. A path counts as often as it is given; what cannot be read has no picture.
+    """Make thumbnails until the budget is spent.
 
-    Paths are taken in their order until the budget is spent, and one that is too large for what is left is passed over.
+    Args:
+        paths: Image files in the order of the page; one that is shown twice is listed twice and costs twice.
+        budget: Bytes of base64. A thumbnail that does not fit into the rest is skipped.
+
+    Returns:
+        Path -> JPEG as a data: URL. Files that cannot be read are left out.
     """
     uses = Counter(paths)
-    made: dict[str, str] = {}
+    thumbnails: dict[str, str] = {}
     if not uses:
-        return made
-    with DecoderPool(LIMITS, DECODE_TIMEOUT_SECONDS, decode=thumbnail) as decoders:
-        for path, answer in zip(uses, decoders.decode_all(DecodeRequest(path, "") for path in uses), strict=True):
-            if isinstance(answer, str) and len(answer) * uses[path] <= budget:
-                budget -= len(answer) * uses[path]
-                made[path] = answer
-    return made
+        return thumbnails
+    with DecoderPool(LIMITS, timeout_s=DECODE_TIMEOUT_SECONDS, decode=make_thumbnail) as decoders:
+        for path, thumbnail in zip(uses, decoders.decode_all(DecodeRequest(path, "") for path in uses), strict=True):
+            if isinstance(thumbnail, str) and len(thumbnail) * uses[path] <= budget:
+                budget -= len(thumbnail) * uses[path]
+                thumbnails[path] = thumbnail
+    return thumbnails
 
 
-def thumbnail(request: DecodeRequest, limits: ImageLimits) -> str:
-    """One image within SIDE x SIDE as a data: URL. Raises UnreadableImage."""
+def make_thumbnail(request: DecodeRequest, limits: ImageLimits) -> str:
+    """Return one image, at most THUMBNAIL_SIDE pixels wide and high, as a data: URL. Raises UnreadableImage."""
     try:
         content = Path(request.path).read_bytes()
-    except OSError as problem:
-        raise UnreadableImage("unopenable", str(problem)) from None
+    except OSError as error:
+        raise UnreadableImage("unopenable", str(error)) from None
     image = read_image(content, limits, decode_size=(THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

@@ -24,7 +24,7 @@ __all__ = ["Item", "Source", "open_source"]
 
 
 def open_source(config: DatasetConfig, root: Root) -> Source:
-    """The source that a config names. Raises InputError when it is not there."""
+    """Open the source that a config describes. Raises InputError if it does not exist."""
     match config:
         case StdlibDatasetConfig():
             return StdlibSource()
@@ -37,12 +37,10 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
         case TableDatasetConfig():
             return TableSource(config, root)
         case HuggingFaceDatasetConfig():
-            from indexmill.tasks.sources.huggingface import (
-                HuggingFaceSource,  # here: its libraries take a second that only its users have to pay
-            )
+            from indexmill.tasks.sources.huggingface import HuggingFaceSource  # slow to import: only its users pay for it
 
             return HuggingFaceSource(config, root)
         case KaggleDatasetConfig():
-            from indexmill.tasks.sources.kaggle import KaggleSource  # here: for the same reason
+            from indexmill.tasks.sources.kaggle import KaggleSource  # likewise
 
             return KaggleSource(config, root)

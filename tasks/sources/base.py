@@ -14,9 +14,14 @@ from indexmill.storage.records import Modality
 class Item:
     """One item as its source lists it.
 
-    key: its name in the data set, unique and stable from night to night. text: the text, or an image's caption. path: an image's file,
-    relative to the source's base, with its size in bytes and modification time in nanoseconds, which tell whether it has changed.
-    split: the data set's own split that it stands in, where there is one.
+    Attributes:
+        key: The item's name in the data set, unique and stable across builds.
+        label: Its class, if it has one.
+        text: The text, or an image's caption.
+        path: An image's file, relative to the source's image root.
+        size: The file's size in bytes.
+        mtime_ns: The file's modification time in nanoseconds.
+        split: The split that the data set assigns it to, if any.
     """
 
     key: str
@@ -30,7 +35,15 @@ class Item:
 
 @dataclass(frozen=True)
 class ScoredPair:
-    """Two texts and how alike people found them. key_a and key_b name items of the same source; file says where the pair stands."""
+    """Two texts and the similarity score that people gave them.
+
+    Attributes:
+        key_a: The key of the first item.
+        key_b: The key of the second item, of the same source.
+        score: The score on the corpus's own scale.
+        file: The name of the file that the pair comes from.
+        split: The split that the data set assigns the pair to, if any.
+    """
 
     key_a: str
     key_b: str
@@ -40,13 +53,13 @@ class ScoredPair:
 
 
 class Source(Protocol):
-    """What the stages ask of a data set."""
+    """A data set as the stages see it."""
 
     modality: Modality
 
     @property
     def image_root(self) -> Path | None:
-        """The folder that paths start from; None for texts."""
+        """The folder that image paths are relative to; None for texts."""
         ...
 
     @property
@@ -55,13 +68,13 @@ class Source(Protocol):
         ...
 
     def compute_revision(self) -> str:
-        """A digest that changes whenever the list or the content of an item may have changed; found without opening items."""
+        """Return a digest that changes whenever an item may have changed, without opening items."""
         ...
 
     def items(self) -> Iterator[Item]:
-        """All items, in any order."""
+        """Yield all items, in any order."""
         ...
 
     def pairs(self) -> Iterator[ScoredPair]:
-        """Scored pairs of items, where the data set has them; else none."""
+        """Yield the scored pairs of items, if the data set has any."""
         ...

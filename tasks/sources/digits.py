@@ -14,19 +14,23 @@ IMAGE_SIDE = 64
 
 
 def write_digits(root: Root) -> Path:
-    """Write the 1,797 digits as `<label>/<number>.png` (64 x 64, grey) below the root; done once. Returns the folder."""
+    """Write the 1,797 digits as `<label>/<number>.png` (64 x 64, gray) under the root, once.
+
+    Returns:
+        The folder.
+    """
     folder = root.source("digits", "1")
     if (folder / "README.txt").exists():
         return folder
-    from sklearn.datasets import load_digits  # here: it takes a second that only the demo has to pay
+    from sklearn.datasets import load_digits  # slow to import: only the demo pays for it
 
     digits = load_digits()
-    with track("digits", len(digits.images)) as advance:
+    with track("writing digits", len(digits.images)) as advance:
         for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-            grey = Image.fromarray((255 - pixels * (255 / 16)).round().astype(np.uint8))
+            gray = Image.fromarray((255 - pixels * (255 / 16)).round().astype(np.uint8))
             with root.replace_atomically(folder / str(label) / f"{number:04d}.png") as temporary:
-                grey.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC).save(temporary)
+                gray.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC).save(temporary)
             advance(1)
-    # Written last: its presence says that every picture is there.
-    root.scratch.write_text(folder / "README.txt", "The digits of sklearn.datasets.load_digits, one folder a digit.\n")
+    # Written last: its presence proves the folder complete.
+    root.scratch.write_text(folder / "README.txt", "The digits of sklearn.datasets.load_digits, one folder per digit.\n")
     return folder

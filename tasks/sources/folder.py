@@ -2,7 +2,8 @@
 
 The item key is the path below the folder. Labels come from folders or metadata files, captions from metadata or
 .txt files. Metadata files follow Hugging Face's ImageFolder. Images and metadata rows are merged in path order, so
-neither list is held in memory."""
+neither list is held in memory.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +29,13 @@ from indexmill.tasks.sources.table_reader import TableFormat, read_text_rows, re
 
 METADATA_FILE_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
+CAPTION_SUFFIX = ".txt"
 METADATA_SCHEMA = pa.schema({"path": pa.string(), "label": pa.string(), "caption": pa.string()})
 
 
 @dataclass(frozen=True)
 class MetadataRow:
-    """What a metadata file says of the image at `path`, which starts from the same folder as the images' paths."""
+    """The label and caption that a metadata file gives the image at `path`, a path relative to the image root."""
 
     path: str
     label: str | None
@@ -41,16 +43,17 @@ class MetadataRow:
 
 
 def read_metadata_rows(image_root: Path, config: ImageFolderConfig, temp_dir: Path) -> Iterator[MetadataRow]:
-    """The rows of all metadata files below `image_root`, in path order.
+    """Yield the rows of all metadata files below `image_root`, in path order.
 
-    A row without a file name goes by the name of its metadata file. Raises InputError on a file that cannot be used.
+    A row without a file name gets the path of its metadata file. Raises InputError for an unusable file.
     """
     label = config.label_column if config.labels == "metadata" else None
     caption = config.caption_column if config.captions == "metadata" else None
     files = _find_metadata_files(image_root)
-    named = {"dataset.label_column": label, "dataset.caption_column": caption, "Hugging Face's layout": "file_name"}
+    columns = {"dataset.label_column": label, "dataset.caption_column": caption, "the ImageFolder format": "file_name"}
+    required = {setting: column for setting, column in columns.items() if column}
     for file in files:
-        require_columns(image_root / file, _get_table_format(file), {setting: column for setting, column in named.items() if column}, temp_dir)
+        require_columns(image_root / file, _get_table_format(file), required, temp_dir)
     listing = temp_dir / "metadata.parquet"
     parquet.write_parquet(listing, METADATA_SCHEMA, _read_batches(image_root, files, ("file_name", label, caption), temp_dir))
     sql = f"SELECT path, label, caption FROM {parquet.scan_sql(listing)} ORDER BY string_split(path, '/')"
@@ -60,24 +63,28 @@ def read_metadata_rows(image_root: Path, config: ImageFolderConfig, temp_dir: Pa
 
 
 def join_metadata(images: Iterable[FileEntry], rows: Iterable[MetadataRow]) -> Iterator[tuple[FileEntry | None, MetadataRow | None]]:
-    """Every image with its row, an image without a row, a row without an image; an image that two rows name comes twice."""
-    sides: tuple[Iterable[FileEntry | MetadataRow], ...] = (images, rows)
-    stream = heapq.merge(*sides, key=lambda entry: entry.path.split("/"))
+    """Join images and metadata rows by path; both must come in path order.
+
+    Yields:
+        Every image with its row or None, and rows without an image with None. An image that two rows name comes twice.
+    """
+    inputs: tuple[Iterable[FileEntry | MetadataRow], ...] = (images, rows)
+    stream = heapq.merge(*inputs, key=lambda entry: entry.path.split("/"))
     for _, group in itertools.groupby(stream, key=lambda entry: entry.path):
         entries = list(group)
         image = next((entry for entry in entries if isinstance(entry, FileEntry)), None)
-        named: list[MetadataRow | None] = [entry for entry in entries if isinstance(entry, MetadataRow)]
-        yield from ((image, row) for row in named or [None])
+        image_rows: list[MetadataRow | None] = [entry for entry in entries if isinstance(entry, MetadataRow)]
+        yield from ((image, row) for row in image_rows or [None])
 
 
 def _find_metadata_files(image_root: Path) -> list[PurePosixPath]:
     files = [PurePosixPath(file.path) for file in walk_files(image_root, METADATA_FILE_NAMES.__contains__)]
     if not files:
         raise InputError(
-            "there is no metadata file",
+            "no metadata file found",
             where=f"dataset.path = {image_root}",
             expected=" or ".join(METADATA_FILE_NAMES),
-            got="none in the folder or below it",
+            got="none in the folder or its subfolders",
             next_step="add one, or set dataset.labels and dataset.captions to something other than metadata",
         )
     folders = Counter(file.parent for file in files)
@@ -87,7 +94,7 @@ def _find_metadata_files(image_root: Path) -> list[PurePosixPath]:
             where=str(image_root / folder),
             expected="one of " + ", ".join(METADATA_FILE_NAMES),
             got=", ".join(file.name for file in files if file.parent == folder),
-            next_step="keep the one that holds, and remove or rename the others",
+            next_step="keep the correct one, and remove or rename the others",
         )
     return files
 
@@ -107,15 +114,12 @@ def _get_table_format(file: PurePosixPath) -> TableFormat:
     return cast("TableFormat", file.suffix[1:])
 
 
-CAPTION_SUFFIX = ".txt"
-
-
 class FolderSource:
-    """Images below `folder`, as `walk_files` finds them and `config` reads them.
+    """The images below a folder, with labels and captions as the config says.
 
-    What cannot be used is listed and left to validation to reject: an image that has no label to take (it lies too high, or no metadata
-    row names it); a metadata row whose image was not found, as an item without a path; a caption file that is not UTF-8, as an empty
-    text. An image that two metadata rows name is listed twice, which ingest refuses.
+    Unusable items are listed for validation to reject: an image without a label (it is not deep enough in the tree, or
+    no metadata row names it); a metadata row without an image, as an item without a path; a caption file that is not
+    UTF-8, as an empty text. An image that two metadata rows name is listed twice, which ingest refuses.
     """
 
     modality: Modality = "image"
@@ -125,34 +129,37 @@ class FolderSource:
         self._folder = self.image_root = Path(folder).expanduser().resolve()
         self._config = config
         self.labeled = config.labels != "none"
-        self._metadata = "metadata" in (config.labels, config.captions)
+        self._uses_metadata = "metadata" in (config.labels, config.captions)
         if not self._folder.is_dir():
             raise InputError(
-                "the image folder is not there",
+                "the image folder does not exist",
                 where=f"dataset.path = {folder}",
-                expected="a folder with one sub-folder of images a label" if config.labels == "folder" else "a folder of images",
+                expected="a folder with one subfolder of images per label" if config.labels == "folder" else "a folder of images",
                 got="a file" if self._folder.exists() else f"nothing at {self._folder}",
-                next_step="indexmill demo writes it"
-                if str(folder).endswith("sources/digits/1")
-                else "mend dataset.path, or create the folder",
+                next_step=(
+                    "run indexmill demo, which writes it"
+                    if str(folder).endswith("sources/digits/1")
+                    else "correct dataset.path, or create the folder"
+                ),
             )
 
     def compute_revision(self) -> str:
-        """Digest of the path, size and modification time of every image, and of the metadata and caption files that are read."""
+        """Return a digest of path, size and modification time of every image, metadata and caption file in use."""
         return rows_digest((file.path, file.size, file.mtime_ns) for file in walk_files(self._folder, self._is_relevant_name))
 
     def items(self) -> Iterator[Item]:
-        """Images in path order."""
+        """Yield the images in path order."""
         images = walk_files(self._folder, is_image_name)
-        if not self._metadata:
+        if not self._uses_metadata:
             yield from (self._make_item(image.path, image, None) for image in images)
             return
         with TemporaryDirectory(prefix="indexmill-") as temp_dir:
             for image, row in join_metadata(images, read_metadata_rows(self._folder, self._config, Path(temp_dir))):
-                yield self._make_item(image.path if image else row.path if row else "", image, row)
+                path = image.path if image else row.path if row else ""
+                yield self._make_item(path, image, row)
 
     def pairs(self) -> Iterator[ScoredPair]:
-        """None: a folder scores nothing."""
+        """Yield nothing: images are not scored."""
         return iter(())
 
     def _make_item(self, path: str, image: FileEntry | None, row: MetadataRow | None) -> Item:
@@ -181,12 +188,13 @@ class FolderSource:
                 return None
 
     def _is_relevant_name(self, name: str) -> bool:
-        captions = self._config.captions == "text" and name.endswith(CAPTION_SUFFIX)
-        return is_image_name(name) or captions or (self._metadata and name in METADATA_FILE_NAMES)
+        is_caption = self._config.captions == "text" and name.endswith(CAPTION_SUFFIX)
+        is_metadata = self._uses_metadata and name in METADATA_FILE_NAMES
+        return is_image_name(name) or is_caption or is_metadata
 
 
 def _read_caption(caption: Path) -> str | None:
-    """The text of a caption file, without a byte-order mark; None where there is no such file, empty where it is not UTF-8."""
+    """Return the text without a byte-order mark; None if there is no such file, empty if it is not UTF-8."""
     if not caption.is_file():
         return None
     try:

@@ -1,13 +1,13 @@
 """Client for one data set on the Hugging Face Hub: resolve a commit, download and verify its files, stream its rows.
 
 A small repository is downloaded whole into the library's cache below the root, and each file is verified against
-the hub's digest. A large one is streamed row by row. Nothing is written to the home directory: loading by name
-would keep files there, whatever cache folder it is given."""
+the hub's digest. A large one is streamed row by row. Nothing is written to the home directory. Loading by name would
+write there, whatever cache folder it is given.
+"""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,50 +19,57 @@ import httpx2
 from datasets import DatasetBuilder, load_dataset_builder
 from huggingface_hub import HfApi, constants, set_client_factory, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.hf_api import DatasetInfo, RepoSibling
+from huggingface_hub.hf_api import DatasetInfo
 from huggingface_hub.utils._http import default_client_factory
 
-from indexmill.storage.digests import file_digest
-from indexmill.storage.errors import DamagedFile, InputError
-from indexmill.tasks.sources.downloads import (
-    RetryPolicy,
-    get_http_status,
-    is_transient,
+from indexmill.storage.errors import InputError
+from indexmill.tasks.hub_files import (
+    NETWORK_ERRORS,
+    build_damaged_file_error,
     require_commit_hash,
     require_relative_names,
-    with_retries,
+    verify_file,
 )
-
-NETWORK_ERRORS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError)
+from indexmill.tasks.retry import RetryPolicy, get_http_status, is_transient, with_retries
 
 T = TypeVar("T")
 
 
 class HubDataset:
-    """One data set on the hub. cache: the folder for the library's files."""
+    """One data set on the hub.
+
+    Args:
+        name: The data set's id, `owner/name`.
+        cache: The folder for the library's files.
+        retry_policy: Attempts, waits and timeout of every request.
+    """
 
     def __init__(self, name: str, cache: Path, retry_policy: RetryPolicy) -> None:
         self._name, self._cache, self._retry_policy = name, cache, retry_policy
         self._location = ""
         _set_default_timeout(retry_policy.timeout_s)
-        os.environ.setdefault("HF_XET_CACHE", str(cache / "xet"))  # read by the hub's fast transfer, which takes no argument for it
+        os.environ.setdefault("HF_XET_CACHE", str(cache / "xet"))  # the fast transfer has no argument for it
 
     def resolve_commit(self, revision: str) -> str:
-        """The full commit that a branch, tag or commit stands for; one small request."""
-        return require_commit_hash(self.call_with_retries(lambda: self._fetch_info(revision)).sha, self._name)
+        """Return the full commit that a branch, tag or commit points to, by one small request."""
+        info = self.call_with_retries(functools.partial(self._fetch_info, revision))
+        return require_commit_hash(info.sha, self._name)
 
     def load_builder(self, commit: str, config: str | None, *, streaming_above_bytes: int) -> DatasetBuilder:
-        """What reads the rows of a commit: from files fetched now, or over the network where they are larger than `streaming_above_bytes`."""
+        """Return the library's reader for the rows of a commit.
+
+        Downloads the files first, or streams them if they are larger than `streaming_above_bytes` in all.
+        """
         info = self._fetch_info(commit, files=True)
         streaming = sum(file.size or 0 for file in info.siblings or []) > streaming_above_bytes
         self._location = f"hf://datasets/{self._name}@{commit}" if streaming else str(self._download_snapshot(info))
-        named = {"path": f"hf://datasets/{self._name}", "revision": commit} if streaming else {"path": self._location}
+        source = {"path": f"hf://datasets/{self._name}", "revision": commit} if streaming else {"path": self._location}
         with _use_hub_cache(self._cache / "hub"):
-            return load_dataset_builder(**named, name=config, cache_dir=str(self._cache / "datasets"))
+            return load_dataset_builder(**source, name=config, cache_dir=str(self._cache / "datasets"))
 
     @contextmanager
     def translate_read_errors(self, config: str | None) -> Iterator[None]:
-        """Turn what the libraries say of a data set that they cannot make out while the block runs into an InputError."""
+        """Turn the libraries' errors about an unreadable data set into an InputError while the block runs."""
         try:
             yield
         except (ValueError, TypeError, KeyError, RuntimeError, FileNotFoundError) as error:
@@ -71,28 +78,28 @@ class HubDataset:
             raise InputError(
                 "the data set cannot be read",
                 where=f"dataset.id = {self._name}, dataset.config = {config}",
-                expected="a configuration of the data set, with data files and no program of its own",
+                expected="a configuration with data files and without a loading script",
                 got=" ".join(f"{type(error).__name__}: {error}".split())[:400],
-                next_step="mend dataset.config, or choose another data set",
+                next_step="correct dataset.config, or choose another data set",
             ) from error
 
     def read_file(self, path: str) -> bytes:
-        """The bytes of a file that a row names. A row may name files of its own data set only."""
-        *packed, location = path.split("::")
-        outside = not location.startswith(self._location + "/") or ".." in PurePosixPath(location).parts
-        if outside or not all(archive.startswith("zip://") for archive in packed):
+        """Return the bytes of a file that a row names. Raises InputError if it is not part of the data set."""
+        *members, location = path.split("::")
+        is_outside = not location.startswith(self._location + "/") or ".." in PurePosixPath(location).parts
+        if is_outside or not all(member.startswith("zip://") for member in members):
             raise InputError(
                 "a row names a file outside of its data set",
                 where=f"dataset.id = {self._name}",
                 expected=f"a path below {self._location}",
                 got=path,
-                next_step="choose another dataset.image_column, or tell the data set's authors",
+                next_step="choose another dataset.image_column, or report it to the data set's authors",
             )
         with fsspec.open(path, "rb") as file:
             return bytes(file.read())
 
     def call_with_retries(self, call: Callable[[], T]) -> T:
-        """What `call` returns, waited for with patience; a refusal of the hub becomes an InputError with what to do about it."""
+        """Return what `call` returns, with retries. A refusal by the hub becomes an InputError."""
         try:
             return with_retries(
                 call, self._retry_policy, where=f"dataset.id = {self._name}, at {constants.ENDPOINT}", transient_errors=NETWORK_ERRORS
@@ -104,7 +111,7 @@ class HubDataset:
         return HfApi().dataset_info(self._name, revision=revision, timeout=self._retry_policy.timeout_s, files_metadata=files)
 
     def _download_snapshot(self, info: DatasetInfo) -> Path:
-        """The commit's files in the cache, each one whole: what a killed fetch had finished is kept."""
+        """Download the commit's files into the cache and verify each. Files already in the cache are kept."""
         require_relative_names((file.rfilename for file in info.siblings or []), self._name)
         try:
             folder = Path(
@@ -117,81 +124,59 @@ class HubDataset:
                 )
             )
         except OSError as error:
-            # The library tells of a file that came out too short or too long by an error without number or class of its own.
+            # The library reports a file of the wrong size by a plain OSError without a number.
             if error.errno is not None or is_transient(error, NETWORK_ERRORS) or get_http_status(error):
                 raise
-            raise _build_damaged_file_error(self._name, "a file as the hub describes it", str(error)) from None
+            raise build_damaged_file_error(self._name, "a file of the size that the hub states", str(error)) from None
         for file in info.siblings or []:
-            _verify_file(folder / file.rfilename, file, self._name)
+            path = folder / file.rfilename
+            if not path.exists():  # the library returns an incomplete folder if the hub stops responding
+                raise ConnectionError(f"{file.rfilename} was not downloaded")
+            verify_file(path, file, self._name)
         return folder
 
     def _build_refusal_error(self, error: HfHubHTTPError) -> InputError:
         match error:
             case GatedRepoError():
-                what, next_step = "the data set is gated", "accept its terms on its page, then log in with `hf auth login` or set HF_TOKEN"
+                message = "the data set is gated"
+                next_step = "accept its terms on its page, then log in with `hf auth login` or set HF_TOKEN"
             case RevisionNotFoundError():
-                what, next_step = "the data set has no such revision", "name a branch, tag or commit that it has in dataset.revision"
+                message = "the data set has no such revision"
+                next_step = "set dataset.revision to a branch, tag or commit of the data set"
             case RepositoryNotFoundError():
-                what = "the data set is not on the hub, or is private"
-                next_step = "mend dataset.id, or log in with `hf auth login` or HF_TOKEN"
+                message = "the data set is not on the hub, or is private"
+                next_step = "correct dataset.id, or log in with `hf auth login` or set HF_TOKEN"
             case _:
-                what, next_step = "the hub refuses the request", "log in with `hf auth login` or HF_TOKEN, or look at the data set's page"
+                message = "the hub rejects the request"
+                next_step = "log in with `hf auth login` or set HF_TOKEN, or check the data set's page"
         return InputError(
-            what,
+            message,
             where=f"dataset.id = {self._name}, at {constants.ENDPOINT}",
-            expected="a data set and a revision that can be read",
+            expected="a data set and a revision that you can access",
             got=f"HTTP status {get_http_status(error)}: {str(error).splitlines()[0]}",
             next_step=next_step,
         )
 
 
-def _verify_file(path: Path, file: RepoSibling, name: str) -> None:
-    """Refuse a fetched file that is not what the hub says it holds, and forget it, so that the next fetch takes it anew."""
-    if not path.exists():
-        raise ConnectionError(f"{file.rfilename} did not arrive")  # the library gives what it has when the hub stops answering
-    expected = f"SHA-256 {file.lfs.sha256}" if file.lfs else f"git blob {file.blob_id}"
-    got = f"SHA-256 {file_digest(path)}" if file.lfs else f"git blob {_compute_git_blob_id(path)}"
-    if got != expected:
-        path.resolve().unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-        raise _build_damaged_file_error(f"{name}, {file.rfilename}", expected, got)
-
-
-def _compute_git_blob_id(path: Path) -> str:
-    """Git's own name of a file's content."""
-    content = path.read_bytes()  # the hub keeps only files of a few megabytes outside of its large-file storage
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def _build_damaged_file_error(where: str, expected: str, got: str) -> DamagedFile:
-    return DamagedFile(
-        "a downloaded file is not what the hub says it is",
-        where=where,
-        expected=expected,
-        got=got,
-        next_step="run the build again: the file is fetched anew; if it stays so, tell the data set's authors",
-    )
-
-
 @functools.lru_cache(maxsize=1)
-def _set_default_timeout(seconds: float) -> None:
-    """Give every call of the hub's library a time-out: it names none for listing a repository, and its client then waits for ever."""
+def _set_default_timeout(timeout_s: float) -> None:
+    """Give every request of the hub's library a timeout. Without one, listing a repository can wait forever."""
 
     def set_timeout(request: httpx2.Request) -> None:
-        named: dict[str, Any] = request.extensions.get("timeout", {})
-        request.extensions["timeout"] = {kind: named.get(kind) or seconds for kind in ("connect", "read", "write", "pool")}
+        timeouts: dict[str, Any] = request.extensions.get("timeout", {})
+        request.extensions["timeout"] = {phase: timeouts.get(phase) or timeout_s for phase in ("connect", "read", "write", "pool")}
 
-    def client() -> httpx2.Client:
-        made = default_client_factory()
-        made.event_hooks = {**made.event_hooks, "request": [*made.event_hooks["request"], set_timeout]}
-        return made
+    def create_client() -> httpx2.Client:
+        client = default_client_factory()
+        client.event_hooks = {**client.event_hooks, "request": [*client.event_hooks["request"], set_timeout]}
+        return client
 
-    set_client_factory(client)
+    set_client_factory(create_client)
 
 
 @contextmanager
 def _use_hub_cache(folder: Path) -> Iterator[None]:
-    """Let the library keep its files in `folder` while the block runs: where it takes no argument it reads this constant at each call."""
+    """Redirect the library's cache while the block runs. Some of its calls take no argument and read this constant."""
     previous, constants.HF_HUB_CACHE = constants.HF_HUB_CACHE, str(folder)
     try:
         yield

@@ -14,7 +14,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file: its path below the folder that was walked, its size in bytes and modification time in nanoseconds."""
+    """A file: its path relative to the walked folder, its size in bytes and its modification time in nanoseconds."""
 
     path: str
     size: int
@@ -22,16 +22,20 @@ class FileEntry:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether the file name ends as an image's does, in any case."""
+    """Return whether the file name has an image suffix, in any case."""
     return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def walk_files(folder: Path, accepts: Callable[[str], bool], prefix: str = "") -> Iterator[FileEntry]:
-    """Files whose name is wanted, ordered by the parts of their path (`a/z.png` before `a.png`); `prefix` stands before each path.
+    """Yield the files below a folder in the order of their path's parts (`a/z.png` before `a.png`).
 
-    Passed over: hidden names and links to folders. A link to a file is that file, wherever it lies; one that leads nowhere is a file
-    too, which cannot be read.
-    Only the entries of one folder, and of those above it, are held at a time.
+    Hidden names and links to folders are skipped. Links to files are followed, and broken links are listed as files
+    that cannot be read. Memory holds the entries of one folder and of the folders above it.
+
+    Args:
+        folder: The folder to walk.
+        accepts: Whether a file name is wanted.
+        prefix: Prepended to every path.
     """
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
@@ -49,10 +53,10 @@ def _is_broken_link(entry: os.DirEntry[str]) -> bool:
 
 
 def make_image_item(file: FileEntry, *, label: str | None = None, text: str | None = None, split: str | None = None) -> Item:
-    r"""The item of an image file; key = path.
+    r"""Make the item of an image file, with its path as the key.
 
-    A path that is not UTF-8 can be opened but stands in no table. Its item has no path, so that validation rejects it, and as key a
-    slash and the path with `\xe9` for each byte that is wrong and `\\` for a backslash: no other path has that key.
+    A table cannot hold a path that is not UTF-8. Such an item has no path, so validation rejects it, and its key is a
+    slash and the path, with `\xe9` for each invalid byte and `\\` for a backslash. No other path has that key.
     """
     if _escape_path(file.path) == file.path:
         return Item(key=file.path, label=label, text=text, path=file.path, size=file.size, mtime_ns=file.mtime_ns, split=split)
@@ -60,7 +64,7 @@ def make_image_item(file: FileEntry, *, label: str | None = None, text: str | No
 
 
 def _escape_path(path: str) -> str:
-    """The path itself where it is UTF-8."""
+    """Return the path with invalid UTF-8 escaped; a valid path stays as it is."""
     content = path.encode("utf-8", "surrogateescape")
     try:
         return content.decode()

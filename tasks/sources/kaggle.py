@@ -2,7 +2,8 @@
 
 <root>/sources/<slug>/<version>/archive           a download in progress; resumed after an interruption
 <root>/sources/<slug>/<version>/files/…           the content of the archive
-<root>/sources/<slug>/<version>/inventory.json    written last"""
+<root>/sources/<slug>/<version>/inventory.json    written last
+"""
 
 from __future__ import annotations
 
@@ -17,17 +18,16 @@ from indexmill.storage.atomic import commit
 from indexmill.storage.digests import json_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.locks import lease
-from indexmill.storage.records import FrozenModel, Modality
+from indexmill.storage.records import FrozenModel, Modality, read_record
 from indexmill.storage.root import Root
 from indexmill.tasks.progress import track
+from indexmill.tasks.retry import RetryPolicy
 from indexmill.tasks.sources.base import Item, ScoredPair
 from indexmill.tasks.sources.downloads import (
     INVENTORY_FILE,
-    RetryPolicy,
     list_with_nearest,
     make_slug,
     read_pin,
-    read_record,
     unpack_archive,
     write_pin,
 )
@@ -36,91 +36,99 @@ from indexmill.tasks.sources.kaggle_client import KaggleClient
 
 
 class Inventory(FrozenModel):
-    """What a version's folder holds: files and their bytes unpacked, and the size and SHA-256 of the archive they came from."""
+    """The content of a version's folder: number and bytes of the unpacked files, size and SHA-256 of the archive."""
 
     handle: str
     version: int
-    files: int
-    bytes: int
+    file_count: int
+    unpacked_bytes: int
     archive_bytes: int
     archive_sha256: str
 
 
 class KaggleSource:
-    """The images of one version below `subdir`. Nothing is asked of Kaggle before something is needed."""
+    """The images of one version below `subdir`. Kaggle is not contacted before something is needed."""
 
     modality: Modality = "image"
 
     def __init__(self, config: KaggleDatasetConfig, root: Root, retry_policy: RetryPolicy | None = None) -> None:
         self._config, self._root, self._retry_policy = config, root, retry_policy or RetryPolicy()
         self._slug = make_slug("kaggle", config.handle)
+        self._version = config.version
+        self._opened_folder: tuple[int, FolderSource] | None = None
 
-    @cached_property
+    @property
     def image_root(self) -> Path | None:
-        """The folder below which images are read; fetched first where the version is not there yet."""
-        return self._folder_source.image_root
+        """The folder that image paths are relative to; downloads the version if necessary."""
+        return self._open_folder().image_root
 
-    @cached_property
+    @property
     def labeled(self) -> bool:
-        """As the folder says."""
-        return self._folder_source.labeled
+        """Whether the folder's items have labels; downloads the version if necessary."""
+        return self._open_folder().labeled
 
     def compute_revision(self) -> str:
-        """Digest of how the data set is read and of the version that it stands at now."""
+        """Return a digest of the config and the version. Without `dataset.version`, pins Kaggle's newest version."""
         if self._config.version is None:
             self._version = self._client.find_newest_version()
-            for listed in ("image_root", "labeled", "_folder_source"):
-                self.__dict__.pop(listed, None)
             write_pin(self._root, self._slug, "newest", str(self._version))
         return json_digest([self._config.model_dump(mode="json", exclude={"version"}), self._version])
 
     def items(self) -> Iterator[Item]:
-        """The folder's items; fetched first where the version is not there yet."""
-        return self._folder_source.items()
+        """Yield the folder's items; downloads the version if necessary."""
+        return self._open_folder().items()
 
     def pairs(self) -> Iterator[ScoredPair]:
-        """The folder's."""
-        return self._folder_source.pairs()
-
-    @cached_property
-    def _version(self) -> int:
-        """The version that the config names or `revision` announced, in this process or an earlier one; else Kaggle's newest."""
-        return self._config.version or int(read_pin(self._root, self._slug, "newest") or self._client.find_newest_version())
-
-    @cached_property
-    def _folder_source(self) -> FolderSource:
-        folder = self._root.source(self._slug, str(self._version))
-        if read_record(folder / INVENTORY_FILE, Inventory) is None:
-            with lease(folder.with_name(f"{folder.name}.lease"), holder=f"process {os.getpid()}", wait=True):
-                if read_record(folder / INVENTORY_FILE, Inventory) is None:  # nobody fetched it while we waited
-                    self._fetch(folder)
-        return FolderSource(_resolve_subdir(folder / "files", self._config.subdir), self._config)
+        """Yield the folder's pairs: none."""
+        return self._open_folder().pairs()
 
     @cached_property
     def _client(self) -> KaggleClient:
         return KaggleClient(self._config.handle, self._retry_policy)
 
-    def _fetch(self, folder: Path) -> None:
-        """Download, check, unpack aside, move into place; then the inventory."""
+    def _resolve_version(self) -> int:
+        """Return the configured or last computed version, else the pinned one, else Kaggle's newest."""
+        if self._version is None:
+            self._version = int(read_pin(self._root, self._slug, "newest") or self._client.find_newest_version())
+        return self._version
+
+    def _open_folder(self) -> FolderSource:
+        version = self._resolve_version()
+        if self._opened_folder is None or self._opened_folder[0] != version:
+            folder = self._root.source(self._slug, str(version))
+            if read_record(folder / INVENTORY_FILE, Inventory) is None:
+                with lease(folder.with_name(f"{folder.name}.lease"), holder=f"process {os.getpid()}", wait=True):
+                    if read_record(folder / INVENTORY_FILE, Inventory) is None:  # nobody else downloaded it meanwhile
+                        self._download(version, folder)
+            self._opened_folder = version, FolderSource(_resolve_subdir(folder / "files", self._config.subdir), self._config)
+        return self._opened_folder[1]
+
+    def _download(self, version: int, folder: Path) -> None:
+        """Download, verify and unpack the archive, move the files into place, then write the inventory."""
         archive, files = folder / "archive", folder / "files"
-        with track(f"fetching {self._config.handle}", 1) as advance, self._root.scratch.staging() as staging:
+        with track(f"downloading {self._config.handle}", 1) as advance, self._root.scratch.staging() as staging:
             folder.mkdir(parents=True, exist_ok=True)
-            digest = self._client.download(self._version, archive)
-            count, size = unpack_archive(archive, staging / "files", where=f"{self._config.handle}, version {self._version}")
-            shutil.rmtree(files, ignore_errors=True)  # of a fetch that was killed before its inventory
-            os.sync()  # what was unpacked, before the inventory can vouch for it
+            archive_sha256 = self._client.download(version, archive)
+            where = f"{self._config.handle}, version {version}"
+            file_count, unpacked_bytes = unpack_archive(archive, staging / "files", where=where)
+            shutil.rmtree(files, ignore_errors=True)  # left by a download that was killed before its inventory was written
+            os.sync()  # the files must be on disk before the inventory vouches for them
             commit(staging / "files", files)
             advance(1)
         inventory = Inventory(
-            handle=self._config.handle, version=self._version, files=count, bytes=size,
-            archive_bytes=archive.stat().st_size, archive_sha256=digest,
-        )  # fmt: skip
+            handle=self._config.handle,
+            version=version,
+            file_count=file_count,
+            unpacked_bytes=unpacked_bytes,
+            archive_bytes=archive.stat().st_size,
+            archive_sha256=archive_sha256,
+        )
         self._root.write_record(folder / INVENTORY_FILE, inventory)
         archive.unlink()
 
 
 def _resolve_subdir(files: Path, subdir: str) -> Path:
-    """The sub-folder, which has to lie in the data set."""
+    """Return the subfolder, which must be inside the data set."""
     folder = (files / subdir).resolve()
     if folder.is_dir() and folder.is_relative_to(files.resolve()):
         return folder
@@ -130,5 +138,5 @@ def _resolve_subdir(files: Path, subdir: str) -> Path:
         where=f"dataset.subdir = {subdir}",
         expected="a folder of the data set",
         got=list_with_nearest(subdir, available),
-        next_step="name one of them in dataset.subdir",
+        next_step="set dataset.subdir to one of them",
     )

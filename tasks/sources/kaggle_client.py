@@ -1,7 +1,8 @@
 """Client for one Kaggle data set: find the newest version, download and verify the archive of a version.
 
 Uses kagglehub's client and resumable download, but not `dataset_download`, which waits forever on a silent server,
-accepts any archive of the right length, and unpacks it before it can be checked."""
+accepts any archive of the right length, and unpacks it before it can be verified.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from requests.adapters import HTTPAdapter
 
 from indexmill.storage.digests import file_digest
 from indexmill.storage.errors import DamagedFile, InputError
-from indexmill.tasks.sources.downloads import RetryPolicy, build_archive_error, get_http_status, with_retries
+from indexmill.tasks.retry import RetryPolicy, get_http_status, with_retries
+from indexmill.tasks.sources.downloads import build_archive_error
 
 NETWORK_ERRORS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
@@ -30,20 +32,26 @@ T = TypeVar("T")
 
 
 class KaggleClient:
-    """One data set on Kaggle."""
+    """One data set on Kaggle, by its handle `owner/name`."""
 
     def __init__(self, handle: str, retry_policy: RetryPolicy) -> None:
         self._handle, self._retry_policy = handle, retry_policy
-        logging.getLogger("kagglehub").setLevel(logging.WARNING)  # it tells of every step on standard output
+        logging.getLogger("kagglehub").setLevel(logging.WARNING)  # it logs every step to standard output
 
     def find_newest_version(self) -> int:
-        """The number of the newest version; one small request."""
+        """Return the number of the newest version, by one small request."""
         request = ApiGetDatasetRequest()
         request.owner_slug, request.dataset_slug = self._handle.split("/")
         return int(self._call_api(lambda api: api.get_dataset(request)).current_version_number)
 
     def download(self, version: int, archive: Path) -> str:
-        """Bring a version's archive to disk, going on where an earlier download was cut; its SHA-256."""
+        """Download a version's archive and return its SHA-256. An interrupted download is resumed.
+
+        Raises:
+            DamagedFile: The archive does not have the size or MD5 that Kaggle states. It is deleted.
+            InputError: Kaggle refuses the request.
+            SourceUnreachable: Kaggle does not respond.
+        """
         return self._call_api(lambda api: self._download(api, version, archive))
 
     def _download(self, api: Any, version: int, archive: Path) -> str:
@@ -56,14 +64,14 @@ class KaggleClient:
                 download_file(response, str(archive), handle)
                 return _verify_archive(archive, response, where=str(handle))
         except (DataCorruptionError, DamagedFile) as error:
-            if is_resumed:
-                raise ConnectionError("the rest of a cut download did not fit its beginning") from error  # both are gone: start anew
-            raise (
-                error if isinstance(error, DamagedFile) else build_archive_error(str(handle), "the provider's MD5", _get_last_line(error))
-            ) from None
+            if is_resumed:  # the file is deleted, so a retry starts over
+                raise ConnectionError("the resumed part does not match the start of the download") from error
+            if isinstance(error, DamagedFile):
+                raise
+            raise build_archive_error(str(handle), "Kaggle's MD5", _get_last_line(error)) from None
 
     def _call_api(self, call: Callable[[Any], T]) -> T:
-        """What `call` returns for Kaggle's data set API, waited for with patience; a refusal becomes an InputError."""
+        """Call Kaggle's data set API with retries. A refusal becomes an InputError."""
 
         def attempt() -> T:
             with build_kaggle_client() as client:
@@ -80,40 +88,42 @@ class KaggleClient:
     def _build_refusal_error(self, error: requests.HTTPError) -> InputError:
         match get_http_status(error):
             case 401 | 403:
-                what = "Kaggle refuses access to the data set"
-                next_step = "log in (KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY), and accept the data set's terms on its page"
+                message = "Kaggle denies access to the data set"
+                next_step = "log in (set KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY), and accept the data set's terms on its page"
             case 404:
-                what = "Kaggle has no such data set or version"
-                next_step = "mend dataset.handle or dataset.version"
+                message = "Kaggle has no such data set or version"
+                next_step = "correct dataset.handle or dataset.version"
             case _:
-                what, next_step = "Kaggle refuses the request", "look at the data set's page"
+                message, next_step = "Kaggle rejects the request", "check the data set's page"
         return InputError(
-            what,
+            message,
             where=f"dataset.handle = {self._handle}",
-            expected="a data set and a version that can be read",
+            expected="a data set and a version that you can access",
             got=f"HTTP status {get_http_status(error)}: {str(error).splitlines()[0]}",
             next_step=next_step,
         )
 
 
 def _get_last_line(error: Exception) -> str:
-    """The last thing that an error says."""
     return str(error).strip().splitlines()[-1].strip()
 
 
 class _TimeoutAdapter(HTTPAdapter):
-    """Gives every request a time-out: kagglehub's client names none."""
+    """Give every request a timeout, since kagglehub's client sets none."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
         super().__init__()
 
     def send(self, *args: Any, **kwargs: Any) -> requests.Response:
-        return super().send(*args, **{**kwargs, "timeout": kwargs.get("timeout") or self._seconds})
+        return super().send(*args, **{**kwargs, "timeout": kwargs.get("timeout") or self._timeout_s})
 
 
 def _verify_archive(archive: Path, response: requests.Response, *, where: str) -> str:
-    """SHA-256 of an archive whose size and MD5 are as its answer's headers say, where they do; else it is removed: DamagedFile."""
+    """Return the archive's SHA-256 after comparing its size and MD5 with those in the response's headers, if any.
+
+    Raises DamagedFile, and deletes the archive, if they differ.
+    """
     size, md5 = response.headers.get("Content-Length"), get_md5_checksum_from_response(response)
     expected, got = [], []
     if size is not None and "Content-Encoding" not in response.headers:

@@ -1,6 +1,7 @@
-"""Write streamed rows to disk: images as files with their original bytes, everything else as one Parquet file per split.
+"""Write streamed rows to disk: images as files with their original bytes, the rest as one Parquet file per split.
 
-The Parquet file of a split is written last, so a split is complete or is read again; images already on disk are kept."""
+The Parquet file of a split is written last, so a split is either complete or read again. Images on disk are kept.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +26,25 @@ FILES_PER_FOLDER = 1000
 
 
 def get_rows_path(folder: Path, split: str) -> Path:
-    """Where the rows of a split are kept."""
+    """Return the path of a split's Parquet file."""
     return folder / f"rows-{split}.parquet"
 
 
 class RowCacheWriter:
-    """Keeps splits below `folder`. columns: the column for each of the uses image, text, label and key. read: the bytes behind a path."""
+    """Write the rows of splits below a folder.
 
-    def __init__(self, columns: Mapping[str, str], folder: Path, root: Root, read_file: Callable[[str], bytes]) -> None:
+    Args:
+        columns: Role -> column; the roles are image, text, label and key.
+        folder: The folder to write to.
+        root: The storage root, for atomic writes.
+        read_file: Returns the bytes of a file that a row names by path.
+    """
+
+    def __init__(self, *, columns: Mapping[str, str], folder: Path, root: Root, read_file: Callable[[str], bytes]) -> None:
         self._columns, self._folder, self._root, self._read_file = columns, folder, root, read_file
 
     def write_split(self, split: str, stream: IterableDataset) -> int:
-        """Write the rows of a split unless they are there; their number."""
+        """Write the rows of a split unless they are complete on disk. Returns their number."""
         target = get_rows_path(self._folder, split)
         if not target.exists():
             rows = self._iterate_rows(split, stream)
@@ -46,17 +54,18 @@ class RowCacheWriter:
         return int(pq.read_metadata(target).num_rows)
 
     def _iterate_rows(self, split: str, stream: IterableDataset) -> Iterator[dict[str, Any]]:
-        """What is kept of each row; writes the images on the way."""
+        """Yield the row to store for each row of the stream, and write its image."""
         self._check_columns(stream)
         names = _get_class_names(stream, self._columns.get("label"))
         image = self._columns.get("image")
         if stream.features:
-            stream = stream.decode(False)  # casting the column would not do: a streamed image folder is decoded before the cast
+            stream = stream.decode(False)  # casting the column is too late: a streamed image folder is decoded before the cast
         stream = stream.select_columns(list(dict.fromkeys(self._columns.values())))
         for row_number, row in enumerate(stream):
             values = {role: row[column] for role, column in self._columns.items()}
+            key = self._convert_text("key", values["key"], row_number) if "key" in values else f"{row_number:08d}"
             yield {
-                "key": f"{split}/{self._convert_text('key', values['key'], row_number) if 'key' in values else f'{row_number:08d}'}",
+                "key": f"{split}/{key}",
                 "label": _convert_label(values.get("label"), names),
                 "text": self._convert_text("text", values.get("text"), row_number),
                 **(self._write_image(split, row_number, values["image"]) if image else {}),
@@ -71,7 +80,7 @@ class RowCacheWriter:
                     where=f"dataset.{role}_column = {column}",
                     expected="a column of the data set",
                     got=list_with_nearest(column, available),
-                    next_step=f"name one of them in dataset.{role}_column",
+                    next_step=f"set dataset.{role}_column to one of them",
                 )
 
     def _convert_text(self, role: str, value: object, row_number: int) -> str | None:
@@ -82,22 +91,21 @@ class RowCacheWriter:
         return str(value)
 
     def _write_image(self, split: str, row_number: int, value: object) -> dict[str, Any]:
-        """Write an image's bytes as they are; the path relative to the folder and the size, which is null where the row has none."""
+        """Write an image's original bytes. Returns its relative path and its size, None if the row has no image."""
         content, name = self._read_image(value, row_number)
         suffix = PurePosixPath(name).suffix.lower()
-        where = PurePosixPath(
-            "images", split, f"{row_number // FILES_PER_FOLDER:05d}", f"{row_number:08d}{suffix if suffix in IMAGE_SUFFIXES else ''}"
-        )
-        path = self._folder / where
+        file_name = f"{row_number:08d}{suffix if suffix in IMAGE_SUFFIXES else ''}"
+        relative_path = PurePosixPath("images", split, f"{row_number // FILES_PER_FOLDER:05d}", file_name)
+        path = self._folder / relative_path
         if content is None:
-            return {"path": str(where), "size": None}
+            return {"path": str(relative_path), "size": None}
         if not path.is_file() or path.stat().st_size != len(content):
             with self._root.replace_atomically(path) as temporary:
                 temporary.write_bytes(content)
-        return {"path": str(where), "size": len(content)}
+        return {"path": str(relative_path), "size": len(content)}
 
     def _read_image(self, value: object, row_number: int) -> tuple[bytes | None, str]:
-        """The bytes and the name of an image, however the data set gives it."""
+        """Return the bytes and the file name of an image, whichever way the data set stores it."""
         match value:
             case {"bytes": bytes(content), **rest}:
                 return content, str(rest.get("path") or "")
@@ -111,11 +119,11 @@ class RowCacheWriter:
 
     def _build_column_error(self, role: str, value: object, row_number: int) -> InputError:
         return InputError(
-            f"a column cannot serve as {role}",
+            f"a column cannot be used as {role}",
             where=f"dataset.{role}_column = {self._columns[role]}, row {row_number}",
             expected="an image, its bytes or its path" if role == "image" else "a text or a number in every row",
             got=f"{type(value).__name__} {str(value)[:60]}",
-            next_step=f"name another dataset.{role}_column",
+            next_step=f"choose another dataset.{role}_column",
         )
 
 
@@ -125,7 +133,7 @@ def _get_class_names(stream: IterableDataset, column: str | None) -> list[str] |
 
 
 def _convert_label(value: object, names: list[str] | None) -> str | None:
-    """A label as text; a class number as its name. Data sets write -1 for `not told`."""
+    """Return a label as text, a class number as its name. Data sets write -1 for unknown."""
     if value is None or (names and value == -1):
         return None
     return names[value] if names and isinstance(value, int) else str(value)

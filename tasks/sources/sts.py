@@ -1,7 +1,8 @@
 """Scored sentence pairs in the formats of the STS benchmark and SICK, one item per distinct sentence.
 
-The key is the digest of the normalized sentence, so a sentence is one item in however many pairs, files and corpora
-it occurs."""
+The key is the digest of the normalized sentence. A sentence that occurs in several pairs, files or corpora is one
+item.
+"""
 
 from __future__ import annotations
 
@@ -21,29 +22,47 @@ from indexmill.tasks.validation.text_normalization import normalize_text
 
 @dataclass(frozen=True)
 class CorpusLayout:
-    """How a corpus writes its pairs: its files with their splits, whether they have a header, and where the cells stand.
+    """The file format of a corpus: tab-separated, quotes literal, columns past the last one used ignored.
 
-    Cells are set apart by tabs and quotes are literal; cells past the last one named are ignored.
+    Attributes:
+        files: File name -> split.
+        has_header: Whether the first line of a file is a header.
+        first_column: Index of the first sentence's column, from 0.
+        second_column: Index of the second sentence's column.
+        score_column: Index of the score's column.
     """
 
     files: dict[str, str]
-    header: bool
-    first: int
-    second: int
-    score: int
+    has_header: bool
+    first_column: int
+    second_column: int
+    score_column: int
+
+    @property
+    def min_columns(self) -> int:
+        """The number of columns that a line needs."""
+        return max(self.first_column, self.second_column, self.score_column) + 1
 
 
 STS_BENCHMARK = CorpusLayout(
-    {"sts-train.csv": "train", "sts-dev.csv": "dev", "sts-test.csv": "test"}, header=False, first=5, second=6, score=4
+    files={"sts-train.csv": "train", "sts-dev.csv": "dev", "sts-test.csv": "test"},
+    has_header=False,
+    first_column=5,
+    second_column=6,
+    score_column=4,
 )
 SICK = CorpusLayout(
-    {"SICK_train.txt": "train", "SICK_trial.txt": "trial", "SICK_test_annotated.txt": "test"}, header=True, first=1, second=2, score=3
+    files={"SICK_train.txt": "train", "SICK_trial.txt": "trial", "SICK_test_annotated.txt": "test"},
+    has_header=True,
+    first_column=1,
+    second_column=2,
+    score_column=3,
 )
 
 
 @dataclass(frozen=True)
 class CorpusLine:
-    """One line of a corpus."""
+    """One line of a corpus: two sentences and their score."""
 
     first: str
     second: str
@@ -53,9 +72,12 @@ class CorpusLine:
 
 
 class StsSource:
-    """The sentences of one or both corpora, and their pairs with the raw score: 0 to 5 in the STS benchmark, 1 to 5 in SICK.
+    """The sentences of one or both corpora, and their pairs with the raw scores.
 
-    An item's split is the one that its sentence first stands in. Listing holds a digest for every distinct sentence.
+    Scores are 0 to 5 in the STS benchmark and 1 to 5 in SICK.
+
+    An item's split is the one in which its sentence occurs first. Listing keeps one digest per distinct sentence in
+    memory.
     """
 
     modality: Modality = "text"
@@ -68,20 +90,20 @@ class StsSource:
         for name, (folder, layout) in self._corpora.items():
             if missing := [file for file in layout.files if not (folder / file).is_file()]:
                 raise InputError(
-                    "a corpus is not whole",
+                    "a corpus is incomplete",
                     where=f"dataset.{name} = {folder}",
                     expected=", ".join(layout.files),
                     got="no " + ", ".join(missing),
-                    next_step=f"set dataset.{name} to the folder that holds these files",
+                    next_step=f"set dataset.{name} to the folder with these files",
                 )
 
     def compute_revision(self) -> str:
-        """Digest of every file's name, size and modification time."""
+        """Return a digest of every file's name, size and modification time."""
         files = (folder / file for folder, layout in self._corpora.values() for file in layout.files)
         return rows_digest((file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)
 
     def items(self) -> Iterator[Item]:
-        """The distinct sentences, in the order of the files."""
+        """Yield the distinct sentences, in the order of the files."""
         seen: set[str] = set()
         for line in self._read_lines():
             for sentence in (line.first, line.second):
@@ -90,7 +112,7 @@ class StsSource:
                     yield Item(key=key, text=sentence, split=line.split)
 
     def pairs(self) -> Iterator[ScoredPair]:
-        """Every line of the files."""
+        """Yield one pair per line of the files."""
         for line in self._read_lines():
             yield ScoredPair(_make_key(line.first), _make_key(line.second), line.score, line.file, line.split)
 
@@ -109,23 +131,24 @@ def _read_file(path: Path, split: str, layout: CorpusLayout) -> Iterator[CorpusL
         lines = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         try:
             for cells in lines:
-                if layout.header and lines.line_num == 1:
+                if layout.has_header and lines.line_num == 1:
                     continue
-                if len(cells) <= max(layout.first, layout.second, layout.score):
+                if len(cells) < layout.min_columns:
                     raise ValueError(f"{len(cells)} columns")
-                if not math.isfinite(score := float(cells[layout.score])):
-                    raise ValueError(f"the score {cells[layout.score]}")
-                yield CorpusLine(cells[layout.first], cells[layout.second], score, path.name, split)
-        except (ValueError, csv.Error) as problem:
-            raise _build_malformed_line_error(path, lines.line_num, layout, str(problem)) from None
+                if not math.isfinite(score := float(cells[layout.score_column])):
+                    raise ValueError(f"the score {cells[layout.score_column]}")
+                yield CorpusLine(
+                    first=cells[layout.first_column], second=cells[layout.second_column], score=score, file=path.name, split=split
+                )
+        except (ValueError, csv.Error) as error:
+            raise _build_malformed_line_error(path, lines.line_num, layout, str(error)) from None
 
 
-def _build_malformed_line_error(path: Path, line: int, layout: CorpusLayout, problem: str) -> InputError:
-    columns = max(layout.first, layout.second, layout.score) + 1
+def _build_malformed_line_error(path: Path, line: int, layout: CorpusLayout, got: str) -> InputError:
     return InputError(
         "a line is not a scored pair of sentences",
         where=f"{path}, line {line}",
-        expected=f"UTF-8, {columns} columns or more set apart by tabs, a number as score in column {layout.score + 1}",
-        got=problem,
-        next_step="mend the line, or take the file anew from its source",
+        expected=f"UTF-8, at least {layout.min_columns} tab-separated columns, a number as the score in column {layout.score_column + 1}",
+        got=got,
+        next_step="fix the line, or download the file again",
     )

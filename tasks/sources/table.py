@@ -18,45 +18,47 @@ from indexmill.tasks.sources.table_reader import read_text_rows, require_columns
 
 
 class TableSource:
-    """The rows of one Parquet, CSV or JSON-lines file, or of all that a pattern names, in the order of their names.
+    """The rows of one Parquet, CSV or JSON-lines file, or of all files that match a pattern, in order of their names.
 
-    Without key_column the key is `<file>:<row>`, the file below the folder before the first wildcard and the row counted from 0, so
-    that keys stay when files come and go. Labels, numbers and keys are taken as text. What cannot be used is listed and left to
-    validation to reject: a null text or key as an empty one, an image path that leads out of the folder as none. Image paths start
-    from the folder of their table file.
+    Without key_column the key is `<file>:<row>`: the file's path below the folder before the first wildcard, and the
+    row counted from 0. Such keys stay when files are added or removed. Keys, labels and numbers are read as text. Image
+    paths are relative to the folder of their table file.
+
+    Unusable rows are listed for validation to reject: a null text or key becomes an empty one, and an image path that
+    leads out of the folder becomes None.
     """
 
     image_root: Path | None
 
     def __init__(self, config: TableDatasetConfig, root: Root) -> None:
-        self._config, self._spill = config, root.tmp
+        self._config, self._temp_dir = config, root.tmp
         self._folder, self._files = _find_table_files(config.path)
         self.modality: Modality = "image" if config.image_column else "text"
         self.image_root = self._folder if config.image_column else None
         self.labeled = config.label_column is not None
         if not self._files:
             raise InputError(
-                "no table is there",
+                "no table found",
                 where=f"dataset.path = {config.path}",
                 expected=f"a {config.source} file, or a pattern that matches some",
                 got=f"no such file in {self._folder}" if self._folder.is_dir() else f"no folder {self._folder}",
-                next_step="mend dataset.path",
+                next_step="correct dataset.path",
             )
         self._require_columns(self._files[0])
 
     def compute_revision(self) -> str:
-        """Digest of the path, size and modification time of every table file, and of every image that they list."""
+        """Return a digest of path, size and modification time of every table file and of every image that they list."""
         files = ((file, *_get_size_and_mtime(self._folder / file)) for file in self._files)
         images = ((item.path, item.size, item.mtime_ns) for item in self.items()) if self.image_root else ()
         return rows_digest(itertools.chain(files, images))
 
     def items(self) -> Iterator[Item]:
-        """Rows in their order, file by file. Raises InputError on a file that lacks a column or is malformed."""
+        """Yield the rows in order, file by file. Raises InputError for a file that lacks a column or is malformed."""
         config = self._config
         columns = (config.key_column, config.label_column, config.text_column, config.image_column)
         for file in self._files:
             self._require_columns(file)
-            rows = read_text_rows(self._folder / file, config.source, columns, self._spill)
+            rows = read_text_rows(self._folder / file, config.source, columns, self._temp_dir)
             for row_number, (key, label, text, image) in enumerate(rows):
                 item_key = (key or "") if config.key_column else f"{file}:{row_number}"
                 yield (
@@ -66,7 +68,7 @@ class TableSource:
                 )
 
     def pairs(self) -> Iterator[ScoredPair]:
-        """None: the rows are not scored."""
+        """Yield nothing: the rows are not scored."""
         return iter(())
 
     def _make_image_item(self, file: str, image: str | None, key: str, label: str | None, text: str | None) -> Item:
@@ -77,32 +79,32 @@ class TableSource:
     def _require_columns(self, file: str) -> None:
         names = ("key_column", "label_column", "text_column", "image_column")
         columns = {f"dataset.{name}": column for name in names if (column := getattr(self._config, name))}
-        require_columns(self._folder / file, self._config.source, columns, self._spill)
+        require_columns(self._folder / file, self._config.source, columns, self._temp_dir)
 
 
 def _find_table_files(pattern: str) -> tuple[Path, list[str]]:
-    """The folder before the first wildcard, and the files below it that match, by name, but for hidden names.
+    """Return the folder before the first wildcard, and the matching files below it in order, without hidden ones.
 
-    A file that is there under this very name is no pattern.
+    If a file of exactly this name exists, its wildcards are literal.
     """
-    whole = Path(pattern).expanduser().absolute()
-    if whole.is_file() or not glob.has_magic(pattern):
-        return whole.parent.resolve(), [whole.name] if whole.is_file() else []
-    folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), whole.parts))
-    found = (path.relative_to(folder) for path in folder.glob(str(whole.relative_to(folder))) if path.is_file())
-    return folder.resolve(), sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+    path = Path(pattern).expanduser().absolute()
+    if path.is_file() or not glob.has_magic(pattern):
+        return path.parent.resolve(), [path.name] if path.is_file() else []
+    folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+    matches = (match.relative_to(folder) for match in folder.glob(str(path.relative_to(folder))) if match.is_file())
+    return folder.resolve(), sorted(match.as_posix() for match in matches if not any(part.startswith(".") for part in match.parts))
 
 
-def _resolve_image_path(folder: Path, below: Path, image: str | None) -> str | None:
-    """The path of an image from `folder`, given from `below` in it; None where it names no file in the folder. Links are not looked at."""
+def _resolve_image_path(folder: Path, subfolder: Path, image: str | None) -> str | None:
+    """Make an image path relative to `folder` instead of `subfolder`; None if it leads out. Links are not resolved."""
     if not image or "\0" in image:
         return None
-    path = Path(os.path.normpath(folder / below / image))
+    path = Path(os.path.normpath(folder / subfolder / image))
     return path.relative_to(folder).as_posix() if folder in path.parents else None
 
 
 def _get_size_and_mtime(path: Path) -> tuple[int | None, int | None]:
-    """A file's size and modification time; None where it is not there."""
+    """Return a file's size in bytes and modification time in nanoseconds; None for both if it does not exist."""
     try:
         stat = path.stat()
     except OSError:

@@ -1,7 +1,8 @@
 """Read configured columns of a Parquet, CSV or JSON-lines file as text, in bounded batches.
 
 CSV files have a header, commas and double quotes, and are UTF-8. CSV and JSON values are not converted: `01` stays
-`01`, and a date keeps its text."""
+`01`, and a date keeps its text.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +24,22 @@ TableFormat = Literal["parquet", "csv", "jsonl"]
 FORMAT_DESCRIPTIONS: dict[TableFormat, str] = {
     "parquet": "a Parquet file",
     "csv": "comma-separated values in UTF-8 with a header",
-    "jsonl": "one JSON object a line, in UTF-8",
+    "jsonl": "one JSON object per line, in UTF-8",
 }
 
 
 def require_columns(file: Path, table_format: TableFormat, columns: Mapping[str, str], temp_dir: Path) -> None:
-    """Raise InputError unless the file has the columns, each of a type that reads as text. columns: who names it -> name.
+    """Raise InputError unless the file has the columns, each of a type that can be read as text.
 
-    A JSON column must stand in one of the first 20,480 lines.
+    Args:
+        file: The table. A JSON column must occur in its first 20,480 lines.
+        table_format: The file's format.
+        columns: The setting that names a column -> the column's name.
+        temp_dir: A folder for DuckDB's temporary files.
     """
     with _translate_read_errors(file, table_format):
-        described = parquet.fetch_rows(f"DESCRIBE SELECT * FROM {_build_scan_sql(file, table_format)}", temp_dir=temp_dir)
-    types = {name: kind for name, kind, *_ in described}
+        description = parquet.fetch_rows(f"DESCRIBE SELECT * FROM {_build_scan_sql(file, table_format)}", temp_dir=temp_dir)
+    types = {name: kind for name, kind, *_ in description}
     for setting, column in columns.items():
         if column not in types:
             raise _build_missing_column_error(file, setting, column, list(types))
@@ -44,17 +49,26 @@ def require_columns(file: Path, table_format: TableFormat, columns: Mapping[str,
                 where=f"{setting}, {file}",
                 expected="text, numbers, or the path of an image",
                 got=types[column].split("(")[0],
-                next_step=f"name another column in {setting}, or write this one as text",
+                next_step=f"choose another column in {setting}, or store this one as text",
             )
 
 
-def read_text_rows(file: Path, table_format: TableFormat, columns: Sequence[str | None], temp_dir: Path) -> Iterator[tuple[str | None, ...]]:
-    """The columns of every row as text, in the file's order; a column None is null. Raises InputError where the file is malformed."""
+def read_text_rows(
+    file: Path, table_format: TableFormat, columns: Sequence[str | None], temp_dir: Path
+) -> Iterator[tuple[str | None, ...]]:
+    """Yield every row's columns as text, in the file's order. Raises InputError if the file is malformed.
+
+    Args:
+        file: The table.
+        table_format: Its format.
+        columns: The columns' names; None gives a column of nulls.
+        temp_dir: A folder for DuckDB's temporary files.
+    """
     cells = ", ".join(f"{_build_cell_sql(column, table_format)} AS c{number}" for number, column in enumerate(columns))
-    named = [column for column in columns if column]
+    names = [column for column in columns if column]
     with (
         _translate_read_errors(file, table_format),
-        parquet.query(f"SELECT {cells} FROM {_build_scan_sql(file, table_format, named)}", temp_dir=temp_dir) as batches,
+        parquet.query(f"SELECT {cells} FROM {_build_scan_sql(file, table_format, names)}", temp_dir=temp_dir) as batches,
     ):
         for batch in batches:
             yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
@@ -67,19 +81,19 @@ def _build_cell_sql(column: str | None, table_format: TableFormat) -> str:
 
 
 def _build_scan_sql(file: Path, table_format: TableFormat, columns: Sequence[str] = ()) -> str:
-    # DuckDB takes a path for a pattern.
+    # DuckDB treats a path as a pattern.
     path = "'" + glob.escape(str(file)).replace("'", "''") + "'"
     match table_format:
         case "parquet":
             return f"read_parquet({path})"
         case "csv":
-            # What is not said here DuckDB finds out from the first rows, and lines that begin with # or stand above the header would go.
+            # DuckDB guesses missing options from the first rows, and would drop lines with # or above the header.
             dialect = """header = true, all_varchar = true, delim = ',', quote = '"', escape = '"', comment = '', skip = 0"""
             return f"read_csv({path}, {dialect})"
         case "jsonl":
-            # As JSON, a value keeps the text it has; with types found by DuckDB a date would be rewritten.
-            kinds = ", ".join(f"{_quote_identifier(column)}: 'JSON'" for column in dict.fromkeys(columns))
-            return f"read_json({path}, format = 'newline_delimited'" + (f", columns = {{{kinds}}})" if columns else ")")
+            # As JSON, a value keeps its text. With types inferred by DuckDB, a date would be rewritten.
+            types = ", ".join(f"{_quote_identifier(column)}: 'JSON'" for column in dict.fromkeys(columns))
+            return f"read_json({path}, format = 'newline_delimited'" + (f", columns = {{{types}}})" if columns else ")")
 
 
 def _quote_identifier(name: str) -> str:
@@ -96,17 +110,17 @@ def _translate_read_errors(file: Path, table_format: TableFormat) -> Iterator[No
             where=str(file),
             expected=FORMAT_DESCRIPTIONS[table_format],
             got=" ".join(str(error).split())[:300],
-            next_step="mend the file, or dataset.source if it is of another format",
+            next_step="fix the file, or dataset.source if it has another format",
         ) from None
 
 
 def _build_missing_column_error(file: Path, setting: str, column: str, existing: list[str]) -> InputError:
-    folded = {name.casefold(): name for name in existing}
-    near = difflib.get_close_matches(column.casefold(), folded, n=1)
+    names_by_casefold = {name.casefold(): name for name in existing}
+    nearest = difflib.get_close_matches(column.casefold(), names_by_casefold, n=1)
     return InputError(
         f"the table has no column {column!r}",
         where=f"{setting}, {file}",
         expected="one of its columns: " + ", ".join(existing),
         got=column,
-        next_step=(f"did you mean {folded[near[0]]!r}? " if near else "") + f"mend {setting}, or add the column",
+        next_step=(f"did you mean {names_by_casefold[nearest[0]]!r}? " if nearest else "") + f"correct {setting}, or add the column",
     )

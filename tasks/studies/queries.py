@@ -14,12 +14,14 @@ from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
-from indexmill.tasks.evaluation.labels import UNLABELED, ItemLabels
+from indexmill.tasks.evaluation.labels import ItemLabels
 from indexmill.tasks.indexing.auto_factory import TUNING_QUERIES
 from indexmill.tasks.indexing.factory import FAISS_METRICS
-from indexmill.tasks.metrics.neighbors import ann_recall_at, distance_recall_at, exact_search
+from indexmill.tasks.metrics.exact_search import exact_search
+from indexmill.tasks.metrics.latency import SupportsSearch, measure_search_speed
+from indexmill.tasks.metrics.neighbors import ann_recall_at, distance_recall_at
+from indexmill.tasks.metrics.per_label import UNLABELED
 from indexmill.tasks.metrics.ranking import compute_query_metrics
-from indexmill.tasks.metrics.search_speed import SupportsSearch, measure_search_speed
 from indexmill.tasks.studies.brute_force import BruteForce
 from indexmill.tasks.studies.results import SearchMeasurements
 
@@ -49,7 +51,7 @@ class QuerySet:
         start = time.process_time()
         scores, retrieved = self._search_batches(searching, min(K, self.depth))
         cpu_seconds = time.process_time() - start
-        speed = measure_search_speed(searching, self.queries, k=min(K, self.depth))
+        speed = measure_search_speed(searching, self.queries, threads=threads(searching), k=min(K, self.depth))
         return SearchMeasurements(
             single_query_p50_ms=speed["single_query_p50_ms"], single_query_p95_ms=speed["single_query_p95_ms"],
             batch_queries_per_second=speed["batch_queries_per_second"], batch_size=len(self.queries), threads=threads(searching),

@@ -19,8 +19,8 @@ from indexmill.tasks.indexing.searcher import DEFAULT_RERANK_CANDIDATES, Searche
 from indexmill.tasks.indexing.shard_builder import build_shards
 from indexmill.tasks.indexing.shard_store import open_searcher
 from indexmill.tasks.indexing.training import reuse_or_train
-from indexmill.tasks.indexing.tuning import tune
-from indexmill.tasks.metrics.search_speed import bytes_per_vector
+from indexmill.tasks.indexing.tuning import tune_search
+from indexmill.tasks.metrics.latency import bytes_per_vector
 from indexmill.tasks.progress import track
 from indexmill.tasks.studies.brute_force import BruteForce, write_memmap
 from indexmill.tasks.studies.plan import get_recall_targets, plan_indexes, plan_widths
@@ -50,7 +50,7 @@ def build_study_index(root: Root, name: str, embeddings: EmbeddingSet, config: I
         temporary_root = root.with_index_dir(folder)
         start, cpu = time.perf_counter(), time.process_time()
         trained = reuse_or_train(temporary_root, name, embeddings, config, None)
-        filled = build_shards(temporary_root, name, embeddings, trained, "database", config, (), lambda finished: None)
+        filled = build_shards(temporary_root, name, embeddings, trained, config)
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
         searcher = open_searcher(filled.shards, temporary_root.file, config.metric, SearchParams(spill=trained.spill))
         vectors_beside = sum(ref.size for shard in filled.shards for suffix, ref in shard.vectors.items() if suffix == VECTORS_FILE)
@@ -111,17 +111,17 @@ def _iterate_settings(
     entry: StudyIndexConfig, searcher: Searcher, query_set: QuerySet, config: IndexConfig
 ) -> Iterator[tuple[SearchParams, float | None]]:
     """Set the searcher one way after another; yields each setting, and the recall that it was tuned for."""
-    search_param, widest = searcher.width
+    search_param, widest = searcher.search_param, searcher.search_param_max
     rerank_candidates = (entry.rerank_candidates or config.rerank_candidates or DEFAULT_RERANK_CANDIDATES) if searcher.stores else None
     if not search_param:
         yield SearchParams(), None
     elif tuned_for := get_recall_targets(entry):
         for target in tuned_for:
-            yield tune(searcher, *query_set.tuning, target).chosen.params, target
+            yield tune_search(searcher, *query_set.tuning, target).chosen.params, target
     else:
         for width in plan_widths(entry, search_param, widest):
             params = SearchParams(**{search_param: width}, rerank_candidates=rerank_candidates)
-            searcher.set_search_params(nprobe=params.nprobe, ef_search=params.ef_search, rerank_candidates=rerank_candidates)
+            searcher.set_search_params(params)
             yield params, None
 
 

@@ -1,7 +1,8 @@
 """Find leaks: queries that are near duplicates of a database item and would measure copying rather than search.
 
 The split already keeps equal content groups on one side. Leaks are groups that are merely close (perceptual hashes
-within a Hamming distance), or equal across a split that the data set defines."""
+within a Hamming distance), or equal across a split that the data set defines.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +23,30 @@ QUERY_BATCH_ROWS = 65_536
 
 
 def find_leaks(root: Root, items: Path, target: Path, *, groups_are_hashes: bool, max_distance: int) -> int:
-    """Write one pair (query_id, database_id, distance) for every leaking query: its nearest item of the database.
+    """Write one pair (query_id, database_id, distance) per leaking query, with its nearest database item.
 
-    hashed: content groups are 256-bit hashes, compared by Hamming distance up to `max_distance`; otherwise groups leak when they are equal.
-    Every query is held against every item of the database, in blocks, so the time grows with their product: 20,000 queries against
-    80,000 items are some 1.6e9 comparisons, a few seconds. Returns the number of pairs.
+    Every query is compared with every database item, in blocks. 20,000 queries and 80,000 items are 1.6e9 comparisons,
+    which take a few seconds.
+
+    Args:
+        root: The storage root.
+        items: A Parquet file with the columns item_id, content_group and side.
+        target: The Parquet file to write.
+        groups_are_hashes: Content groups are 256-bit hashes in hexadecimal and leak within `max_distance`. Otherwise
+            equal groups leak.
+        max_distance: The largest Hamming distance of a leak in bits.
+
+    Returns:
+        The number of pairs.
     """
     if groups_are_hashes:
         return parquet.write_parquet(target, LEAKS_SCHEMA, _find_near_duplicates(items, max_distance))
-    pairs = (
+    pairs_sql = (
         "SELECT q.item_id AS query_id, min(d.item_id) AS database_id, 0::INTEGER AS distance "
         f"FROM {parquet.scan_sql(items)} q JOIN {parquet.scan_sql(items)} d ON d.content_group = q.content_group AND d.side = 'database' "
         "WHERE q.side = 'query' GROUP BY q.item_id ORDER BY q.item_id"
     )
-    return parquet.copy_query(pairs, target, temp_dir=root.tmp)
+    return parquet.copy_query(pairs_sql, target, temp_dir=root.tmp)
 
 
 def _find_near_duplicates(items: Path, max_distance: int) -> Iterator[pa.RecordBatch]:
@@ -50,25 +61,28 @@ def _find_near_duplicates(items: Path, max_distance: int) -> Iterator[pa.RecordB
 
 
 def _find_nearest(items: Path, queries: list[tuple[np.ndarray, np.ndarray]], max_distance: int) -> pa.RecordBatch:
-    """The nearest database item of each query, where it is near enough; the lowest id of several."""
+    """Return the nearest database item of each query within the distance; of equally near ones, the lowest id."""
     ids, hashes = (np.concatenate(column) for column in zip(*queries, strict=True))
-    nearest, nearest_ids = np.full(len(ids), 257, np.int32), np.full(len(ids), -1, np.int64)
-    with track("looking for leaks", len(ids)) as advance:
+    nearest = np.full(len(ids), 257, np.int32)  # above any distance of 256-bit hashes
+    nearest_ids = np.full(len(ids), -1, np.int64)
+    with track("finding leaks", len(ids)) as advance:
         for database_ids, database in _read_hashes(items, "database"):
             index = faiss.IndexBinaryFlat(256)
             index.add(database)
             distances, rows = index.search(hashes, 1)
-            better = distances[:, 0] < nearest  # blocks come by ascending id, so the first of equals stays
-            nearest[better], nearest_ids[better] = distances[better, 0], database_ids[rows[better, 0]]
+            is_nearer = distances[:, 0] < nearest  # blocks come in order of id, so of equal distances the first stays
+            nearest[is_nearer] = distances[is_nearer, 0]
+            nearest_ids[is_nearer] = database_ids[rows[is_nearer, 0]]
         advance(len(ids))
-    close = nearest <= max_distance
-    return pa.RecordBatch.from_arrays([pa.array(ids[close]), pa.array(nearest_ids[close]), pa.array(nearest[close])], schema=LEAKS_SCHEMA)
+    is_leak = nearest <= max_distance
+    columns = [pa.array(column[is_leak]) for column in (ids, nearest_ids, nearest)]
+    return pa.RecordBatch.from_arrays(columns, schema=LEAKS_SCHEMA)
 
 
 def _read_hashes(items: Path, side: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(item ids, hashes as uint8 (n, 32)) of one side, block by block."""
+    """Yield the item ids and hashes (uint8, shape (n, 32)) of one side, block by block."""
     for batch in parquet.read_batches(items, ["item_id", "content_group", "side"]):
-        chosen = batch.filter(pa.compute.equal(batch.column("side"), side))
-        if chosen.num_rows:
-            packed = bytes.fromhex("".join(chosen.column("content_group").to_pylist()))
-            yield chosen.column("item_id").to_numpy(), np.frombuffer(packed, np.uint8).reshape(-1, 32)
+        rows = batch.filter(pa.compute.equal(batch.column("side"), side))
+        if rows.num_rows:
+            packed = bytes.fromhex("".join(rows.column("content_group").to_pylist()))
+            yield rows.column("item_id").to_numpy(), np.frombuffer(packed, np.uint8).reshape(-1, 32)

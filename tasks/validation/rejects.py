@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -13,30 +14,42 @@ from indexmill.storage.root import Root
 REJECTS_SCHEMA = pa.schema(
     {"item_id": pa.int64(), "key": pa.string(), "reason": pa.string(), "message": pa.string(), "content_digest": pa.string()}
 )
-REJECT_HISTORY_SCHEMA = pa.schema(
-    {name: pa.string() for name in ("key", "reason", "content_digest", "seen_since")}
-)  # what is remembered of them
-# What a reject is; the day on which it was first seen is no part of it.
+REJECT_HISTORY_SCHEMA = pa.schema({"key": pa.string(), "reason": pa.string(), "content_digest": pa.string(), "seen_since": pa.string()})
+# The columns that define a reject. The date of its first rejection does not.
 REJECT_IDENTITY = REJECTS_SCHEMA.names
 
 
-def write_rejects(root: Root, sql: str, history_path: Path, target: Path) -> dict[str, int]:
-    """Write the rows of `sql` (SCHEMA's columns) with `seen_since`, and remember them in `history_path`. Returns the counts by reason.
+class RejectReason(NamedTuple):
+    """Why an item is rejected: a stable code, and a message with the details."""
 
-    seen_since: UTC, ISO 8601; the first build in which the same key was rejected for the same reason with the same content.
+    code: str
+    message: str
+
+
+def write_rejects(root: Root, sql: str, history_path: Path, target: Path) -> dict[str, int]:
+    """Write the rejects with the date since when each is rejected, and update the history of rejects.
+
+    Args:
+        root: The storage root.
+        sql: The rejects, with the columns of REJECTS_SCHEMA.
+        history_path: The Parquet file of the previous build's rejects; replaced by this build's.
+        target: The Parquet file to write: the rows of `sql` and `seen_since`, the time (UTC, ISO 8601) of the first
+            build in a row that rejected the same key for the same reason with the same content.
+
+    Returns:
+        The number of rejects by reason.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    before = (
-        f"{parquet.scan_sql(history_path)}"
-        if not parquet.find_parquet_error(history_path, thorough=True)
-        else "(SELECT '' AS key, '' AS reason, '' AS content_digest, '' AS seen_since LIMIT 0)"
+    has_history = not parquet.find_parquet_error(history_path, thorough=True)
+    empty_sql = "(SELECT '' AS key, '' AS reason, '' AS content_digest, '' AS seen_since LIMIT 0)"
+    history_sql = parquet.scan_sql(history_path) if has_history else empty_sql
+    dated_sql = (
+        f"SELECT r.*, coalesce(h.seen_since, '{now}') AS seen_since FROM ({sql}) r LEFT JOIN {history_sql} h "
+        "ON h.key = r.key AND h.reason = r.reason AND h.content_digest IS NOT DISTINCT FROM r.content_digest ORDER BY r.item_id"
     )
-    dated = (
-        f"SELECT r.*, coalesce(m.seen_since, '{now}') AS seen_since FROM ({sql}) r LEFT JOIN {before} m "
-        "ON m.key = r.key AND m.reason = r.reason AND m.content_digest IS NOT DISTINCT FROM r.content_digest ORDER BY r.item_id"
-    )
-    parquet.copy_query(dated, target, temp_dir=root.tmp)
-    seen = f"SELECT DISTINCT {', '.join(REJECT_HISTORY_SCHEMA.names)} FROM {parquet.scan_sql(target)}"
-    with root.replace_atomically(history_path) as temporary, parquet.query(seen, temp_dir=root.tmp) as batches:
+    parquet.copy_query(dated_sql, target, temp_dir=root.tmp)
+    new_history_sql = f"SELECT DISTINCT {', '.join(REJECT_HISTORY_SCHEMA.names)} FROM {parquet.scan_sql(target)}"
+    with root.replace_atomically(history_path) as temporary, parquet.query(new_history_sql, temp_dir=root.tmp) as batches:
         parquet.write_parquet(temporary, REJECT_HISTORY_SCHEMA, batches)
-    return dict(parquet.fetch_rows(f"SELECT reason, count(*) FROM {parquet.scan_sql(target)} GROUP BY 1 ORDER BY 1", temp_dir=root.tmp))
+    counts_sql = f"SELECT reason, count(*) FROM {parquet.scan_sql(target)} GROUP BY 1 ORDER BY 1"
+    return dict(parquet.fetch_rows(counts_sql, temp_dir=root.tmp))

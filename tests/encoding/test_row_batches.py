@@ -1,4 +1,4 @@
-"""The batch size is found by trying."""
+"""The fastest batch size is found by measuring."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from indexmill.tasks.encoding.base import EncodedItems
 from indexmill.tasks.encoding.row_batches import find_fastest_batch_size
 
 
-class Clock:
-    """Seconds that pass only when somebody says so: what a busy machine does to a measurement is not what is tested."""
+class FakeClock:
+    """A clock that the test advances, so that a busy machine cannot affect the result."""
 
     now = 0.0
 
@@ -23,7 +23,7 @@ class Clock:
     monotonic = perf_counter
 
 
-CLOCK = Clock()
+CLOCK = FakeClock()
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +31,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("indexmill.tasks.encoding.row_batches.time", CLOCK)
 
 
-class Costly:
-    """An encoder whose passes cost a fixed time each, and which is as fast as can be at `knee` items a pass."""
+class BatchCostEncoder:
+    """An encoder that gets faster with the batch size up to `knee` items, and runs out of memory above `limit`."""
 
     modality, dim, batch_size, window = "text", 1, 4, 4
 
@@ -42,35 +42,35 @@ class Costly:
     def preprocess(self, item: Any) -> Any:
         return item
 
-    def encode(self, prepared: Sequence[Any], batch_size: int) -> EncodedItems:
+    def encode(self, inputs: Sequence[Any], batch_size: int) -> EncodedItems:
         if batch_size > self.limit:
             raise MemoryError
         self.sizes.append(batch_size)
-        CLOCK.now += 0.002 * len(prepared) / min(batch_size, self.knee)
-        return EncodedItems(np.ones((len(prepared), 1), np.float32), np.zeros(len(prepared), bool))
+        CLOCK.now += 0.002 * len(inputs) / min(batch_size, self.knee)
+        return EncodedItems(np.ones((len(inputs), 1), np.float32), np.zeros(len(inputs), bool))
 
 
-def test_the_smallest_batch_that_is_as_fast_as_any_is_taken() -> None:
-    """Doubling helps up to 32; 64 and 128 are tried in vain, and 256 is not."""
-    encoder = Costly(knee=32)
+def test_the_smallest_of_the_fastest_batch_sizes_is_chosen() -> None:
+    """Doubling helps up to 32; 64 and 128 bring no gain, and 256 is not tried."""
+    encoder = BatchCostEncoder(knee=32)
     assert find_fastest_batch_size(encoder, range(512)) == 32  # type: ignore[arg-type]
     assert set(encoder.sizes) == {8, 16, 32, 64, 128}
     assert encoder.batch_size == 4
 
 
-def test_the_search_ends_where_memory_or_the_sample_does() -> None:
-    """The best size so far; 8 when nothing larger can be tried, which encoding halves if it must."""
-    assert find_fastest_batch_size(Costly(knee=512, limit=64), range(512)) == 64  # type: ignore[arg-type]
-    assert find_fastest_batch_size(Costly(knee=512), range(100)) == 64  # type: ignore[arg-type]
-    assert find_fastest_batch_size(Costly(knee=512, limit=4), range(100)) == 8  # type: ignore[arg-type]
-    assert find_fastest_batch_size(Costly(knee=512), range(3)) == 8  # type: ignore[arg-type]
+def test_the_search_ends_at_the_limit_of_memory_or_sample() -> None:
+    """It returns the best size so far, or 8 if nothing larger can be tried."""
+    assert find_fastest_batch_size(BatchCostEncoder(knee=512, limit=64), range(512)) == 64  # type: ignore[arg-type]
+    assert find_fastest_batch_size(BatchCostEncoder(knee=512), range(100)) == 64  # type: ignore[arg-type]
+    assert find_fastest_batch_size(BatchCostEncoder(knee=512, limit=4), range(100)) == 8  # type: ignore[arg-type]
+    assert find_fastest_batch_size(BatchCostEncoder(knee=512), range(3)) == 8  # type: ignore[arg-type]
 
 
-def test_other_faults_are_raised() -> None:
-    """A model that cannot encode the items is no reason for a small batch."""
+def test_other_errors_are_raised() -> None:
+    """An error other than lack of memory does not end in a small batch."""
 
-    class Broken(Costly):
-        def encode(self, prepared: Sequence[Any], batch_size: int) -> EncodedItems:
+    class Broken(BatchCostEncoder):
+        def encode(self, inputs: Sequence[Any], batch_size: int) -> EncodedItems:
             raise ValueError("poison")
 
     with pytest.raises(ValueError, match="poison"):

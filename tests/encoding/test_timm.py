@@ -1,4 +1,4 @@
-"""timm models give what the library's own loop gives, whatever classifier their checkpoint has, and only tensors are ever unpickled."""
+"""timm models give the vectors of the library's own loop, whatever their classifier; only tensors are unpickled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from indexmill.configs.encoders import TimmEncoderConfig
 from indexmill.storage.errors import InputError, SourceUnreachable
 from indexmill.tasks.encoding import EncoderIdentity, identify, load_encoder
 from indexmill.tasks.encoding.base import encode_items
-from tests.encoding.checkpoints import ModelHub, cosine, images, malicious, opened_hub
+from tests.encoding.checkpoints import ModelHub, compute_cosines, make_images, open_model_hub, write_malicious_pickle
 
 SMALL = "mobilenetv3_small_050"
 
@@ -28,100 +28,108 @@ SMALL = "mobilenetv3_small_050"
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Random weights of the small architecture, with the library's 1,000 classes."""
-    return saved(SMALL, tmp_path_factory.mktemp("timm") / "weights.pth")
+    return save_random_weights(SMALL, tmp_path_factory.mktemp("timm") / "weights.pth")
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModelHub]:
-    with opened_hub(monkeypatch, tmp_path / "cache") as standin:
-        yield standin
+    with open_model_hub(monkeypatch, tmp_path / "cache") as model_hub:
+        yield model_hub
 
 
-def saved(name: str, path: Path, seed: int = 0, **choices: Any) -> str:
+def save_random_weights(name: str, path: Path, seed: int = 0, **options: Any) -> str:
     torch.manual_seed(seed)
-    torch.save(timm.create_model(name, **choices).state_dict(), path)
+    torch.save(timm.create_model(name, **options).state_dict(), path)
     return str(path)
 
 
-def encoder(model: str = SMALL, pretrained: str | None = None, **more: Any) -> TimmEncoderConfig:
-    return TimmEncoderConfig(kind="timm", model=model, pretrained=pretrained, **more)
+def make_config(model: str = SMALL, pretrained: str | None = None, **options: Any) -> TimmEncoderConfig:
+    return TimmEncoderConfig(kind="timm", model=model, pretrained=pretrained, **options)
 
 
-def identity(*arguments: str, **more: Any) -> EncoderIdentity:
-    return identify(encoder(*arguments, **more))
+def get_identity(*arguments: str, **options: Any) -> EncoderIdentity:
+    return identify(make_config(*arguments, **options))
 
 
-def own_loop(name: str, checkpoint: str, **choices: Any) -> np.ndarray:
-    model = timm.create_model(name, checkpoint_path=checkpoint, **choices)
+def encode_with_timm(name: str, checkpoint: str, **options: Any) -> np.ndarray:
+    """The library's own loop, one image at a time."""
+    model = timm.create_model(name, checkpoint_path=checkpoint, **options)
     model.reset_classifier(0)
     model.eval()
-    prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     with torch.inference_mode():
-        return np.concatenate([model(prepare(image)[None]).numpy() for image in images()])
+        return np.concatenate([model(transform(image)[None]).numpy() for image in make_images()])
 
 
 @pytest.mark.parametrize(("name", "dim"), [(SMALL, 1024), ("resnet18", 512), ("mobilenetv2_050", 1280)])
 def test_images_agree_with_the_librarys_own_loop_one_at_a_time(name: str, dim: int, tmp_path: Path) -> None:
     """Batches change nothing: cosine at least 0.9999 to the pooled features, and unit length."""
-    path = saved(name, tmp_path / "weights.pth")
-    model = load_encoder(encoder(name, path, batch_size=2))
-    ours = encode_items(model, images()).vectors
+    path = save_random_weights(name, tmp_path / "weights.pth")
+    model = load_encoder(make_config(name, path, batch_size=2))
+    ours = encode_items(model, make_images()).vectors
     assert ours.shape == (5, model.dim) == (5, dim)
     assert ours.dtype == np.float32
-    assert cosine(ours, own_loop(name, path)).min() > 0.9999
+    assert compute_cosines(ours, encode_with_timm(name, path)).min() > 0.9999
     assert np.linalg.norm(ours, axis=1) == pytest.approx(np.ones(5), abs=1e-6)
 
 
 def test_a_fine_tuned_checkpoint_keeps_its_features(tmp_path: Path) -> None:
-    """A classifier of another size is no other shape: it is not used."""
-    path = saved(SMALL, tmp_path / "weights.pth", num_classes=7)
-    assert cosine(encode_items(load_encoder(encoder(SMALL, path)), images()).vectors, own_loop(SMALL, path, num_classes=7)).min() > 0.9999
+    """A classifier of another size does not matter: it is not used."""
+    path = save_random_weights(SMALL, tmp_path / "weights.pth", num_classes=7)
+    assert (
+        compute_cosines(
+            encode_items(load_encoder(make_config(SMALL, path)), make_images()).vectors, encode_with_timm(SMALL, path, num_classes=7)
+        ).min()
+        > 0.9999
+    )
 
 
-def test_vectors_keep_their_length_when_they_are_not_normalised(checkpoint: str) -> None:
-    """normalize: false gives the model's own numbers."""
-    ours = encode_items(load_encoder(encoder(SMALL, checkpoint, normalize=False)), images()).vectors
-    assert ours == pytest.approx(own_loop(SMALL, checkpoint), rel=1e-3, abs=1e-4)
+def test_vectors_keep_their_length_without_normalization(checkpoint: str) -> None:
+    """normalize: false gives the model's own vectors."""
+    ours = encode_items(load_encoder(make_config(SMALL, checkpoint, normalize=False)), make_images()).vectors
+    assert ours == pytest.approx(encode_with_timm(SMALL, checkpoint), rel=1e-3, abs=1e-4)
 
 
-def test_a_tag_of_the_hub_is_fetched_once_and_then_found_without_it(hub: ModelHub, tmp_path: Path) -> None:
-    """No tag takes the library's default; the file is its safetensors, and no request is made once it is here."""
+def test_the_weights_of_a_tag_are_downloaded_once(hub: ModelHub, tmp_path: Path) -> None:
+    """The default tag is the library's; safetensors are preferred; there is no request once they are cached."""
     torch.manual_seed(0)
     save_file(timm.create_model(SMALL).state_dict(), tmp_path / "model.safetensors")
     hub.datasets[f"timm/{SMALL}.lamb_in1k"] = {"model.safetensors": (tmp_path / "model.safetensors").read_bytes(), "config.json": b"{}"}
-    fetched = identity()
+    downloaded = get_identity()
     requests = len(hub.requests)
-    assert fetched.details["pretrained"] == "lamb_in1k"
-    assert identity(SMALL, "lamb_in1k").fingerprint == fetched.fingerprint
+    assert downloaded.details["pretrained"] == "lamb_in1k"
+    assert get_identity(SMALL, "lamb_in1k").fingerprint == downloaded.fingerprint
     local = str(tmp_path / "model.safetensors")
-    assert cosine(encode_items(load_encoder(encoder()), images()).vectors, own_loop(SMALL, local)).min() > 0.9999
+    assert compute_cosines(encode_items(load_encoder(make_config()), make_images()).vectors, encode_with_timm(SMALL, local)).min() > 0.9999
     assert len(hub.requests) == requests
-    assert not hub.asked("resolve/main/config.json")
-    assert identity(SMALL, local).details["weights"] == fetched.details["weights"]
+    assert not hub.count_requests("resolve/main/config.json")
+    assert get_identity(SMALL, local).details["weights"] == downloaded.details["weights"]
 
 
-def test_a_hub_that_is_not_there_is_told_before_anything_is_read(hub: ModelHub) -> None:
-    """No network is a SourceUnreachable that names the model."""
+def test_an_unreachable_hub_is_an_error_that_names_the_model(hub: ModelHub) -> None:
+    """It is a SourceUnreachable."""
     hub.close()
     with pytest.raises(SourceUnreachable, match=r"timm/resnet18\.a1_in1k"):
-        identity("resnet18")
+        get_identity("resnet18")
 
 
-def test_the_fingerprint_depends_on_what_the_model_computes_and_not_on_where_it_lies(checkpoint: str, tmp_path: Path) -> None:
-    """A copy under another name is the same encoder; other weights, architecture or normalisation make another."""
-    original = identity(SMALL, checkpoint)
+def test_the_fingerprint_depends_on_the_model_and_not_on_its_path(checkpoint: str, tmp_path: Path) -> None:
+    """A copy under another name is the same encoder; other weights, architecture or normalization make another."""
+    original = get_identity(SMALL, checkpoint)
     shutil.copy(checkpoint, tmp_path / "copy.pth")
-    assert identity(SMALL, str(tmp_path / "copy.pth")).fingerprint == original.fingerprint
-    others = [identity(SMALL, saved(SMALL, tmp_path / "other.pth", seed=1)), identity("resnet18", checkpoint)]
-    others.append(identity(SMALL, checkpoint, normalize=False))
-    assert len({original.fingerprint, *(each.fingerprint for each in others)}) == 4
+    assert get_identity(SMALL, str(tmp_path / "copy.pth")).fingerprint == original.fingerprint
+    others = [get_identity(SMALL, save_random_weights(SMALL, tmp_path / "other.pth", seed=1)), get_identity("resnet18", checkpoint)]
+    others.append(get_identity(SMALL, checkpoint, normalize=False))
+    assert len({original.fingerprint, *(identity.fingerprint for identity in others)}) == 4
     assert set(original.details["libraries"]) == {"pillow", "timm", "torch", "torchvision"}
 
 
 def test_a_local_checkpoint_is_identified_without_loading_torch(checkpoint: str) -> None:
-    """For both libraries: seconds that a night without new items does not pay."""
+    """For both libraries: importing them takes seconds, which a build without new items saves."""
     program = (
-        "import sys; from indexmill.configs.encoders import OpenClipEncoderConfig, TimmEncoderConfig; from indexmill.tasks.encoding import identify\n"
+        "import sys\n"
+        "from indexmill.configs.encoders import OpenClipEncoderConfig, TimmEncoderConfig\n"
+        "from indexmill.tasks.encoding import identify\n"
         f"identify(TimmEncoderConfig(kind='timm', model={SMALL!r}, pretrained={checkpoint!r}))\n"
         f"identify(OpenClipEncoderConfig(kind='open-clip', model='ViT-B-32', pretrained={checkpoint!r}))\n"
         "sys.exit('torch' in sys.modules)"
@@ -130,39 +138,39 @@ def test_a_local_checkpoint_is_identified_without_loading_torch(checkpoint: str)
 
 
 @pytest.mark.parametrize(
-    ("model", "pretrained", "what"),
+    ("model", "pretrained", "message"),
     [
-        ("resnet81", None, "nearest: .*resnet18"),
-        ("resnet18", "a1_in2k", "nearest: a1_in1k"),
+        ("resnet81", None, "closest names: .*resnet18"),
+        ("resnet18", "a1_in2k", "closest names: a1_in1k"),
         ("resnet18", "/nowhere/weights.pth", "encoder.pretrained = /nowhere/weights.pth"),
-        ("resnet18", "package:indexmill/configs/models.py", "this is no checkpoint"),
+        ("resnet18", "package:indexmill/configs/models.py", "not a checkpoint file"),
     ],
 )
-def test_what_is_not_there_is_named(model: str, pretrained: str | None, what: str) -> None:
-    """An unknown architecture or tag with the nearest one, a missing path, a file that holds no weights."""
-    with pytest.raises(InputError, match=what):
-        identify(encoder(model, pretrained))
+def test_unknown_names_and_missing_files_are_named(model: str, pretrained: str | None, message: str) -> None:
+    """An unknown architecture or tag with the closest names, a missing path, a file that holds no weights."""
+    with pytest.raises(InputError, match=message):
+        identify(make_config(model, pretrained))
 
 
-def test_other_weights_than_the_expected_ones_are_refused(checkpoint: str) -> None:
+def test_unexpected_weights_are_refused(checkpoint: str) -> None:
     """weights_sha256 is compared before anything is loaded."""
     with pytest.raises(InputError, match="a" * 64):
-        identity(SMALL, checkpoint, weights_sha256="a" * 64)
+        get_identity(SMALL, checkpoint, weights_sha256="a" * 64)
 
 
-def test_a_checkpoint_of_another_shape_is_refused(checkpoint: str, tmp_path: Path) -> None:
-    """Missing tensors, and another architecture's, leave nothing at its random start: it is an InputError."""
+def test_a_checkpoint_of_another_architecture_is_refused(checkpoint: str, tmp_path: Path) -> None:
+    """Missing and unexpected tensors are an InputError: no weight stays random."""
     torch.save({"some.weight": torch.zeros(3)}, tmp_path / "other.pth")
     for model, path in ((SMALL, str(tmp_path / "other.pth")), ("resnet18", checkpoint)):
-        with pytest.raises(InputError, match=f"not one of {model}"):
-            load_encoder(encoder(model, path))
+        with pytest.raises(InputError, match=f"does not fit {model}"):
+            load_encoder(make_config(model, path))
 
 
 def test_a_pickle_is_never_run(tmp_path: Path) -> None:
-    """A file that executes something when it is unpickled without care is refused, and executes nothing."""
-    path = malicious(tmp_path / "weights.pth", tmp_path / "witness")
+    """A file that runs code when it is unpickled is refused, and runs nothing."""
+    path = write_malicious_pickle(tmp_path / "weights.pth", tmp_path / "witness")
     with pytest.raises(InputError, match="nothing but tensors"):
-        load_encoder(encoder(SMALL, str(path)))
+        load_encoder(make_config(SMALL, str(path)))
     assert not (tmp_path / "witness").exists()
     pickle.loads(path.read_bytes())
     assert (tmp_path / "witness").exists()

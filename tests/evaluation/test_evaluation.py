@@ -33,7 +33,7 @@ from indexmill.tasks.evaluation.retrieval import (
 from indexmill.tasks.evaluation.search_sweep import sweep_search_params
 from indexmill.tasks.evaluation.tables import write_per_label, write_per_query
 from indexmill.tasks.evaluation.trec import write_qrels, write_run
-from indexmill.tasks.indexing.reranking import store
+from indexmill.tasks.indexing.reranking import make_store
 from indexmill.tasks.indexing.searcher import Searcher
 from indexmill.tasks.metrics.ranking import interpolated_precision
 
@@ -57,7 +57,7 @@ class Small:
         index = faiss.index_factory(DIM, "IVF8,Flat", faiss.METRIC_INNER_PRODUCT)
         index.train(self.vectors[:60])
         index.add_with_ids(self.vectors[:60], np.arange(1, 61))
-        self.searcher = Searcher([index], "cosine", nprobe=2)
+        self.searcher = Searcher([index], "cosine", SearchParams(nprobe=2))
         self.given = run_queries(self.searcher, np.arange(61, 81), self.vectors[60:], 10, 40)
         self.judge = RelevanceJudge(root, self.embeddings, self.embeddings)
         self.judged = self.judge.judge_by_label(self.given, (1, 5, 10))
@@ -79,7 +79,7 @@ def test_the_first_places_are_those_of_a_search_for_so_many() -> None:
     index = faiss.index_factory(DIM, "IVF4,PQ4x4", faiss.METRIC_INNER_PRODUCT)
     index.train(vectors)
     index.add_with_ids(vectors, ids)
-    searcher = Searcher([index], "cosine", nprobe=4, stores=[store(ids, vectors, "cosine")], rerank_candidates=3)
+    searcher = Searcher([index], "cosine", SearchParams(nprobe=4, rerank_candidates=3), stores=[make_store(ids, vectors, "cosine")])
     queries = unit(np.random.default_rng(1), 50)
     retrieved = run_queries(searcher, np.arange(50), queries, 3, 40).retrieved
     three, forty = (searcher.search(queries, k)[1] for k in (3, 40))

@@ -18,7 +18,7 @@ from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 from tests.conftest import Build
 from tests.faults.killing import HERE
-from tests.serve.publishing import publish_again
+from tests.serve.publish_helper import publish_again
 
 PROCESSES, THREADS, PUBLISHES = (5, 10, 20) if "INDEXMILL_SOAK" in os.environ else (2, 5, 6)
 

@@ -182,5 +182,5 @@ def test_long_work_heeds_when_patience_is_over(asked: None, monkeypatch: pytest.
         monkeypatch.setattr(time, "monotonic", lambda: now + 19.9)
         advance(1)
         monkeypatch.setattr(time, "monotonic", lambda: now + 20.1)
-        with pytest.raises(Stopped, match="in the midst of: work"):
+        with pytest.raises(Stopped, match="during: work"):
             advance(1)

@@ -96,10 +96,10 @@ def test_a_build_loads_and_encodes_in_its_turn(
     """A limit that the server does not know: neither a model is loaded nor the stage `encode` begun. One that it knows is given back."""
     provision_server()
     monkeypatch.setenv(LIMIT_VARIABLE, "another-gpu")
-    with pytest.raises(InputError, match="no slot of the device"):
+    with pytest.raises(InputError, match="cannot acquire a GPU slot"):
         quick_build(digits, root=tmp_path / "new")
     assert not (tmp_path / "new" / "datasets").exists()
-    with pytest.raises(InputError, match="no slot of the device") as refused:
+    with pytest.raises(InputError, match="cannot acquire a GPU slot") as refused:
         quick_build(digits)
     assert "prefect gcl create another-gpu" in refused.value.next_step
     monkeypatch.setenv(LIMIT_VARIABLE, GPU_LIMIT)

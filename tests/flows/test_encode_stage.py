@@ -26,7 +26,7 @@ from indexmill.storage.snapshots import Snapshots
 from indexmill.tasks.encoding import identify
 from indexmill.tasks.encoding.device import get_device_name
 from tests.conftest import Build
-from tests.encoding.checkpoints import clip_folder
+from tests.encoding.checkpoints import write_clip_folder
 from tests.storage.embedding_parts import add_vectors
 
 CLIP = ("encoder.kind=open-clip", "encoder.weights_sha256=null")
@@ -36,7 +36,7 @@ CAPTIONED = ("dataset.captions=text", *CLIP)
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A setting: a tiny CLIP model with random weights."""
-    return f"encoder.model=local-dir:{clip_folder(tmp_path_factory.mktemp('clip') / 'model')}"
+    return f"encoder.model=local-dir:{write_clip_folder(tmp_path_factory.mktemp('clip') / 'model')}"
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def bright(folder: Path) -> Path:
     import torch
     from safetensors.torch import load_file, save_file
 
-    clip_folder(folder)
+    write_clip_folder(folder)
     weights = load_file(folder / "open_clip_model.safetensors")
     weights["visual.conv1.weight"] = torch.full_like(weights["visual.conv1.weight"], 300)
     save_file(weights, folder / "open_clip_model.safetensors")
@@ -234,7 +234,7 @@ def test_one_new_item_among_a_hundred_thousand_is_encoded_alone(server: str, roo
 def test_weights_of_another_architecture_cost_no_reading(build: Build, pictures: Path, tmp_path: Path) -> None:
     """The model is tried before the first item is listed."""
     wrong = tmp_path / "wrong"
-    clip_folder(wrong)
+    write_clip_folder(wrong)
     config = json.loads((wrong / "open_clip_config.json").read_text())
     config["model_cfg"]["vision_cfg"]["width"] = 128
     (wrong / "open_clip_config.json").write_text(json.dumps(config))

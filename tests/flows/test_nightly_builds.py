@@ -48,7 +48,7 @@ def test_a_night_with_few_new_pictures_keeps_training_and_untouched_shards(build
         shutil.rmtree(pictures / label)
     build(pictures, *SETTINGS)
     third = live(root)
-    assert third.training["reason"].startswith("trained anew: changed 0.")
+    assert third.training["reason"].startswith("retrained: changed 0.")
     assert third.training["signals"]["changed"] > 0.2
     Snapshots(Root(root), "demo-images").verify(third)
 

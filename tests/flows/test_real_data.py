@@ -21,7 +21,7 @@ from indexmill.tasks.encode import encode
 from indexmill.tasks.encoding import identify
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.evaluation.extra_metrics import correlate_scored_pairs
-from indexmill.tasks.ingest import ingest, revision
+from indexmill.tasks.ingest import ingest, read_source_revision
 from indexmill.tasks.split import split
 from indexmill.tasks.validate import validate
 from tests.conftest import Build
@@ -46,7 +46,7 @@ def sentences() -> list[str]:
 
 
 def first_stages(root: Root, config: PipelineConfig) -> tuple[Dataset, ValidatedDataset, SplitDataset]:
-    listed = ingest.fn(root, config.name, config.dataset, revision(config.dataset, root))
+    listed = ingest.fn(root, config.name, config.dataset, read_source_revision(config.dataset, root))
     passed = validate.fn(root, listed, config.validate_)
     return listed, passed, split.fn(root, passed, config.split)
 

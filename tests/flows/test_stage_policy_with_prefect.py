@@ -20,7 +20,7 @@ from indexmill.storage.root import Root
 from indexmill.tasks.ingest import ingest
 from indexmill.tasks.stage_policy import STAGES, TASK_POLICIES
 from tests.conftest import Build
-from tests.sources.hub_samples import opened
+from tests.sources.hub_datasets import open_fake_hub
 from tests.tasks.test_stage_policy import TASKS
 
 
@@ -48,8 +48,8 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def expected(name: str) -> list[float]:
     """The waits of a row on average."""
-    again = TASK_POLICIES[name].retry
-    return [again.seconds * 2**count for count in range(again.times)] if again else []
+    policy = TASK_POLICIES[name].retry
+    return list(policy.waits_s) if policy else []
 
 
 @pytest.mark.parametrize("name", TASK_POLICIES)
@@ -168,13 +168,13 @@ def test_a_hub_that_is_away_for_a_while_delays_ingest_and_does_not_end_it(
 ) -> None:
     """The real client and a hub that breaks off twice as often as a call is patient: two tries of ingest fail, the third lists all."""
     config = HuggingFaceDatasetConfig(source="huggingface", id="ours/texts", text_column="sentence")
-    with opened(monkeypatch, tmp_path) as hub:
+    with open_fake_hub(monkeypatch, tmp_path) as hub:
         hub.fail("GET /api/datasets/ours/texts/revision", *["cut"] * 8)
         dataset = StageRunner(root).run(ingest, "some", config, "r", False)
         assert dataset.items == 3
-        asked = hub.asked("GET /api/datasets/ours/texts/revision")
+        asked = hub.count_requests("GET /api/datasets/ours/texts/revision")
         assert StageRunner(root).run(ingest, "some", config, "r", False) == dataset
-        assert hub.asked("GET /api/datasets/ours/texts/revision") == asked
+        assert hub.count_requests("GET /api/datasets/ours/texts/revision") == asked
     waits = [1, 2, 4, 2, 1, 2, 4, 4]  # three within a try of the stage, and one before its next
     assert asked == 4 + 4 + 2
     assert len(slept) == len(waits)

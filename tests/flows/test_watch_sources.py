@@ -75,7 +75,7 @@ def test_a_build_is_started_when_its_source_has_changed_and_only_then(
     gone = load_config("demo-images", [f"dataset.path={pictures / 'nowhere'}"])
     monkeypatch.setattr("indexmill.flows.watch_sources.load_config", lambda name, settings: gone if name == "gone" else config)
     before = len(runs_of("demo-images"))
-    assert watch_sources(["gone", "demo-images"], str(root)) == {"gone": "the image folder is not there", "demo-images": "unchanged"}
+    assert watch_sources(["gone", "demo-images"], str(root)) == {"gone": "the image folder does not exist", "demo-images": "unchanged"}
     assert len(runs_of("demo-images")) == before
     (pictures / "0" / "new.png").write_bytes(next(pictures.rglob("*.png")).read_bytes())
     plan_index("demo-images", str(root), [f"dataset.path={pictures}", "encoder.precision=float32", *QUICK])  # to plan is not to build

@@ -74,5 +74,5 @@ def test_a_good_build_and_a_missing_listener_say_nothing(
     quick_build(pictures)
     assert heard == []
     monkeypatch.setenv("INDEXMILL_WEBHOOK", "http://127.0.0.1:9/nobody")
-    with pytest.raises(InputError, match="image folder is not there"):
+    with pytest.raises(InputError, match="image folder does not exist"):
         quick_build(pictures / "nowhere")

@@ -1,4 +1,4 @@
-"""Searching among some items, without re-ranking, and for the vectors of items."""
+"""Filtered search, search without re-ranking, and stored vectors."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ import faiss
 import numpy as np
 import pytest
 
+from indexmill.storage.index_records import SearchParams
 from indexmill.tasks.indexing import filtered_search
 from indexmill.tasks.indexing.filtered_search import reconstruct_vectors, search_filtered
-from indexmill.tasks.indexing.reranking import store
+from indexmill.tasks.indexing.reranking import make_store
 from indexmill.tasks.indexing.searcher import Searcher, use_single_thread
 from indexmill.tasks.indexing.soar import fill_index, train_soar
 
 N, DIM, K = 1500, 32, 10
 FAMILIES = ["Flat", "IVF16,Flat", "IVF16,SQ8", "HNSW16", "PCA32,IVF16,Flat", "IVF16,Flat re-ranked", "Flat re-ranked", "spilled"]
-LEAST = {"IVF16,SQ8": 0.97, "HNSW16": 0.97, "PCA32,IVF16,Flat": 0.9, "spilled": 0.8}  # PCA moves the origin, and with it inner products
+MIN_AGREEMENT = {
+    "IVF16,SQ8": 0.97,
+    "HNSW16": 0.97,
+    "PCA32,IVF16,Flat": 0.9,
+    "spilled": 0.8,
+}  # PCA moves the origin, and with it inner products
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +34,20 @@ def data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.sort(random.choice(2**62, N, replace=False)), vectors[:N], vectors[N:]
 
 
-def searcher(family: str, ids: np.ndarray, vectors: np.ndarray) -> Searcher:
+def make_searcher(family: str, ids: np.ndarray, vectors: np.ndarray) -> Searcher:
     """Two shards of the family, items dealt out in turn."""
     parts = [slice(0, None, 2), slice(1, None, 2)]
     if family == "spilled":
         trained = train_soar(vectors, 16, 16, "cosine")
         shards: list[Any] = [fill_index(trained, [(ids[part], vectors[part])]) for part in parts]
     else:
-        shards = [made(family.removesuffix(" re-ranked"), ids[part], vectors[part]) for part in parts]
-    again = family == "spilled" or family.endswith("re-ranked")
-    stores = [store(ids[part], vectors[part].copy(), "cosine") for part in parts] if again else []
-    return Searcher(shards, "cosine", nprobe=2, stores=stores, spill=family == "spilled")
+        shards = [make_index(family.removesuffix(" re-ranked"), ids[part], vectors[part]) for part in parts]
+    is_reranked = family == "spilled" or family.endswith("re-ranked")
+    stores = [make_store(ids[part], vectors[part].copy(), "cosine") for part in parts] if is_reranked else []
+    return Searcher(shards, "cosine", SearchParams(nprobe=2, spill=family == "spilled"), stores=stores)
 
 
-def made(factory: str, ids: np.ndarray, vectors: np.ndarray) -> Any:
+def make_index(factory: str, ids: np.ndarray, vectors: np.ndarray) -> Any:
     index: Any = faiss.index_factory(DIM, factory, faiss.METRIC_INNER_PRODUCT)
     index = index if "IVF" in factory else faiss.IndexIDMap2(index)
     index.train(vectors)
@@ -51,57 +57,59 @@ def made(factory: str, ids: np.ndarray, vectors: np.ndarray) -> Any:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("share", [0.004, 0.3])
-@pytest.mark.parametrize("few", [0, 5000])
-def test_among_some_items_the_best_of_them_are_found(
-    family: str, share: float, few: int, data: tuple[np.ndarray, ...], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("brute_force_max", [0, 5000])
+def test_a_filtered_search_returns_the_best_allowed_items(
+    family: str, share: float, brute_force_max: int, data: tuple[np.ndarray, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As exact search over just these items, though otherwise two lists are looked at; k of them, or all there are.
+    """The result agrees with exact search over the allowed items, although an unfiltered search visits two lists only.
 
-    few: whether they are compared one by one, which is exact in every family that has the vectors.
+    Brute force is exact in every family that has the vectors.
     """
-    monkeypatch.setattr(filtered_search, "BRUTE_FORCE_MAX", few)
+    monkeypatch.setattr(filtered_search, "BRUTE_FORCE_MAX", brute_force_max)
     ids, vectors, queries = data
     chosen = np.random.default_rng(7).random(N) < share
     k = min(K, int(chosen.sum()))
-    scores, found = search_filtered(searcher(family, ids, vectors), queries, k, allowed_ids=ids[chosen])
+    scores, retrieved = search_filtered(make_searcher(family, ids, vectors), queries, k, allowed_ids=ids[chosen])
     expected = ids[chosen][np.argsort(-(queries @ vectors[chosen].T), axis=1)[:, :k]]
-    agreement = np.mean([len({*row} & {*right}) / k for row, right in zip(found.tolist(), expected.tolist(), strict=True)])
-    compared = few > 0 and (family == "HNSW16" or family == "spilled")
-    assert agreement >= (1 if compared else LEAST.get(family, 1))
-    assert set(found.ravel().tolist()) <= set(ids[chosen].tolist())
+    agreement = np.mean([len({*row} & {*exact}) / k for row, exact in zip(retrieved.tolist(), expected.tolist(), strict=True)])
+    is_exact = brute_force_max > 0 and (family == "HNSW16" or family == "spilled")
+    assert agreement >= (1 if is_exact else MIN_AGREEMENT.get(family, 1))
+    assert set(retrieved.ravel().tolist()) <= set(ids[chosen].tolist())
     assert (np.diff(scores, axis=1) <= 0).all()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_item_gives_its_own_vector_and_an_unknown_one_an_error(family: str, data: tuple[np.ndarray, ...]) -> None:
-    """As it was added, within what a code loses; from either shard; the id that was asked is named when there is none."""
+def test_items_have_their_vectors_and_unknown_ids_raise(family: str, data: tuple[np.ndarray, ...]) -> None:
+    """Vectors are as added, within the loss of a code, from either shard; the error names an unknown id."""
     ids, vectors, _ = data
-    asked = [3, 8, 1499]
-    opened = searcher(family, ids, vectors)
-    assert np.allclose(reconstruct_vectors(opened, ids[asked].tolist()), vectors[asked], atol=0.01 if "SQ8" in family else 1e-5)
+    rows = [3, 8, 1499]
+    opened = make_searcher(family, ids, vectors)
+    assert np.allclose(reconstruct_vectors(opened, ids[rows].tolist()), vectors[rows], atol=0.01 if "SQ8" in family else 1e-5)
     for unknown in (0, -1, int(ids[5]) + 1, 2**63 - 1):
         with pytest.raises(KeyError, match=str(unknown)):
             reconstruct_vectors(opened, [int(ids[0]), unknown])
 
 
-def test_threads_that_search_at_once_do_not_disturb_each_other(data: tuple[np.ndarray, ...]) -> None:
-    """Each k looks at a number of candidates of its own: four threads with k from 1 to 20 get what each k gets alone."""
+def test_concurrent_searches_do_not_affect_each_other(data: tuple[np.ndarray, ...]) -> None:
+    """Each k has its own number of candidates: four threads with k from 1 to 20 get the results of each k alone."""
     ids, vectors, queries = data
-    opened = searcher("spilled", ids, vectors)
+    opened = make_searcher("spilled", ids, vectors)
     alone = {k: opened.search(queries, k)[1] for k in range(1, 21)}
-    again = searcher("spilled", ids, vectors)
+    shared = make_searcher("spilled", ids, vectors)
     with ThreadPoolExecutor(4, initializer=use_single_thread) as pool:
-        found = list(pool.map(lambda k: (k, again.search(queries, k)[1]), [*range(1, 21), *range(20, 0, -1)]))
-    assert all(np.array_equal(items, alone[k]) for k, items in found)
+        results = list(pool.map(lambda k: (k, shared.search(queries, k)[1]), [*range(1, 21), *range(20, 0, -1)]))
+    assert all(np.array_equal(items, alone[k]) for k, items in results)
 
 
-@pytest.mark.parametrize("again", [False, True])
-@pytest.mark.parametrize("few", [0, 5000])
-def test_a_graph_whose_paths_do_not_lead_to_the_items_still_gives_all_of_them(
-    again: bool, few: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("has_store", [False, True])
+@pytest.mark.parametrize("brute_force_max", [0, 5000])
+def test_a_graph_search_that_reaches_no_allowed_item_is_completed(
+    has_store: bool, brute_force_max: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """6,000 items stand between queries and the 30 of a label, more than the graph is searched for: it alone finds none, and all come."""
-    monkeypatch.setattr(filtered_search, "BRUTE_FORCE_MAX", few)
+    """6,000 items are nearer to the queries than the 30 allowed ones: the graph alone returns too few, the search
+    returns all.
+    """
+    monkeypatch.setattr(filtered_search, "BRUTE_FORCE_MAX", brute_force_max)
     random = np.random.default_rng(11)
     near, far = random.standard_normal((6000, 8)), random.standard_normal((30, 8)) + 60
     vectors, queries = np.concatenate([near, far]).astype(np.float32), random.standard_normal((5, 8)).astype(np.float32)
@@ -111,23 +119,23 @@ def test_a_graph_whose_paths_do_not_lead_to_the_items_still_gives_all_of_them(
     allowed_ids = ids[6000:]
     alone = index.search(queries, 10, params=filtered_search._make_filter_params(index, allowed_ids))[1]
     assert (alone < 0).any()
-    opened = Searcher([index], "l2", stores=[store(ids, vectors, "l2")] if again else [])
-    scores, found = search_filtered(opened, queries, 40, allowed_ids=allowed_ids)
+    opened = Searcher([index], "l2", stores=[make_store(ids, vectors, "l2")] if has_store else [])
+    scores, retrieved = search_filtered(opened, queries, 40, allowed_ids=allowed_ids)
     distances = np.square(queries[:, None] - vectors[6000:]).sum(axis=2)
-    assert found[:, :30].tolist() == allowed_ids[np.argsort(distances, axis=1)].tolist()
+    assert retrieved[:, :30].tolist() == allowed_ids[np.argsort(distances, axis=1)].tolist()
     assert np.allclose(scores[:, :30], np.sort(distances, axis=1), rtol=1e-4)
-    assert (found[:, 30:] == -1).all()
+    assert (retrieved[:, 30:] == -1).all()
 
 
-def test_without_re_ranking_the_scores_are_those_of_the_codes(data: tuple[np.ndarray, ...]) -> None:
-    """Coarser than the true products, which re-ranking gives; and the next search is re-ranked again."""
+def test_without_reranking_scores_come_from_codes(data: tuple[np.ndarray, ...]) -> None:
+    """They are coarser than the true inner products, which re-ranking gives; the next search re-ranks again."""
     ids, vectors, queries = data
-    opened = searcher("spilled", ids, vectors)
+    opened = make_searcher("spilled", ids, vectors)
     coarse, first = search_filtered(opened, queries, K, rerank=False)
     fine, second = search_filtered(opened, queries, K)
-    truth = {item: row for row, item in enumerate(ids.tolist())}
-    exact = [[queries[n] @ vectors[truth[item]] for item in row] for n, row in enumerate(second.tolist())]
+    row_of = {item: row for row, item in enumerate(ids.tolist())}
+    exact = [[queries[n] @ vectors[row_of[item]] for item in row] for n, row in enumerate(second.tolist())]
     assert np.allclose(fine, exact, atol=1e-5)
-    rough = [[queries[n] @ vectors[truth[item]] for item in row] for n, row in enumerate(first.tolist())]
+    rough = [[queries[n] @ vectors[row_of[item]] for item in row] for n, row in enumerate(first.tolist())]
     assert not np.allclose(coarse, rough, atol=1e-3)
     assert all(len(set(row)) == K for row in first.tolist())

@@ -1,18 +1,31 @@
-"""Random runs that many scores tie in, and our measures of them."""
+"""Random runs with many tied scores, and our metrics of them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from indexmill.tasks.indexing.searcher import select_top_k
+from indexmill.tasks.metrics.exact_search import select_top_k
 from indexmill.tasks.metrics.qrels import Qrels
 from indexmill.tasks.metrics.ranking import compute_query_metrics
 
 KS = (1, 3, 10)
 
 
-def a_run(seed: int, depth: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray, Qrels, np.ndarray]:
-    """20 queries over 60 items, scores of 8 values only (so many ties), each query with 1 to 9 judged items of gain 0 to 3."""
+@dataclass(frozen=True)
+class Run:
+    """20 queries over 60 items: the ids, the ranked scores and ids, the qrels, and the gains of all pairs."""
+
+    ids: np.ndarray
+    scores: np.ndarray
+    retrieved: np.ndarray
+    qrels: Qrels
+    gains: np.ndarray
+
+
+def make_run(seed: int, depth: int = 30) -> Run:
+    """Draw scores of 8 values only (so many ties), and 1 to 9 judged items of gain 0 to 3 per query."""
     random = np.random.default_rng(seed)
     ids = np.sort(random.permutation(10_000)[:60]) + 1
     scores = random.integers(0, 8, (20, 60)).astype(np.float32) / 8
@@ -21,11 +34,11 @@ def a_run(seed: int, depth: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarra
         row[random.permutation(60)[: random.integers(1, 10)]] = random.integers(0, 4)
         row[random.integers(60)] = 2
     rows, columns = np.nonzero(gains)
-    judged = Qrels(20, rows, ids[columns], gains[rows, columns])
-    ranked, found = select_top_k(scores, np.broadcast_to(ids, scores.shape), depth, higher_is_better=True)
-    return ids, ranked, found, judged, gains
+    qrels = Qrels(20, rows, ids[columns], gains[rows, columns])
+    ranked, retrieved = select_top_k(scores, np.broadcast_to(ids, scores.shape), depth, higher_is_better=True)
+    return Run(ids, ranked, retrieved, qrels, gains)
 
 
-def ours(found: np.ndarray, judged: Qrels) -> dict[str, np.ndarray]:
-    gains = judged.gains(found)
-    return compute_query_metrics(gains > 0, judged.relevant, KS, gains, judged.ideal_gains(max(KS)))
+def compute_metrics(run: Run) -> dict[str, np.ndarray]:
+    gains = run.qrels.look_up_gains(run.retrieved)
+    return compute_query_metrics(gains > 0, run.qrels.relevant, KS, gains, run.qrels.ideal_gains(max(KS)))

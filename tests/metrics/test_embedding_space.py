@@ -1,4 +1,4 @@
-"""The sample, PCA, purity, silhouette and t-SNE."""
+"""Balanced samples, PCA, purity, silhouette and t-SNE."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
-from indexmill.tasks.evaluation.labels import UNLABELED
 from indexmill.tasks.metrics.embedding_space import (
     MIN_POINTS,
     compute_pca,
@@ -19,9 +18,10 @@ from indexmill.tasks.metrics.embedding_space import (
     select_vectors,
     silhouette,
 )
+from indexmill.tasks.metrics.per_label import UNLABELED
 
 
-def clusters(count: int, labels: int, spread: float = 0.3, dim: int = 12) -> tuple[np.ndarray, np.ndarray]:
+def draw_clusters(count: int, labels: int, spread: float = 0.3, dim: int = 12) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(0)
     codes = random.integers(0, labels, count)
     vectors = random.standard_normal((labels, dim))[codes] + spread * random.standard_normal((count, dim))
@@ -31,7 +31,10 @@ def clusters(count: int, labels: int, spread: float = 0.3, dim: int = 12) -> tup
 @settings(max_examples=60)
 @given(st.lists(st.integers(-1, 4), max_size=60), st.integers(0, 30), st.integers(0, 9))
 def test_a_sample_is_as_even_as_the_labels_allow(labels: list[int], size: int, seed: int) -> None:
-    """Full, distinct, ascending, the same for the same seed; no label has two more than another that still has items left."""
+    """It is full, distinct, ascending and reproducible.
+
+    No label has two items more than another one with items left.
+    """
     codes = np.array(labels, np.int32)
     rows = sample_balanced(codes, size, seed)
     assert rows.tolist() == sorted(set(rows.tolist())) == sample_balanced(codes, size, seed).tolist()
@@ -41,14 +44,14 @@ def test_a_sample_is_as_even_as_the_labels_allow(labels: list[int], size: int, s
     assert not unfinished or max(drawn.values()) <= min(unfinished) + 1
 
 
-def test_another_seed_draws_another_sample() -> None:
+def test_different_seeds_draw_different_samples() -> None:
     """50 of 1,000."""
     codes = np.zeros(1000, np.int32)
     assert sample_balanced(codes, 50, 0).tolist() != sample_balanced(codes, 50, 1).tolist()
 
 
-def test_wanted_vectors_are_gathered_from_a_stream() -> None:
-    """Ids and vectors stay together."""
+def test_vectors_are_selected_from_a_stream() -> None:
+    """Ids and vectors stay aligned."""
     blocks = [(np.array([1, 2, 3]), np.eye(3, dtype=np.float32)), (np.array([7]), np.ones((1, 3), np.float32))]
     ids, vectors = select_vectors(blocks, np.array([7, 2]))
     assert ids.tolist() == [2, 7]
@@ -56,16 +59,16 @@ def test_wanted_vectors_are_gathered_from_a_stream() -> None:
 
 
 def test_principal_components_are_those_of_the_covariance() -> None:
-    """Shares of the eigenvalues, and coordinates with their variances, by NumPy."""
-    sample, _ = clusters(200, 5)
+    """NumPy's eigenvalues give the explained fractions and the variances of the coordinates."""
+    sample, _ = draw_clusters(200, 5)
     points, explained = compute_pca(sample, 3, seed=0)
     eigenvalues = np.linalg.eigvalsh(np.cov(sample.astype(np.float64).T))[::-1]
     assert explained == pytest.approx(eigenvalues[:3] / eigenvalues.sum(), rel=1e-3)
     assert points.var(axis=0, ddof=1) == pytest.approx(eigenvalues[:3], rel=1e-3)
 
 
-def test_principal_components_of_next_to_nothing() -> None:
-    """Two points have one direction, equal points none that explains anything, one point no direction."""
+def test_principal_components_of_degenerate_samples() -> None:
+    """Two points have one component, equal points explain nothing, one point has no component."""
     points, explained = compute_pca(np.array([[0, 0], [3, 4]], np.float32), 3, seed=0)
     assert np.abs(points).ravel() == pytest.approx([2.5, 2.5])
     assert explained == pytest.approx([1])
@@ -74,7 +77,10 @@ def test_principal_components_of_next_to_nothing() -> None:
 
 
 def test_purity_by_hand() -> None:
-    """Angles 0, 1, 2 and 50 degrees, labels a a b b: the nearest other is a; a or b; a; b. The middle tie goes to the first row."""
+    """Angles 0, 1, 2 and 50 degrees, labels a a b b: the nearest other is a.
+
+    A or b; a; b. The tie goes to the first row.
+    """
     angles = np.radians([0, 1, 2.5, 50])
     sample = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     assert knn_purity(sample, np.array([0, 0, 1, 1]), k=1) == pytest.approx(3 / 4)
@@ -82,20 +88,20 @@ def test_purity_by_hand() -> None:
     assert knn_purity(sample, np.array([0, UNLABELED, UNLABELED, UNLABELED])) is None
 
 
-def test_purity_is_scikit_learns_neighbours() -> None:
-    """Cosine, the item itself left out."""
-    sample, codes = clusters(150, 6, spread=0.8)
+def test_purity_agrees_with_scikit_learn() -> None:
+    """Neighbors are by cosine, without the item itself."""
+    sample, codes = draw_clusters(150, 6, spread=0.8)
     _, rows = NearestNeighbors(n_neighbors=6, metric="cosine").fit(sample).kneighbors(sample)
     assert knn_purity(sample, codes, k=5) == pytest.approx((codes[rows[:, 1:]] == codes[:, None]).mean(), abs=1e-9)
 
 
-def test_an_item_is_never_its_own_neighbour_even_among_equals() -> None:
-    """Four equal vectors, each of another label: purity 0."""
+def test_an_item_is_never_its_own_neighbor() -> None:
+    """Four equal vectors with different labels have purity 0."""
     assert knn_purity(np.ones((4, 2), np.float32), np.arange(4), k=1) == 0
 
 
 def test_silhouette_by_hand() -> None:
-    """Two labels at right angles, each of two equal vectors: a = 0, b = 1. One label, or each item its own: no figure."""
+    """Two labels at right angles, each of two equal vectors: a = 0, b = 1. None for one label, or a label per item."""
     sample = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], np.float32)
     assert silhouette(sample, np.array([0, 0, 1, 1])) == pytest.approx(1)
     assert silhouette(sample, np.array([0, 1, 0, 1])) == pytest.approx(-0.5)  # a = 1, b = 1/2
@@ -106,30 +112,33 @@ def test_silhouette_by_hand() -> None:
     assert silhouette(sample, np.arange(4)) is None
 
 
-def test_tsne_keeps_clusters_together_in_both_dimensions() -> None:
-    """Four far clusters: on paper, too, nearly all nearest neighbours have the same label. The same seed draws the same picture."""
-    vectors, codes = clusters(60, 4, spread=0.1)
-    rows, made = compute_tsne(vectors, codes, seed=1, seconds=60)
-    assert [layout.points.shape for layout in made] == [(60, 2), (60, 3)]
+def test_tsne_keeps_clusters_together_in_2d_and_3d() -> None:
+    """For four distant clusters, nearly all nearest neighbors in the layout share the label.
+
+    Equal seeds give equal layouts.
+    """
+    vectors, codes = draw_clusters(60, 4, spread=0.1)
+    rows, layouts = compute_tsne(vectors, codes, seed=1, seconds=60)
+    assert [layout.points.shape for layout in layouts] == [(60, 2), (60, 3)]
     assert rows.tolist() == list(range(60))
-    for layout in made:
+    for layout in layouts:
         distances = ((layout.points[:, None] - layout.points[None]) ** 2).sum(axis=2) + np.diag(np.full(60, np.inf))
         assert (codes[distances.argmin(axis=1)] == codes).mean() > 0.95
-    assert compute_tsne(vectors, codes, seed=1, seconds=60)[1][0].points.tolist() == made[0].points.tolist()
+    assert compute_tsne(vectors, codes, seed=1, seconds=60)[1][0].points.tolist() == layouts[0].points.tolist()
 
 
-def test_the_time_bound_sets_the_number_of_points() -> None:
-    """More time, more points; and no layout of fewer points than LEAST."""
-    vectors, codes = clusters(60, 4)
+def test_the_time_limit_sets_the_number_of_points() -> None:
+    """More time allows more points; there is no layout of fewer points than MIN_POINTS."""
+    vectors, codes = draw_clusters(60, 4)
     assert max_points_within(10) < max_points_within(20) <= max_points_within(10_000)
-    rows, made = compute_tsne(vectors, codes, seed=0, seconds=0.5)
+    rows, layouts = compute_tsne(vectors, codes, seed=0, seconds=0.5)
     assert len(rows) == max_points_within(0.5) < 60
-    assert all(len(layout.points) == len(rows) for layout in made)
+    assert all(len(layout.points) == len(rows) for layout in layouts)
     assert compute_tsne(vectors[: MIN_POINTS - 1], codes[: MIN_POINTS - 1], seed=0, seconds=60)[1] == []
 
 
-def test_equal_vectors_still_make_a_picture() -> None:
-    """Nothing to project along: the start is noise."""
-    _, made = compute_tsne(np.ones((12, 4), np.float32), np.zeros(12, np.int32), seed=0, seconds=60)
-    assert all(np.isfinite(layout.points).all() for layout in made)
-    assert len(made) == 2
+def test_equal_vectors_still_have_a_layout() -> None:
+    """Without variance the initialization is noise."""
+    _, layouts = compute_tsne(np.ones((12, 4), np.float32), np.zeros(12, np.int32), seed=0, seconds=60)
+    assert all(np.isfinite(layout.points).all() for layout in layouts)
+    assert len(layouts) == 2

@@ -1,4 +1,4 @@
-"""A browser for the tests that look at pages."""
+"""A browser for tests of pages."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
-    with Browser(chromium, tmp_path_factory.mktemp("browser") / "profile") as running:
-        yield running
+    with Browser(chromium, tmp_path_factory.mktemp("browser") / "profile") as chromium_browser:
+        yield chromium_browser

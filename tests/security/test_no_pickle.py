@@ -25,7 +25,7 @@ from indexmill.storage.records import Record
 from indexmill.storage.root import Root
 from indexmill.tasks.encoding import load_encoder
 from indexmill.tasks.evaluation.retrieval import _read_cached_ground_truth
-from tests.encoding.checkpoints import malicious, sentence_folder
+from tests.encoding.checkpoints import write_malicious_pickle, write_sentence_transformer_folder
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = [path for folder in ("flows", "serve", "tasks", "configs", "storage") for path in sorted((REPOSITORY / folder).rglob("*.py"))]
@@ -137,12 +137,12 @@ def test_arrays_of_objects_are_not_read(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_runs_something_is_refused_by_every_encoder(tmp_path: Path) -> None:
     """EfficientNet-Lite's file and a sentence model's; those of open_clip and timm are tried in their own tests."""
-    path = malicious(tmp_path / "weights.pth", tmp_path / "witness")
+    path = write_malicious_pickle(tmp_path / "weights.pth", tmp_path / "witness")
     with pytest.raises(InputError, match="not EfficientNet-Lite0"):
         load_encoder(EfficientNetLiteEncoderConfig(kind="efficientnet-lite", model=str(path)))
-    folder = sentence_folder(tmp_path / "sentences")
+    folder = write_sentence_transformer_folder(tmp_path / "sentences")
     (weights,) = folder.rglob("model.safetensors")
-    malicious(weights.with_name("pytorch_model.bin"), tmp_path / "witness")
+    write_malicious_pickle(weights.with_name("pytorch_model.bin"), tmp_path / "witness")
     weights.unlink()
     with pytest.raises(Exception, match=r"weights_only|Weights only|pickle"):
         load_encoder(SentenceTransformersEncoderConfig(kind="sentence-transformers", model=str(folder)))

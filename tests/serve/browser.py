@@ -1,4 +1,4 @@
-"""A small client of Chromium's DevTools protocol: one page of one real browser."""
+"""A small client of Chromium's DevTools protocol that drives one page."""
 
 from __future__ import annotations
 
@@ -14,59 +14,67 @@ import httpx
 from websockets.sync.client import connect
 
 CHROMIUM = shutil.which("chromium")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-         "--remote-debugging-port=0", "--hide-scrollbars"]  # fmt: skip
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--remote-debugging-port=0",
+    "--hide-scrollbars",
+]
 
 
 class Browser:
-    """A page that is told what to do and asked what is on it. Complaints of its console, and requests it made, are kept."""
+    """One page of a headless Chromium. Records console errors and the URLs of requests."""
 
     def __init__(self, profile: Path) -> None:
         self._process = subprocess.Popen([str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "about:blank"], stderr=subprocess.DEVNULL)
         try:
-            port = _waited(lambda: (profile / "DevToolsActivePort").read_text().split()[0], 60)
-            pages = _waited(lambda: [one for one in httpx.get(f"http://127.0.0.1:{port}/json").json() if one["type"] == "page"], 30)
+            port = _wait_for(lambda: (profile / "DevToolsActivePort").read_text().split()[0], 60)
+            pages = _wait_for(lambda: [page for page in httpx.get(f"http://127.0.0.1:{port}/json").json() if page["type"] == "page"], 30)
             self._socket = connect(pages[0]["webSocketDebuggerUrl"], max_size=None, open_timeout=30)
         except BaseException:
-            self._end()
+            self._terminate()
             raise
-        self._number, self.complaints, self.requests = 0, list[str](), list[str]()
+        self._number, self.errors, self.requests = 0, list[str](), list[str]()
         for domain in ("Page", "Runtime", "Log", "Network", "DOM"):
             self.call(f"{domain}.enable")
 
     def close(self) -> None:
-        """End the browser."""
+        """Close the browser."""
         self._socket.close()
-        self._end()
+        self._terminate()
 
     def call(self, method: str, **parameters: Any) -> Any:
-        """One command of the protocol and its result."""
+        """Send a command of the protocol and return its result."""
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while True:
-            said = json.loads(self._socket.recv(timeout=60))
-            self._heard(said)
-            if said.get("id") == self._number:
-                assert "error" not in said, said
-                return said["result"]
+            message = json.loads(self._socket.recv(timeout=60))
+            self._record_event(message)
+            if message.get("id") == self._number:
+                assert "error" not in message, message
+                return message["result"]
 
     def open(self, url: str) -> None:
-        """Go to a page and wait until it is loaded."""
+        """Open a page and wait until it is loaded."""
         self.call("Page.navigate", url=url)
         self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
 
-    def ask(self, expression: str) -> Any:
-        """The value of an expression in the page."""
+    def evaluate(self, expression: str) -> Any:
+        """Evaluate an expression in the page and return its value."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def wait(self, expression: str, seconds: float = 30) -> Any:
-        """The value of an expression once it is true."""
-        return _waited(lambda: self.ask(expression), seconds, expression)
+        """Return the value of an expression once it is truthy."""
+        return _wait_for(lambda: self.evaluate(expression), seconds, expression)
 
     def type(self, text: str) -> None:
-        """Type into what has the focus."""
+        """Type into the focused element."""
         self.call("Input.insertText", text=text)
 
     def press(self, key: str, code: int, text: str = "") -> None:
@@ -77,56 +85,56 @@ class Browser:
             )
 
     def click(self, selector: str) -> None:
-        """Click with the mouse into the middle of an element."""
-        x, y = self.middle(selector)
+        """Click the center of an element with the mouse."""
+        x, y = self.center(selector)
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def drop(self, selector: str, file: Path) -> None:
         """Drop a file onto an element."""
-        x, y = self.middle(selector)
+        x, y = self.center(selector)
         data = {"items": [], "files": [str(file)], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
             self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 
-    def middle(self, selector: str) -> tuple[float, float]:
-        """Where an element is, scrolled to."""
-        spot = self.ask(
+    def center(self, selector: str) -> tuple[float, float]:
+        """Scroll to an element and return the position of its center."""
+        position = self.evaluate(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}}); "
             "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
         )
-        return spot[0], spot[1]
+        return position[0], position[1]
 
-    def look(self, *, width: int = 1200, height: int = 900, dark: bool = False, phone: bool = False) -> None:
-        """The size of the window, and whether the user likes it dark."""
+    def set_window(self, *, width: int = 1200, height: int = 900, dark: bool = False, phone: bool = False) -> None:
+        """Set the window size and the preferred color scheme."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
 
-    def shot(self, target: Path) -> None:
-        """A picture of the page."""
+    def take_screenshot(self, target: Path) -> None:
+        """Save a screenshot of the page."""
         target.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
-    def _heard(self, said: dict[str, Any]) -> None:
-        parameters = said.get("params", {})
-        if said.get("method") == "Network.requestWillBeSent":
+    def _record_event(self, message: dict[str, Any]) -> None:
+        parameters = message.get("params", {})
+        if message.get("method") == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])
-        elif said.get("method") == "Runtime.exceptionThrown" or (
-            said.get("method") == "Log.entryAdded" and parameters["entry"]["level"] == "error"
+        elif message.get("method") == "Runtime.exceptionThrown" or (
+            message.get("method") == "Log.entryAdded" and parameters["entry"]["level"] == "error"
         ):
-            self.complaints.append(json.dumps(parameters))
+            self.errors.append(json.dumps(parameters))
 
-    def _end(self) -> None:
+    def _terminate(self) -> None:
         self._process.terminate()
         self._process.wait(30)
 
 
-def _waited(look: Any, seconds: float, what: str = "") -> Any:
+def _wait_for(get_value: Any, seconds: float, description: str = "") -> Any:
     end = time.monotonic() + seconds
     while True:
         try:
-            if found := look():
-                return found
+            if value := get_value():
+                return value
         except (OSError, httpx.HTTPError, IndexError):
             pass
-        assert time.monotonic() < end, f"waited {seconds} s in vain for {what}"
+        assert time.monotonic() < end, f"timed out after {seconds} s: {description}"
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Two real published indexes, built once: sentences with MiniLM and digits with EfficientNet-Lite0."""
+"""Two real published indexes, built once: sentences with MiniLM, and digits with EfficientNet-Lite0."""
 
 from __future__ import annotations
 
@@ -19,17 +19,24 @@ from indexmill.serve.http.app import create_app
 from tests.conftest import QUICK
 
 SENTENCES = [
-    ("sea", "The ship left the harbour at dawn."), ("sea", "Waves broke over the bow of the boat."),
+    ("sea", "The ship left the harbour at dawn."),
+    ("sea", "Waves broke over the bow of the boat."),
     ("sea", "A sailor mends his torn sail."),
-    ("kitchen", "Knead the dough and let it rise."), ("kitchen", "Fry the onions in butter."), ("kitchen", "The soup needs more salt."),
-    ("court", "The judge dismissed the case."), ("court", "A witness swore to tell the truth."), ("court", "The jury could not agree."),
-    ("sky", "A comet crossed the night sky."), ("sky", "The telescope showed Saturn's rings."), ("sky", "<script>alert('stars')</script>"),
-]  # fmt: skip
+    ("kitchen", "Knead the dough and let it rise."),
+    ("kitchen", "Fry the onions in butter."),
+    ("kitchen", "The soup needs more salt."),
+    ("court", "The judge dismissed the case."),
+    ("court", "A witness swore to tell the truth."),
+    ("court", "The jury could not agree."),
+    ("sky", "A comet crossed the night sky."),
+    ("sky", "The telescope showed Saturn's rings."),
+    ("sky", "<script>alert('stars')</script>"),
+]
 
 
 @pytest.fixture(scope="session")
 def published(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of both, only to be read."""
+    """The root of both indexes; tests must not change it."""
     from indexmill.flows.build_index import build_index
 
     folder = tmp_path_factory.mktemp("published")
@@ -49,31 +56,31 @@ def published(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def root_copy(published: Path, tmp_path: Path) -> Path:
-    """A root of the test's own."""
+    """A copy of the root that a test may change."""
     return Path(shutil.copytree(published, tmp_path / "root"))
 
 
-class Running:
-    """A service on a free port of 127.0.0.1, by uvicorn as `indexmill serve` runs it, in a thread of this process."""
+class RunningService:
+    """A service on a free port of 127.0.0.1, run by uvicorn as `indexmill serve` does, in a thread of this process."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
-        listening = socket.create_server(("127.0.0.1", 0))
-        self.port: int = listening.getsockname()[1]
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = listener.getsockname()[1]
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", timeout_graceful_shutdown=5))
-        self._thread = threading.Thread(target=self._server.run, args=([listening],))
+        self._thread = threading.Thread(target=self._server.run, args=([listener],))
         self._thread.start()
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
 
-    def ready(self) -> None:
-        """Return when all indexes answer."""
+    def wait_until_ready(self) -> None:
+        """Return once every index answers."""
         end = time.monotonic() + 120
         while self.client.get("/readyz").status_code != 200:
             assert time.monotonic() < end
             time.sleep(0.1)
 
     def close(self) -> None:
-        """Stop it as SIGTERM does."""
+        """Stop the service as SIGTERM does."""
         self.client.close()
         self._server.should_exit = True
         self._thread.join(30)
@@ -81,45 +88,45 @@ class Running:
 
 
 @pytest.fixture(scope="session")
-def running(published: Path) -> Iterator[Running]:
+def running(published: Path) -> Iterator[RunningService]:
     """Both indexes, served without a token."""
-    service = Running(create_app(published, ["sentences", "demo-images"], poll_seconds=0.1))
+    service = RunningService(create_app(published, ["sentences", "demo-images"], poll_seconds=0.1))
     try:
-        service.ready()
+        service.wait_until_ready()
         yield service
     finally:
         service.close()
 
 
 @pytest.fixture
-def client(running: Running) -> httpx.Client:
+def client(running: RunningService) -> httpx.Client:
     """A client of the service."""
     return running.client
 
 
-def search(client: httpx.Client, name: str = "sentences", **asked: Any) -> httpx.Response:
-    """A search in JSON."""
-    return client.post(f"/v1/indexes/{name}/search", json=asked)
+def search(client: httpx.Client, name: str = "sentences", **query: Any) -> httpx.Response:
+    """Search with a JSON body."""
+    return client.post(f"/v1/indexes/{name}/search", json=query)
 
 
-def keys(answer: httpx.Response) -> list[list[str]]:
-    """The keys of a good answer, a list for each query."""
-    assert answer.status_code == 200, answer.text
-    return [[item["key"] for item in row] for row in answer.json()["results"]]
+def get_keys(response: httpx.Response) -> list[list[str]]:
+    """Return the keys of the results, one list per query."""
+    assert response.status_code == 200, response.text
+    return [[item["key"] for item in row] for row in response.json()["results"]]
 
 
-def sound(answer: httpx.Response, status: int) -> dict[str, Any]:
-    """The problem that an answer is, after it was seen to be one of RFC 9457 that gives nothing away."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem: dict[str, Any] = answer.json()
+def get_problem(response: httpx.Response, status: int) -> dict[str, Any]:
+    """Return a response's problem document after checking that it follows RFC 9457 and discloses nothing."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = response.json()
     assert {"type", "title", "status", "detail"} <= set(problem) <= {"type", "title", "status", "detail", "errors"}
     assert problem["status"] == status
-    assert_discreet(answer.text)
+    assert_discloses_nothing(response.text)
     return problem
 
 
-def assert_discreet(text: str) -> None:
-    """No path of this machine, no traceback, no source file."""
-    for telling in ("/tmp", "/root", "/home", "Traceback", ".py", "site-packages", ".parquet", ".faiss"):
-        assert telling not in text
+def assert_discloses_nothing(text: str) -> None:
+    """Check that a text contains no path of this machine, no traceback and no source file."""
+    for marker in ("/tmp", "/root", "/home", "Traceback", ".py", "site-packages", ".parquet", ".faiss"):
+        assert marker not in text

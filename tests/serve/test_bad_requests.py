@@ -1,6 +1,6 @@
-"""Requests as nobody means them: never a fault of the service, never a wait, never a word about where anything lies.
+"""Malformed and generated requests never crash the service, never hang, and never disclose a path.
 
-INDEXMILL_REQUESTS says how many in all; a few hundred without it.
+INDEXMILL_REQUESTS sets the number of requests; the default is a few hundred.
 """
 
 from __future__ import annotations
@@ -21,93 +21,109 @@ from hypothesis import strategies as st
 from PIL import Image
 from schemathesis.checks import CHECKS, load_all_checks
 
-from tests.serve.conftest import Running, assert_discreet
+from tests.serve.conftest import RunningService, assert_discloses_nothing
 
 REQUESTS = int(os.environ.get("INDEXMILL_REQUESTS", "300"))
-OPERATIONS = 20  # of the document, sound and unsound
-SLOWEST = 40  # seconds; the service gives up after 30
-CALM = settings(
+OPERATIONS = 20  # in the OpenAPI document, counting valid and invalid requests apart
+MAX_SECONDS = 40  # the service itself times out after 30
+SCHEMA_SETTINGS = settings(
     max_examples=max(5, REQUESTS // (2 * OPERATIONS)),
     deadline=None,
     suppress_health_check=list(HealthCheck),
     derandomize=True,
     database=None,
 )
-WILD = settings(max_examples=REQUESTS // 2, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+MUTATION_SETTINGS = settings(
+    max_examples=REQUESTS // 2, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None
+)
 NAMES = ("sentences", "demo-images")
 
 
-def assert_answered_well(status: int, kind: str, text: str, seconds: float) -> None:
-    """An answer or a problem; 503 and 504 only with a reason, 500 never."""
+def assert_valid_response(status: int, kind: str, text: str, seconds: float) -> None:
+    """Check that a response is an answer or a problem, and never a server error."""
     assert status not in (500, 501, 502), text
-    assert seconds < SLOWEST
+    assert seconds < MAX_SECONDS
     if status >= 400:
         assert kind == "application/problem+json", (status, kind, text)
         assert json.loads(text)["status"] == status
-        assert_discreet(text)
+        assert_discloses_nothing(text)
 
 
 @pytest.fixture(scope="module")
-def schema(running: Running) -> Any:
+def schema(running: RunningService) -> Any:
     return schemathesis.openapi.from_url(f"http://127.0.0.1:{running.port}/v1/openapi.json")
 
 
 load_all_checks()
-CHECKED = CHECKS.get_by_names(["not_a_server_error", "content_type_conformance", "response_schema_conformance"])
+SCHEMA_CHECKS = CHECKS.get_by_names(["not_a_server_error", "content_type_conformance", "response_schema_conformance"])
 PATHS = [
-    ("POST", "/v1/indexes/{name}/search"), ("GET", "/v1/indexes"), ("GET", "/v1/indexes/{name}"), ("GET", "/v1/indexes/{name}/labels"),
-    ("GET", "/v1/indexes/{name}/report"), ("GET", "/v1/indexes/{name}/items/{item}"), ("GET", "/v1/indexes/{name}/items/{item}/thumbnail"),
-    ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"),
-]  # fmt: skip
+    ("POST", "/v1/indexes/{name}/search"),
+    ("GET", "/v1/indexes"),
+    ("GET", "/v1/indexes/{name}"),
+    ("GET", "/v1/indexes/{name}/labels"),
+    ("GET", "/v1/indexes/{name}/report"),
+    ("GET", "/v1/indexes/{name}/items/{item}"),
+    ("GET", "/v1/indexes/{name}/items/{item}/thumbnail"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("GET", "/metrics"),
+]
 
 
-def test_every_path_is_in_the_document_and_the_reverse(schema: Any) -> None:
-    """So none is left out of what follows."""
-    assert sorted((found.ok().method.upper(), found.ok().path) for found in schema.get_all_operations()) == sorted(PATHS)
+def test_the_openapi_document_lists_every_path(schema: Any) -> None:
+    """The tests below cover all of them."""
+    assert sorted((operation.ok().method.upper(), operation.ok().path) for operation in schema.get_all_operations()) == sorted(PATHS)
 
 
 MODES = list(schemathesis.GenerationMode)
-# In a request without parameters nothing can be wrong.
-ASKED = [(*one, mode) for one in PATHS for mode in MODES if "{" in one[1] or mode is schemathesis.GenerationMode.POSITIVE]
+# A request without parameters cannot be invalid.
+CASES = [(method, path, mode) for method, path in PATHS for mode in MODES if "{" in path or mode is schemathesis.GenerationMode.POSITIVE]
 
 
-@pytest.mark.parametrize(("method", "path", "mode"), ASKED)
-def test_what_the_document_allows_and_forbids(schema: Any, method: str, path: str, mode: Any) -> None:
-    """Generated from the OpenAPI document, sound and unsound: the answer's type and body are as it says."""
+@pytest.mark.parametrize(("method", "path", "mode"), CASES)
+def test_responses_match_the_openapi_document(schema: Any, method: str, path: str, mode: Any) -> None:
+    """Valid and invalid requests generated from the document get responses of the documented type and schema."""
 
     @given(case=schema[path][method].as_strategy(generation_mode=mode))
-    @CALM
-    def ask(case: Any) -> None:
+    @SCHEMA_SETTINGS
+    def send(case: Any) -> None:
         if mode is schemathesis.GenerationMode.POSITIVE and "name" in case.path_parameters:
-            case.path_parameters["name"] = NAMES[len(case.path_parameters["name"]) % 2]  # indexes that are there
+            case.path_parameters["name"] = NAMES[len(case.path_parameters["name"]) % 2]  # an existing index
         start = time.monotonic()
         response = case.call()
         kind = response.headers["content-type"]
-        assert_answered_well(response.status_code, kind if isinstance(kind, str) else kind[0], response.text, time.monotonic() - start)
-        case.validate_response(response, checks=CHECKED)
+        assert_valid_response(response.status_code, kind if isinstance(kind, str) else kind[0], response.text, time.monotonic() - start)
+        case.validate_response(response, checks=SCHEMA_CHECKS)
 
-    ask()
-
-
-def picture(size: tuple[int, int], kind: str) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", size, (200, 30, 90)).save(file, kind)
-    return file.getvalue()
+    send()
 
 
-SOUND: list[tuple[str, bytes]] = [
+def make_image(size: tuple[int, int], format_name: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (200, 30, 90)).save(buffer, format_name)
+    return buffer.getvalue()
+
+
+VALID_BODIES: list[tuple[str, bytes]] = [
     ("application/json", json.dumps({"texts": ["a boat"], "k": 3, "label": "sea", "where": {"key": ["s00"]}, "fields": ["key"]}).encode()),
     ("application/json", json.dumps({"vectors": np.eye(2, 384).tolist(), "rerank": False}).encode()),
-    ("application/json", json.dumps({"images": [base64.b64encode(picture((9, 9), "PNG")).decode()]}).encode()),
+    ("application/json", json.dumps({"images": [base64.b64encode(make_image((9, 9), "PNG")).decode()]}).encode()),
     ("application/json", json.dumps({"items": ["12", 13]}).encode()),
     ("application/octet-stream", np.eye(2, 384, dtype="<f4").tobytes()),
-    ("image/png", picture((40, 30), "PNG")), ("image/jpeg", picture((40, 30), "JPEG")), ("image/gif", picture((40, 30), "GIF")),
-    ("image/webp", picture((40, 30), "WEBP")), ("image/tiff", picture((40, 30), "TIFF")), ("image/bmp", picture((40, 30), "BMP")),
-    ("multipart/form-data; boundary=edge",
-     b'--edge\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + picture((9, 9), "PNG")
-     + b'\r\n--edge\r\nContent-Disposition: form-data; name="k"\r\n\r\n3\r\n--edge--\r\n'),
-]  # fmt: skip
-ODD = [
+    ("image/png", make_image((40, 30), "PNG")),
+    ("image/jpeg", make_image((40, 30), "JPEG")),
+    ("image/gif", make_image((40, 30), "GIF")),
+    ("image/webp", make_image((40, 30), "WEBP")),
+    ("image/tiff", make_image((40, 30), "TIFF")),
+    ("image/bmp", make_image((40, 30), "BMP")),
+    (
+        "multipart/form-data; boundary=edge",
+        b'--edge\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+        + make_image((9, 9), "PNG")
+        + b'\r\n--edge\r\nContent-Disposition: form-data; name="k"\r\n\r\n3\r\n--edge--\r\n',
+    ),
+]
+ODD_BYTES = [
     b"",
     b"\0",
     b"NaN",
@@ -126,24 +142,26 @@ ODD = [
 
 
 @st.composite
-def mutated(draw: st.DrawFn) -> tuple[str, bytes]:
-    """A sound body with some of its bytes cut out, put in, doubled or exchanged, now and then under another type."""
-    kind, body = draw(st.sampled_from(SOUND))
+def mutated_bodies(draw: st.DrawFn) -> tuple[str, bytes]:
+    """A valid body with bytes deleted, inserted, doubled or replaced, sometimes with another content type."""
+    kind, body = draw(st.sampled_from(VALID_BODIES))
     for _ in range(draw(st.integers(0, 4))):
         start = draw(st.integers(0, len(body)))
         end = min(len(body), start + draw(st.integers(0, 40)))
-        put = draw(st.one_of(st.sampled_from(ODD), st.binary(max_size=8), st.just(body[start:end] * 2)))
-        body = body[:start] + put + body[end:]
-    return draw(st.sampled_from([kind, kind, kind, *(other for other, _ in SOUND)])), body
+        inserted = draw(st.one_of(st.sampled_from(ODD_BYTES), st.binary(max_size=8), st.just(body[start:end] * 2)))
+        body = body[:start] + inserted + body[end:]
+    return draw(st.sampled_from([kind, kind, kind, *(other for other, _ in VALID_BODIES)])), body
 
 
+@pytest.mark.slow
 @given(
-    sent=mutated(), name=st.sampled_from([*NAMES, "..", "%2e%2e", "no-such"]),
+    sent=mutated_bodies(),
+    name=st.sampled_from([*NAMES, "..", "%2e%2e", "no-such"]),
     query=st.dictionaries(st.sampled_from(["k", "label", "rerank", "fields", "x"]), st.text(max_size=8), max_size=2),
-)  # fmt: skip
-@WILD
-def test_mutated_bodies_and_options(running: Running, sent: tuple[str, bytes], name: str, query: dict[str, str]) -> None:
-    """Broken images, torn JSON and forms, not-numbers, huge numbers, wrong types: an answer or a problem."""
+)
+@MUTATION_SETTINGS
+def test_mutated_bodies_and_options(running: RunningService, sent: tuple[str, bytes], name: str, query: dict[str, str]) -> None:
+    """Broken images, truncated JSON and forms, NaN, huge numbers and wrong types get an answer or a problem."""
     kind, body = sent
     query = {key: value.encode("utf-8", "replace").decode() for key, value in query.items()}
     start = time.monotonic()
@@ -151,11 +169,11 @@ def test_mutated_bodies_and_options(running: Running, sent: tuple[str, bytes], n
         response = running.client.post(f"/v1/indexes/{name}/search", content=body, params=query, headers={"Content-Type": kind})
     except httpx.InvalidURL:
         return
-    assert_answered_well(response.status_code, response.headers["content-type"], response.text, time.monotonic() - start)
+    assert_valid_response(response.status_code, response.headers["content-type"], response.text, time.monotonic() - start)
 
 
-def test_it_answers_as_ever_afterwards(running: Running) -> None:
-    """Nothing that was sent stays in it: no body is held, no search runs, and a question is answered."""
+def test_the_service_is_idle_and_answers_after_bad_requests(running: RunningService) -> None:
+    """No body is left in memory, no search is running, and the next query is answered."""
     assert running.app.buffered_bytes == 0
-    assert running.app.metrics.running_searches._value.get() == 0
+    assert running.app.metrics.searches_in_progress._value.get() == 0
     assert running.client.post("/v1/indexes/sentences/search", json={"texts": ["a boat"]}).status_code == 200

@@ -1,4 +1,4 @@
-"""What the tests of sources have in common: small images, and the real data where there is some."""
+"""Fixtures of the source tests: small images, and real data if available."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from PIL import Image
 
 
 @pytest.fixture
-def picture() -> Callable[[Path], Path]:
-    """Writes a 4 x 4 image, and the folders above it."""
+def write_image() -> Callable[[Path], Path]:
+    """Return a function that writes a 4 x 4 image and its parent folders."""
 
     def write(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,9 @@
-"""Tables of a team's own: Parquet, CSV and JSON lines."""
+"""Tables in Parquet, CSV and JSON lines."""
 
 from __future__ import annotations
 
-import csv
-import json
-import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,129 +17,106 @@ from indexmill.storage.root import Root
 from indexmill.tasks.sources import open_source
 from indexmill.tasks.sources.table import TableSource
 from indexmill.tasks.sources.table_reader import TableFormat, read_text_rows
-
-Picture = Callable[[Path], Path]
-Row = dict[str, Any]
+from tests.sources.table_files import Row, make_source, write_table
 
 
-def write(path: Path, rows: list[Row]) -> Path:
-    """The rows in the format that the suffix names."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    match path.suffix:
-        case ".parquet":
-            pq.write_table(pa.Table.from_pylist(rows), path)
-        case ".jsonl":
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        case ".csv":
-            with path.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, rows[0])
-                writer.writeheader()
-                writer.writerows(rows)
-    return path
-
-
-def source(root: Root, path: Path | str, **columns: Any) -> TableSource:
-    form = Path(path).suffix[1:]
-    return TableSource(TableDatasetConfig.model_validate({"source": form, "path": str(path), **columns}), root)
-
-
-@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
-def test_a_row_is_an_item(tmp_path: Path, root: Root, form: str) -> None:
-    """Key, label and text come from their columns in the table's order, the same in every format."""
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_a_row_is_an_item(tmp_path: Path, root: Root, suffix: str) -> None:
+    """Key, label and text come from their columns in order, the same in every format."""
     rows = [{"id": "b", "t": 'say "x", y\nz', "kind": "01"}, {"id": "a", "t": "2020-01-01", "kind": "1e3"}]
-    path = write(tmp_path / f"t.{form}", rows)
-    read = source(root, path, text_column="t", label_column="kind", key_column="id")
-    assert [(item.key, item.text, item.label, item.path) for item in read.items()] == [
+    path = write_table(tmp_path / f"t.{suffix}", rows)
+    table = make_source(root, path, text_column="t", label_column="kind", key_column="id")
+    assert [(item.key, item.text, item.label, item.path) for item in table.items()] == [
         ("b", 'say "x", y\nz', "01", None),
         ("a", "2020-01-01", "1e3", None),
     ]
-    assert (read.modality, read.image_root, read.labeled) == ("text", None, True)
-    assert list(read.pairs()) == []
+    assert (table.modality, table.image_root, table.labeled) == ("text", None, True)
+    assert list(table.pairs()) == []
 
 
-@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
-def test_numbers_are_taken_as_text(tmp_path: Path, root: Root, form: str) -> None:
-    """Numeric keys, labels and texts become the digits that they are written with."""
-    path = write(tmp_path / f"t.{form}", [{"id": 7, "t": 1.5, "kind": -3}])
-    (item,) = source(root, path, text_column="t", label_column="kind", key_column="id").items()
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_numbers_are_read_as_text(tmp_path: Path, root: Root, suffix: str) -> None:
+    """Numeric keys, labels and texts keep their digits."""
+    path = write_table(tmp_path / f"t.{suffix}", [{"id": 7, "t": 1.5, "kind": -3}])
+    (item,) = make_source(root, path, text_column="t", label_column="kind", key_column="id").items()
     assert (item.key, item.text, item.label) == ("7", "1.5", "-3")
 
 
-@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
-def test_nulls_are_kept_for_validation(tmp_path: Path, root: Root, form: str) -> None:
-    """A null text or key is an empty one and a null label none: the row is listed, not lost."""
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_nulls_are_kept_for_validation(tmp_path: Path, root: Root, suffix: str) -> None:
+    """A null text or key becomes an empty one, and a null label None. The row is listed."""
     rows: list[Row] = [{"id": "a", "t": "x", "kind": "k"}, {"id": None, "t": None, "kind": None}]
-    path = write(tmp_path / f"t.{form}", rows)
-    items = list(source(root, path, text_column="t", label_column="kind", key_column="id").items())
+    path = write_table(tmp_path / f"t.{suffix}", rows)
+    items = list(make_source(root, path, text_column="t", label_column="kind", key_column="id").items())
     assert [(item.key, item.text, item.label) for item in items] == [("a", "x", "k"), ("", "", None)]
 
 
 def test_rows_without_a_key_are_numbered_in_their_file(tmp_path: Path, root: Root) -> None:
-    """The key is the file and the row in it, from 0, and a file that joins moves no other's keys."""
-    write(tmp_path / "data/b.csv", [{"t": "three"}])
-    write(tmp_path / "data/c/a.csv", [{"t": "one"}, {"t": "two"}])
+    """The key is the file and the row in it, from 0. A new file does not change the keys of others."""
+    write_table(tmp_path / "data/b.csv", [{"t": "three"}])
+    write_table(tmp_path / "data/c/a.csv", [{"t": "one"}, {"t": "two"}])
     pattern = f"{tmp_path}/data/**/*.csv"
-    assert [(item.key, item.text) for item in source(root, pattern, text_column="t").items()] == [
+    assert [(item.key, item.text) for item in make_source(root, pattern, text_column="t").items()] == [
         ("b.csv:0", "three"),
         ("c/a.csv:0", "one"),
         ("c/a.csv:1", "two"),
     ]
-    write(tmp_path / "data/a.csv", [{"t": "new"}])
-    assert {item.text: item.key for item in source(root, pattern, text_column="t").items()}["two"] == "c/a.csv:1"
+    write_table(tmp_path / "data/a.csv", [{"t": "new"}])
+    assert {item.text: item.key for item in make_source(root, pattern, text_column="t").items()}["two"] == "c/a.csv:1"
 
 
-def test_patterns_pass_over_hidden_names_and_folders(tmp_path: Path, root: Root) -> None:
-    """A pattern matches files, never hidden ones nor a folder of a fitting name."""
-    write(tmp_path / "a.jsonl", [{"t": "x"}])
-    write(tmp_path / ".b.jsonl", [{"t": "y"}])
+def test_patterns_skip_hidden_names_and_folders(tmp_path: Path, root: Root) -> None:
+    """A pattern matches files, but no hidden files and no folders."""
+    write_table(tmp_path / "a.jsonl", [{"t": "x"}])
+    write_table(tmp_path / ".b.jsonl", [{"t": "y"}])
     (tmp_path / "c.jsonl").mkdir()
-    assert [item.text for item in source(root, f"{tmp_path}/*.jsonl", text_column="t").items()] == ["x"]
+    assert [item.text for item in make_source(root, f"{tmp_path}/*.jsonl", text_column="t").items()] == ["x"]
 
 
-def test_files_of_a_pattern_come_by_name(tmp_path: Path, root: Root) -> None:
-    """Whatever order the file system lists them in, files are read in the order of their names."""
+def test_files_of_a_pattern_are_ordered_by_name(tmp_path: Path, root: Root) -> None:
+    """In whatever order the file system lists them."""
     for name in "hbdfaceg":
-        write(tmp_path / f"{name}.csv", [{"t": name}])
-    assert "".join(str(item.text) for item in source(root, f"{tmp_path}/*.csv", text_column="t").items()) == "abcdefgh"
+        write_table(tmp_path / f"{name}.csv", [{"t": name}])
+    assert "".join(str(item.text) for item in make_source(root, f"{tmp_path}/*.csv", text_column="t").items()) == "abcdefgh"
 
 
-@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
-def test_a_file_with_wildcards_in_its_name_is_that_file(tmp_path: Path, root: Root, form: str) -> None:
-    """A path that is there is no pattern, for us or for DuckDB."""
-    write(tmp_path / f"it's [1]*.{form}", [{"t": "right"}])
-    write(tmp_path / f"it's 1.{form}", [{"t": "wrong"}])
-    assert [item.text for item in source(root, tmp_path / f"it's [1]*.{form}", text_column="t").items()] == ["right"]
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_a_file_with_wildcards_in_its_name_is_that_file(tmp_path: Path, root: Root, suffix: str) -> None:
+    """An existing path is not a pattern, neither here nor for DuckDB."""
+    write_table(tmp_path / f"it's [1]*.{suffix}", [{"t": "right"}])
+    write_table(tmp_path / f"it's 1.{suffix}", [{"t": "wrong"}])
+    assert [item.text for item in make_source(root, tmp_path / f"it's [1]*.{suffix}", text_column="t").items()] == ["right"]
 
 
-def test_odd_column_names_are_read(tmp_path: Path, root: Root) -> None:
-    """Quotes, commas and spaces in a column's name are part of it."""
-    for form in ("parquet", "csv", "jsonl"):
-        path = write(tmp_path / f"t.{form}", [{'my "text", x': "yes", "select": "no"}])
-        items = source(root, path, text_column='my "text", x', label_column="select").items()
+def test_unusual_column_names_are_read(tmp_path: Path, root: Root) -> None:
+    """Quotes, commas and spaces are part of a column's name."""
+    for suffix in ("parquet", "csv", "jsonl"):
+        path = write_table(tmp_path / f"t.{suffix}", [{'my "text", x': "yes", "select": "no"}])
+        items = make_source(root, path, text_column='my "text", x', label_column="select").items()
         assert [(item.text, item.label) for item in items] == [("yes", "no")]
 
 
-def test_one_column_can_serve_twice(tmp_path: Path, root: Root) -> None:
+def test_one_column_can_be_used_twice(tmp_path: Path, root: Root) -> None:
     """The same column may be key and text."""
-    for form in ("parquet", "csv", "jsonl"):
-        path = write(tmp_path / f"t.{form}", [{"t": "x"}])
-        assert [(item.key, item.text) for item in source(root, path, text_column="t", key_column="t").items()] == [("x", "x")]
+    for suffix in ("parquet", "csv", "jsonl"):
+        path = write_table(tmp_path / f"t.{suffix}", [{"t": "x"}])
+        assert [(item.key, item.text) for item in make_source(root, path, text_column="t", key_column="t").items()] == [("x", "x")]
 
 
 def test_an_empty_table_has_no_items(tmp_path: Path, root: Root) -> None:
-    """A header alone, or Parquet without rows, lists nothing."""
+    """A header alone, or Parquet without rows, has no items."""
     (tmp_path / "t.csv").write_text("t,u\n")
     pq.write_table(pa.table({"t": pa.array([], pa.string())}), tmp_path / "t.parquet")
-    assert [list(source(root, tmp_path / f"t.{form}", text_column="t").items()) for form in ("csv", "parquet")] == [[], []]
+    assert [list(make_source(root, tmp_path / f"t.{suffix}", text_column="t").items()) for suffix in ("csv", "parquet")] == [[], []]
 
 
 def test_rows_keep_their_order_over_many_batches(tmp_path: Path, root: Root) -> None:
     """Row numbers are right over several row groups and batches."""
     count = 50_000
     pq.write_table(pa.table({"t": [str(number) for number in range(count)]}), tmp_path / "t.parquet", row_group_size=3000)
-    items = source(root, tmp_path / "t.parquet", text_column="t").items()
+    items = make_source(root, tmp_path / "t.parquet", text_column="t").items()
     assert all(item.key == f"t.parquet:{item.text}" for item in items)
-    assert sum(1 for _ in source(root, tmp_path / "t.parquet", text_column="t").items()) == count
+    assert sum(1 for _ in make_source(root, tmp_path / "t.parquet", text_column="t").items()) == count
 
 
 CELL = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1)
@@ -152,123 +124,65 @@ CELL = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(CELL, CELL), min_size=1, max_size=8))
-def test_csv_and_json_give_back_what_was_written(rows: list[tuple[str, str]]) -> None:
-    """Any text that Python's csv and json write is read back letter by letter."""
+def test_csv_and_json_are_read_as_written(rows: list[tuple[str, str]]) -> None:
+    """Any text that Python's csv and json write is read back unchanged."""
     table = [{"a": first, "b": second} for first, second in rows]
     with tempfile.TemporaryDirectory() as folder:
-        for form in ("csv", "jsonl"):
-            kind: TableFormat = "csv" if form == "csv" else "jsonl"
-            path = write(Path(folder) / f"t.{form}", table)
+        for suffix in ("csv", "jsonl"):
+            kind: TableFormat = "csv" if suffix == "csv" else "jsonl"
+            path = write_table(Path(folder) / f"t.{suffix}", table)
             assert list(read_text_rows(path, kind, ["a", "b"], Path(folder))) == rows
 
 
-# images
-
-
-def test_image_paths_start_from_the_table(tmp_path: Path, root: Root, picture: Picture) -> None:
-    """An image's path is relative to its table's folder, its item's to base; the text column is its caption, which may be null."""
-    image = picture(tmp_path / "data/one/img/a.png")
-    picture(tmp_path / "data/b.png")
-    write(tmp_path / "data/one/t.csv", [{"f": "img/a.png", "t": "red", "k": "x"}, {"f": "../b.png", "t": None, "k": "y"}])
-    read = source(root, f"{tmp_path}/data/*/t.csv", image_column="f", text_column="t", label_column="k")
-    assert (read.modality, read.image_root) == ("image", tmp_path / "data")
-    assert [(item.key, item.path, item.text, item.label) for item in read.items()] == [
-        ("one/t.csv:0", "one/img/a.png", "red", "x"),
-        ("one/t.csv:1", "b.png", None, "y"),
-    ]
-    first = next(iter(read.items()))
-    assert (first.size, first.mtime_ns) == (image.stat().st_size, image.stat().st_mtime_ns)
-
-
-@pytest.mark.parametrize("name", ["../out.png", "/etc/passwd", "sub/../../out.png", "", None, ".", "a\0.png"])
-def test_a_path_that_leaves_the_folder_is_no_path(tmp_path: Path, root: Root, picture: Picture, name: str | None) -> None:
-    """A path out of the folder, an empty one and one with a null byte leave an item without a path; the row is kept."""
-    picture(tmp_path / "out.png")
-    write(tmp_path / "data/t.jsonl", [{"f": name, "id": "k"}])
-    items = list(source(root, tmp_path / "data/t.jsonl", image_column="f", key_column="id").items())
-    assert [(item.key, item.path, item.size) for item in items] == [("k", None, None)]
-
-
-def test_an_absolute_path_inside_the_folder_is_taken(tmp_path: Path, root: Root, picture: Picture) -> None:
-    """An absolute path below the table's folder is the same as the relative one."""
-    image = picture(tmp_path / "data/a.png")
-    write(tmp_path / "data/t.jsonl", [{"f": str(image)}])
-    assert [item.path for item in source(root, tmp_path / "data/t.jsonl", image_column="f").items()] == ["a.png"]
-
-
-def test_an_image_that_is_not_there_keeps_its_path(tmp_path: Path, root: Root) -> None:
-    """The item has the path, which validation cannot open, and neither size nor time."""
-    write(tmp_path / "t.jsonl", [{"f": "gone.png"}])
-    assert [(item.path, item.size, item.mtime_ns) for item in source(root, tmp_path / "t.jsonl", image_column="f").items()] == [
-        ("gone.png", None, None)
-    ]
-
-
-def test_the_revision_covers_tables_and_images(tmp_path: Path, root: Root, picture: Picture) -> None:
-    """The revision changes with a table file, with a new one, and with an image that one lists; with nothing else."""
-    write(tmp_path / "a.jsonl", [{"f": "a.png"}])
-    pattern = f"{tmp_path}/*.jsonl"
-    seen = [source(root, pattern, image_column="f").compute_revision()]
-    image = picture(tmp_path / "a.png")
-    seen.append(source(root, pattern, image_column="f").compute_revision())
-    os.utime(image, ns=(1, 1))
-    seen.append(source(root, pattern, image_column="f").compute_revision())
-    write(tmp_path / "b.jsonl", [{"f": "a.png"}])
-    seen.append(source(root, pattern, image_column="f").compute_revision())
-    assert len(set(seen)) == 4
-    picture(tmp_path / "unlisted.png")
-    assert source(root, pattern, image_column="f").compute_revision() == seen[-1]
-
-
-# what is refused
+# refused tables
 
 
 def test_a_missing_column_is_refused_before_reading(tmp_path: Path, root: Root) -> None:
-    """The error comes with the source, names the columns that exist and the nearest one."""
-    for form in ("parquet", "csv", "jsonl"):
-        path = write(tmp_path / f"t.{form}", [{"id": "a", "Caption": "x"}])
-        with pytest.raises(InputError, match="no column 'captions'") as refused:
-            source(root, path, text_column="captions")
-        assert refused.value.where == f"dataset.text_column, {path}"
-        assert refused.value.expected == "one of its columns: id, Caption"
-        assert refused.value.next_step.startswith("did you mean 'Caption'?")
+    """Opening the source fails. The error lists the columns and names the most similar one."""
+    for suffix in ("parquet", "csv", "jsonl"):
+        path = write_table(tmp_path / f"t.{suffix}", [{"id": "a", "Caption": "x"}])
+        with pytest.raises(InputError, match="no column 'captions'") as raised:
+            make_source(root, path, text_column="captions")
+        assert raised.value.where == f"dataset.text_column, {path}"
+        assert raised.value.expected == "one of its columns: id, Caption"
+        assert raised.value.next_step.startswith("did you mean 'Caption'?")
 
 
 def test_a_later_file_without_the_column_is_refused(tmp_path: Path, root: Root) -> None:
-    """Every file of a pattern must have the columns; the error names the one that has not."""
-    write(tmp_path / "a.csv", [{"t": "x", "u": "y"}])
-    write(tmp_path / "b.csv", [{"u": "y", "v": "z"}])
-    with pytest.raises(InputError, match="no column 't'") as refused:
-        list(source(root, f"{tmp_path}/*.csv", text_column="t").items())
-    assert refused.value.where.endswith("b.csv")
+    """Every file of a pattern must have the columns; the error names the file without one."""
+    write_table(tmp_path / "a.csv", [{"t": "x", "u": "y"}])
+    write_table(tmp_path / "b.csv", [{"u": "y", "v": "z"}])
+    with pytest.raises(InputError, match="no column 't'") as raised:
+        list(make_source(root, f"{tmp_path}/*.csv", text_column="t").items())
+    assert raised.value.where.endswith("b.csv")
 
 
-def test_columns_may_stand_in_another_order_in_each_file(tmp_path: Path, root: Root) -> None:
-    """Columns are found by name, not by place."""
-    write(tmp_path / "a.csv", [{"t": "x", "u": "y"}])
-    write(tmp_path / "b.csv", [{"u": "y", "t": "z"}])
-    assert [item.text for item in source(root, f"{tmp_path}/*.csv", text_column="t").items()] == ["x", "z"]
+def test_columns_may_be_in_another_order_in_each_file(tmp_path: Path, root: Root) -> None:
+    """Columns are found by name, not by position."""
+    write_table(tmp_path / "a.csv", [{"t": "x", "u": "y"}])
+    write_table(tmp_path / "b.csv", [{"u": "y", "t": "z"}])
+    assert [item.text for item in make_source(root, f"{tmp_path}/*.csv", text_column="t").items()] == ["x", "z"]
 
 
 def test_a_column_of_nested_values_is_refused(tmp_path: Path, root: Root) -> None:
-    """Images as bytes inside Parquet are no paths, and the error says what the column holds."""
-    write(tmp_path / "t.parquet", [{"image": {"bytes": b"x", "path": "a.png"}, "raw": b"x", "many": ["a"]}])
+    """Images as bytes inside Parquet are not paths, and the error states the column's type."""
+    write_table(tmp_path / "t.parquet", [{"image": {"bytes": b"x", "path": "a.png"}, "raw": b"x", "many": ["a"]}])
     for column, got in (("image", "STRUCT"), ("raw", "BLOB"), ("many", "VARCHAR[]")):
-        with pytest.raises(InputError, match="does not hold text") as refused:
-            source(root, tmp_path / "t.parquet", image_column=column)
-        assert refused.value.got == got
+        with pytest.raises(InputError, match="does not hold text") as raised:
+            make_source(root, tmp_path / "t.parquet", image_column=column)
+        assert raised.value.got == got
 
 
 def test_a_path_that_matches_nothing_is_refused(tmp_path: Path, root: Root) -> None:
-    """A missing file, a missing folder and a pattern without a match each say so."""
+    """The error tells a missing file, a missing folder and a pattern without a match apart."""
     for path, got in (
         (tmp_path / "t.csv", f"no such file in {tmp_path}"),
         (tmp_path / "none/t.csv", f"no folder {tmp_path / 'none'}"),
         (f"{tmp_path}/*.csv", f"no such file in {tmp_path}"),
     ):
-        with pytest.raises(InputError, match="no table") as refused:
-            source(root, path, text_column="t")
-        assert refused.value.got == got
+        with pytest.raises(InputError, match="no table found") as raised:
+            make_source(root, path, text_column="t")
+        assert raised.value.got == got
 
 
 @pytest.mark.parametrize(
@@ -283,34 +197,34 @@ def test_a_path_that_matches_nothing_is_refused(tmp_path: Path, root: Root) -> N
     ],
 )
 def test_a_malformed_file_is_refused_by_name(tmp_path: Path, root: Root, name: str, content: bytes) -> None:
-    """A ragged line, another encoding, a cut or empty file, another format: an InputError that names the file, never DuckDB's own."""
+    """A ragged line, another encoding or format, or a truncated or empty file: the error names the file."""
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError) as refused:
-        list(source(root, tmp_path / name, text_column="t").items())
-    assert str(tmp_path / name) in refused.value.where
+    with pytest.raises(InputError) as raised:
+        list(make_source(root, tmp_path / name, text_column="t").items())
+    assert str(tmp_path / name) in raised.value.where
 
 
-def test_open_source_knows_tables(tmp_path: Path, root: Root) -> None:
+def test_open_source_opens_tables(tmp_path: Path, root: Root) -> None:
     """A config of any of the three formats opens a table."""
-    path = write(tmp_path / "t.csv", [{"t": "x"}])
+    path = write_table(tmp_path / "t.csv", [{"t": "x"}])
     assert isinstance(open_source(TableDatasetConfig(source="csv", path=str(path), text_column="t"), root), TableSource)
 
 
-def test_csv_written_by_others_is_read(tmp_path: Path, root: Root) -> None:
-    """A byte-order mark, Windows line ends and a last line without its end are read as any other."""
+def test_csv_of_other_programs_is_read(tmp_path: Path, root: Root) -> None:
+    """A byte-order mark, Windows line ends and a last line without a line end are accepted."""
     (tmp_path / "t.csv").write_bytes("\ufeffid,t\r\n1,é\r\n2,x".encode())
-    items = source(root, tmp_path / "t.csv", text_column="t", key_column="id").items()
+    items = make_source(root, tmp_path / "t.csv", text_column="t", key_column="id").items()
     assert [(item.key, item.text) for item in items] == [("1", "é"), ("2", "x")]
 
 
-def test_lines_that_begin_with_a_hash_are_rows(tmp_path: Path, root: Root) -> None:
-    """CSV has no comments: neither a row nor the header is taken for one."""
+def test_lines_that_start_with_a_hash_are_rows(tmp_path: Path, root: Root) -> None:
+    """CSV has no comments, neither in rows nor in the header."""
     (tmp_path / "t.csv").write_text("#t,u\n# a,1\n#b,2\n")
-    assert [item.text for item in source(root, tmp_path / "t.csv", text_column="#t").items()] == ["# a", "#b"]
+    assert [item.text for item in make_source(root, tmp_path / "t.csv", text_column="#t").items()] == ["# a", "#b"]
 
 
 def test_a_line_above_the_header_is_refused(tmp_path: Path, root: Root) -> None:
-    """A title or comment above the header is not skipped by guessing."""
+    """A title or comment above the header is not skipped."""
     (tmp_path / "t.csv").write_text("# made by hand\nt,u\na,1\n")
     with pytest.raises(InputError):
-        source(root, tmp_path / "t.csv", text_column="t")
+        make_source(root, tmp_path / "t.csv", text_column="t")

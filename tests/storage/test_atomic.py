@@ -1,4 +1,4 @@
-"""Files are whole or not there."""
+"""Files are complete or missing, never half written."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from indexmill.storage.root import Root
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_temporary(root: Root) -> None:
-    """An exception between opening and committing changes nothing that a reader can see."""
+    """An exception before the commit changes nothing that a reader can see."""
     target = root.path / "file.txt"
     root.scratch.write_text(target, "old")
     with pytest.raises(RuntimeError), root.replace_atomically(target) as temporary:
-        temporary.write_text("half of the new")
+        temporary.write_text("half of the new file")
         raise RuntimeError
     assert target.read_text() == "old"
     assert [path.name for path in root.scratch.folder.iterdir()] == ["lock"]
 
 
 def test_a_commit_syncs_the_file_before_it_is_renamed_and_its_folder_after(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Order matters: a name that outlives a power cut must not point at unwritten data."""
+    """A name that survives a power failure must not point at unwritten data."""
     events: list[str] = []
     sync = atomic._fsync
     monkeypatch.setattr(atomic, "_fsync", lambda path: (events.append(f"sync {path.name}"), sync(path)))
@@ -37,8 +37,8 @@ def test_a_commit_syncs_the_file_before_it_is_renamed_and_its_folder_after(root:
     assert events == ["sync file.txt", "sync folder"]
 
 
-def test_temporaries_of_a_killed_process_are_swept_and_those_of_a_living_one_are_not(root: Root) -> None:
-    """The lock tells them apart, not the age and not the process number."""
+def test_temporaries_of_a_killed_process_are_removed_and_those_of_a_running_one_stay(root: Root) -> None:
+    """The lock decides, not the age and not the process id."""
     code = (
         "import sys, time; from indexmill.storage.root import Root; r = Root(sys.argv[1]);"
         "(r.scratch.folder / 'half').write_text('x'); print(r.scratch.folder, flush=True); time.sleep(60)"
@@ -56,7 +56,7 @@ def test_temporaries_of_a_killed_process_are_swept_and_those_of_a_living_one_are
 
 
 def test_a_link_falls_back_to_a_copy(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system without hard links still gets its snapshot."""
+    """Snapshots work on a file system without hard links."""
 
     def refuse(*_: object) -> None:
         raise OSError("no links here")

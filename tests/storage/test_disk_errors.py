@@ -1,4 +1,4 @@
-"""Library errors about files below a root become ours."""
+"""Library errors about files below a root become errors of Indexmill."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from indexmill.storage.disk_errors import translate_disk_errors
 from indexmill.storage.errors import DamagedFile
 
 
-def test_an_index_that_was_cut_short_is_a_damaged_file(tmp_path: Path) -> None:
-    """FAISS says so in a RuntimeError's words alone; any other RuntimeError stays what it is."""
+def test_a_truncated_index_is_a_damaged_file(tmp_path: Path) -> None:
+    """FAISS raises a RuntimeError that only its message identifies; other RuntimeErrors pass unchanged."""
     path = tmp_path / "shard.faiss"
     faiss.write_index(faiss.index_factory(8, "Flat"), str(path))
     path.write_bytes(path.read_bytes()[:-4])

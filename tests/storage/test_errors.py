@@ -1,4 +1,4 @@
-"""Errors that say what, where, expected, got, next step."""
+"""Errors have the parts what, where, expected, got and next step."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import pickle
 from indexmill.storage.errors import IndexmillError, InputError, PublishRefused
 
 
-def test_an_error_says_each_part_on_its_line_and_leaves_out_what_it_does_not_know() -> None:
-    """A person reads it top to bottom."""
-    problem = InputError("it is wrong", where="here", got="this", next_step="mend it")
-    assert str(problem) == "it is wrong\n  where:    here\n  got:      this\n  next:     mend it"
+def test_an_error_prints_one_line_per_part_and_omits_empty_parts() -> None:
+    """The first line says what is wrong."""
+    error = InputError("it is wrong", where="here", got="this", next_step="fix it")
+    assert str(error) == "it is wrong\n  where:    here\n  got:      this\n  next:     fix it"
 
 
-def test_errors_cross_process_boundaries_whole() -> None:
-    """A worker's error is as helpful as one's own."""
-    problem = pickle.loads(pickle.dumps(PublishRefused("no", where="w", expected="e", got="g", next_step="n")))
-    assert isinstance(problem, PublishRefused)
-    assert str(problem) == str(PublishRefused("no", where="w", expected="e", got="g", next_step="n"))
+def test_errors_survive_pickling() -> None:
+    """An error of a worker process keeps all its parts."""
+    error = pickle.loads(pickle.dumps(PublishRefused("no", where="w", expected="e", got="g", next_step="n")))
+    assert isinstance(error, PublishRefused)
+    assert str(error) == str(PublishRefused("no", where="w", expected="e", got="g", next_step="n"))
 
 
-def test_a_refusal_has_an_exit_code_of_its_own() -> None:
-    """Scripts tell a bad config (2) from a bad index (3)."""
+def test_a_refused_build_has_its_own_exit_code() -> None:
+    """Scripts can distinguish an invalid config (2) from a refused build (3)."""
     assert (IndexmillError.exit_code, InputError.exit_code, PublishRefused.exit_code) == (2, 2, 3)

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from indexmill.storage.embedding_store import EmbeddingStore
@@ -52,7 +52,9 @@ def read_vectors(store: EmbeddingStore) -> dict[str, list[float]]:
     return {row["content_digest"]: row["embedding"] for row in rows}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=6, deadline=None)
+@example([{0, 5}, {1}, {2, 5, 9}], True)
+@example([{0, 1}, set()], False)
 @given(st.lists(st.sets(st.integers(0, 11)), min_size=2, max_size=4), st.booleans())
 def test_exactly_the_vectors_of_kept_snapshots_stay(tmp_path_factory: pytest.TempPathFactory, kept: list[set[int]], pinned: bool) -> None:
     """Twelve contents in three parts: those of the live and the pinned snapshot stay, and a dry run changes nothing."""

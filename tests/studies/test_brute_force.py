@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexmill.tasks.metrics.neighbors import exact_search
+from indexmill.tasks.metrics.exact_search import exact_search
 from indexmill.tasks.studies import brute_force
 from indexmill.tasks.studies.brute_force import BruteForce, select_smallest
 

@@ -1,4 +1,4 @@
-"""Pictures that the tests of several stages read."""
+"""Images for the tests of several stages."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.stage_inputs import paint
+from tests.stage_inputs import write_noise
 
 
 @pytest.fixture
 def image_root(tmp_path: Path) -> Path:
-    """Six pictures of two labels."""
+    """A folder of six images with two labels."""
     for number in range(6):
-        paint(tmp_path / "base" / f"l{number % 2}" / f"{number}.bmp", number)
-    return tmp_path / "base"
+        write_noise(tmp_path / "images" / f"l{number % 2}" / f"{number}.bmp", number)
+    return tmp_path / "images"

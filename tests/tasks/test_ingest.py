@@ -1,4 +1,4 @@
-"""The items table: the same for the same items, and no file read in vain."""
+"""The items table is the same for the same items, and unchanged files are not read again."""
 
 from __future__ import annotations
 
@@ -16,156 +16,156 @@ from indexmill.configs.datasets import FolderDatasetConfig
 from indexmill.storage.digests import content_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
-from indexmill.tasks.ingest import revision
+from indexmill.tasks.ingest import read_source_revision
 from indexmill.tasks.sources import Item
 from indexmill.tasks.sources.base import ScoredPair
-from tests.stage_inputs import LONG_AGO, Listed, aged, ingested, paint, pictures, rows
+from tests.stage_inputs import OLD_MTIME_NS, ListSource, make_image_source, read_rows, run_ingest, set_mtime, write_noise
 
 TEXTS = [Item(f"k{number}", label=f"l{number % 3}", text=f"text {number}") for number in range(40)]
 
 
 @contextmanager
-def fresh() -> Iterator[Root]:
-    """A root of one example's own."""
+def open_fresh_root() -> Iterator[Root]:
+    """Open a root for one example."""
     with TemporaryDirectory() as folder:
-        place = Root(folder)
-        yield place
-        place.close()
+        root = Root(folder)
+        yield root
+        root.close()
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the images that are read from now on."""
+    """Record the names of the images that are read."""
     names: list[str] = []
     original = Path.read_bytes
 
-    def noted(path: Path) -> bytes:
+    def record_and_read(path: Path) -> bytes:
         if path.suffix == ".bmp":
             names.append(path.name)
         return original(path)
 
-    monkeypatch.setattr(Path, "read_bytes", noted)
+    monkeypatch.setattr(Path, "read_bytes", record_and_read)
     return names
 
 
-def keys(root: Root, **limits: object) -> set[str]:
-    """The keys that ingest keeps of TEXTS."""
-    return {row["key"] for row in rows(root, ingested(root, Listed(TEXTS), **limits).table)}
+def list_keys(root: Root, **limits: object) -> set[str]:
+    """Return the keys of TEXTS that ingest selects."""
+    return {row["key"] for row in read_rows(root, run_ingest(root, ListSource(TEXTS), **limits).table)}
 
 
 @given(st.permutations(TEXTS[:12]))
 @settings(max_examples=25, deadline=None)
-def test_the_order_of_listing_means_nothing(listing: list[Item]) -> None:
+def test_the_order_of_listing_does_not_matter(listing: list[Item]) -> None:
     """A permuted listing gives the same digest and the same table, row by row."""
-    with fresh() as one, fresh() as other:
-        first, second = ingested(one, Listed(TEXTS[:12])), ingested(other, Listed(listing))
+    with open_fresh_root() as first_root, open_fresh_root() as second_root:
+        first, second = run_ingest(first_root, ListSource(TEXTS[:12])), run_ingest(second_root, ListSource(listing))
         assert first.digest == second.digest
         assert first.table.sha256 == second.table.sha256
-        assert rows(one, first.table) == rows(other, second.table)
+        assert read_rows(first_root, first.table) == read_rows(second_root, second.table)
 
 
-def test_the_digest_tells_every_difference_that_matters(root: Root, image_root: Path) -> None:
-    """A key, label, text or split, an item more, a pair's score, whether labels count: each gives another digest."""
+def test_the_digest_changes_with_every_relevant_difference(root: Root, image_root: Path) -> None:
+    """Another key, label, text or split, one more item, another score, no labels: each gives another digest."""
     item = Item("k", label="l", text="t", split="train")
     pair = ScoredPair("k", "k", 1.0, "f")
     sources = [
-        Listed([item]),
-        Listed([Item("K", label="l", text="t", split="train")]),
-        Listed([Item("k", label="L", text="t", split="train")]),
-        Listed([Item("k", label=None, text="t", split="train")]),
-        Listed([Item("k", label="l", text="T", split="train")]),
-        Listed([Item("k", label="l", text="t", split="test")]),
-        Listed([item, Item("k2", label="l", text="t")]),
-        Listed([item], labeled=False),
-        Listed([item], scored=[pair]),
-        Listed([item], scored=[ScoredPair("k", "k", 2.0, "f")]),
+        ListSource([item]),
+        ListSource([Item("K", label="l", text="t", split="train")]),
+        ListSource([Item("k", label="L", text="t", split="train")]),
+        ListSource([Item("k", label=None, text="t", split="train")]),
+        ListSource([Item("k", label="l", text="T", split="train")]),
+        ListSource([Item("k", label="l", text="t", split="test")]),
+        ListSource([item, Item("k2", label="l", text="t")]),
+        ListSource([item], labeled=False),
+        ListSource([item], pair_list=[pair]),
+        ListSource([item], pair_list=[ScoredPair("k", "k", 2.0, "f")]),
     ]
-    assert len({ingested(root, source).digest for source in sources}) == len(sources)
+    assert len({run_ingest(root, source).digest for source in sources}) == len(sources)
 
 
-def test_every_batch_arrives_whole(root: Root) -> None:
-    """More items than a batch holds: all are there, sorted by id, each with the digest of its text."""
+def test_every_batch_is_complete(root: Root) -> None:
+    """More items than fit into a batch are all written, sorted by id, each with the digest of its text."""
     listing = [Item(f"k{number}", label="l", text=f"text {number}") for number in range(20_000)]
-    found = rows(root, ingested(root, Listed(listing)).table)
-    assert [row["item_id"] for row in found] == sorted(row["item_id"] for row in found)
-    assert {(row["key"], row["text"]) for row in found} == {(item.key, item.text) for item in listing}
-    assert all(row["content_digest"] == content_digest(row["text"].encode()) for row in found)
+    table = read_rows(root, run_ingest(root, ListSource(listing)).table)
+    assert [row["item_id"] for row in table] == sorted(row["item_id"] for row in table)
+    assert {(row["key"], row["text"]) for row in table} == {(item.key, item.text) for item in listing}
+    assert all(row["content_digest"] == content_digest(row["text"].encode()) for row in table)
 
 
-def test_a_limit_draws_a_sample_that_grows(root: Root) -> None:
+def test_a_larger_limit_extends_the_sample(root: Root) -> None:
     """A larger limit keeps the smaller one's items, another seed draws others, and neither draws the first rows."""
-    draws = [keys(root, limit=limit) for limit in (1, 5, 10, 25)]
+    draws = [list_keys(root, limit=limit) for limit in (1, 5, 10, 25)]
     assert [len(draw) for draw in draws] == [1, 5, 10, 25]
     assert draws[0] < draws[1] < draws[2] < draws[3]
     assert draws[2] != {item.key for item in TEXTS[:10]}
-    assert keys(root, limit=10, sample_seed=1) not in (draws[2], {item.key for item in TEXTS[:10]})
-    assert keys(root, limit=1000) == {item.key for item in TEXTS}
+    assert list_keys(root, limit=10, sample_seed=1) not in (draws[2], {item.key for item in TEXTS[:10]})
+    assert list_keys(root, limit=1000) == {item.key for item in TEXTS}
 
 
-def test_a_sample_is_even_over_the_listing(root: Root) -> None:
+def test_a_sample_covers_the_listing_evenly(root: Root) -> None:
     """Of 4,000 items in the order of 4 labels, a sample of 1,000 takes 250 of each, within four standard errors."""
     listing = [Item(f"k{number:04d}", label=str(number // 1000), text=str(number)) for number in range(4000)]
-    labels = [row["label"] for row in rows(root, ingested(root, Listed(listing), limit=1000).table)]
+    labels = [row["label"] for row in read_rows(root, run_ingest(root, ListSource(listing), limit=1000).table)]
     assert all(abs(labels.count(label) - 250) < 4 * (1000 * 0.25 * 0.75 * 0.75) ** 0.5 for label in "0123")
 
 
-def test_a_sampled_item_stays_while_others_come(root: Root) -> None:
-    """An item leaves the sample only for one whose draw is lower: of two nights' samples, only newcomers are new."""
-    before = {row["key"] for row in rows(root, ingested(root, Listed(TEXTS[:20]), limit=8).table)}
-    assert keys(root, limit=8) - before <= {item.key for item in TEXTS[20:]}
+def test_a_sampled_item_stays_when_others_are_added(root: Root) -> None:
+    """An item leaves the sample only for a new one with a lower draw, so only new items join the sample."""
+    before = {row["key"] for row in read_rows(root, run_ingest(root, ListSource(TEXTS[:20]), limit=8).table)}
+    assert list_keys(root, limit=8) - before <= {item.key for item in TEXTS[20:]}
 
 
-def test_excluded_labels_are_left_out(root: Root) -> None:
+def test_excluded_labels_are_not_listed(root: Root) -> None:
     """No item of an excluded label is listed; items without a label are."""
-    unlabelled = Item("none", text="no label")
-    found = rows(root, ingested(root, Listed([*TEXTS, unlabelled]), exclude_labels=("l0", "l2")).table)
-    assert {row["label"] for row in found} == {"l1", None}
-    assert len(found) == sum(item.label == "l1" for item in TEXTS) + 1
+    unlabeled = Item("none", text="no label")
+    table = read_rows(root, run_ingest(root, ListSource([*TEXTS, unlabeled]), exclude_labels=("l0", "l2")).table)
+    assert {row["label"] for row in table} == {"l1", None}
+    assert len(table) == sum(item.label == "l1" for item in TEXTS) + 1
 
 
-def test_a_source_without_items_is_refused_with_the_labels_that_were_left_out(root: Root) -> None:
+def test_a_source_without_items_is_refused_with_the_excluded_labels(root: Root) -> None:
     """Nothing is left once every label is excluded."""
-    with pytest.raises(InputError, match="0 items once l0, l1, l2 are left out"):
-        ingested(root, Listed(TEXTS), exclude_labels=("l0", "l1", "l2"))
+    with pytest.raises(InputError, match="0 items after excluding l0, l1, l2"):
+        run_ingest(root, ListSource(TEXTS), exclude_labels=("l0", "l1", "l2"))
 
 
-def test_a_key_that_is_listed_twice_is_refused_by_its_name(root: Root) -> None:
-    """Even where its text is the same."""
-    with pytest.raises(InputError, match="two items have one key") as refusal:
-        ingested(root, Listed([*TEXTS, TEXTS[7]]))
-    assert refusal.value.where == "key k7"
+def test_a_key_that_is_listed_twice_is_refused(root: Root) -> None:
+    """Even if both items have the same text. The error names the key."""
+    with pytest.raises(InputError, match="two items have the same key") as raised:
+        run_ingest(root, ListSource([*TEXTS, TEXTS[7]]))
+    assert raised.value.where == "key k7"
 
 
-def test_two_keys_with_one_id_are_refused_by_their_names(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An id stands for one item, or a search result could not be found again."""
+def test_two_keys_with_one_id_are_refused(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search result must lead back to one item. The error names both keys."""
     monkeypatch.setattr("indexmill.tasks.ingest.item_id", lambda key: 5 if key in ("k3", "k9") else int(key[1:]) + 100)
-    with pytest.raises(InputError, match="two keys have one item id") as refusal:
-        ingested(root, Listed(TEXTS))
-    assert refusal.value.where == "keys k3 and k9"
+    with pytest.raises(InputError, match="two keys have the same item id") as raised:
+        run_ingest(root, ListSource(TEXTS))
+    assert raised.value.where == "keys k3 and k9"
 
 
-def test_a_text_that_is_none_is_listed_for_validation_to_reject(root: Root) -> None:
-    """It has no content, so it has no digest."""
-    (row,) = rows(root, ingested(root, Listed([Item("k", label="l")])).table)
+def test_an_item_without_a_text_is_listed(root: Root) -> None:
+    """It has no digest; validation rejects it."""
+    (row,) = read_rows(root, run_ingest(root, ListSource([Item("k", label="l")])).table)
     assert (row["text"], row["content_digest"]) == (None, None)
 
 
 def test_unchanged_files_are_not_read_again(root: Root, image_root: Path, reads: list[str]) -> None:
-    """The second night reads nothing and lists the same; a new picture is read alone."""
-    first = ingested(root, pictures(image_root))
+    """The second build reads nothing and lists the same; of a new image, only that is read."""
+    first = run_ingest(root, make_image_source(image_root))
     assert sorted(reads) == [f"{number}.bmp" for number in range(6)]
     reads.clear()
-    assert ingested(root, pictures(image_root)).digest == first.digest
+    assert run_ingest(root, make_image_source(image_root)).digest == first.digest
     assert reads == []
-    paint(image_root / "l0" / "new.bmp", 6)
-    assert ingested(root, pictures(image_root)).items == 7
+    write_noise(image_root / "l0" / "new.bmp", 6)
+    assert run_ingest(root, make_image_source(image_root)).items == 7
     assert reads == ["new.bmp"]
 
 
 @pytest.mark.parametrize("change", ["path", "size", "mtime"])
-def test_a_file_is_known_by_path_size_and_time_together(change: str, root: Root, image_root: Path, reads: list[str]) -> None:
-    """Whichever of the three changes, the file is read again, and the others are not."""
-    ingested(root, pictures(image_root))
+def test_a_file_is_recognized_by_path_size_and_time_together(change: str, root: Root, image_root: Path, reads: list[str]) -> None:
+    """Whichever of the three changes, the file is read again, and no other."""
+    run_ingest(root, make_image_source(image_root))
     reads.clear()
     path = image_root / "l0" / "0.bmp"
     match change:
@@ -173,70 +173,70 @@ def test_a_file_is_known_by_path_size_and_time_together(change: str, root: Root,
             path = path.rename(path.with_name("renamed.bmp"))
         case "size":
             path.write_bytes(path.read_bytes() + b"\0")
-            aged(path)
+            set_mtime(path)
         case "mtime":
-            aged(path, LONG_AGO + 1)
+            set_mtime(path, OLD_MTIME_NS + 1)
     reads.clear()
-    ingested(root, pictures(image_root))
+    run_ingest(root, make_image_source(image_root))
     assert reads == [path.name]
 
 
-def test_a_change_behind_size_and_time_is_seen_by_rehash_alone(root: Root, image_root: Path, reads: list[str]) -> None:
-    """Another content under the old size and time keeps the old digest until every file is read again, and the new one from then on."""
-    before = ingested(root, pictures(image_root))
-    paint(image_root / "l0" / "0.bmp", seed=99)
-    assert ingested(root, pictures(image_root)).digest == before.digest
+def test_only_rehash_detects_a_change_of_content_alone(root: Root, image_root: Path, reads: list[str]) -> None:
+    """New content with the old size and time keeps the old digest until every file is read again."""
+    before = run_ingest(root, make_image_source(image_root))
+    write_noise(image_root / "l0" / "0.bmp", seed=99)
+    assert run_ingest(root, make_image_source(image_root)).digest == before.digest
     reads.clear()
-    after = ingested(root, pictures(image_root), rehash=True)
+    after = run_ingest(root, make_image_source(image_root), rehash=True)
     assert len(reads) == 6
     assert after.digest != before.digest
-    changed = {row["key"]: row["content_digest"] for row in rows(root, after.table)}
+    changed = {row["key"]: row["content_digest"] for row in read_rows(root, after.table)}
     assert changed["l0/0.bmp"] == content_digest((image_root / "l0" / "0.bmp").read_bytes())
-    assert ingested(root, pictures(image_root)).digest == after.digest
+    assert run_ingest(root, make_image_source(image_root)).digest == after.digest
 
 
 def test_a_file_younger_than_two_seconds_is_read_again(root: Root, image_root: Path, reads: list[str]) -> None:
-    """It may be written once more within the same tick of the clock; once it has settled, it is known."""
+    """It may change again within the same tick of the clock. Later it is recognized."""
     path = image_root / "l0" / "0.bmp"
-    aged(path, time.time_ns())
-    first = ingested(root, pictures(image_root))
-    kept = path.stat().st_mtime_ns
-    paint(path, seed=99)
-    aged(path, kept)
+    set_mtime(path, time.time_ns())
+    first = run_ingest(root, make_image_source(image_root))
+    mtime_ns = path.stat().st_mtime_ns
+    write_noise(path, seed=99)
+    set_mtime(path, mtime_ns)
     reads.clear()
-    assert ingested(root, pictures(image_root)).digest != first.digest
+    assert run_ingest(root, make_image_source(image_root)).digest != first.digest
     assert reads == ["0.bmp"]
-    aged(path, time.time_ns() - 3_000_000_000)
-    ingested(root, pictures(image_root))
+    set_mtime(path, time.time_ns() - 3_000_000_000)
+    run_ingest(root, make_image_source(image_root))
     reads.clear()
-    ingested(root, pictures(image_root))
+    run_ingest(root, make_image_source(image_root))
     assert reads == []
 
 
-def test_what_one_folder_taught_is_not_believed_of_another(root: Root, image_root: Path, tmp_path: Path) -> None:
+def test_digests_of_one_folder_are_not_used_for_another(root: Root, image_root: Path, tmp_path: Path) -> None:
     """Two folders with the same names, sizes and times but other contents keep their own digests."""
     for number in range(6):
-        paint(tmp_path / "other" / f"l{number % 2}" / f"{number}.bmp", 100 + number)
-    ingested(root, pictures(image_root))
-    found = {row["key"]: row["content_digest"] for row in rows(root, ingested(root, pictures(tmp_path / "other")).table)}
-    assert found == {key: content_digest((tmp_path / "other" / key).read_bytes()) for key in found}
+        write_noise(tmp_path / "other" / f"l{number % 2}" / f"{number}.bmp", 100 + number)
+    run_ingest(root, make_image_source(image_root))
+    digests = {row["key"]: row["content_digest"] for row in read_rows(root, run_ingest(root, make_image_source(tmp_path / "other")).table)}
+    assert digests == {key: content_digest((tmp_path / "other" / key).read_bytes()) for key in digests}
 
 
-def test_touching_a_file_changes_the_revision_and_not_the_data_set(root: Root, image_root: Path) -> None:
-    """When bytes were written is no part of what an item is."""
+def test_touching_a_file_changes_the_revision_but_not_the_data_set(root: Root, image_root: Path) -> None:
+    """The modification time is not part of an item's identity."""
     config = FolderDatasetConfig(source="folder", path=str(image_root))
-    before, told = ingested(root, pictures(image_root)), revision(config, root)
-    assert revision(config, root) == told
-    aged(image_root / "l0" / "0.bmp", LONG_AGO + 1)
-    assert revision(config, root) != told
-    assert ingested(root, pictures(image_root)).digest == before.digest
+    before, revision = run_ingest(root, make_image_source(image_root)), read_source_revision(config, root)
+    assert read_source_revision(config, root) == revision
+    set_mtime(image_root / "l0" / "0.bmp", OLD_MTIME_NS + 1)
+    assert read_source_revision(config, root) != revision
+    assert run_ingest(root, make_image_source(image_root)).digest == before.digest
 
 
-def test_an_image_that_is_not_there_has_no_digest_and_is_looked_for_again(root: Root, image_root: Path) -> None:
-    """It is listed for validation to reject; when it comes back under the same size and time, it is read."""
-    source, path = pictures(image_root), image_root / "l0" / "0.bmp"
+def test_a_missing_image_has_no_digest_and_is_tried_again(root: Root, image_root: Path) -> None:
+    """Validation rejects it. When it is back with the same size and time, it is read."""
+    source, path = make_image_source(image_root), image_root / "l0" / "0.bmp"
     path.rename(image_root / "away")
-    gone = {row["key"]: row["content_digest"] for row in rows(root, ingested(root, source).table)}
-    assert [key for key, digest in gone.items() if digest is None] == ["l0/0.bmp"]
+    digests = {row["key"]: row["content_digest"] for row in read_rows(root, run_ingest(root, source).table)}
+    assert [key for key, digest in digests.items() if digest is None] == ["l0/0.bmp"]
     (image_root / "away").rename(path)
-    assert None not in [row["content_digest"] for row in rows(root, ingested(root, source).table)]
+    assert None not in [row["content_digest"] for row in read_rows(root, run_ingest(root, source).table)]

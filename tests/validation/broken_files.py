@@ -1,4 +1,4 @@
-"""Files that are not read, each with the reason."""
+"""Unreadable files, each with the reason."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from pictures import WIDTH, Kind, chunk, flipped, png, saved, scene
 from PIL import Image
+from sample_images import WIDTH, Kind, draw_scene, encode, flip_byte, make_chunk, make_png
 
 
-def broken_files() -> list[Kind]:
-    """All of them, each by a name of its own."""
+def list_broken_files() -> list[Kind]:
+    """List all files, each with its own name."""
     return [*_foreign(), *_damaged(), *_misshapen()]
 
 
@@ -34,56 +34,58 @@ def _foreign() -> Iterator[Kind]:
         yield Kind(name, content, reason="not_an_image")
     for format in ("EPS", "ICO", "PPM", "JPEG2000", "DDS", "ICNS", "AVIF"):  # noqa: A001
         if format in Image.SAVE:
-            yield Kind(format.lower(), saved(scene(), format), reason="unsupported")
+            yield Kind(format.lower(), encode(draw_scene(), format), reason="unsupported")
     yield Kind("psd", b"8BPS\0\1" + b"\0" * 40, reason="unsupported")
     yield Kind("jpeg_xl", b"\xff\x0a" + b"\0" * 40, reason="unsupported")
     yield Kind("heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", reason="unsupported")
 
 
 def _damaged() -> Iterator[Kind]:
-    image = scene(200, 160)
+    image = draw_scene(200, 160)
     files = {
-        "jpeg": saved(image, "JPEG"),
-        "png": saved(image, "PNG"),
-        "gif": saved(image.quantize(64), "GIF"),
-        "webp": saved(image, "WEBP"),
-        "bmp": saved(image, "BMP"),
-        "tiff": saved(image, "TIFF", compression="tiff_lzw"),
+        "jpeg": encode(image, "JPEG"),
+        "png": encode(image, "PNG"),
+        "gif": encode(image.quantize(64), "GIF"),
+        "webp": encode(image, "WEBP"),
+        "bmp": encode(image, "BMP"),
+        "tiff": encode(image, "TIFF", compression="tiff_lzw"),
     }
     for name, content in files.items():
-        for at in (0.03, 0.3, 0.6, 0.9):
-            yield Kind(f"{name}_cut_at_{at}", content[: max(16, int(len(content) * at))], reason="damaged")
+        for fraction in (0.03, 0.3, 0.6, 0.9):
+            yield Kind(f"{name}_cut_at_{fraction}", content[: max(16, int(len(content) * fraction))], reason="damaged")
     whole = files["png"]
     yield Kind("png_cut_last", whole[:-12], reason="damaged")
     yield Kind("png_line_ends_changed", whole.replace(b"\r\n", b"\n", 1), reason="damaged")
-    yield Kind("png_header_changed", flipped(whole, 20), reason="damaged")
-    for at in (0.3, 0.5, 0.8):
-        yield Kind(f"png_changed_at_{at}", flipped(whole, int(len(whole) * at)), reason="damaged")
-    garbage = chunk(b"IDAT", b"not deflated at all")
-    yield Kind("png_garbage", whole[:33] + garbage + chunk(b"IEND", b""), reason="damaged")
-    yield Kind("png_without_pixels", whole[:33] + chunk(b"IEND", b""), reason="damaged")
-    yield Kind("png_too_few_pixels", png((99, 99), 8, 2, b"\0" * 900), reason="damaged")
-    yield Kind("png_no_width", png((0, 9), 8, 2, b""), reason="damaged")
-    yield Kind("png_text_bomb", whole[:33] + chunk(b"zTXt", b"a\0\0" + zlib.compress(b"\0" * (1 << 24))) + whole[33:], reason="damaged")
+    yield Kind("png_header_changed", flip_byte(whole, 20), reason="damaged")
+    for fraction in (0.3, 0.5, 0.8):
+        yield Kind(f"png_changed_at_{fraction}", flip_byte(whole, int(len(whole) * fraction)), reason="damaged")
+    garbage = make_chunk(b"IDAT", b"not deflated at all")
+    yield Kind("png_garbage", whole[:33] + garbage + make_chunk(b"IEND", b""), reason="damaged")
+    yield Kind("png_without_pixels", whole[:33] + make_chunk(b"IEND", b""), reason="damaged")
+    yield Kind("png_too_few_pixels", make_png((99, 99), 8, 2, b"\0" * 900), reason="damaged")
+    yield Kind("png_no_width", make_png((0, 9), 8, 2, b""), reason="damaged")
+    yield Kind(
+        "png_text_bomb", whole[:33] + make_chunk(b"zTXt", b"a\0\0" + zlib.compress(b"\0" * (1 << 24))) + whole[33:], reason="damaged"
+    )
     yield Kind("gif_no_frame", files["gif"][:13] + b";", reason="damaged")
-    yield Kind("webp_changed", flipped(files["webp"], 25), reason="damaged")
+    yield Kind("webp_changed", flip_byte(files["webp"], 25), reason="damaged")
     yield Kind("jpeg_only_its_start", b"\xff\xd8\xff\xe0", reason="damaged")
 
 
 def _misshapen() -> Iterator[Kind]:
-    gif, bmp, tiff = (saved(scene().quantize(64), name) for name in ("GIF", "BMP", "TIFF"))
-    jpeg = saved(scene(), "JPEG")
+    gif, bmp, tiff = (encode(draw_scene().quantize(64), name) for name in ("GIF", "BMP", "TIFF"))
+    jpeg = encode(draw_scene(), "JPEG")
     start = jpeg.index(b"\xff\xc0") + 5
-    yield Kind("png_bomb", png((100_000, 100_000), 1, 0, b"\0" * 1000), reason="too_large")
-    yield Kind("png_largest_claim", png((2**31 - 1, 2**31 - 1), 8, 6, b""), reason="too_large")
+    yield Kind("png_bomb", make_png((100_000, 100_000), 1, 0, b"\0" * 1000), reason="too_large")
+    yield Kind("png_largest_claim", make_png((2**31 - 1, 2**31 - 1), 8, 6, b""), reason="too_large")
     yield Kind("gif_bomb", gif[:6] + b"\xff\xff\xff\xff" + gif[10:], reason="too_large")
     yield Kind("jpeg_bomb", jpeg[:start] + b"\xff\xdc\xff\xdc" + jpeg[start + 4 :], reason="too_large")
     yield Kind("bmp_bomb", bmp[:18] + struct.pack("<ii", 90_000, 90_000) + bmp[26:], reason="too_large")
     yield Kind(
         "tiff_bomb", tiff.replace(struct.pack("<HHII", 256, 4, 1, WIDTH), struct.pack("<HHII", 256, 4, 1, 1 << 30)), reason="too_large"
     )
-    yield Kind("webp_bomb", saved(Image.new("1", (16000, 700)), "WEBP", quality=1, method=0), reason="too_large")
-    yield Kind("png_strip", saved(scene(102, 2), "PNG"), reason="odd_shape")
-    yield Kind("png_tall_strip", saved(scene(2, 102), "PNG"), reason="odd_shape")
-    yield Kind("gif_one_pixel", saved(Image.new("P", (1, 1)), "GIF"), reason="too_small")
-    yield Kind("png_line", saved(Image.new("L", (1, 40)), "PNG"), reason="too_small")
+    yield Kind("webp_bomb", encode(Image.new("1", (16000, 700)), "WEBP", quality=1, method=0), reason="too_large")
+    yield Kind("png_strip", encode(draw_scene(102, 2), "PNG"), reason="odd_shape")
+    yield Kind("png_tall_strip", encode(draw_scene(2, 102), "PNG"), reason="odd_shape")
+    yield Kind("gif_one_pixel", encode(Image.new("P", (1, 1)), "GIF"), reason="too_small")
+    yield Kind("png_line", encode(Image.new("L", (1, 40)), "PNG"), reason="too_small")
