@@ -137,7 +137,7 @@ def test_a_refused_build_ends_with_code_3_and_a_reason_overrules(built: Path, di
     forced = indexmill(*strict, "--force", "a small shop", "--json")
     assert forced.returncode == 0, forced.stderr
     rows = json.loads(CliRunner().invoke(app, ["snapshots", "demo-images", "--root", str(built), "--json"]).stdout)
-    assert [(row["live"], row["forced"]) for row in rows] == [(False, None), (True, "a small shop")]
+    assert [(row["live"], row["force_reason"]) for row in rows] == [(False, None), (True, "a small shop")]
     history = CliRunner().invoke(app, ["history", "demo-images", "--root", str(built)])
     assert history.exit_code == 0
     assert "forced" in history.stdout

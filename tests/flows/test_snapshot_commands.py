@@ -37,7 +37,7 @@ def test_three_nights_and_back(quick_build: Build, pictures: Path, tmp_path: Pat
     assert [(row["live"], row["items"]) for row in rows] == [(False, 120), (False, 108), (True, 96)]
     found = told(root, "diff", "demo-images", ids[0])
     assert found["items"] == {"added": 0, "removed": 24, "changed": 0, "relabelled": 0, "kept": 96}
-    assert found["measures"]["map"]["queries"] == found["common_queries"]
+    assert found["metrics"]["map"]["queries"] == found["common_queries"]
     assert told(root, "rollback", "demo-images") == {"name": "demo-images", "before": ids[2], "live": ids[1]}
     assert told(root, "rollback", "demo-images") == {"name": "demo-images", "before": ids[1], "live": ids[0]}
     assert "there is no earlier published snapshot" in told(root, "rollback", "demo-images", code=2)
