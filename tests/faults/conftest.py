@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.killing import SETTINGS
+from tests.conftest import FinishedBuild
 
 
 @pytest.fixture(scope="session")
-def undisturbed(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a build gives that nobody disturbs."""
-    from indexmill.flows.build_index import build_index
-
-    return build_index("demo-images", str(tmp_path_factory.mktemp("undisturbed")), [f"dataset.path={digits}", *SETTINGS])
+def undisturbed(finished_build: FinishedBuild) -> dict[str, Any]:
+    """The summary of a build of the digits that nothing disturbed."""
+    return finished_build.summary

@@ -1,9 +1,9 @@
-"""Builds on a small disk of their own that is full from a chosen commit on, each followed by a plain build once there is room.
+"""Run builds on a small disk that is full from a chosen commit on, each followed by a build with free space.
 
-Run by `unshare --mount`, so that the disk is seen by this process and its children alone. Argument: JSON with `mount`, an empty folder;
-`encoded`, a root whose vectors are known; `before` and `after`, two folders of pictures; `settings`; and `points`, each a number of a
-commit of the build of `after` (0 before it begins), or a text that the path of one holds. Without points: at each. A line of JSON a point
-comes on standard output.
+Run by `unshare --mount`, so that only this process and its children see the disk. Argument: JSON with `mount`, an empty folder;
+`encoded`, a root with the images' vectors; `before` and `after`, two folders of images; `settings`; and `points`, each a number of a
+commit of the build of `after` (0: before it begins), or text that the path of one contains. Without points: every commit. Prints one
+line of JSON per point.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ task = json.loads(sys.argv[1])
 disk = Path(task["mount"])
 subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={BYTES}", "none", str(disk)], check=True)
 
-from indexmill.flows.build_index import build_index  # noqa: E402  (Prefect is slow to import, and mounting may not be allowed)
+from indexmill.flows.build_index import build_index  # noqa: E402  (slow to import, and mounting may not be allowed)
 
 
 def build(root: Path, pictures: str) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def build(root: Path, pictures: str) -> dict[str, Any]:
 
 
 def fill() -> None:
-    """Take all room that is left, to the last byte."""
+    """Use all free space, to the last byte."""
     with (disk / "filler").open("wb", buffering=0) as file:
         for size in (1 << 20, 1):
             try:
@@ -51,58 +51,59 @@ def fill() -> None:
 
 @contextmanager
 def full_after(point: int | str) -> Iterator[list[str]]:
-    """The disk is full from there on; yields the targets of the commits so far."""
-    commit, done = atomic.commit, list[str]()
+    """Fill the disk after a commit; yields the targets of the commits so far."""
+    commit, targets = atomic.commit, list[str]()
 
-    def filling(temporary: Path, target: Path) -> None:
+    def commit_and_fill(temporary: Path, target: Path) -> None:
         commit(temporary, target)
-        done.append(str(target))
-        if (len(done) == point if isinstance(point, int) else point in str(target)) and not (disk / "filler").exists():
+        targets.append(str(target))
+        if (len(targets) == point if isinstance(point, int) else point in str(target)) and not (disk / "filler").exists():
             fill()
 
-    atomic.commit = filling
+    atomic.commit = commit_and_fill
     if point == 0:
         fill()
     try:
-        yield done
+        yield targets
     finally:
         atomic.commit = commit
         (disk / "filler").unlink(missing_ok=True)
 
 
-def live(root: Path) -> str | None:
-    """The live snapshot, every file of it checked."""
+def verify_live_snapshot(root: Path) -> str | None:
+    """Check every file of the live snapshot. Returns its id."""
     snapshots = Snapshots(Root(root), "demo-images")
     snapshots.verify(snapshots.read_manifest())
     return snapshots.get_live_id()
 
 
-def outcome(point: int | str, base: Path, whole: dict[str, Any]) -> dict[str, Any]:
-    """What came of a build whose disk was full, and what of the next one."""
+def try_point(point: int | str, base: Path, expected: dict[str, Any]) -> dict[str, Any]:
+    """Build with a disk that becomes full, then build again. Returns what happened."""
     root = disk / "root"
     shutil.copytree(base, root)
-    before, told = live(root), {"point": point, "error": "", "kind": ""}
+    before, outcome = verify_live_snapshot(root), {"point": point, "error": "", "kind": ""}
     try:
-        with full_after(point) as done:
+        with full_after(point) as targets:
             build(root, task["after"])
-    except Exception as problem:
-        told |= {"error": str(problem), "kind": type(problem).__name__, "own": isinstance(problem, IndexmillError)}
-        told["chain"] = repr(problem.__cause__)
-    told |= {"last": done[-1].removeprefix(str(root)) if done else "", "live": live(root) in (before, whole["snapshot_id"])}
+    except Exception as error:
+        outcome |= {"error": str(error), "kind": type(error).__name__, "own": isinstance(error, IndexmillError)}
+        outcome["chain"] = repr(error.__cause__)
+    outcome |= {"last": targets[-1].removeprefix(str(root)) if targets else ""}
+    outcome["live"] = verify_live_snapshot(root) in (before, expected["snapshot_id"])
     summary = build(root, task["after"])
-    told["same"] = all(summary[name] == whole[name] for name in ("snapshot_id", "metrics", "rows"))
-    told["left"] = [path.name for path in (root / "tmp").glob("*-*")]
+    outcome["same"] = all(summary[name] == expected[name] for name in ("snapshot_id", "metrics", "rows"))
+    outcome["left"] = [path.name for path in (root / "tmp").glob("*-*")]
     shutil.rmtree(root)
-    return told
+    return outcome
 
 
 base, other = disk / "base", disk / "other"
-for name in ("embeddings", "encoders"):
+for name in ("embeddings", "encoders", "image_checks"):
     shutil.copytree(Path(task["encoded"]) / name, base / name)
 build(base, task["before"])
 shutil.copytree(base, other)
 with full_after(-1) as commits:
-    whole = build(other, task["after"])
+    expected = build(other, task["after"])
 shutil.rmtree(other)
 for point in task.get("points") or range(len(commits) + 1):
-    print(json.dumps(outcome(point, base, whole)), flush=True)
+    print(json.dumps(try_point(point, base, expected)), flush=True)

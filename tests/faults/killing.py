@@ -20,14 +20,13 @@ from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
-from tests.conftest import QUICK
+from tests.conftest import SETTINGS
 
 HERE = Path(__file__).parent
-SETTINGS = [*QUICK, "encoder.precision=float32", "encoder.chunk_rows=50", "index.shards=2"]
 
 
 def arguments(root: Path, pictures: Path, *settings: str) -> list[str]:
-    """The command's own."""
+    """Return the arguments of `indexmill build` for the digits."""
     changes = [f"dataset.path={pictures}", *SETTINGS, *settings]
     return ["build", "demo-images", "--root", str(root), "--json", *(part for change in changes for part in ("--set", change))]
 
@@ -35,41 +34,41 @@ def arguments(root: Path, pictures: Path, *settings: str) -> list[str]:
 def run(
     when: str, which: str, root: Path, pictures: Path, *settings: str, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """`killed_build.py` in a process of its own."""
+    """Run `killed_build.py` in a process of its own."""
     command = [sys.executable, str(HERE / "killed_build.py"), when, which, *arguments(root, pictures, *settings)]
-    return subprocess.run(command, env=env, cwd=HERE.parents[1], capture_output=True, timeout=300)
+    return subprocess.run(command, env=env, cwd=HERE.parents[1], capture_output=True, timeout=900)
 
 
-def killed(when: str, which: str, root: Path, pictures: Path, *settings: str, env: dict[str, str] | None = None) -> None:
-    """Run a build that kills itself; make sure that it did."""
+def run_killed(when: str, which: str, root: Path, pictures: Path, *settings: str, env: dict[str, str] | None = None) -> None:
+    """Run a build that kills itself, and check that it did."""
     done = run(when, which, root, pictures, *settings, env=env)
     assert done.returncode == -9, done.stderr.decode()[-2000:]
 
 
 @contextmanager
-def at_commit(text: str, happens: Callable[[], object]) -> Iterator[list[Any]]:
-    """Within the block, after the first commit of a file whose path holds `text`, this happens, once. Yields what came of it."""
-    commit, begun, came = atomic.commit, threading.Lock(), list[Any]()
+def at_commit(text: str, action: Callable[[], object]) -> Iterator[list[Any]]:
+    """Call `action` once within the block, after the first commit of a file whose path contains `text`. Yields a list for its result."""
+    commit, once, results = atomic.commit, threading.Lock(), list[Any]()
 
-    def observed(temporary: Path, target: Path) -> None:
+    def commit_and_act(temporary: Path, target: Path) -> None:
         commit(temporary, target)
-        if text in str(target) and begun.acquire(blocking=False):  # shards are committed in threads
-            came.append(happens())
+        if text in str(target) and once.acquire(blocking=False):  # shards are committed in threads
+            results.append(action())
 
-    atomic.commit = observed
+    atomic.commit = commit_and_act
     try:
-        yield came
+        yield results
     finally:
         atomic.commit = commit
 
 
-def items(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of a snapshot's items.parquet."""
+def read_items(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a snapshot's items.parquet."""
     return list(pq.read_table(Path(summary["path"]) / "items.parquet").to_pylist())
 
 
-def agrees(path: Path) -> Manifest:
-    """The live manifest, once manifest, items, index, embedding store and catalog were found to say the same, item by item."""
+def check_consistency(path: Path) -> Manifest:
+    """Check that manifest, items, index, embedding store and catalog agree, item by item. Returns the live manifest."""
     root = Root(path)
     snapshots = Snapshots(root, "demo-images")
     live = snapshots.read_manifest()
@@ -79,29 +78,29 @@ def agrees(path: Path) -> Manifest:
     stored = [row for part in EmbeddingStore(root, live.fingerprint).list_parts() for row in pq.read_table(part).to_pylist()]
     vectors = {row["content_digest"]: np.array(row["embedding"], np.float32) for row in stored}
     assert len(vectors) == len(stored)
-    digests, held = {row["item_id"]: row["content_digest"] for row in rows}, []
+    digests, indexed = {row["item_id"]: row["content_digest"] for row in rows}, []
     for shard in live.shards:
         index = faiss.read_index(str(folder / shard.index.path))
         inner = faiss.downcast_index(index.index)
-        for place, item in enumerate(faiss.vector_to_array(index.id_map).tolist()):
-            assert np.abs(inner.reconstruct(place) - vectors[digests[item]]).max() < 1e-6, item
-            held.append(item)
-    assert sorted(held) == sorted(digests)
+        for position, item in enumerate(faiss.vector_to_array(index.id_map).tolist()):
+            assert np.abs(inner.reconstruct(position) - vectors[digests[item]]).max() < 1e-6, item
+            indexed.append(item)
+    assert sorted(indexed) == sorted(digests)
     assert len(rows) == live.items
     catalog.rebuild(root)
-    (row,) = [one for one in catalog.list_builds(root) if one["live"]]
+    (row,) = [build for build in catalog.list_builds(root) if build["live"]]
     assert (row["snapshot_id"], row["items"], row["rejected"]) == (live.snapshot_id, live.items, live.rejected)
     root.close()
     return live
 
 
-def processes_of(root: Path) -> list[str]:
-    """Processes whose environment names this root: the embedded server's."""
-    found = []
+def list_processes(root: Path) -> list[str]:
+    """Return the command lines of processes whose environment names this root: the embedded server's."""
+    commands = []
     for process in psutil.process_iter():
         try:
             if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("PREFECT_HOME", "").startswith(str(root)):
-                found.append(" ".join(process.cmdline()))
+                commands.append(" ".join(process.cmdline()))
         except psutil.Error:
             continue
-    return found
+    return commands

@@ -1,4 +1,4 @@
-"""A clock that is wrong, and set back: nothing that is live depends on it."""
+"""A clock that is wrong or set back: nothing live depends on it."""
 
 from __future__ import annotations
 
@@ -13,30 +13,33 @@ from indexmill.storage.garbage_collection import collect_garbage
 from indexmill.storage.retention import apply_retention
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
-from tests.conftest import Build
-from tests.faults.killing import SETTINGS, agrees
+from tests.conftest import SETTINGS, Build
+from tests.faults.killing import check_consistency
 from tests.storage.snapshot_files import publish
 
 YEAR = 365 * 86_400
 
 
-def clock(monkeypatch: pytest.MonkeyPatch, years: float) -> None:
-    """Set this process's clock."""
+def shift_clock(monkeypatch: pytest.MonkeyPatch, years: float) -> None:
+    """Shift this process's clock."""
     now, now_ns = time.time, time.time_ns
     monkeypatch.setattr(time, "time", lambda: now() + years * YEAR)
     monkeypatch.setattr(time, "time_ns", lambda: now_ns() + int(years * YEAR) * 10**9)
 
 
-def test_a_night_is_the_same_whatever_the_clock_says(
+@pytest.mark.slow
+def test_a_build_is_the_same_whatever_the_clock_says(
     quick_build: Build, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pictures from the future, a clock two years back and then ten years on: the same snapshot, and a picture that changes is seen.
-    Garbage is collected by the wrong clock: what is live stays whole, and so do the records that the next night rests on."""
+    """Images from the future, a clock two years slow and then ten years fast: the same snapshot, and a changed image is noticed.
+
+    Garbage is collected by the wrong clock: the live snapshot stays intact, and so do the records that the next build reuses.
+    """
     for path in pictures.rglob("*.png"):
         os.utime(path, ns=(time.time_ns() + YEAR * 10**9,) * 2)
     first = quick_build(pictures, *SETTINGS)
     with monkeypatch.context() as patch:
-        clock(patch, -2)
+        shift_clock(patch, -2)
         assert quick_build(pictures, *SETTINGS)["snapshot_id"] == first["snapshot_id"]
         shutil.copyfile(pictures / "3" / "0003.png", (changed := pictures / "3" / "0013.png"))
         os.utime(changed, (0, 0))
@@ -45,16 +48,16 @@ def test_a_night_is_the_same_whatever_the_clock_says(
     for folder in (tmp_path / "root" / "datasets" / "demo-images").glob("[!m]*/*"):
         os.utime(folder, (0, 0) if "split" in str(folder) else None)
     with monkeypatch.context() as patch:
-        clock(patch, 10)
+        shift_clock(patch, 10)
         collect_garbage(Root(tmp_path / "root"))
-    assert agrees(tmp_path / "root").snapshot_id == second["snapshot_id"]
+    assert check_consistency(tmp_path / "root").snapshot_id == second["snapshot_id"]
     third = quick_build(pictures, *SETTINGS)
     assert third["snapshot_id"] == second["snapshot_id"]
     assert third["stages"]["split"]["cached"]
 
 
-def test_retention_goes_by_the_numbers_of_snapshots_and_never_takes_the_live_one(root: Root) -> None:
-    """Built by a clock that ran backwards: the last one built is the newest, though the others say that they are younger."""
+def test_retention_goes_by_snapshot_numbers_and_keeps_the_live_one(root: Root) -> None:
+    """Built with a clock that ran backwards: the last one built is the newest, although the others have later dates."""
     snapshots = Snapshots(root, "name")
     ids = [
         publish(root, letter * 64, created_at=f"{year}-01-01T00:00:00+00:00") for letter, year in (("a", 2100), ("b", 2050), ("c", 1999))

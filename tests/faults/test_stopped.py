@@ -1,4 +1,4 @@
-"""A build that is asked to stop, by SIGTERM, by Ctrl-C or by a cancellation in Prefect, ends at its next commit and is Cancelled."""
+"""A build that is stopped by SIGTERM, Ctrl-C or a cancellation in Prefect ends at its next commit in the state Cancelled."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 from indexmill.storage.stopping import Stopped
 from indexmill.tasks.progress import track
-from tests.conftest import Build
-from tests.faults.killing import HERE, SETTINGS, agrees, arguments, items, processes_of
+from tests.conftest import SETTINGS, Build, FinishedBuild, copy_encoded_digits
+from tests.faults.killing import HERE, arguments, check_consistency, list_processes, read_items
 
 OWN_SERVER = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
 
 
-def test_sigterm_to_all_of_a_build_stops_it_in_good_order(digits: Path, tmp_path: Path) -> None:
-    """Sent to the whole process group, as a terminal or a service manager does, while the first shard of vectors is encoded: that shard is
-    committed, the run is Cancelled, the command says what to do, and nothing runs on."""
+@pytest.mark.slow
+def test_sigterm_to_the_process_group_stops_a_build_cleanly(digits: Path, tmp_path: Path) -> None:
+    """As a service manager sends it, while the first chunk is encoded: that chunk is committed, the run is Cancelled, the message has the
+    next step, and no process is left."""
     root = tmp_path / "root"
     command = [sys.executable, "-m", "indexmill", *arguments(root, digits)]
     process = subprocess.Popen(command, env=OWN_SERVER, cwd=HERE.parents[1], stderr=subprocess.PIPE, text=True, process_group=0)
     assert process.stderr is not None
-    said = ""
-    while "encoding images" not in said:
-        said += (line := process.stderr.readline())
-        assert line, said
+    output = ""
+    while "encoding images" not in output:
+        output += (line := process.stderr.readline())
+        assert line, output
     os.killpg(process.pid, signal.SIGTERM)
-    said += process.communicate(timeout=60)[1]
-    assert process.returncode == 143, said
-    assert "SIGTERM: stopping after the current file; send it again to stop at once\n" in said
-    assert re.search(r"stopped by SIGTERM\n  where:    after .*part-00000.parquet\n  got:      finished work is kept", said), said
-    assert said.endswith("  next:     run the same command again to continue\n")
-    assert processes_of(root) == []
+    output += process.communicate(timeout=600)[1]
+    assert process.returncode == 143, output
+    assert "SIGTERM: stopping after the current file; send it again to stop at once\n" in output
+    assert re.search(r"stopped by SIGTERM\n  where:    after .*part-00000.parquet\n  got:      finished work is kept", output), output
+    assert output.endswith("  next:     run the same command again to continue\n")
+    assert list_processes(root) == []
     assert not list((root / "tmp").glob("*-*"))
     with sqlite3.connect(root / "prefect" / "prefect.db") as database:
         assert database.execute("SELECT state_type FROM flow_run").fetchall() == [("CANCELLED",)]
@@ -53,55 +54,55 @@ def test_sigterm_to_all_of_a_build_stops_it_in_good_order(digits: Path, tmp_path
 
 @pytest.fixture
 def commits(monkeypatch: pytest.MonkeyPatch) -> Iterator[Commits]:
-    """The commits of a build in this process, which heeds Ctrl-C even where the tests were started in the background."""
+    """The commits of a build in this process, where Ctrl-C works even if the tests were started in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield Commits(monkeypatch)
     signal.signal(signal.SIGINT, before)
 
 
 class Commits:
-    """Counts them, and sends this process a signal when the one numbered `deadly` begins."""
+    """Counts commits, and sends this process SIGINT when the one numbered `stop_at` begins."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.deadly, self.targets, self._commit = 0, list[Path](), atomic.commit
+        self.stop_at, self.targets, self._commit = 0, list[Path](), atomic.commit
         monkeypatch.setattr(atomic, "commit", self)
 
     def __call__(self, temporary: Path, target: Path) -> None:
         self.targets.append(target)
-        if len(self.targets) == self.deadly:
+        if len(self.targets) == self.stop_at:
             signal.raise_signal(signal.SIGINT)
         self._commit(temporary, target)
 
 
+@pytest.mark.slow
 def test_a_build_may_be_stopped_at_any_commit(
-    commits: Commits, undisturbed: dict[str, Any], digits: Path, quick_build: Build, tmp_path: Path
+    commits: Commits, finished_build: FinishedBuild, undisturbed: dict[str, Any], digits: Path, quick_build: Build, tmp_path: Path
 ) -> None:
-    """By Ctrl-C, at two commits or, at length, at all: that file is there, nothing temporary is, and the next build ends as an undisturbed
-    one."""
+    """By Ctrl-C, at two commits or, with INDEXMILL_SOAK, at all: that file is there, nothing temporary is, and the next build ends like an
+    undisturbed one."""
     quick_build(digits, *SETTINGS)
     count = len(commits.targets)
     assert count > 20
     for number in range(1, count + 1) if "INDEXMILL_SOAK" in os.environ else (count // 4, count - 1):
         root = tmp_path / str(number)
-        shutil.copytree(tmp_path / "root" / "embeddings", root / "embeddings")
-        shutil.copytree(tmp_path / "root" / "encoders", root / "encoders")
-        commits.deadly, commits.targets = number, []
+        copy_encoded_digits(finished_build, root)
+        commits.stop_at, commits.targets = number, []
         with pytest.raises(Stopped, match="SIGINT") as stopped:
             quick_build(digits, *SETTINGS, root=root)
         assert stopped.value.exit_code == 130
         assert (len(commits.targets), stopped.value.where) == (number, f"after {commits.targets[-1]}")
         assert commits.targets[-1].exists(), number
         assert not list((root / "tmp").glob("*-*")), number
-        commits.deadly = 0
+        commits.stop_at = 0
         summary = quick_build(digits, *SETTINGS, root=root)
-        assert items(summary) == items(undisturbed), number
+        assert read_items(summary) == read_items(undisturbed), number
         assert (summary["metrics"], summary["snapshot_id"]) == (undisturbed["metrics"], undisturbed["snapshot_id"]), number
-        agrees(root)
+        check_consistency(root)
 
 
 @pytest.fixture
 def cancelled(server: str, digits: Path, tmp_path: Path) -> Iterator[str]:
-    """A run by a real worker that was cancelled in Prefect when its first vectors had been committed: the state that it ended in."""
+    """The final state of a worker's run that was cancelled in Prefect after its first commit of vectors."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.states import Cancelling
@@ -121,33 +122,34 @@ def cancelled(server: str, digits: Path, tmp_path: Path) -> Iterator[str]:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests were started in the background
         )  # fmt: skip
         try:
-            until(lambda: list(root.glob("embeddings/*/part-*")))
+            wait_until(lambda: list(root.glob("embeddings/*/part-*")))
             client.set_flow_run_state(run.id, Cancelling())
-            until(lambda: client.read_flow_run(run.id).state.is_final())
+            wait_until(lambda: client.read_flow_run(run.id).state.is_final())
         finally:
             worker.send_signal(signal.SIGINT)
-            worker.wait(timeout=60)
+            worker.wait(timeout=600)
         yield client.read_flow_run(run.id).state.name
 
 
-def until(happened: Callable[[], object]) -> None:
-    """Wait for it, two minutes at most."""
-    deadline = time.monotonic() + 120
-    while not happened():
+def wait_until(is_true: Callable[[], object]) -> None:
+    """Wait for a condition, ten minutes at most."""
+    deadline = time.monotonic() + 600
+    while not is_true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def test_a_run_that_is_cancelled_in_prefect_is_cancelled_and_keeps_what_it_finished(cancelled: str, tmp_path: Path) -> None:
-    """Neither Crashed, though the worker ends its process by SIGTERM, nor Failed; the vectors of the shards that were done are there."""
+@pytest.mark.slow
+def test_a_run_that_is_cancelled_in_prefect_keeps_its_finished_work(cancelled: str, tmp_path: Path) -> None:
+    """It is neither Crashed, although the worker ends its process by SIGTERM, nor Failed; the finished chunks are stored."""
     assert cancelled == "Cancelled"
     assert Snapshots(Root(tmp_path / "root"), "demo-images").get_live_id() is None
     assert not list((tmp_path / "root" / "tmp").glob("*-*"))
     assert list(tmp_path.glob("root/embeddings/*/part-*"))
 
 
-def test_a_build_that_waits_for_others_is_stopped_at_once(server: str, digits: Path, tmp_path: Path) -> None:
-    """A collector has the root alone, for long: the first signal ends the build that waits for it."""
+def test_a_build_that_waits_for_gc_is_stopped_at_once(server: str, digits: Path, tmp_path: Path) -> None:
+    """While garbage collection holds the root, the first signal ends the waiting build."""
     from indexmill.flows.build_index import build_index
 
     with Root(tmp_path / "root").hold_exclusive("indexmill gc"):
@@ -159,23 +161,23 @@ def test_a_build_that_waits_for_others_is_stopped_at_once(server: str, digits: P
 
 
 @pytest.fixture
-def asked() -> Iterator[None]:
-    """Somebody has asked this process to stop."""
+def stop_request() -> Iterator[None]:
+    """A request to stop this process."""
     stopping.request_stop(signal.SIGTERM)
     yield
     stopping.clear_stop_request()
 
 
-def test_a_commit_is_whole_before_it_heeds(asked: None, root: Root) -> None:
-    """The file is in its place when Stopped is raised."""
+def test_a_commit_is_finished_before_a_stop(stop_request: None, root: Root) -> None:
+    """The file exists when Stopped is raised."""
     with pytest.raises(Stopped, match="SIGTERM") as raised:
         root.scratch.write_text(root.path / "file", "text")
     assert raised.value.exit_code == 143
     assert (root.path / "file").read_text() == "text"
 
 
-def test_long_work_heeds_when_patience_is_over(asked: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work between two commits goes on for 20 seconds, and then ends too: a worker of Prefect's kills after 30."""
+def test_long_work_stops_after_20_seconds(stop_request: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work between two commits continues for 20 seconds at most, because a Prefect worker kills after 30."""
     now = time.monotonic()
     with track("work", 3) as advance:
         advance(1)

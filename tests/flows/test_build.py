@@ -73,6 +73,7 @@ def test_metrics_are_those_of_brute_force_over_the_stored_vectors(finished_build
     assert summary["metrics"]["recall_at_5"] == pytest.approx(np.mean(recall))
 
 
+@pytest.mark.slow
 def test_texts_are_built_like_images(build: Build, tmp_path: Path) -> None:
     """A sample of the standard library through MiniLM and an IVF index: relevance far above chance, and the query side served."""
     settings = ["dataset.limit=200", "encoder.precision=float32", "encoder.batch_size=16", "index.factory=IVF4,Flat", "index.nprobe=4"]

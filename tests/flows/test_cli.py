@@ -62,7 +62,7 @@ def test_a_bad_config_ends_the_process_with_a_message_and_code_2(digits: Path, t
     ("change", "messages"),
     [
         ("dataset.path=/nowhere/at/all", ["image folder does not exist", "/nowhere/at/all", "one subfolder"]),
-        ("index.factory=Bogus", ["FAISS refuses this factory", "index.factory = Bogus"]),
+        ("index.factory=Bogus", ["FAISS rejects this factory", "index.factory = Bogus"]),
         ("index.factory=IVF500,Flat", ["fewer items than the factory", "at least 500", "index.factory=Flat"]),
         ("evaluation.k=[1,500]", ["fewer items than the largest evaluation.k", "at least 500", "evaluation.k=[1]"]),
     ],
@@ -183,7 +183,7 @@ def test_search_prints_a_table_with_ranks_scores_and_keys(built: Path, digits: P
         (["demo-images", "--image", __file__, "--snapshot", "00007-x"], "no snapshot"),
         (["demo-images", "some text", "--image", __file__], "one query"),
         (["no-such-index", "text"], "there is no index no-such-index"),
-        (["demo-images", "a text"], "holds images"),
+        (["demo-images", "a text"], "does not take text queries"),
         (["demo-images"], "no query"),
         (["demo-images", "--image", "/nowhere.png"], "cannot be read"),
         (["demo-images", "--image", __file__], "no image format"),

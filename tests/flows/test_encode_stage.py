@@ -23,7 +23,7 @@ from indexmill.storage.records import SplitDataset
 from indexmill.storage.root import Root
 from indexmill.tasks.encoding import identify
 from indexmill.tasks.encoding.device import get_device_name
-from tests.conftest import SETTINGS, Build
+from tests.conftest import QUICK, Build
 from tests.encoding.checkpoints import write_clip_folder
 from tests.flows.built import read_manifest
 from tests.storage.embedding_parts import add_vectors
@@ -59,7 +59,7 @@ def captioned_root(server: str, digits: Path, clip: str, tmp_path_factory: pytes
 
     folder = tmp_path_factory.mktemp("captioned")
     pictures = add_captions(Path(shutil.copytree(digits, folder / "pictures")))
-    settings = [f"dataset.path={pictures}", *SETTINGS, *CAPTIONED, clip]
+    settings = [f"dataset.path={pictures}", *QUICK, "encoder.precision=float32", *CAPTIONED, clip]
     summary = build_index("demo-images", str(folder / "root"), settings)
     assert sorted(count_vectors(folder / "root").values()) == [108, 120]
     assert (read_manifest(folder / "root").index_modality, summary["encoded"]) == ("image", 120)
@@ -81,7 +81,7 @@ def test_images_and_captions_are_searched_from_two_aligned_stores(
     pictures, source = captioned_root
     root = Path(shutil.copytree(source, tmp_path / "root"))
     modalities = (f"index.modality={index_modality}", f"evaluation.query_modality={query_modality}")
-    summary = build(pictures, *SETTINGS, *CAPTIONED, clip, *modalities)
+    summary = build(pictures, *CAPTIONED, clip, *modalities)
     assert summary["encoded"] == 0
     metrics_file = json.loads((Path(summary["path"]) / "report" / "metrics.json").read_text())
     assert (metrics_file["index_modality"], metrics_file["query_modality"]) == (index_modality, query_modality)
@@ -102,7 +102,7 @@ def test_images_and_captions_are_searched_from_two_aligned_stores(
 
 def test_captions_that_do_not_exist_cannot_be_indexed(build: Build, pictures: Path, clip: str) -> None:
     """Refused before anything is trained."""
-    with pytest.raises(InputError, match=r"no vectors of texts"):
+    with pytest.raises(InputError, match=r"no text embeddings"):
         build(pictures, *CLIP, clip, "index.modality=text", "dataset.limit=40")
 
 
@@ -239,8 +239,8 @@ def test_one_new_item_among_a_hundred_thousand_is_encoded_alone(server: str, roo
     pl.DataFrame(columns, schema_overrides={"path": pl.String}).write_parquet(table)
     ref = root.make_ref(table)
     split = SplitDataset(
-        digest="d", files=(ref,), name="many", modality="text", image_root=None, labeled=False, content="c", database=count, query=0, labels=0,
-        groups=count, conflicts=0, leaks=0, table=ref, by_label=ref, pairs=None,
+        digest="d", files=(ref,), name="many", modality="text", image_root=None, labeled=False, content="c",
+        database=count, query=0, labels=0, groups=count, conflicts=0, leaks=0, table=ref, by_label=ref, pairs=None,
     )  # fmt: skip
     config = OpenClipEncoderConfig(kind="open-clip", model=clip.removeprefix("encoder.model="), precision="float32")
     identity = identify(config)

@@ -126,7 +126,7 @@ def test_a_refreshed_stage_is_run_again_with_those_that_follow(next_build: Build
     again = next_build(digits, refresh="tune")
     assert list_run_stages(again) == {"tune", "evaluate", "publish"}
     assert again["snapshot_id"] == finished_build.summary["snapshot_id"]
-    with pytest.raises(InputError, match="there is no such stage"):
+    with pytest.raises(InputError, match="unknown stage"):
         next_build(digits, refresh="tuning")
 
 

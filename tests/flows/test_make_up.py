@@ -1,4 +1,4 @@
-"""`make up`, then `prefect deployment run build-index/… --watch` from another shell: what README promises for every night."""
+"""`make up`, then `prefect deployment run build-index/… --watch` from another shell, as the documents describe it."""
 
 from __future__ import annotations
 
@@ -22,59 +22,61 @@ from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 from indexmill.tasks.stage_policy import STAGES
 from tests.conftest import QUICK
-from tests.flows.postgres import free_port, postgres, program
+from tests.flows.postgres import find_free_port, find_program, postgres
 from tests.test_docs import DEPLOYMENTS
+
+pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-OURS = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {"PYTHONPATH": str(REPOSITORY)}
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {"PYTHONPATH": str(REPOSITORY)}
 
 
 class Up:
-    """`make up` at work, with its server's address, its root, its log and the URL of its database (empty: SQLite)."""
+    """A running `make up`: its server's address, its root, its log and the URL of its database (empty: SQLite)."""
 
     def __init__(self, folder: Path, database: str) -> None:
-        self.database, self.root, self.log, port = database, folder / "root", folder / "log", free_port()
+        self.database, self.root, self.log, port = database, folder / "root", folder / "log", find_free_port()
         self.url = f"http://127.0.0.1:{port}/api"
         Root(self.root)
-        installed = folder / "installed"  # newer than what it is made from: make has nothing to install
+        installed = folder / "installed"  # newer than its prerequisites, so make has nothing to install
         installed.touch()
         command = ["make", "up", f"INSTALLED={installed}", f"BIN={BIN}", f"ROOT={self.root}", f"PORT={port}"]
-        environment = OURS | ({"DATABASE": database} if database else {})
+        environment = ENVIRONMENT | ({"DATABASE": database} if database else {})
         with self.log.open("wb") as log:
             self.make = subprocess.Popen(
-                command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log, process_group=0, preexec_fn=_heed_ctrl_c
+                command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log, process_group=0, preexec_fn=_restore_ctrl_c
             )
 
     def wait_for_worker(self) -> None:
-        end = time.monotonic() + 240
+        deadline = time.monotonic() + 900
         while "started!" not in self.log.read_text(errors="replace").split("Worker")[-1]:
-            assert time.monotonic() < end and self.make.poll() is None, self.log.read_text()[-3000:]
+            assert time.monotonic() < deadline and self.make.poll() is None, self.log.read_text()[-3000:]
             time.sleep(0.5)
 
     def prefect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Prefect's command in a plain shell that knows the server's address and nothing else."""
-        environment = OURS | {"PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.root / "shell")}
+        """Run Prefect's command in a plain shell that knows the server's address and nothing else."""
+        environment = ENVIRONMENT | {"PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.root / "shell")}
         command = [sys.executable, "-m", "prefect", *arguments]
-        return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=900)
 
     def processes(self) -> list[psutil.Process]:
         return psutil.Process(self.make.pid).children(recursive=True)
 
-    def ended(self) -> None:
-        """Ctrl-C, as a terminal sends it."""
-        left = self.processes()
+    def stop(self) -> None:
+        """Send Ctrl-C as a terminal does, and check that every process ends."""
+        processes = self.processes()
         os.killpg(self.make.pid, signal.SIGINT)
-        self.make.wait(60)
-        psutil.wait_procs(left, timeout=30)
-        still = [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-        for process in still:
+        self.make.wait(300)
+        psutil.wait_procs(processes, timeout=300)
+        alive = [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+        for process in alive:
             process.kill()
-        assert not still, still
+        assert not alive, alive
 
 
-def _heed_ctrl_c() -> None:
-    """As in a terminal: what is started in the background ignores it, and hands that on."""
+def _restore_ctrl_c() -> None:
+    """As in a terminal; a process started in the background ignores Ctrl-C, and so do its children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -82,7 +84,9 @@ def _heed_ctrl_c() -> None:
     scope="module",
     params=[
         "sqlite",
-        pytest.param("postgresql", marks=pytest.mark.skipif(not program("initdb"), reason="needs PostgreSQL: apt-get install postgresql")),
+        pytest.param(
+            "postgresql", marks=pytest.mark.skipif(not find_program("initdb"), reason="needs PostgreSQL: apt-get install postgresql")
+        ),
     ],
 )
 def up(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
@@ -100,47 +104,49 @@ def _up(up: Up) -> Iterator[Up]:
         up.wait_for_worker()
         yield up
     finally:
-        up.ended()
+        up.stop()
 
 
-def test_a_deployment_runs_to_its_end_from_a_plain_shell(up: Up, digits: Path) -> None:
-    """Started by its name and watched: the snapshot is live under the root of the worker."""
+def test_a_deployment_is_run_from_a_plain_shell(up: Up, digits: Path) -> None:
+    """Run by name and watched to its end: the snapshot is live under the root of the worker."""
     settings = [f"dataset.path={digits}", "encoder.precision=float32", *QUICK]
-    done = up.prefect("deployment", "run", "build-index/demo-images", "--watch", "--params", json.dumps({"settings": settings}))
-    assert done.returncode == 0, done.stdout + done.stderr + up.log.read_text()[-3000:]
+    run = up.prefect("deployment", "run", "build-index/demo-images", "--watch", "--params", json.dumps({"settings": settings}))
+    assert run.returncode == 0, run.stdout + run.stderr + up.log.read_text()[-3000:]
     snapshots = Snapshots(Root(up.root), "demo-images")
     snapshots.verify(snapshots.read_manifest())
     assert snapshots.read_manifest().items == 120
 
 
-def test_the_server_has_every_deployment_with_its_schedule_and_the_form_of_its_parameters(up: Up) -> None:
-    """As prefect.yaml says; the limit and the automation are there too."""
-    found = {one["name"]: one for one in httpx.post(f"{up.url}/deployments/filter", json={}, timeout=30).json()}
-    assert sorted(found) == sorted(one["name"] for one in DEPLOYMENTS)
-    clip = found["clip"]
+def test_the_server_has_every_deployment_with_its_schedule_and_parameters(up: Up) -> None:
+    """As prefect.yaml describes them; the limit and the automation exist too."""
+    deployments = {deployment["name"]: deployment for deployment in httpx.post(f"{up.url}/deployments/filter", json={}, timeout=300).json()}
+    assert sorted(deployments) == sorted(deployment["name"] for deployment in DEPLOYMENTS)
+    clip = deployments["clip"]
     assert [schedule["schedule"]["cron"] for schedule in clip["schedules"]] == ["20 3 * * *"]
     assert (clip["global_concurrency_limit"]["limit"], clip["concurrency_options"]["collision_strategy"]) == (1, "CANCEL_NEW")
     form = clip["parameter_openapi_schema"]["properties"]
     assert {name: bool(field["description"]) for name, field in form.items()} == dict.fromkeys(form, True)
     assert form["refresh"]["anyOf"][0]["enum"] == list(STAGES)
-    assert httpx.get(f"{up.url}/v2/concurrency_limits/gpu", timeout=30).json()["limit"] == 1
-    assert ZOMBIE_AUTOMATION in [one["name"] for one in httpx.post(f"{up.url}/automations/filter", json={}, timeout=30).json()]
+    assert httpx.get(f"{up.url}/v2/concurrency_limits/gpu", timeout=300).json()["limit"] == 1
+    assert ZOMBIE_AUTOMATION in [
+        automation["name"] for automation in httpx.post(f"{up.url}/automations/filter", json={}, timeout=300).json()
+    ]
 
 
-def test_runs_are_kept_where_they_should_be_and_the_password_is_told_to_nobody(up: Up) -> None:
-    """In PostgreSQL: its tables have the deployments, no SQLite file lies under the root, and the log does not say the password."""
+def test_runs_are_stored_in_the_configured_database_and_its_password_is_not_printed(up: Up) -> None:
+    """PostgreSQL's tables have the deployments, no SQLite file is under the root, and neither log nor command line has the password."""
     files = [path.name for path in (up.root / "prefect").glob("prefect.db")]
     if not up.database:
         assert files == ["prefect.db"]
         return
     assert files == []
-    assert asyncio.run(_names(up.database)) == sorted(one["name"] for one in DEPLOYMENTS)
+    assert asyncio.run(_read_names(up.database)) == sorted(deployment["name"] for deployment in DEPLOYMENTS)
     log = up.log.read_text()
     assert "secret" not in log
     assert not [process for process in up.processes() if "secret" in " ".join(process.cmdline())]
 
 
-async def _names(database: str) -> list[str]:
+async def _read_names(database: str) -> list[str]:
     connection = await asyncpg.connect(database.replace("+asyncpg", ""))
     try:
         return [row["name"] for row in await connection.fetch("SELECT name FROM deployment ORDER BY name")]

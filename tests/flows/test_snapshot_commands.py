@@ -28,7 +28,7 @@ def invoke(root: Path, *arguments: str, code: int = 0) -> Any:
 def test_snapshots_are_listed_compared_and_rolled_back(
     next_build: Build, finished_build: FinishedBuild, pictures: Path, tmp_path: Path
 ) -> None:
-    """Two classes go, one per build. After a rollback to the first snapshot it stays live until something changes, and is the next parent."""
+    """Two classes go, one per build. After a rollback the first snapshot stays live until something changes, and is the next parent."""
     root, ids = tmp_path / "root", [finished_build.summary["snapshot_id"]]
     for label in ("9", "8"):
         shutil.rmtree(pictures / label)
