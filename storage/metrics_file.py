@@ -32,7 +32,7 @@ class SnapshotDiff(FrozenModel):
     metrics: dict[str, MetricComparison]
     churn_at_10: float | None = Field(description="mean share of a query's first ten results that changed; None without a common query")
     common_queries: int
-    items: dict[str, int] = Field(description="how many items were added, removed, changed, relabelled, kept")
+    items: dict[str, int] = Field(description="how many items were added, removed, changed, relabeled, kept")
     rejected: int = Field(description="how many more items are rejected")
 
 

@@ -17,7 +17,7 @@ from indexmill.tasks.evaluation.tables import STORED_NEIGHBORS
 from indexmill.tasks.metrics.bootstrap import align_by_query, compare_paired
 from indexmill.tasks.metrics.neighbors import churn_at
 
-ITEM_CHANGES = ("added", "removed", "changed", "relabelled", "kept")
+ITEM_CHANGES = ("added", "removed", "changed", "relabeled", "kept")
 # Compared besides the metrics that the gate names. A paired test of every metric would take long and bury the important ones.
 HEADLINE_METRICS = ("map", "mrr", "ndcg_at_10", "precision_at_1", "precision_at_10", "recall_at_10", "ann_recall_at_10")
 
@@ -30,13 +30,13 @@ class SnapshotTables(NamedTuple):
 
 
 def count_item_changes(baseline: Path, candidate: Path, *, temp_dir: Path) -> dict[str, int]:
-    """Count the items that were added, removed, changed (another content), relabelled (same content, another label) or kept.
+    """Count the items that were added, removed, changed (another content), relabeled (same content, another label) or kept.
 
     Both are items tables with one row per item: `item_id`, `content_digest`, `label`. A renamed item counts as removed and added.
     """
     item_changes = (
         "SELECT CASE WHEN b.content_digest IS NULL THEN 'added' WHEN c.content_digest IS NULL THEN 'removed' "
-        "WHEN b.content_digest <> c.content_digest THEN 'changed' WHEN b.label IS DISTINCT FROM c.label THEN 'relabelled' ELSE 'kept' END "
+        "WHEN b.content_digest <> c.content_digest THEN 'changed' WHEN b.label IS DISTINCT FROM c.label THEN 'relabeled' ELSE 'kept' END "
         f"AS change FROM {parquet.scan_sql(baseline)} b FULL JOIN {parquet.scan_sql(candidate)} c USING (item_id)"
     )
     counts = dict(parquet.fetch_rows(f"SELECT change, count(*) FROM ({item_changes}) GROUP BY 1", temp_dir=temp_dir))

@@ -35,7 +35,7 @@ def test_only_common_queries_count_and_items_are_counted_by_change(tmp_path: Pat
     comparison = diff.metrics["map"]
     assert (comparison.queries, comparison.baseline, comparison.candidate, comparison.difference) == (1, 0.5, 0.75, 0.25)
     assert (diff.common_queries, diff.churn_at_10) == (2, 0.25)
-    assert diff.items == {"added": 1, "removed": 1, "changed": 1, "relabelled": 0, "kept": 1}
+    assert diff.items == {"added": 1, "removed": 1, "changed": 1, "relabeled": 0, "kept": 1}
     assert (diff.snapshot_id, diff.rejected) == ("00001-x", 3)
 
 
