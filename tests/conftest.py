@@ -119,7 +119,7 @@ def pictures(digits: Path, tmp_path: Path) -> Path:
 
 QUICK = ["evaluation.encode_latency_queries=0", "evaluation.projection_seconds=0"]  # neither matters to most tests
 # In float32 a vector does not depend on the rest of its batch, and no precision is compared first.
-SETTINGS = [*QUICK, "encoder.precision=float32", "encoder.chunk_rows=50", "index.shards=2"]
+SETTINGS = [*QUICK, "encoder.precision=float32", "encoder.chunk_rows=70", "index.shards=2"]
 
 Build = Callable[..., dict[str, Any]]
 
@@ -146,7 +146,7 @@ def build(server: str, tmp_path: Path) -> Build:
 
 @pytest.fixture(scope="session")
 def finished_build(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedBuild:
-    """The digits built with SETTINGS: three parts of vectors, two shards. Only to be read and copied."""
+    """The digits built with SETTINGS: two parts of vectors, two shards. Only to be read and copied."""
     from indexmill.flows.build_index import build_index
 
     root = tmp_path_factory.mktemp("finished") / "root"

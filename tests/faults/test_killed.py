@@ -21,7 +21,7 @@ from tests.faults.killing import HERE, arguments, list_processes, read_items, ru
 @pytest.mark.parametrize(
     ("when", "text", "encoded"),
     [
-        ("after", "/embeddings/", 70),
+        ("after", "/embeddings/", 50),
         pytest.param("before", "shards/", 0, marks=pytest.mark.slow),
         pytest.param("after", "manifest.json", 120, marks=pytest.mark.slow),
         pytest.param("before", "current", 0, marks=pytest.mark.slow),
@@ -73,6 +73,6 @@ def test_a_killed_build_leaves_no_server_and_no_file_in_the_home_directory(digit
     command = [sys.executable, "-m", "indexmill", *arguments(root, digits)]
     run = subprocess.run(command, env={**environment, "HOME": str(home)}, cwd=HERE.parents[1], capture_output=True, text=True, timeout=900)
     assert run.returncode == 0, run.stderr[-2000:]
-    assert json.loads(run.stdout.splitlines()[-1])["encoded"] == 70
+    assert json.loads(run.stdout.splitlines()[-1])["encoded"] == 50
     assert list_processes(root) == []
     assert list(home.rglob("*")) == []

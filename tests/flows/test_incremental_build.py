@@ -51,7 +51,7 @@ def test_new_images_alone_are_encoded_and_the_index_is_that_of_a_build_from_scra
 @pytest.mark.slow
 def test_a_root_that_was_moved_is_used_as_it_was(next_build: Build, build: Build, digits: Path, tmp_path: Path) -> None:
     """No record holds the root's path."""
-    settings = ["encoder.chunk_rows=50", "index.shards=2"]
+    settings = ["encoder.chunk_rows=70", "index.shards=2"]
     shutil.move(tmp_path / "root", tmp_path / "elsewhere")
     assert list_run_stages(build(digits, *settings, root=tmp_path / "elsewhere")) == set()
 
@@ -77,7 +77,7 @@ def param(pattern: str, *stages: str, slow: bool = True) -> object:
         param("datasets/*/ingested/*/items.parquet", "ingest"),
         param("datasets/*/validated/*/rejects.parquet", "validate"),
         param("datasets/*/split/*/items.parquet", "split"),
-        param("embeddings/*/part-00002.parquet", "encode", slow=False),
+        param("embeddings/*/part-00001.parquet", "encode", slow=False),
         param("indexes/*/trained/*.faiss", "train"),
         param("indexes/*/shards/*.faiss", "shard"),
         param("indexes/*/evaluations/*/per_query.parquet", "evaluate"),
@@ -102,7 +102,7 @@ def test_a_deleted_artifact_is_made_again_and_nothing_else_is(
     assert summary["snapshot_id"] == finished_build.summary["snapshot_id"]
     assert sorted(root.glob(pattern)) or pattern.startswith("indexes/*/shards")
     if pattern.startswith("embeddings"):
-        assert (summary["encoded"], summary["reused"]) == (20, 100)
+        assert (summary["encoded"], summary["reused"]) == (50, 70)
     if pattern.startswith(("datasets/*/split", "indexes/*/current", "cache")):  # one of each kind: afterwards all is cached
         assert list_run_stages(next_build(digits)) == set()
 

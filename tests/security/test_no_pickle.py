@@ -137,7 +137,7 @@ def test_arrays_of_objects_are_not_read(tmp_path: Path) -> None:
 def test_a_checkpoint_that_runs_code_is_refused_by_every_encoder(tmp_path: Path) -> None:
     """EfficientNet-Lite's file and a sentence model's; open_clip and timm have tests of their own."""
     path = write_malicious_pickle(tmp_path / "weights.pth", tmp_path / "witness")
-    with pytest.raises(InputError, match="not EfficientNet-Lite0"):
+    with pytest.raises(InputError, match="does not fit EfficientNet-Lite0"):
         load_encoder(EfficientNetLiteEncoderConfig(kind="efficientnet-lite", model=str(path)))
     folder = write_sentence_transformer_folder(tmp_path / "sentences")
     (weights,) = folder.rglob("model.safetensors")
