@@ -69,7 +69,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure the index with the held-out queries; write tables per query and per label, and the report's data.
 
-    `leaks: exclude` leaves out queries that are nearly a copy of an item in the database. Without queries there are hardly any metrics.
+    `leaks: exclude` leaves out queries that are nearly a copy of an item in the database. Without queries, few metrics
+    can be measured.
     """
     indexed = embeddings.for_modality(index.modality)
     queries = embeddings.for_modality(config.query_modality or index.modality)

@@ -18,7 +18,7 @@ log = logging.getLogger("indexmill.serve")
 class LiveIndex:
     """The live snapshot of one index.
 
-    A new snapshot is opened, verified and warmed up beside the old one, which then makes way by one assignment;
+    A new snapshot is opened, verified and warmed up beside the old one, which one assignment then replaces;
     requests in progress finish on the snapshot that they started with. Until those are done, both snapshots are in
     RAM. A snapshot that cannot be opened leaves the old one in service; it is tried again after `retry_seconds`, or
     as soon as the pointer moves.

@@ -28,7 +28,7 @@ from indexmill.tasks.encoding.protocol import ChunkResult, EncodeChunk, ModelSpe
 from indexmill.tasks.progress import Advance, track
 from indexmill.tasks.validation.rejects import REJECTS_SCHEMA
 
-# Reasons that may be due to the moment rather than the content: tried again the next time the stage runs.
+# Reasons that may be transient: these contents are tried again the next time the stage runs.
 TRANSIENT_REASONS = ("encoder_error",)
 BATCH_SEARCH_MIN_ITEMS = 1000  # from this many items on, searching for the fastest batch size pays off
 RATE_MIN_ITEMS = 64  # from this many items on, a rate is recorded

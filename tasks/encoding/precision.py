@@ -42,11 +42,11 @@ class PrecisionAgreement:
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionRequest:
-    """For what to choose a precision.
+    """What to choose a precision for.
 
     Attributes:
         config: The encoder.
-        identity: The encoder's, in float32.
+        identity: The encoder's identity, in float32.
         modality: What it encodes.
         items: The items table.
         image_root: The folder that image paths are relative to; None for texts.
