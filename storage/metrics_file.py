@@ -40,7 +40,7 @@ class GateRule(FrozenModel):
     """One gate rule and its result."""
 
     rule: str
-    measured: float | None = Field(description="the measured value; None when there is none")
+    measured: float | None = Field(description="the measured value; None if nothing was measured")
     limit: float
     passed: bool
     message: str = Field(description="the result in a sentence")

@@ -50,7 +50,7 @@ class LiveIndex:
             if live_id == self._failed_id and loop.time() < self._retry_at:
                 return
             index = await asyncio.to_thread(self._open, live_id)
-        except Exception as error:  # whatever is wrong with the new snapshot, the old one stays in service
+        except Exception as error:  # any error in the new snapshot leaves the old one in service
             self._failed_id, self._retry_at = live_id, loop.time() + self._retry_seconds
             self.error = "the live snapshot cannot be opened"
             self._metrics.open_failures.labels(self.name).inc()

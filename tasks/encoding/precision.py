@@ -22,7 +22,7 @@ OVERLAP_K = 10
 MIN_MEAN_COSINE, MIN_OVERLAP = 0.999, 0.95
 COSINE_TOLERANCE = 1e-6  # the rounding error of a cosine in float32
 SAMPLE_SIZE = 256  # items that are encoded in both precisions
-RECHECK_NEW_ITEMS = 10 * SAMPLE_SIZE  # this many new items are worth another check
+RECHECK_NEW_ITEMS = 10 * SAMPLE_SIZE  # this many new items trigger another check
 
 
 @dataclass(frozen=True)

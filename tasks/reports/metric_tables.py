@@ -63,7 +63,7 @@ class MetricRow:
 
 
 class MetricFamilyRow(NamedTuple):
-    """One line of a table: label, explanation, and one value per column, None where there is none."""
+    """One line of a table: label, explanation, and one value per column, None where it is missing."""
 
     label: str
     explanation: str
