@@ -167,7 +167,7 @@ def plan_build(
 
 
 def check_fit(plan: BuildPlan) -> None:
-    """Raise InputError if the build needs more disk space or memory than there is."""
+    """Raise InputError if the build needs more disk space or memory than is available."""
     if plan.obstacles:
         raise InputError(
             "the build does not fit on this machine",

@@ -45,6 +45,8 @@ from indexmill.tasks.stage_policy import get_task_options
 class _Judgment(NamedTuple):
     """The rankings of all queries, the exact ones, and how good they are."""
 
+    searcher: Searcher
+    judge: RelevanceJudge
     run: RetrievalRun
     ground_truth: GroundTruth
     ann_metrics: dict[str, np.ndarray]
@@ -69,7 +71,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure the index with the held-out queries; write tables per query and per label, and the report's data.
 
-    `leaks: exclude` leaves out queries that are nearly a copy of an item in the database. Without queries there are hardly any metrics.
+    `leaks: exclude` leaves out queries that are nearly a copy of an item in the database. Without queries, few metrics
+    can be measured.
     """
     indexed = embeddings.for_modality(index.modality)
     queries = embeddings.for_modality(config.query_modality or index.modality)
@@ -80,15 +83,7 @@ def evaluate(
     with open_vectors(root, queries, side="query", leaking=include_leaks, sample=(config.max_queries, index.seed)) as blocks:
         query_ids, query_vectors = concatenate_blocks(blocks, queries.dim)
     judgment = _search_and_judge(
-        root,
-        folder,
-        judge,
-        searcher,
-        query_embeddings=queries,
-        query_ids=query_ids,
-        query_vectors=query_vectors,
-        config=config,
-        pairs=pairs,
+        root, folder, judge, searcher, queries=queries, query_ids=query_ids, query_vectors=query_vectors, config=config, pairs=pairs
     )
     metrics, intervals = aggregate_metrics(judgment.relevance, judgment.ann_metrics)
     full_ranking = compute_full_ranking_map(root, judge, judgment.run, judgment.relevance, index)
@@ -104,16 +99,11 @@ def evaluate(
     timings["bytes_per_vector"] = bytes_per_vector([shard.index.size for shard in shards.shards], indexed.database)
     configs = [index.model_dump(mode="json"), config.model_dump(mode="json")]
     digest = json_digest([embeddings.digest, tuned.digest, *configs, leaks, metrics, scored_pairs])
-    with root.scratch.staging() as staging:
-        sweep = sweep_search_params(searcher, judgment.run, judgment.ground_truth, tuned.params)
-        write_search_sweep(staging / "search_sweep.parquet", sweep, trained.factory, trained.rerank)
-        report_data = _write_query_tables(root, staging, embeddings, judge, judgment, config.examples)
-        report_data |= {"space": projection, "sweep": sweep}
-        (staging / "report_data.json").write_text(json.dumps(report_data, ensure_ascii=False), encoding="utf-8")
-        if config.trec:
-            write_run(staging / "run.trec", judgment.run, searcher.higher_is_better)
-            write_qrels(staging / "qrels.trec", root, indexed, staging / "per_query.parquet", pairs, config.relevance_threshold)
-        files = _commit_files(root, staging, folder / digest[:16])
+    sweep = sweep_search_params(searcher, judgment.run, judgment.ground_truth, tuned.params)
+    report_data = {"space": projection, "sweep": sweep}
+    files = _write_files(
+        root, folder / digest[:16], judgment, embeddings=embeddings, trained=trained, report_data=report_data, config=config, pairs=pairs
+    )
     return Evaluation(
         digest=digest,
         files=(*files.values(), judgment.ground_truth.file),
@@ -123,7 +113,7 @@ def evaluate(
         intervals=intervals,
         scored_pairs=scored_pairs,
         timings=timings,
-        counts=_count(judge, judgment, shards) | {"queries_full_depth": full_ranking.queries},
+        counts=_count(judgment, shards) | {"queries_full_depth": full_ranking.queries},
         per_query=files["per_query.parquet"],
         per_label=files["per_label.parquet"],
         search_sweep=files["search_sweep.parquet"],
@@ -139,7 +129,7 @@ def _search_and_judge(
     judge: RelevanceJudge,
     searcher: Searcher,
     *,
-    query_embeddings: EmbeddingSet,
+    queries: EmbeddingSet,
     query_ids: np.ndarray,
     query_vectors: np.ndarray,
     config: EvaluationConfig,
@@ -151,18 +141,37 @@ def _search_and_judge(
     k = max(ks, default=1)
     needs_depth = config.trec or judge.has_relevance_source(pairs, config.relevance_threshold)
     run = run_queries(searcher, query_ids, query_vectors, k, min(config.depth, database) if needs_depth else k)
-    ground_truth = compute_ground_truth(
-        root, folder, indexed=judge.indexed, query_embeddings=query_embeddings, run=run, k=k, metric=searcher.metric
-    )
+    ground_truth = compute_ground_truth(root, folder, indexed=judge.indexed, query_embeddings=queries, run=run, k=k, metric=searcher.metric)
     ann_metrics = compute_ann_metrics(run, ground_truth, ks, searcher.metric)
-    return _Judgment(run, ground_truth, ann_metrics, judge.judge(run, config.k, pairs, config.relevance_threshold))
+    return _Judgment(searcher, judge, run, ground_truth, ann_metrics, judge.judge(run, config.k, pairs, config.relevance_threshold))
 
 
-def _write_query_tables(
-    root: Root, staging: Path, embeddings: EmbeddingSet, judge: RelevanceJudge, judgment: _Judgment, examples: int
-) -> dict[str, Any]:
+def _write_files(
+    root: Root,
+    folder: Path,
+    judgment: _Judgment,
+    *,
+    embeddings: EmbeddingSet,
+    trained: TrainedIndex,
+    report_data: dict[str, Any],
+    config: EvaluationConfig,
+    pairs: FileRef | None,
+) -> dict[str, FileRef]:
+    """Write the tables, the report's data and, if the config asks for them, trec_eval's files to `folder`."""
+    with root.scratch.staging() as staging:
+        write_search_sweep(staging / "search_sweep.parquet", report_data["sweep"], trained.factory, trained.rerank)
+        report_data = _write_query_tables(root, staging, embeddings, judgment, config.examples) | report_data
+        (staging / "report_data.json").write_text(json.dumps(report_data, ensure_ascii=False), encoding="utf-8")
+        if config.trec:
+            indexed = judgment.judge.indexed
+            write_run(staging / "run.trec", judgment.run, judgment.searcher.higher_is_better)
+            write_qrels(staging / "qrels.trec", root, indexed, staging / "per_query.parquet", pairs, config.relevance_threshold)
+        return _commit_files(root, staging, folder)
+
+
+def _write_query_tables(root: Root, staging: Path, embeddings: EmbeddingSet, judgment: _Judgment, examples: int) -> dict[str, Any]:
     """Write per_query.parquet and per_label.parquet; returns what the report shows of the queries."""
-    run, relevance = judgment.run, judgment.relevance
+    judge, run, relevance = judgment.judge, judgment.run, judgment.relevance
     write_per_query(staging / "per_query.parquet", run, judge, relevance, judgment.ann_metrics)
     label_rows = write_per_label(staging / "per_label.parquet", judge, relevance)
     return build_report_data(
@@ -170,7 +179,8 @@ def _write_query_tables(
     )
 
 
-def _count(judge: RelevanceJudge, judgment: _Judgment, shards: IndexShards) -> dict[str, int]:
+def _count(judgment: _Judgment, shards: IndexShards) -> dict[str, int]:
+    judge = judgment.judge
     return {
         "queries": len(judgment.run.query_ids),
         "queries_judged": int(judgment.relevance.judged.sum()),

@@ -45,7 +45,7 @@ def compute_full_ranking_map(
     if relevance.source != "label" or config.metric == "l2" or not count:
         return FullRankingMap({}, 0)
     sample = np.sort(np.random.default_rng(config.seed).permutation(rows)[:count])
-    with track("ranking everything", 1) as advance, root.scratch.staging() as staging:
+    with track("ranking the full database", 1) as advance, root.scratch.staging() as staging:
         ids, database = write_database_memmap(root, indexed, staging / "database.npy")
         own_pairs = judge.find_own_pairs(run.query_ids[sample], ids)
         average_precisions = full_average_precision(

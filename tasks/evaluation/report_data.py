@@ -37,8 +37,8 @@ def build_report_data(
         root: The storage root.
         embeddings: All items.
         run: The rankings.
-        judge: Knows the labels.
-        relevance: Its result for the run.
+        judge: Provides the labels.
+        relevance: The judge's result for the run.
         label_rows: The rows of per_label.parquet.
         examples: Queries to show in each group.
 

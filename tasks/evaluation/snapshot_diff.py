@@ -18,7 +18,7 @@ from indexmill.tasks.metrics.bootstrap import align_by_query, compare_paired
 from indexmill.tasks.metrics.neighbors import churn_at
 
 ITEM_CHANGES = ("added", "removed", "changed", "relabeled", "kept")
-# Compared besides the metrics that the gate names. A paired test of every metric would take long and bury the important ones.
+# Compared besides the metrics that the gate names. A paired test of every metric would take long and hide the important ones.
 HEADLINE_METRICS = ("map", "mrr", "ndcg_at_10", "precision_at_1", "precision_at_10", "recall_at_10", "ann_recall_at_10")
 
 

@@ -16,7 +16,7 @@ MAX_WIDTH = 512  # unless the config names wider ones
 
 
 def plan_indexes(config: StudyConfig, items: int, dim: int) -> tuple[StudyIndexConfig, ...]:
-    """Return the config's own indexes, or the usual ones for `items` vectors with `dim` dimensions.
+    """Return the indexes of the config, or the default ones for `items` vectors with `dim` dimensions.
 
     IVF has √n lists, and 4√n as in FAISS's guidelines, with at least 39 training vectors per list. PQ has one byte per 8 dimensions or
     more, and is included if each of its 256 centroids has 39 training vectors too.

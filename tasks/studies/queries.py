@@ -27,7 +27,7 @@ from indexmill.tasks.studies.results import SearchMeasurements
 
 K = 10
 BATCH_QUERIES = 256
-MIN_TUNING_QUERIES = 100  # with fewer left over, search parameters are tuned on the measured queries
+MIN_TUNING_QUERIES = 100  # if fewer remain, search parameters are tuned on the measured queries
 
 
 @dataclass(frozen=True)

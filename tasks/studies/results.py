@@ -15,7 +15,7 @@ ARROW_TYPES: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64(), float:
 
 
 class EncodeStats(FrozenModel):
-    """What encoding took. Times are wall-clock.
+    """The cost of encoding. Times are wall-clock.
 
     Attributes:
         encoded: Contents that this run encoded.

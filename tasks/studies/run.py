@@ -34,7 +34,7 @@ VECTORS_FILE = "vectors.npy"  # the file of a shard that is paged in as needed, 
 
 @dataclass(frozen=True)
 class BuildStats:
-    """What one index became, and what building it took. Seconds are wall-clock, from store to finished files; bytes as in `StudyRow`."""
+    """A built index, and the cost of building it. Seconds are wall-clock, from store to finished files; bytes as in `StudyRow`."""
 
     items: int
     factory: str
@@ -53,7 +53,7 @@ def run_study(root: Root, encoder: str, config: PipelineConfig, embeddings: Embe
         encoder: The encoder's name in the rows.
         config: The pipeline, with this encoder.
         embeddings: The vectors of all items.
-        encode_stats: What encoding them took.
+        encode_stats: The cost of encoding them.
     """
     indexed = embeddings.for_modality(config.index.modality)
     entries = plan_indexes(config.study, indexed.database, indexed.dim)
