@@ -173,5 +173,5 @@ def _make_refused_error(manifest: Manifest, report: Path) -> PublishRefused:
         "the gate refused this build; the live snapshot stays",
         where=f"publish.gate of {manifest.name}",
         got="; ".join(manifest.failed_rules),
-        next_step=f"see {report}; to publish the build anyway, run indexmill build {manifest.name} --force REASON",
+        next_step=f"see {report}; to publish the build anyway, build again with --force REASON",
     )
