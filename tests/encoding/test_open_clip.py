@@ -252,5 +252,5 @@ def test_an_image_index_can_be_searched_by_text(build: Build, pictures: Path, fo
     vectors = encode_items(model, [read_image(path.read_bytes(), UNLIMITED) for path in paths]).vectors
     scores = vectors @ encode_items(model.text_encoder, ["a photo of a seven"]).vectors[0]
     assert [result["score"] for result in response["results"]] == pytest.approx(sorted(scores, reverse=True)[:5], abs=1e-4)
-    with pytest.raises(InputError, match="asked with one query"):
+    with pytest.raises(InputError, match="exactly one query"):
         search_index(root, "demo-images", text="a seven", image=paths[0], k=5)

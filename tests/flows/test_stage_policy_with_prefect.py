@@ -85,7 +85,7 @@ def test_a_record_is_cached_until_an_input_of_its_key_changes(name: str, server:
 
     def runs(**changes: str) -> bool:
         before, stages = len(calls), StageRunner(root)
-        stages.run(task, *(inputs | changes).values())
+        stages.run(task, **(inputs | changes))
         assert stages.runs[name].cached is (len(calls) == before)
         return len(calls) > before
 
@@ -151,9 +151,9 @@ def test_a_build_that_fails_in_a_stage_continues_there_the_next_time(quick_build
     for name in STAGES:
         error = InputError("lasting") if name == "ingest" else ConnectionResetError("gone")
 
-        def fail(*inputs: Any, error: Exception = error, name: str = name, **named: Any) -> Any:
-            failed.append(name)
-            raise error
+        def fail(*inputs: Any, _error: Exception = error, _stage: str = name, **named_inputs: Any) -> Any:
+            failed.append(_stage)
+            raise _error
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(FAULTY[name], fail)
