@@ -35,7 +35,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> OpenClipEncoderConfig:
 
 
 @pytest.fixture(scope="module")
-def process() -> Iterator[EncoderProcess]:
+def process(_ignore_earlier_children: None) -> Iterator[EncoderProcess]:
     """One process for all tests, since it takes seconds to start; none is left at the end."""
     with EncoderProcess() as process:
         yield process
@@ -74,8 +74,24 @@ def read_vectors(job: EncodeChunk) -> dict[str, np.ndarray]:
 
 
 def list_workers() -> list[psutil.Process]:
-    """The encoding processes of this test; other tests may have left a Prefect server running."""
-    return [child for child in psutil.Process().children() if "indexmill.tasks.encoding.worker" in child.cmdline()]
+    """The encoding processes that this module started; tests of other modules may have left theirs running."""
+    return [child for child in psutil.Process().children() if child.pid not in earlier_children and is_worker(child)]
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "indexmill.tasks.encoding.worker" in process.cmdline()
+    except (psutil.ZombieProcess, psutil.NoSuchProcess):
+        return False
+
+
+earlier_children: set[int] = set()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ignore_earlier_children() -> None:
+    earlier_children.clear()
+    earlier_children.update(child.pid for child in psutil.Process().children())
 
 
 def test_a_killed_process_starts_again_with_half_the_batch_size(

@@ -92,7 +92,7 @@ def test_prefect_has_the_latest_build_under_keys_of_the_index(next_build: Build,
     """A table of metrics, the summary and a link, each with the change since the build before."""
     shutil.rmtree(pictures / "3")
     summary = next_build(pictures)
-    keys = ("build-index-demo-images-figures", "build-index-demo-images", "build-index-demo-images-report")
+    keys = ("build-index-demo-images-metrics", "build-index-demo-images", "build-index-demo-images-report")
     table, text, link = (Artifact.get(key) for key in keys)
     assert table
     assert text
