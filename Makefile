@@ -1,67 +1,76 @@
 # Needs Python 3.11 or newer and pip; everything else goes into .venv.
+SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 ROOT ?= indexmill-data
 PORT ?= 4200
-# What the server and the worker make under the root is the user's alone, as what builds make.
+# Files that the server and the worker write under the root belong to the user alone, as those of builds do.
 PREFECT := umask $${INDEXMILL_UMASK:-077}; PREFECT_HOME=$(abspath $(ROOT))/prefect PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
 CLIENT := $(PREFECT) PREFECT_API_URL=http://127.0.0.1:$(PORT)/api INDEXMILL_ROOT=$(abspath $(ROOT)) INDEXMILL_HOME=$(CURDIR)
 INSTALLED := .venv/installed
-ifdef DATABASE # handed on in the environment: it holds a password, and make shows what it runs
+ifdef DATABASE # passed in the environment, because it holds a password and make prints its commands
 export PREFECT_SERVER_DATABASE_CONNECTION_URL := $(DATABASE)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo server worker deploy up test check audit soak bench clean
+.PHONY: help install demo server worker deploy up test test-all check docs audit soak bench clean
 
-help:  ## Show this.
-	@awk 'BEGIN {FS = ":.*## "} /^## / {printf "\n%s\n", substr($$0, 4)} /^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help:  ## Show this help.
+	@awk 'BEGIN {FS = ":.*## "} /^## / {printf "\n%s\n", substr($$0, 4)} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-## To use it
+## Use it
 
 install: $(INSTALLED)  ## Create .venv with the pinned dependencies.
 
-demo: $(INSTALLED)  ## Build two indexes from real data with real models (about 4 minutes).
+demo: $(INSTALLED)  ## Build two indexes from real data with real models (about 2 minutes).
 	$(BIN)/indexmill demo --root $(ROOT)
 
-## To run it every night
+## Run it every night
 
-server: $(INSTALLED)  ## A Prefect server on 127.0.0.1, in SQLite under the root; with DATABASE=postgresql+asyncpg://… in the environment, in PostgreSQL.
+server: $(INSTALLED)  ## Start a Prefect server on 127.0.0.1, with SQLite under the root; DATABASE=postgresql+asyncpg://… uses PostgreSQL.
 	umask $${INDEXMILL_UMASK:-077}; mkdir -p $(ROOT)/prefect
 	$(PREFECT) $(BIN)/prefect server start --host 127.0.0.1 --port $(PORT)
 
-worker: $(INSTALLED)  ## A worker that runs what is scheduled, one process a build.
+worker: $(INSTALLED)  ## Start a worker that runs scheduled builds, one process per build.
 	$(CLIENT) $(BIN)/prefect worker start --pool indexmill --type process
 
-deploy: $(INSTALLED)  ## Tell the server of all deployments in prefect.yaml, their pool, the limit `gpu`, and what ends runs that died.
+deploy: $(INSTALLED)  ## Create the deployments in prefect.yaml, the work pool, the limit `gpu`, and the automation for crashed runs.
 	$(CLIENT) $(BIN)/python -m indexmill.flows.deployments
 	$(CLIENT) $(BIN)/prefect --no-prompt deploy --all
 
-up: $(INSTALLED)  ## Server, deployments and worker together, for a laptop; Ctrl-C ends them.
+up: $(INSTALLED)  ## Start server, deployments and worker together; Ctrl-C stops them.
 	trap 'kill 0' EXIT INT TERM; $(MAKE) server & server=$$!; \
 	until $(CLIENT) $(BIN)/prefect server status --wait --timeout 5 2>/dev/null; do kill -0 $$server || exit 1; done; \
 	$(MAKE) deploy && $(MAKE) worker
 
-## To change it
+## Change it
 
-test: $(INSTALLED)  ## Run the tests, two files at a time.
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20
+test: $(INSTALLED)  ## Run the quick tests, two files at a time.
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 
-check: $(INSTALLED)  ## Style, types, and who may import whom.
+test-all: $(INSTALLED)  ## Run all tests: the quick ones and the slow ones.
+	$(BIN)/python -m pytest -m "" -n 2 --dist loadfile --durations 20
+
+check: $(INSTALLED)  ## Check style, types and import rules.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 	$(BIN)/pip check
 
-audit:  ## Look for known faults in the pinned dependencies, by pip-audit; asks pypi.org, so it is no part of check.
+docs: $(INSTALLED)  ## Regenerate docs/cli.md, docs/config.md and the JSON schemas.
+	$(BIN)/python -m typer indexmill.flows.cli.app utils docs --name indexmill --title Commands --output docs/cli.md
+	$(BIN)/python -m indexmill.configs.reference docs/config.md
+	$(BIN)/python -m indexmill.storage.schemas
+
+audit:  ## Check the pinned dependencies for known vulnerabilities (needs network access).
 	test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet pip-audit; }
 	.venv/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
-soak: $(INSTALLED)  ## Faults at length: every commit, full disks, damaged files, thirty nights (over an hour).
-	INDEXMILL_SOAK=1 $(BIN)/python -m pytest tests/faults
+soak: $(INSTALLED)  ## Inject faults at length: every commit, full disks, damaged files, thirty nights (over an hour).
+	INDEXMILL_SOAK=1 $(BIN)/python -m pytest -m "" tests/faults
 
-bench: $(INSTALLED)  ## Measure; figures go to standard output.
+bench: $(INSTALLED)  ## Run the benchmarks; results go to standard output.
 	$(BIN)/python benchmarks/spine.py
 	$(BIN)/python benchmarks/ingest.py --items 20000
 	test -z "$$INDEXMILL_REAL_DATA" || $(BIN)/python benchmarks/encode.py
@@ -75,7 +84,11 @@ bench: $(INSTALLED)  ## Measure; figures go to standard output.
 clean:  ## Remove .venv and caches; data stays.
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis indexmill.egg-info
 
+# Sizes measured on Linux: torch with its CUDA libraries is most of it.
 $(INSTALLED): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo,serve,dev]' -c constraints.txt
-	touch $@
+	@echo "Installing the pinned dependencies into .venv: about 3.4 GB to download, 7.1 GB on disk (torch and its CUDA libraries)."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@set -o pipefail; start=$$(date +%s); $(BIN)/pip install --disable-pip-version-check --progress-bar on -e '.[demo,serve,dev]' -c constraints.txt \
+	  | { grep --line-buffered -E "^ *(Downloading|Installing collected|Successfully)|error" | cut -c1-120 || true; } \
+	  && test -x $(BIN)/indexmill && echo "Installed in $$(($$(date +%s) - start)) s. Next: source .venv/bin/activate, then indexmill --help"
+	@touch $@

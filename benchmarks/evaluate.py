@@ -1,9 +1,9 @@
-"""Our measures on the evaluation's largest work, 20,000 queries against 80,000 vectors, and scikit-learn and ranx on the same work.
+"""Our metrics on a large evaluation, 20,000 queries against 80,000 vectors, compared with scikit-learn and ranx.
 
-Three pieces: the exact neighbours to a depth of 1,000; relevance by label of those rankings; average precision over the whole database.
-Every piece runs in a process of its own, so that its peak memory is its own; data and rankings lie in files. The peers are given fewer
-queries (--peer-queries), and ours are measured with as many again. Figures are compared query by query: where they differ, this fails.
-ranx is no dependency (docs/decisions.md says why): pip install --target PEERS ranx, and name the folder; without it, it is left out.
+Three pieces: the exact neighbors to a depth of 1,000; relevance by label of those rankings; average precision over the whole database.
+Every piece runs in a process of its own, so that peak memory is its own; data and rankings are kept in files. The peers get fewer queries
+(--peer-queries), and ours are measured with as many too. Metrics are compared query by query, and any difference is a failure.
+ranx is not a dependency (docs/decisions.md says why): pip install --target PEERS ranx, and name the folder; otherwise it is skipped.
 
 Run: python -m benchmarks.evaluate [--peers PEERS] [--queries 20000] [--peer-queries 1000] [--database 80000] [--dim 384]
 """
@@ -26,105 +26,105 @@ import numpy as np
 from benchmarks.evaluating import data
 from benchmarks.evaluating.work import WORK
 
-PIECES = {"exact": "exact_sklearn", "relevance": "relevance_ranx", "full": "full_sklearn"}
-WHAT = {
+PEER_PIECES = {"exact": "exact_sklearn", "relevance": "relevance_ranx", "full": "full_sklearn"}
+PIECE_LABELS = {
     "exact": "exact search, depth {depth:,}", "exact_sklearn": "  scikit-learn NearestNeighbors, brute",
-    "relevance": "8 measures of rankings {depth:,} deep", "relevance_ranx": "  ranx, 6 measures",
+    "relevance": "8 metrics of rankings, depth {depth:,}", "relevance_ranx": "  ranx, 6 metrics",
     "full": "average precision of {database:,} ranked", "full_sklearn": "  scikit-learn average_precision_score",
 }  # fmt: skip
-TOLERANCE = 1e-5  # of a figure between 0 and 1
-SAME = 0.9999  # share of neighbours: those that differ tie within the rounding of float32
+TOLERANCE = 1e-5  # of a metric between 0 and 1
+MIN_COMMON_NEIGHBORS = 0.9999  # share of neighbors; the others are ties within float32 rounding
 
 
 def main() -> None:
-    """Measure, compare, print a Markdown table."""
-    options = parsed()
+    """Measure, compare, and print a Markdown table."""
+    options = parse_arguments()
     if options.step:
-        print(json.dumps(step(options)))
+        print(json.dumps(measure_piece(options)))
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data.write(folder, options.queries, options.database, options.dim, options.labels)
-        shape = f"{options.queries:,} queries, {options.database:,} vectors of {options.dim} numbers"
+        data.write_data(folder, options.queries, options.database, options.dim, options.labels)
+        shape = f"{options.queries:,} queries, {options.database:,} vectors with {options.dim} dimensions"
         print(f"{shape}, {options.labels} labels; {os.cpu_count()} cores")
-        print("\n| work | queries | seconds | CPU s | ms a query | peak MiB | MiB before the work |\n|---|---|---|---|---|---|---|")
-        differing = [problem for ours, peer in PIECES.items() for problem in piece(ours, peer, folder, options)]
-    print(*differing or ["\nall figures agree"], sep="\n")
-    raise SystemExit(bool(differing))
+        print("\n| work | queries | seconds | CPU s | ms per query | peak MiB | MiB before |\n|---|---|---|---|---|---|---|")
+        differences = [difference for ours, peer in PEER_PIECES.items() for difference in compare_piece(ours, peer, folder, options)]
+    print(*differences or ["\nall metrics agree"], sep="\n")
+    raise SystemExit(bool(differences))
 
 
-def parsed() -> argparse.Namespace:
-    """The command line."""
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for flag, number in (("--queries", 20_000), ("--peer-queries", 1000), ("--database", 80_000), ("--dim", 384), ("--labels", 200)):
-        parser.add_argument(flag, type=int, default=number)
+    for flag, default in (("--queries", 20_000), ("--peer-queries", 1000), ("--database", 80_000), ("--dim", 384), ("--labels", 200)):
+        parser.add_argument(flag, type=int, default=default)
     parser.add_argument("--depth", type=int, default=1000)
-    parser.add_argument("--peers", type=Path, help="folder that ranx was installed into")
-    parser.add_argument("--step", nargs=2, metavar=("WORK", "FOLDER"), help="one piece: used by this script itself")
+    parser.add_argument("--peers", type=Path, help="folder with ranx")
+    parser.add_argument("--step", nargs=2, metavar=("WORK", "FOLDER"), help="one piece; used by the script itself")
     return parser.parse_args()
 
 
-def piece(ours: str, peer: str, folder: Path, options: argparse.Namespace) -> list[str]:
-    """One piece of work by us, by us on fewer queries, and by the peer; what differs between the last two."""
-    few = min(options.peer_queries, options.queries)
-    run(ours, options.queries, folder, options)
+def compare_piece(ours: str, peer: str, folder: Path, options: argparse.Namespace) -> list[str]:
+    """Run one piece with our code, again on fewer queries, and with the peer; returns what differs between the last two."""
+    peer_queries = min(options.peer_queries, options.queries)
+    run_piece(ours, options.queries, folder, options)
     if ours == "exact":
         (folder / "exact-ids.npy").rename(folder / "found.npy")
-    if options.queries > few:
-        run(ours, few, folder, options)
+    if options.queries > peer_queries:
+        run_piece(ours, peer_queries, folder, options)
     elif ours == "exact":
         np.save(folder / "exact-ids.npy", np.load(folder / "found.npy", mmap_mode="r"))
     if peer == "relevance_ranx" and options.peers is None:
-        print("| ranx is left out: name its folder with --peers | | | | | | |")
+        print("| ranx is skipped; name its folder with --peers | | | | | | |")
         return []
-    return compared(ours, peer, folder, run(peer, few, folder, options))
+    return find_differences(ours, peer, folder, run_piece(peer, peer_queries, folder, options))
 
 
-def run(work: str, queries: int, folder: Path, options: argparse.Namespace) -> list[str]:
-    """Do one piece as a child and print its row; the names of its figures."""
+def run_piece(piece: str, queries: int, folder: Path, options: argparse.Namespace) -> list[str]:
+    """Run one piece in a child process and print its row; returns the names of its metrics."""
     flags = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in ("database", "dim", "depth")]
     peers = [f"--peers={options.peers}"] if options.peers else []
-    command = [sys.executable, "-m", "benchmarks.evaluate", f"--queries={queries}", *flags, *peers, "--step", work, str(folder)]
+    command = [sys.executable, "-m", "benchmarks.evaluate", f"--queries={queries}", *flags, *peers, "--step", piece, str(folder)]
     child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if child.returncode:
-        raise SystemExit(f"{work} ended with {child.returncode}")
-    found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
-    what = WHAT[work].format(depth=options.depth, database=options.database)
-    times = f"{found['seconds']:.1f} | {found['cpu_seconds']:.1f} | {found['seconds'] / queries * 1000:.2f}"
-    print(f"| {what} | {queries:,} | {times} | {found['peak']:,.0f} | {found['before']:,.0f} |", flush=True)
-    return list(found["figures"])
+        raise SystemExit(f"{piece} ended with {child.returncode}")
+    report: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    label = PIECE_LABELS[piece].format(depth=options.depth, database=options.database)
+    times = f"{report['seconds']:.1f} | {report['cpu_seconds']:.1f} | {report['seconds'] / queries * 1000:.2f}"
+    print(f"| {label} | {queries:,} | {times} | {report['peak']:,.0f} | {report['before']:,.0f} |", flush=True)
+    return list(report["metrics"])
 
 
-def step(options: argparse.Namespace) -> dict[str, Any]:
-    """One piece in this process. Libraries are imported, and ranx is compiled, before the clock starts."""
-    work, folder = options.step[0], Path(options.step[1])
+def measure_piece(options: argparse.Namespace) -> dict[str, Any]:
+    """Run one piece in this process. Libraries are imported, and ranx is compiled, before the measurement."""
+    piece, folder = options.step[0], Path(options.step[1])
     if options.peers:
         sys.path.append(str(options.peers))
-    WORK[work](folder, 10, options.depth)
-    before, start, cpu = _peak(), time.perf_counter(), time.process_time()
-    figures = WORK[work](folder, options.queries, options.depth)
-    seconds, cpu_seconds, peak = time.perf_counter() - start, time.process_time() - cpu, _peak()
-    for name, values in figures.items():
-        np.save(folder / f"{work}-{name}.npy", values)
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "before": before, "peak": peak, "figures": list(figures)}
+    WORK[piece](folder, 10, options.depth)
+    before, start, cpu = _get_peak_mib(), time.perf_counter(), time.process_time()
+    metrics = WORK[piece](folder, options.queries, options.depth)
+    seconds, cpu_seconds, peak = time.perf_counter() - start, time.process_time() - cpu, _get_peak_mib()
+    for name, values in metrics.items():
+        np.save(folder / f"{piece}-{name}.npy", values)
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "before": before, "peak": peak, "metrics": list(metrics)}
 
 
-def compared(ours: str, peer: str, folder: Path, names: list[str]) -> list[str]:
-    """Where the figures of the last runs of both differ, query by query; empty when nowhere."""
-    problems = []
+def find_differences(ours: str, peer: str, folder: Path, names: list[str]) -> list[str]:
+    """Compare the metrics of both last runs query by query; returns the differences."""
+    differences = []
     for name in names:
-        mine, theirs = (np.load(folder / f"{work}-{name}.npy", mmap_mode="r") for work in (ours, peer))
-        mine = mine[: len(theirs)]
+        ours_values, peer_values = (np.load(folder / f"{piece}-{name}.npy", mmap_mode="r") for piece in (ours, peer))
+        ours_values = ours_values[: len(peer_values)]
         if name == "ids":
-            same = np.mean([len(np.intersect1d(one, other)) / len(one) for one, other in zip(mine, theirs, strict=True)])
-            problems += [f"{peer}: {same:.6f} of the neighbours are the same"] if same < SAME else []
-        elif (off := float(np.abs(mine - theirs).max())) > TOLERANCE:
-            problems.append(f"{peer}: {name} differs by {off:.2g}")
-    return problems
+            common = np.mean([len(np.intersect1d(row, other)) / len(row) for row, other in zip(ours_values, peer_values, strict=True)])
+            differences += [f"{peer}: {common:.6f} of the neighbors are common"] if common < MIN_COMMON_NEIGHBORS else []
+        elif (deviation := float(np.abs(ours_values - peer_values).max())) > TOLERANCE:
+            differences.append(f"{peer}: {name} differs by {deviation:.2g}")
+    return differences
 
 
-def _peak() -> float:
-    """MiB that this process has held at most."""
+def _get_peak_mib() -> float:
+    """Return the peak memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -1,4 +1,4 @@
-"""What `benchmarks/index.py` compares that is made of FAISS or of nothing: our index, the tutorials' one, autofaiss, brute force."""
+"""Indexes that `benchmarks/index.py` compares: ours, the FAISS tutorial's, autofaiss's, and brute force."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from indexmill.tasks.metrics.exact_search import exact_search
 
 
 class Ours:
-    """A candidate of `auto`, over ids like those that items have, with its vectors in a mapped file."""
+    """A candidate of `auto`, over realistic item ids, with its vectors in a memory-mapped file."""
 
     widths: Sequence[int] = ()
 
@@ -29,30 +29,30 @@ class Ours:
         self.name = f"ours {candidate.factory}{' spill' if candidate.spill else ''}"
 
     def build(self, vectors: np.ndarray) -> None:
-        """Train on 64 vectors a list, fill, write index and vectors, open both from their files."""
-        one = self.candidate
+        """Train on 64 vectors per list, fill, write index and vectors, and open both from their files."""
+        candidate = self.candidate
         random = np.random.default_rng(0)
         ids = np.sort(random.choice(2**62, len(vectors), replace=False))
-        sample = vectors[random.permutation(len(vectors))[: 64 * one.lists]]
-        trained = train_soar(sample, one.lists, one.subquantizers, "cosine", pca_dims=one.pca_dims)
-        path = self.folder / f"{one.factory}{one.spill}.npy"
-        faiss.write_index(fill_index(trained, [(ids, vectors)], spill=one.spill), str(path.with_suffix(".faiss")))
+        sample = vectors[random.permutation(len(vectors))[: 64 * candidate.lists]]
+        trained = train_soar(sample, candidate.lists, candidate.subquantizers, "cosine", pca_dims=candidate.pca_dims)
+        path = self.folder / f"{candidate.factory}{candidate.spill}.npy"
+        faiss.write_index(fill_index(trained, [(ids, vectors)], spill=candidate.spill), str(path.with_suffix(".faiss")))
         np.save(path, vectors)
         self.ids = ids
         mapped = make_store(ids, np.load(path, mmap_mode="r"), "cosine")
         index = faiss.read_index(str(path.with_suffix(".faiss")))
-        self.searcher = Searcher([index], "cosine", SearchParams(spill=one.spill), stores=[mapped])
+        self.searcher = Searcher([index], "cosine", SearchParams(spill=candidate.spill), stores=[mapped])
 
     def set_search_params(self, width: int) -> None:
-        """Set by `tune`."""
+        """Do nothing: `tune` sets the parameters."""
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Item ids."""
+        """Return item ids."""
         return self.searcher.search(queries, k)[1]
 
 
 class IvfFlat:
-    """As tutorials have it: 4 √n lists, trained on everything, nothing else set."""
+    """IndexIVFFlat as in tutorials: 4 √n lists, trained on all vectors, nothing else set."""
 
     name, widths = "IVFFlat (tutorial)", tuple(sorted({round(1.15**step) for step in range(46)}))
 
@@ -64,11 +64,11 @@ class IvfFlat:
         self.index.add(vectors)
 
     def set_search_params(self, width: int) -> None:
-        """Nprobe."""
+        """Set nprobe."""
         self.index.nprobe = min(width, self.index.nlist)
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """With FAISS's own BLAS threshold."""
+        """Search with FAISS's own BLAS threshold."""
         threshold, faiss.cvar.distance_compute_blas_threshold = faiss.cvar.distance_compute_blas_threshold, 128_000
         try:
             return self.index.search(queries, k)[1]
@@ -77,7 +77,7 @@ class IvfFlat:
 
 
 class Autofaiss:
-    """Its own choice, made in its own virtual environment; the index that it wrote is searched here."""
+    """The index autofaiss chooses, built in a virtual environment of its own and searched here."""
 
     name, widths = "autofaiss", WIDTHS
 
@@ -85,7 +85,7 @@ class Autofaiss:
         self.python, self.threads = python, threads
 
     def build(self, vectors: np.ndarray) -> None:
-        """As a process, whose CPU time counts as this one's children."""
+        """Build in a child process, whose CPU time is counted."""
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "in").mkdir()
             np.save(Path(folder) / "in" / "part.npy", vectors)
@@ -99,11 +99,11 @@ class Autofaiss:
         self.name = f"autofaiss {type(faiss.downcast_index(self.index)).__name__}"
 
     def set_search_params(self, width: int) -> None:
-        """EfSearch or nprobe, whichever it has."""
+        """Set efSearch or nprobe, whichever the index has."""
         faiss.ParameterSpace().set_index_parameter(self.index, "nprobe" if "IVF" in self.name else "efSearch", width)
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Row numbers."""
+        """Return row numbers."""
         return self.index.search(queries, k)[1]
 
 
@@ -113,17 +113,17 @@ class BruteNumpy:
     name, widths = "brute NumPy", (1,)
 
     def build(self, vectors: np.ndarray) -> None:
-        """Nothing to build."""
+        """Keep the vectors."""
         self.vectors = vectors
 
     def set_search_params(self, width: int) -> None:
-        """Nothing to set."""
+        """Do nothing."""
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """The k best in order."""
+        """Return the rows of the k best, in order."""
         scores = queries @ self.vectors.T
-        found = np.argpartition(-scores, k, axis=1)[:, :k]
-        return np.take_along_axis(found, np.argsort(-np.take_along_axis(scores, found, 1), axis=1), 1)
+        rows = np.argpartition(-scores, k, axis=1)[:, :k]
+        return np.take_along_axis(rows, np.argsort(-np.take_along_axis(scores, rows, 1), axis=1), 1)
 
 
 class BruteTorch(BruteNumpy):
@@ -138,20 +138,20 @@ class BruteTorch(BruteNumpy):
         self.torch = torch
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """The k best in order."""
+        """Return the rows of the k best, in order."""
         scores = self.torch.from_numpy(queries) @ self.torch.from_numpy(self.vectors).T
         return scores.topk(k, dim=1).indices.numpy()
 
 
 class Product(BruteNumpy):
-    """The matrix product of exact search, and no answer."""
+    """The matrix product of exact search, without results."""
 
     name = "sgemm alone"
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Block by block as FAISS has it; the scores are thrown away."""
-        for at in range(0, len(self.vectors), 1024):
-            np.matmul(queries, self.vectors[at : at + 1024].T)
+        """Multiply block by block as FAISS does, and discard the scores."""
+        for start in range(0, len(self.vectors), 1024):
+            np.matmul(queries, self.vectors[start : start + 1024].T)
         return np.full((len(queries), k), -1)
 
 
@@ -161,8 +161,8 @@ class Flat(BruteNumpy):
     name = "ours exact"
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Blocks of 20,000."""
-        blocks = ((np.arange(at, min(at + 20_000, len(self.vectors))), self.vectors[at : at + 20_000]) for at in self.starts)
+        """Search blocks of 20,000."""
+        blocks = ((np.arange(start, min(start + 20_000, len(self.vectors))), self.vectors[start : start + 20_000]) for start in self.starts)
         return exact_search(queries, blocks, k, faiss.METRIC_INNER_PRODUCT)[1]
 
     @property

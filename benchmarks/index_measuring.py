@@ -1,4 +1,4 @@
-"""Measuring for `benchmarks/index.py`: build cost and memory, a setting for each target, speed in turns."""
+"""Measurements for `benchmarks/index.py`: build cost and memory, search parameters for each target, interleaved speed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from indexmill.tasks.metrics.neighbors import ann_recall_at
 
 K = 10
 BATCHES = (1, 16, 256)
-ASKED = {1: 300, 16: 960, 256: 1792}  # queries a turn
+QUERIES_PER_TURN = {1: 300, 16: 960, 256: 1792}  # by batch size
 
 
 @dataclass
 class Run:
-    """A peer at one target. Turns fill `cpu` and `wall`: seconds a query by batch size; `singles`: wall seconds of single queries."""
+    """A peer at one recall target. `cpu` and `wall`: seconds per query by batch size; `singles`: wall seconds of single queries."""
 
     peer: Any
     target: float
@@ -39,24 +39,24 @@ class Run:
     singles: list[float] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
-        """Medians over the turns."""
+        """Return the medians over the turns."""
         speeds = {f"qps_cpu_{batch}": 1 / statistics.median(self.cpu[batch]) for batch in BATCHES}
         speeds |= {f"qps_wall_{batch}": 1 / statistics.median(self.wall[batch]) for batch in BATCHES}
         latency = {f"p{share}_ms": float(np.percentile(self.singles, share)) * 1000 for share in (50, 99)}
-        told = {"name": self.peer.name, "target": self.target, "met": self.met, "recall": self.recall, "setting": str(self.width)}
-        return told | speeds | latency | self.built
+        columns = {"name": self.peer.name, "target": self.target, "met": self.met, "recall": self.recall, "setting": str(self.width)}
+        return columns | speeds | latency | self.built
 
 
-def prepared(peer: Any, database: np.ndarray, queries: np.ndarray, targets: Sequence[float]) -> list[Run]:
-    """Build the peer and find its setting for each target; what meets none is one run, as wide as it goes."""
-    built = _built(peer, database)
-    exact = exact_search(queries, _blocks(database), K, faiss.METRIC_INNER_PRODUCT)[1]
+def prepare_runs(peer: Any, database: np.ndarray, queries: np.ndarray, targets: Sequence[float]) -> list[Run]:
+    """Build the peer and find its search parameters for each target. A peer without parameters is one run."""
+    build_stats = _measure_build(peer, database)
+    exact = exact_search(queries, _split_blocks(database), K, faiss.METRIC_INNER_PRODUCT)[1]
     runs = []
     for target in targets if len(peer.widths) != 1 else targets[-1:]:
         started = time.process_time()
-        width, met = _ours(peer, queries, exact, target) if hasattr(peer, "searcher") else _bisected(peer, queries, exact, target)
+        width, met = _tune_ours(peer, queries, exact, target) if hasattr(peer, "searcher") else _bisect_width(peer, queries, exact, target)
         spent = {"tuning_cpu_s": time.process_time() - started}
-        runs.append(Run(peer, target, width, met, built | spent))
+        runs.append(Run(peer, target, width, met, build_stats | spent))
         print(
             f"  {peer.name}: recall {target} {'met' if met else 'missed'} with {width}, tuned in {spent['tuning_cpu_s']:.1f} s", flush=True
         )
@@ -64,7 +64,7 @@ def prepared(peer: Any, database: np.ndarray, queries: np.ndarray, targets: Sequ
 
 
 def warm_up() -> None:
-    """Let libraries allocate what they keep for good, so that it is not counted as the first index's."""
+    """Let libraries allocate the memory they never free, so that it is not counted as the first index's."""
     vectors = np.random.default_rng(0).standard_normal((9000, 64), dtype=np.float32)
     index = faiss.index_factory(64, "IVF16,PQ32x4fs", faiss.METRIC_INNER_PRODUCT)
     index.train(vectors)
@@ -74,98 +74,101 @@ def warm_up() -> None:
 
 
 def measure(runs: list[Run], database: np.ndarray, queries: np.ndarray, repeats: int) -> None:
-    """Recall, then every run in turn, `repeats` times over."""
-    exact = exact_search(queries, _blocks(database), K, faiss.METRIC_INNER_PRODUCT)[1]
+    """Measure recall, then the speed of every run in turn, `repeats` times."""
+    exact = exact_search(queries, _split_blocks(database), K, faiss.METRIC_INNER_PRODUCT)[1]
     for run in runs:
-        _set(run)
-        found = np.concatenate([run.peer.search(queries[at : at + 256], K) for at in range(0, len(queries), 256)])
-        run.recall = float(ann_recall_at(found, _named(run.peer, exact), K).mean())
+        _apply_params(run)
+        retrieved = np.concatenate([run.peer.search(queries[start_row : start_row + 256], K) for start_row in range(0, len(queries), 256)])
+        run.recall = float(ann_recall_at(retrieved, _to_ids(run.peer, exact), K).mean())
     for _ in range(repeats):
         for run in runs:
-            _set(run)
+            _apply_params(run)
             for batch in BATCHES:
-                _turn(run, queries, batch)
+                _measure_turn(run, queries, batch)
 
 
-def _built(peer: Any, database: np.ndarray) -> dict[str, float]:
-    """CPU and wall seconds (of children too), growth of anonymous memory a vector, peak memory above what was there."""
-    before = _anonymous()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-    resident = _status("VmRSS")
+def _measure_build(peer: Any, database: np.ndarray) -> dict[str, float]:
+    """Measure CPU and wall seconds (of children too), growth of anonymous memory per vector, and additional peak memory."""
+    before = _measure_anonymous_memory()
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    resident = _read_status("VmRSS")
     cpu, wall = sum(os.times()[:4]), time.perf_counter()
     peer.build(database)
     cpu, wall = sum(os.times()[:4]) - cpu, time.perf_counter() - wall
-    peak = _status("VmHWM") - resident
-    size = (_anonymous() - before) / len(database)
-    print(f"{peer.name}: built in {cpu:.1f} CPU s, {size:.0f} bytes a vector", flush=True)
+    peak = _read_status("VmHWM") - resident
+    size = (_measure_anonymous_memory() - before) / len(database)
+    print(f"{peer.name}: built in {cpu:.1f} CPU s, {size:.0f} bytes per vector", flush=True)
     return {"build_cpu_s": cpu, "build_wall_s": wall, "bytes": size, "peak_mib": peak / 2**20}
 
 
-def _anonymous() -> int:
+def _measure_anonymous_memory() -> int:
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    return _status("RssAnon")
+    return _read_status("RssAnon")
 
 
-def _status(name: str) -> int:
+def _read_status(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
 
 
-def _blocks(database: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [(np.arange(at, min(at + 20_000, len(database))), database[at : at + 20_000]) for at in range(0, len(database), 20_000)]
+def _split_blocks(database: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [
+        (np.arange(start_row, min(start_row + 20_000, len(database))), database[start_row : start_row + 20_000])
+        for start_row in range(0, len(database), 20_000)
+    ]
 
 
-def _named(peer: Any, rows: np.ndarray) -> np.ndarray:
-    """Row numbers as the ids that the peer gives."""
+def _to_ids(peer: Any, rows: np.ndarray) -> np.ndarray:
+    """Convert row numbers to the ids that the peer returns."""
     return peer.ids[rows] if hasattr(peer, "ids") else rows
 
 
-def _ours(peer: Any, queries: np.ndarray, exact: np.ndarray, target: float) -> tuple[Any, bool]:
-    tuned = tune_search(peer.searcher, queries, _named(peer, exact), target)
+def _tune_ours(peer: Any, queries: np.ndarray, exact: np.ndarray, target: float) -> tuple[Any, bool]:
+    tuned = tune_search(peer.searcher, queries, _to_ids(peer, exact), target)
     return tuned.chosen.params, tuned.met
 
 
-def _bisected(peer: Any, queries: np.ndarray, exact: np.ndarray, target: float) -> tuple[Any, bool]:
-    """The least width whose bound meets the target, or the widest; where a peer re-orders, the quickest such over its `depths`."""
-    found = []
+def _bisect_width(peer: Any, queries: np.ndarray, exact: np.ndarray, target: float) -> tuple[Any, bool]:
+    """Find the smallest width whose bound meets the target, or the widest; for a peer that re-ranks, the fastest over its `depths`."""
+    trials = []
     for depth in getattr(peer, "depths", (None,)):
-        peer.again = depth
+        peer.rerank_depth = depth
         low, high = -1, len(peer.widths) - 1
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (low, middle) if _tried(peer, peer.widths[middle], queries, exact)[0] >= target else (middle, high)
-        bound, seconds = _tried(peer, peer.widths[high], queries, exact)
-        found.append((bound < target, seconds if bound >= target else -bound, (peer.widths[high], depth)))
-    missed, _, params = min(found)
+            low, high = (low, middle) if _measure_recall(peer, peer.widths[middle], queries, exact)[0] >= target else (middle, high)
+        bound, seconds = _measure_recall(peer, peer.widths[high], queries, exact)
+        trials.append((bound < target, seconds if bound >= target else -bound, (peer.widths[high], depth)))
+    missed, _, params = min(trials)
     return params, not missed
 
 
-def _tried(peer: Any, width: int, queries: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
-    """The lower bound of recall, and CPU seconds."""
+def _measure_recall(peer: Any, width: int, queries: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
+    """Return the lower bound of recall, and CPU seconds."""
     peer.set_search_params(width)
     start = time.process_time()
-    found = np.concatenate([peer.search(queries[at : at + 256], K) for at in range(0, len(queries), 256)])
-    return lower_bound(ann_recall_at(found, exact, K)), time.process_time() - start
+    retrieved = np.concatenate([peer.search(queries[start_row : start_row + 256], K) for start_row in range(0, len(queries), 256)])
+    return lower_bound(ann_recall_at(retrieved, exact, K)), time.process_time() - start
 
 
-def _set(run: Run) -> None:
+def _apply_params(run: Run) -> None:
     if hasattr(run.peer, "searcher"):
         run.peer.searcher.set_search_params(run.width)
     else:
-        width, run.peer.again = run.width
+        width, run.peer.rerank_depth = run.width
         run.peer.set_search_params(width)
 
 
-def _turn(run: Run, queries: np.ndarray, batch: int) -> None:
-    asked = min(ASKED[batch], len(queries)) // batch
+def _measure_turn(run: Run, queries: np.ndarray, batch: int) -> None:
+    batches = min(QUERIES_PER_TURN[batch], len(queries)) // batch
     if run.peer.name.startswith(("brute", "ours exact", "sgemm")):
-        asked = min(asked, max(2, 20 // batch))
+        batches = min(batches, max(2, 20 // batch))
     wall, cpu = time.perf_counter(), time.process_time()
-    for at in range(asked):
+    for number in range(batches):
         start = time.perf_counter()
-        run.peer.search(queries[at * batch : (at + 1) * batch], K)
+        run.peer.search(queries[number * batch : (number + 1) * batch], K)
         if batch == 1:
             run.singles.append(time.perf_counter() - start)
-    run.cpu[batch].append((time.process_time() - cpu) / (asked * batch))
-    run.wall[batch].append((time.perf_counter() - wall) / (asked * batch))
+    run.cpu[batch].append((time.process_time() - cpu) / (batches * batch))
+    run.wall[batch].append((time.perf_counter() - wall) / (batches * batch))

@@ -1,7 +1,4 @@
-"""The libraries that `benchmarks/index.py` compares, each used as its own documentation has it; row numbers are the ids.
-
-A peer has a name, `widths` (what its search can be told, from narrow to wide), and build, widen and search.
-"""
+"""The libraries that `benchmarks/index.py` compares, each used as its own documentation recommends; ids are row numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ import numpy as np
 
 
 class Peer(Protocol):
-    """An index over inner products. widths: what its search can be told, from narrow to wide."""
+    """An index over inner products. widths: values of its search parameter, ascending."""
 
     name: str
     widths: Sequence[int]
@@ -21,17 +18,17 @@ class Peer(Protocol):
         """Build from float32 (n, dim)."""
 
     def set_search_params(self, width: int) -> None:
-        """Search so widely from now on."""
+        """Set the search parameter."""
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Row numbers int64 (n, k)."""
+        """Return row numbers, int64 (n, k)."""
 
 
 WIDTHS = tuple(sorted({round(10 * 1.12**step) for step in range(45)}))
 
 
 class Hnswlib:
-    """M 32, as FAISS's and autofaiss's HNSW32."""
+    """M = 32, as in FAISS's and autofaiss's HNSW32."""
 
     name, widths = "hnswlib M32", WIDTHS
 
@@ -41,23 +38,23 @@ class Hnswlib:
         self.module, self.threads = hnswlib, threads
 
     def build(self, vectors: np.ndarray) -> None:
-        """efConstruction 200, its default."""
+        """Build with efConstruction = 200, the default."""
         self.index = self.module.Index(space="ip", dim=vectors.shape[1])
         self.index.init_index(max_elements=len(vectors), M=32, ef_construction=200)
         self.index.set_num_threads(self.threads)
         self.index.add_items(vectors)
 
     def set_search_params(self, width: int) -> None:
-        """Ef."""
+        """Set ef."""
         self.index.set_ef(width)
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Labels are row numbers."""
+        """Return labels, which are row numbers."""
         return self.index.knn_query(queries, k)[0].astype(np.int64)
 
 
 class Usearch:
-    """Half precision, its recommendation."""
+    """Half precision, as recommended."""
 
     name, widths = "usearch f16", WIDTHS
 
@@ -67,24 +64,24 @@ class Usearch:
         self.module, self.threads = index, threads
 
     def build(self, vectors: np.ndarray) -> None:
-        """Connectivity and expansion as it has them."""
+        """Build with the default connectivity and expansion."""
         self.index = self.module.Index(ndim=vectors.shape[1], metric="ip", dtype="f16")
         self.index.add(np.arange(len(vectors)), vectors, threads=self.threads)
 
     def set_search_params(self, width: int) -> None:
-        """Expansion."""
+        """Set expansion_search."""
         self.index.expansion_search = width
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Keys are row numbers."""
+        """Return keys, which are row numbers."""
         return np.asarray(self.index.search(queries, k, threads=self.threads).keys, np.int64).reshape(len(queries), k)
 
 
 class Scann:
-    """Two leaves a vector (SOAR), anisotropic codes of two dimensions, re-ordered by float32."""
+    """Two leaves per vector (SOAR), anisotropic codes over two dimensions, re-ranked with float32."""
 
     name, widths = "ScaNN SOAR", tuple(sorted({round(4 * 1.12**step) for step in range(45)}))
-    depths = (30, 50, 80, 120)  # candidates re-ordered; tuned, as ours are
+    depths = (30, 50, 80, 120)  # candidates re-ranked; tuned like ours
 
     def __init__(self, threads: int) -> None:
         from scann import scann_ops_pybind
@@ -92,27 +89,27 @@ class Scann:
         self.module, self.threads = scann_ops_pybind, threads
 
     def build(self, vectors: np.ndarray) -> None:
-        """Twice √n leaves."""
+        """Build with 2 √n leaves."""
         builder = self.module.builder(vectors, 10, "dot_product").set_n_training_threads(self.threads)
         leaves = 2 * round(len(vectors) ** 0.5)
         tree = builder.tree(num_leaves=leaves, num_leaves_to_search=16, training_sample_size=len(vectors), soar_lambda=1.5)
         self.index = tree.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(100).build()
 
     def set_search_params(self, width: int) -> None:
-        """Leaves."""
+        """Set the number of leaves to search."""
         self.leaves = width
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Its call for one query is quicker than a batch of one."""
-        options = {"final_num_neighbors": k, "pre_reorder_num_neighbors": self.again, "leaves_to_search": self.leaves}
+        """Return row numbers. The call for a single query is faster than a batch of one."""
+        options = {"final_num_neighbors": k, "pre_reorder_num_neighbors": self.rerank_depth, "leaves_to_search": self.leaves}
         if len(queries) == 1:
             return self.index.search(queries[0], **options)[0].astype(np.int64)[None]
-        many = self.index.search_batched if self.threads == 1 else self.index.search_batched_parallel
-        return many(queries, **options)[0].astype(np.int64)
+        search = self.index.search_batched if self.threads == 1 else self.index.search_batched_parallel
+        return search(queries, **options)[0].astype(np.int64)
 
 
 class Svs:
-    """Vamana over half precision."""
+    """Vamana with half precision."""
 
     name, widths = "SVS Vamana f16", WIDTHS
 
@@ -122,22 +119,22 @@ class Svs:
         self.module, self.threads = svs, threads
 
     def build(self, vectors: np.ndarray) -> None:
-        """Degree 32, window 200."""
+        """Build with degree 32 and window 200."""
         settings = self.module.VamanaBuildParameters(graph_max_degree=32, window_size=200)
         self.index = self.module.Vamana.build(settings, vectors.astype(np.float16), self.module.DistanceType.MIP, self.threads)
         self.index.num_threads = self.threads
 
     def set_search_params(self, width: int) -> None:
-        """Window."""
+        """Set the search window."""
         self.index.search_window_size = width
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Row numbers."""
+        """Return row numbers."""
         return self.index.search(queries, k)[0].astype(np.int64)
 
 
 class SymphonyQG:
-    """Degree 32."""
+    """SymphonyQG with degree 32."""
 
     name, widths = "SymphonyQG R32", WIDTHS
 
@@ -147,15 +144,15 @@ class SymphonyQG:
         self.module, self.threads = rabitqlib, threads
 
     def build(self, vectors: np.ndarray) -> None:
-        """EfConstruction 200."""
+        """Build with efConstruction = 200."""
         self.index = self.module.SymqgIndex(vectors.shape[1], 32, metric="ip")
         self.index.build(vectors, 200, num_threads=self.threads)
 
     def set_search_params(self, width: int) -> None:
-        """Ef."""
+        """Set ef."""
         self.ef = width
 
     def search(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Row numbers."""
-        found = self.index.search_batch(queries, k, self.ef, num_threads=self.threads)
-        return np.asarray(next(part for part in found if np.asarray(part).dtype.kind in "iu"), np.int64).reshape(len(queries), k)
+        """Return row numbers."""
+        results = self.index.search_batch(queries, k, self.ef, num_threads=self.threads)
+        return np.asarray(next(part for part in results if np.asarray(part).dtype.kind in "iu"), np.int64).reshape(len(queries), k)

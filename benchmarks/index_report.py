@@ -1,4 +1,4 @@
-"""What `benchmarks/index.py` prints: a table, and the targets met or missed."""
+"""The output of `benchmarks/index.py`: a table, and the targets met or missed."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ from typing import Any
 
 from benchmarks.index_measuring import BATCHES
 
-BOTH = [("hnswlib", "build_cpu_s", 0.2), ("autofaiss", "build_cpu_s", 0.2)]
-WANTED = {
-    0.95: [("ScaNN", "qps_cpu_256", 0.9), ("hnswlib", "qps_cpu_256", 2.5), ("hnswlib", "qps_cpu_1", 1.3), ("hnswlib", "bytes", 0.1), *BOTH],
+BUILD_TARGETS = [("hnswlib", "build_cpu_s", 0.2), ("autofaiss", "build_cpu_s", 0.2)]
+TARGETS = {
+    0.95: [
+        ("ScaNN", "qps_cpu_256", 0.9),
+        ("hnswlib", "qps_cpu_256", 2.5),
+        ("hnswlib", "qps_cpu_1", 1.3),
+        ("hnswlib", "bytes", 0.1),
+        *BUILD_TARGETS,
+    ],
     0.99: [("ScaNN", "qps_cpu_256", 0.8), ("hnswlib", "qps_cpu_256", 4.0)],
 }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: queries a CPU second, single query milliseconds, bytes a vector, build."""
+def format_table(rows: list[dict[str, Any]]) -> str:
+    """Format a Markdown table: queries per CPU second, milliseconds of single queries, bytes per vector, build cost."""
     head = "| index | target | recall | single | 16 | 256 | p50 ms | p99 ms | bytes | build CPU s | peak MiB | tuning s |"
     lines = [
         f"| {row['name']} | {row['target'] if row['met'] else 'missed'} | {row['recall']:.4f} | "
@@ -26,27 +32,27 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([head, "|---" * 12 + "|", *lines])
 
 
-def verdicts(rows: list[dict[str, Any]]) -> list[str]:
-    """The targets, met or missed, where the peer is there; ours is the candidate of least CPU time in batches of 256."""
-    said = exact_verdict(rows)
+def check_targets(rows: list[dict[str, Any]]) -> list[str]:
+    """Compare with the peers that were measured. Ours is the candidate with the least CPU time in batches of 256."""
+    lines = check_exact_search(rows)
     for target in (0.95, 0.99):
-        mine = [row for row in rows if row["name"].startswith("ours") and row["name"] != "ours exact"]
-        ours = max((row for row in mine if row["target"] == target and row["met"]), key=lambda row: row["qps_cpu_256"], default=None)
+        our_rows = [row for row in rows if row["name"].startswith("ours") and row["name"] != "ours exact"]
+        ours = max((row for row in our_rows if row["target"] == target and row["met"]), key=lambda row: row["qps_cpu_256"], default=None)
         if ours is None:
             continue
         peers = {row["name"].split()[0]: row for row in rows if row["target"] == target}
-        for name, column, share in WANTED[target]:
+        for name, column, share in TARGETS[target]:
             if name in peers:
-                got = ours[column] / peers[name][column]
-                good = got >= share if column.startswith("qps") else got <= share
-                said.append(f"{'met   ' if good else 'missed'} recall {target}: {column} {got:.2f} of {name}'s (asked {share})")
-    return said
+                ratio = ours[column] / peers[name][column]
+                is_met = ratio >= share if column.startswith("qps") else ratio <= share
+                lines.append(f"{'met   ' if is_met else 'missed'} recall {target}: {column} {ratio:.2f} of {name}'s (target {share})")
+    return lines
 
 
-def exact_verdict(rows: list[dict[str, Any]]) -> list[str]:
-    """Exact search in batches of 256 against the bare matrix product, measured as the peer of that name."""
+def check_exact_search(rows: list[dict[str, Any]]) -> list[str]:
+    """Compare exact search in batches of 256 with the bare matrix product."""
     speeds = {row["name"]: row["qps_cpu_256"] for row in rows}
     if not {"ours exact", "sgemm alone"} <= speeds.keys():
         return []
-    got = speeds["ours exact"] / speeds["sgemm alone"]
-    return [f"{'met   ' if got >= 0.9 else 'missed'} exact search: {got:.2f} of sgemm's rate (asked 0.9)"]
+    ratio = speeds["ours exact"] / speeds["sgemm alone"]
+    return [f"{'met   ' if ratio >= 0.9 else 'missed'} exact search: {ratio:.2f} of sgemm's rate (target 0.9)"]

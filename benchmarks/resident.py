@@ -1,4 +1,4 @@
-"""Resident memory of a process and all that it started."""
+"""Resident memory of a process and its children."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from contextlib import suppress
 import psutil
 
 
-def resident(process: psutil.Process) -> int:
-    """Bytes, now; what has just ended counts nothing."""
+def get_resident_bytes(process: psutil.Process) -> int:
+    """Return the resident bytes now; a process that has just ended counts as 0."""
     total = 0
     with suppress(psutil.Error):
-        for one in [process, *process.children(recursive=True)]:
+        for member in [process, *process.children(recursive=True)]:
             with suppress(psutil.Error):
-                total += one.memory_info().rss
+                total += member.memory_info().rss
     return total

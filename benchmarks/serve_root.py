@@ -1,4 +1,4 @@
-"""A root with one published index of many random vectors, whose encoder is real: what `benchmarks/serve.py` serves."""
+"""The root that `benchmarks/serve.py` serves: one published index of random vectors with a real encoder."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ publish: {{keep: 2}}
 """
 
 
-def clustered(count: int, seed: int = 0) -> np.ndarray:
-    """Unit vectors around CLUSTERS centres, float32 (count, DIM)."""
-    centres = np.random.default_rng(1).standard_normal((CLUSTERS, DIM)).astype(np.float32)
+def make_clustered_vectors(count: int, seed: int = 0) -> np.ndarray:
+    """Make unit vectors around CLUSTERS centers, float32 (count, DIM)."""
+    centers = np.random.default_rng(1).standard_normal((CLUSTERS, DIM)).astype(np.float32)
     random = np.random.default_rng([seed, count])
-    vectors = centres[random.integers(0, CLUSTERS, count)] + 0.8 * random.standard_normal((count, DIM), dtype=np.float32)
+    vectors = centers[random.integers(0, CLUSTERS, count)] + 0.8 * random.standard_normal((count, DIM), dtype=np.float32)
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 def make_root(folder: Path, count: int, family: str) -> Path:
-    """Build and publish 60 sentences, then publish `count` vectors in their place. family: `auto` (as `auto` chooses there) or `flat`."""
-    lines = [json.dumps({"key": f"k{n}", "label": f"l{n % 6}", "text": f"sentence number {n} of topic {n % 6}"}) for n in range(60)]
-    (folder / "items.jsonl").write_text("\n".join(lines))
+    """Build and publish 60 sentences, then publish `count` vectors instead. family: `auto` (what `auto` would choose) or `flat`."""
+    json_lines = [json.dumps({"key": f"k{n}", "label": f"l{n % 6}", "text": f"sentence number {n} of topic {n % 6}"}) for n in range(60)]
+    (folder / "items.jsonl").write_text("\n".join(json_lines))
     (folder / "bench.yaml").write_text(CONFIG.format(path=folder / "items.jsonl"))
     root = folder / "root"
     subprocess.run([sys.executable, "-m", "indexmill", "build", str(folder / "bench.yaml"), "--root", str(root)], check=True)
-    _enlarge(root, count, family)
+    _publish_vectors(root, count, family)
     return root
 
 
-def _enlarge(path: Path, count: int, family: str) -> None:
+def _publish_vectors(path: Path, count: int, family: str) -> None:
     root = Root(path, create=False)
     snapshots = Snapshots(root, NAME)
     live = snapshots.read_manifest()
-    staged = root.path / "staged"
-    staged.mkdir()
-    vectors, ids = clustered(count), np.sort(np.random.default_rng(2).choice(2**62, count, replace=False)) + 1
-    files = {"shard-00000.faiss": staged / "shard-00000.faiss"}
-    save_index(_index(vectors, ids, family), files["shard-00000.faiss"])
+    staging = root.path / "staged"
+    staging.mkdir()
+    vectors, ids = make_clustered_vectors(count), np.sort(np.random.default_rng(2).choice(2**62, count, replace=False)) + 1
+    files = {"shard-00000.faiss": staging / "shard-00000.faiss"}
+    save_index(_build_index(vectors, ids, family), files["shard-00000.faiss"])
     digests = [f"{item:032x}" for item in ids.tolist()]
     labels = [f"l{item % 50}" for item in ids.tolist()]
     rows = pa.table({"item_id": ids, "content_digest": digests})
@@ -66,24 +66,24 @@ def _enlarge(path: Path, count: int, family: str) -> None:
     for column, value in (("path", None), ("given_split", None), ("content_group", ""), ("side", "database")):
         items = items.append_column(column, pa.array([value] * count, pa.string()))
     for name, table in (("shard-00000.rows.parquet", rows), ("items.parquet", items.append_column("leak", pa.array([False] * count)))):
-        pq.write_table(table, staged / name, row_group_size=8192)
-        files[name] = staged / name
+        pq.write_table(table, staging / name, row_group_size=8192)
+        files[name] = staging / name
     if family == "auto":
         for name, array in (("shard-00000.ids.npy", ids), ("shard-00000.vectors.npy", vectors)):
-            np.save(staged / name, array)
-            files[name] = staged / name
+            np.save(staging / name, array)
+            files[name] = staging / name
     refs = {name: root.make_ref(file) for name, file in files.items()}
-    manifest = _manifest(live, refs, count, family)
-    kept = [ref for ref in live.files if not ref.path.startswith("shard-") and ref.path not in refs]
+    manifest = _make_manifest(live, refs, count, family)
+    kept_refs = [ref for ref in live.files if not ref.path.startswith("shard-") and ref.path not in refs]
     folder = snapshots.get_path(live.snapshot_id).relative_to(root.path).as_posix()
-    sources = refs | {ref.path: ref.model_copy(update={"path": f"{folder}/{ref.path}"}) for ref in kept}
+    sources = refs | {ref.path: ref.model_copy(update={"path": f"{folder}/{ref.path}"}) for ref in kept_refs}
     manifest = manifest.model_copy(update={"files": tuple(ref.model_copy(update={"path": name}) for name, ref in sources.items())})
     snapshots.assemble(manifest, sources)
     snapshots.publish(manifest.snapshot_id)
     root.close()
 
 
-def _index(vectors: np.ndarray, ids: np.ndarray, family: str) -> Any:
+def _build_index(vectors: np.ndarray, ids: np.ndarray, family: str) -> Any:
     if family == "auto":
         return fill_index(train_soar(vectors[:50_000], 512, 128, "cosine", pca_dims=256), [(ids, vectors)])
     index = faiss.IndexIDMap2(faiss.IndexFlatIP(DIM))
@@ -91,12 +91,12 @@ def _index(vectors: np.ndarray, ids: np.ndarray, family: str) -> Any:
     return index
 
 
-def _manifest(live: Any, refs: dict[str, FileRef], count: int, family: str) -> Any:
-    named = {name: ref.model_copy(update={"path": name}) for name, ref in refs.items()}
-    vectors = {suffix: named[f"shard-00000.{suffix}"] for suffix in ("ids.npy", "vectors.npy")} if family == "auto" else {}
+def _make_manifest(live: Any, refs: dict[str, FileRef], count: int, family: str) -> Any:
+    refs_in_snapshot = {name: ref.model_copy(update={"path": name}) for name, ref in refs.items()}
+    vectors = {suffix: refs_in_snapshot[f"shard-00000.{suffix}"] for suffix in ("ids.npy", "vectors.npy")} if family == "auto" else {}
     shard = Shard(
-        side="database", number=0, count=count, key="0" * 64, trained="0" * 64, index=named["shard-00000.faiss"],
-        rows=named["shard-00000.rows.parquet"], vectors=vectors,
+        side="database", number=0, count=count, key="0" * 64, trained="0" * 64, index=refs_in_snapshot["shard-00000.faiss"],
+        rows=refs_in_snapshot["shard-00000.rows.parquet"], vectors=vectors,
     )  # fmt: skip
     params = SearchParams(nprobe=8, rerank_candidates=40, spill=True) if family == "auto" else SearchParams()
     return live.model_copy(

@@ -14,7 +14,7 @@ class BaseDatasetConfig(FrozenModel):
 
     exclude_labels: tuple[str, ...] = Field(default=(), description="leave out the items with these labels")
     limit: int | None = Field(
-        default=None, ge=1, description="take a random sample of at most this many items; a larger limit keeps a smaller one's items"
+        default=None, ge=1, description="random sample of at most this many items; a larger limit includes the items of a smaller one"
     )
     sample_seed: int = Field(default=0, description="seed of that sample")
 
@@ -50,7 +50,7 @@ class FolderDatasetConfig(ImageFolderConfig):
     """A folder tree of images on disk."""
 
     source: Literal["folder"]
-    path: str = Field(description="the folder; {root} stands for the root directory")
+    path: str = Field(description="the folder; {root} is replaced by the root directory")
 
 
 class KaggleDatasetConfig(ImageFolderConfig):

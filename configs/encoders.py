@@ -19,7 +19,7 @@ class BaseEncoderConfig(FrozenModel):
         default=None, pattern="^[0-9a-f]{64}$", description="SHA-256 that the weights file must have before it is loaded"
     )
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        default="auto", description="items per forward pass; `auto` starts with the encoder's own and halves it when memory runs out"
+        default="auto", description="items per forward pass; `auto` starts with the encoder's default and halves it when memory runs out"
     )
     precision: Literal["auto"] | Precision = Field(
         default="auto",

@@ -64,7 +64,7 @@ class IndexConfig(FrozenModel):
     """The FAISS index, its search and its shards."""
 
     modality: Literal["image", "text"] | None = Field(
-        default=None, description="for images with captions: which of the two the index holds; by default what the items are"
+        default=None, description="for images with captions: which of the two the index holds; by default the modality of the items"
     )
     factory: str = Field(
         default="Flat",
@@ -100,7 +100,7 @@ class EvaluationConfig(FrozenModel):
     """What is measured, and with how many queries."""
 
     query_modality: Literal["image", "text"] | None = Field(
-        default=None, description="for images with captions: what the queries are; by default what the index holds"
+        default=None, description="for images with captions: modality of the queries; by default that of the index"
     )
     k: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(default=(1, 5, 10), description="the cut-offs of metrics at k")
     depth: int = Field(default=1000, ge=1, description="results per query that average precision considers, when relevance is known")

@@ -51,12 +51,12 @@ def _render_section(title: str, model: type[BaseModel]) -> Iterator[str]:
     nested: list[tuple[str, type[BaseModel]]] = []
     for name, field in model.model_fields.items():
         key = field.alias or name
-        inner = [found for found in _find_models(field.annotation) if _get_tag(found) is None]
+        inner = [inner_model for inner_model in _find_models(field.annotation) if _get_tag(inner_model) is None]
         if model is not PipelineConfig:
-            nested += [(f"{title}.{key}", found) for found in inner]
+            nested += [(f"{title}.{key}", inner_model) for inner_model in inner]
         yield f"| `{key}` | {_describe_type(field.annotation)} | {_describe_default(field)} | {_describe_meaning(field, model, name)} |"
-    for inner_title, found in nested:
-        yield from _render_section(inner_title, found)
+    for inner_title, inner_model in nested:
+        yield from _render_section(inner_title, inner_model)
 
 
 def _describe_meaning(field: FieldInfo, model: type[BaseModel], name: str) -> str:

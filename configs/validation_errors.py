@@ -36,15 +36,15 @@ def build_config_error(errors: Sequence[ErrorDetails], path: Path, locations: Ma
     located = [(_strip_union_tags(error, locations), error) for error in errors]
     missing = {key_path for key_path, error in located if error["type"] == "missing"}
     unknown = [key_path for key_path, error in located if error["type"] == "extra_forbidden"]
-    meant = _match_unknown_with_missing(unknown, missing)
-    listed = [(key_path, error) for key_path, error in located if key_path not in meant.values()]
+    suggestions = _match_unknown_with_missing(unknown, missing)
+    listed = [(key_path, error) for key_path, error in located if key_path not in suggestions.values()]
     file = str(path) if len(listed) == 1 else ""
-    described = [_describe_error(error, key_path, file, locations, meant.get(key_path)) for key_path, error in listed]
+    described = [_describe_error(error, key_path, file, locations, suggestions.get(key_path)) for key_path, error in listed]
     if len(described) == 1:
         return described[0]
     numbered = [f"  {number}. " + str(error).replace("\n", "\n   ") for number, error in enumerate(described, start=1)]
-    what = "\n".join([f"the config has {len(described)} errors", *numbered])
-    return InputError(what, where=str(path), next_step="fix them all and run the command again")
+    message = "\n".join([f"the config has {len(described)} errors", *numbered])
+    return InputError(message, where=str(path), next_step="fix them all and run the command again")
 
 
 def list_valid_keys(loc: tuple[int | str, ...]) -> set[str]:
@@ -56,21 +56,21 @@ def _match_unknown_with_missing(unknown: Iterable[KeyPath], missing: set[KeyPath
     """Unknown key -> the missing key of the same section that it was probably meant as. No missing key occurs twice."""
     matches: dict[KeyPath, KeyPath] = {}
     for key_path in unknown:
-        names = [other[-1] for other in sorted(missing - set(matches.values())) if other[:-1] == key_path[:-1]]
+        names = [candidate[-1] for candidate in sorted(missing - set(matches.values())) if candidate[:-1] == key_path[:-1]]
         if nearest := difflib.get_close_matches(key_path[-1], names, n=1):
             matches[key_path] = (*key_path[:-1], nearest[0])
     return matches
 
 
 def _describe_error(
-    error: ErrorDetails, key_path: KeyPath, file: str, locations: Mapping[KeyPath, str], meant: KeyPath | None
+    error: ErrorDetails, key_path: KeyPath, file: str, locations: Mapping[KeyPath, str], suggestion: KeyPath | None
 ) -> InputError:
-    """Describe one error. meant: the missing key that an unknown one was probably meant as."""
+    """Describe one error. suggestion: the missing key that an unknown one was probably meant as."""
     dotted = ".".join(key_path) or "the config"
     where = _format_where(key_path, file, locations)
     match error["type"]:
         case "extra_forbidden":
-            return _describe_unknown_key(error, key_path, where, meant)
+            return _describe_unknown_key(error, key_path, where, suggestion)
         case "missing":
             return InputError(f"the key {dotted} is missing", where=where, next_step=f"add {key_path[-1]}: to the config")
         case "union_tag_not_found" | "union_tag_invalid":
@@ -94,15 +94,15 @@ def _format_where(key_path: KeyPath, file: str, locations: Mapping[KeyPath, str]
     return ", ".join(filter(None, (".".join(key_path) or "the config", file, location)))
 
 
-def _describe_unknown_key(error: ErrorDetails, key_path: KeyPath, where: str, meant: KeyPath | None) -> InputError:
+def _describe_unknown_key(error: ErrorDetails, key_path: KeyPath, where: str, suggestion: KeyPath | None) -> InputError:
     name, valid = key_path[-1], sorted(list_valid_keys(error["loc"][:-1]))
-    if meant:
+    if suggestion:
         return InputError(
-            f"unknown key {name}, and the key {'.'.join(meant)} is missing",
+            f"unknown key {name}, and the key {'.'.join(suggestion)} is missing",
             where=where,
-            expected=meant[-1],
+            expected=suggestion[-1],
             got=name,
-            next_step=f"did you mean {meant[-1]}? rename the key",
+            next_step=f"did you mean {suggestion[-1]}? rename the key",
         )
     nearest = difflib.get_close_matches(name, valid, n=1)
     return InputError(

@@ -1,1 +1,1 @@
-"""Prefect flows that build, plan, study and watch indexes, and what they need around them."""
+"""Prefect flows that build, plan, study and watch indexes, and the command line that runs them."""

@@ -34,7 +34,7 @@ class BuildSummary:
         truncated: Texts of which the encoder read only the beginning.
         precision: The number format of the forward pass.
         precision_check: How it compares with float32; None if it was not checked.
-        index: Factory, search parameters, and how they came about.
+        index: Factory, search parameters, and how they were chosen.
         stages: Seconds of each stage, and whether its result was cached.
         metrics: Means over queries.
         timings: Milliseconds and queries per second.

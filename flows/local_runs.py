@@ -26,7 +26,7 @@ from indexmill.tasks.progress import track
 if TYPE_CHECKING:
     from indexmill.flows.stage_runner import StageName
 
-# Prefect's database takes 5 MB. On a full disk its server never starts, and we would wait for it in vain.
+# Prefect's database takes 5 MB. On a full disk its server would never start, so check first.
 MIN_FREE_BYTES = 32_000_000
 
 

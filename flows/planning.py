@@ -167,7 +167,7 @@ def plan_build(
 
 
 def check_fit(plan: BuildPlan) -> None:
-    """Raise InputError if the build needs more disk space or memory than there is."""
+    """Raise InputError if the build needs more disk space or memory than is available."""
     if plan.obstacles:
         raise InputError(
             "the build does not fit on this machine",
@@ -247,7 +247,7 @@ def _estimate_disk_bytes(config: PipelineConfig, split: SplitDataset, to_encode:
 
 
 def _estimate_peak_bytes(config: PipelineConfig, split: SplitDataset, dim: int, encoder_bytes: int) -> int:
-    """Estimate the build's process plus the largest of encoding, training (two copies of its sample) and filling shards."""
+    """Estimate the build process plus the largest of encoding, training (two copies of its sample) and filling shards."""
     sample = min(split.database, max(10_000, min_training_items(config.index.factory) * config.index.train_points_per_list))
     training_bytes = min(2 * sample * dim * 4, config.index.train_memory)
     if config.index.shards == "auto":

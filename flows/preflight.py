@@ -26,7 +26,7 @@ def check_encoder(config: EncoderConfig, root: Root, process: EncoderProcess) ->
         with acquire_gpu_slot() as is_shared, track("loading the model", 1) as advance:
             process.check_model(ModelSpec(config, "float32", MODALITIES_BY_KIND[config.kind][0]))
             if is_shared:
-                process.stop()  # leaves nothing on the device for the next holder of the slot
+                process.stop()  # frees the device's memory for the next holder of the slot
             advance(1)
     return identity
 
@@ -74,7 +74,7 @@ def get_index_embeddings(config: PipelineConfig, embeddings: EmbeddingSet) -> Em
     """Return the embeddings that the index will hold.
 
     Raises:
-        InputError: There are none of index.modality or of evaluation.query_modality.
+        InputError: There are no embeddings of index.modality or of evaluation.query_modality.
     """
     try:
         embeddings.for_modality(config.evaluation.query_modality)

@@ -71,17 +71,17 @@ def compare_snapshots(root: Root, name: str, baseline: str, candidate: str | Non
         baseline: The id of the snapshot to compare with.
         candidate: The id of the snapshot to compare; None means the live one.
     """
-    from indexmill.tasks.evaluation.snapshot_diff import compute_snapshot_diff  # slow to import, and only needed here
+    from indexmill.tasks.evaluation.snapshot_diff import SnapshotTables, compute_snapshot_diff  # slow to import, and only needed here
 
     snapshots = Snapshots(root, name)
     baseline_manifest, candidate_manifest = snapshots.read_manifest(baseline), snapshots.read_manifest(candidate)
     baseline_folder, candidate_folder = (snapshots.get_path(manifest.snapshot_id) for manifest in (baseline_manifest, candidate_manifest))
     return compute_snapshot_diff(
         baseline_manifest.snapshot_id,
-        (baseline_folder / "report/per_query.parquet", baseline_folder / "items.parquet"),
-        (candidate_folder / "report/per_query.parquet", candidate_folder / "items.parquet"),
-        candidate_manifest.rejected - baseline_manifest.rejected,
-        sorted(candidate_manifest.metrics),
+        SnapshotTables(baseline_folder / "report/per_query.parquet", baseline_folder / "items.parquet"),
+        SnapshotTables(candidate_folder / "report/per_query.parquet", candidate_folder / "items.parquet"),
+        rejected=candidate_manifest.rejected - baseline_manifest.rejected,
+        metrics=sorted(candidate_manifest.metrics),
         temp_dir=root.tmp,
     )
 
@@ -146,7 +146,7 @@ def pin_snapshot(root: Root, name: str, snapshot_id: str | None, *, keep: bool) 
 
 
 def verify_snapshot(root: Root, name: str, snapshot_id: str | None) -> Manifest:
-    """Check every file of a snapshot against its digest; return the manifest. Raises DamagedFile for the first mismatch."""
+    """Check every file of a snapshot; return its manifest. Raises DamagedFile for the first file that does not match."""
     snapshots = Snapshots(root, name)
     manifest = snapshots.read_manifest(snapshot_id)
     snapshots.verify(manifest)

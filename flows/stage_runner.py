@@ -1,4 +1,4 @@
-"""Run a stage: take its cached record where that is still valid, else run the task."""
+"""Run a stage: reuse its cached record if that is still valid, otherwise run the task."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class SearchResults:
 
 
 class OpenIndex:
-    """One snapshot of one index, with all files verified. It keeps serving that snapshot whatever is published later.
+    """One snapshot of one index, with all files verified. It keeps serving that snapshot when newer ones are published.
 
     In RAM are the codes of the index, the item ids, and the encoder once something has been encoded. Threads may
     share it. While it is open, retention does not remove the snapshot; `close` or the end of a `with` block releases

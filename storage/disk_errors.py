@@ -79,7 +79,7 @@ def get_user_temp_folder() -> Path:
     """Return this user's folder in the system's temporary directory, creating it when needed.
 
     Raises:
-        RootUnusable: when the folder belongs to somebody else or others can write it.
+        RootUnusable: when the folder belongs to another user or is writable by others.
     """
     folder = Path(tempfile.gettempdir()) / f"indexmill-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)

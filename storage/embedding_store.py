@@ -118,10 +118,10 @@ class EmbeddingStore(PartFolder):
             "SELECT min(item_id) AS item_id, content_digest, arg_min(text, item_id) AS text, arg_min(path, item_id) AS path "
             f"FROM {parquet.scan_sql(items)} GROUP BY content_digest"
         )
-        known = f"SELECT content_digest FROM {self.rejected_sql()}"
+        known_digests = f"SELECT content_digest FROM {self.rejected_sql()}"
         if parts := self.list_readable_parts():
-            known += f" UNION ALL SELECT content_digest FROM {parquet.scan_sql(*parts)}"
-        return f"SELECT * FROM ({contents}) ANTI JOIN ({known}) USING (content_digest)"
+            known_digests += f" UNION ALL SELECT content_digest FROM {parquet.scan_sql(*parts)}"
+        return f"SELECT * FROM ({contents}) ANTI JOIN ({known_digests}) USING (content_digest)"
 
 
 @contextmanager

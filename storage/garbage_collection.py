@@ -82,7 +82,10 @@ def _collect_snapshots(snapshots: Snapshots, *, dry_run: bool) -> list[Garbage]:
         expired_ids = apply_retention(snapshots, keep, keep_days)
         pool_files = {path: size for path, size in pool_files.items() if not path.exists()}
     return [
-        *(Garbage("snapshot", _get_relative_path(root, snapshots.get_path(one)), None, sizes[one]) for one in expired_ids),
+        *(
+            Garbage("snapshot", _get_relative_path(root, snapshots.get_path(snapshot_id)), None, sizes[snapshot_id])
+            for snapshot_id in expired_ids
+        ),
         *(Garbage("pool file", _get_relative_path(root, path), None, size) for path, size in pool_files.items()),
     ]
 
@@ -124,8 +127,8 @@ def _rewrite_part(root: Root, part: Path, used: list[str]) -> None:
     if not used:
         part.unlink()
         return
-    kept = pa.array(used, pa.string())
-    batches = (batch.filter(pc.is_in(batch.column("content_digest"), kept)) for batch in parquet.read_batches(part))
+    used_digests = pa.array(used, pa.string())
+    batches = (batch.filter(pc.is_in(batch.column("content_digest"), used_digests)) for batch in parquet.read_batches(part))
     with root.replace_atomically(part) as temporary:
         parquet.write_parquet(temporary, pq.read_schema(part), batches)
 

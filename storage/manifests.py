@@ -34,7 +34,7 @@ class Manifest(FrozenModel):
     created_at: str = Field(description="UTC, ISO 8601; for information only, never compared")
     content: str = Field(description="digest of everything that determines the snapshot")
     config: dict[str, Any] = Field(description="the pipeline config")
-    modality: Modality = Field(description="what the items are")
+    modality: Modality = Field(description="modality of the items")
     image_root: str | None = Field(description="the folder that image paths are relative to")
     index_modality: Modality = Field(description="what the index holds: vectors of the items or of their captions")
     embedding_stores: dict[str, RelativePath] = Field(

@@ -1,4 +1,4 @@
-"""`report/metrics.json` (schema: docs/metrics.schema.json), the metrics of one build, and the history of these files."""
+"""`report/metrics.json` (schema: docs/metrics.schema.json): the metrics of one build, and their history."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SnapshotDiff(FrozenModel):
     metrics: dict[str, MetricComparison]
     churn_at_10: float | None = Field(description="mean share of a query's first ten results that changed; None without a common query")
     common_queries: int
-    items: dict[str, int] = Field(description="how many items were added, removed, changed, relabelled, kept")
+    items: dict[str, int] = Field(description="how many items were added, removed, changed, relabeled, kept")
     rejected: int = Field(description="how many more items are rejected")
 
 
@@ -40,7 +40,7 @@ class GateRule(FrozenModel):
     """One gate rule and its result."""
 
     rule: str
-    measured: float | None = Field(description="the measured value; None when there is none")
+    measured: float | None = Field(description="the measured value; None if nothing was measured")
     limit: float
     passed: bool
     message: str = Field(description="the result in a sentence")
@@ -65,9 +65,9 @@ class MetricsFile(FrozenModel):
     verdict: Literal["published", "refused"] = Field(description="the decision of the gate")
     failed_rules: tuple[str, ...] = Field(description="the gate rules that failed")
     force_reason: str | None = Field(description="the reason given for publishing despite failed rules")
-    modality: Modality = Field(description="what the items are")
+    modality: Modality = Field(description="modality of the items")
     index_modality: Modality = Field(description="what the index holds: vectors of the items or of their captions")
-    query_modality: Modality = Field(description="what the queries are")
+    query_modality: Modality = Field(description="modality of the queries")
     encoder: dict[str, Any]
     index: dict[str, Any]
     k: tuple[int, ...] = Field(description="the cut-offs")

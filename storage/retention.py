@@ -114,7 +114,7 @@ def apply_retention(snapshots: Snapshots, keep: int, days: float = 0) -> list[st
         if _unlink_unless_read(snapshots.get_path(snapshot_id) / "manifest.json")
     ]
     for folder in snapshots.folder.iterdir():
-        # The manifest is removed first: a folder without one is no snapshot, so no reader opens a part of it.
+        # The manifest is removed first: a folder without one is not a snapshot, so no reader opens a part of it.
         if not (folder / "manifest.json").exists():
             shutil.rmtree(folder)
     for path in find_unreferenced_files(snapshots):

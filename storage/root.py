@@ -169,7 +169,7 @@ class Root:
         return self._join("embeddings", fingerprint)
 
     def encoder(self, model: str) -> Path:
-        """The folder of what is known about an encoder."""
+        """The folder of an encoder's device profiles and ONNX export."""
         return self._join("encoders", model)
 
     def device_profile(self, model: str, device: str) -> Path:

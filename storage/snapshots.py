@@ -137,12 +137,13 @@ class Snapshots:
                 got="snapshots: " + (", ".join(ids) or "none"),
                 next_step=catalog_command,
             )
+        build_command = f"run `indexmill build PIPELINE --root {self.root.path}` first, or choose another root"
         indexes = [name for name in self.root.list_indexes() if Snapshots(self.root, name).get_live_id()]
         return InputError(
             f"index {self.name} has not been published" + (", though it has snapshots" if ids else ""),
             where=str(self.root.path),
             got="published indexes: " + (", ".join(indexes) or "none"),
-            next_step=catalog_command if indexes else "build an index first, or choose another root with --root",
+            next_step=catalog_command if indexes else build_command,
         )
 
     def _build_version_error(self, path: Path, version: int) -> InputError:

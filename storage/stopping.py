@@ -59,7 +59,10 @@ def clear_stop_request() -> None:
 
 
 def raise_if_stopping(where: str, *, grace_seconds: float = 0.0) -> None:
-    """Raise Stopped when a stop was requested at least `grace_seconds` seconds ago. where: how far the run has come."""
+    """Raise Stopped when a stop was requested at least `grace_seconds` seconds ago.
+
+    where: what the run was doing, for the message.
+    """
     if _stop_request is not None and time.monotonic() - _stop_request[1] >= grace_seconds:
         raise build_stopped_error(_stop_request[0], where)
 

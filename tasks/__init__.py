@@ -1,1 +1,1 @@
-"""One verb module a stage, and the workshops that they use."""
+"""The stages of a build, one module per stage, and the packages that implement them."""

@@ -36,10 +36,10 @@ def encode(
 
     Args:
         root: The storage root.
-        process: Encodes. Stopped at the end of the stage, to free its memory for the next ones.
+        process: The encoding process. It is stopped at the end of the stage, to free its memory for the next ones.
         split: The items.
         config: The encoder.
-        identity: The encoder's, in float32.
+        identity: The encoder's identity, in float32.
         max_reject_fraction: The largest share of items without a vector.
 
     Raises:
@@ -66,7 +66,7 @@ def encode_chunk(process: EncoderProcess, job: EncodeChunk, advance: Advance) ->
 
 @dataclass(frozen=True)
 class ModalityEncoder:
-    """Encodes a split with one encoder, one modality at a time. Attributes as the arguments of `encode`."""
+    """Encodes a split with one encoder, one modality at a time. The attributes are the arguments of `encode`."""
 
     root: Root
     process: EncoderProcess

@@ -50,4 +50,4 @@ def track(description: str, total: int) -> Iterator[Advance]:
 
 
 def ignore_progress(finished: int) -> None:
-    """Do nothing: the `Advance` of work that nobody watches."""
+    """Do nothing: the `Advance` of work whose progress is not shown."""

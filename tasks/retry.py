@@ -1,4 +1,4 @@
-"""Retry calls that fail for a moment: one policy for providers of data, for the model hub and for stages."""
+"""Retry calls after transient errors: one policy for data providers, the model hub and stages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often a call is made, and how long to wait in between.
+    """How many attempts a call gets, and how long to wait between them.
 
     Attributes:
         attempts: Calls in all, including the first.

@@ -49,7 +49,7 @@ def choose_side(group: str, given_split: str | None, config: SplitConfig) -> Sid
     By hash, an item is a query if its group's draw in [0, 1) is below the query fraction. The draw depends on the group
     and the seed alone, so an item never moves when others are added or removed, a build from scratch splits as the
     nightly builds did, and equal items stay together. In return the fractions hold on average, also within a label, but
-    not exactly. Small labels get no rule of their own, since their items would move as the label grows; `by_label`
+    not exactly. Small labels get no special rule, since their items would move as the label grows; `by_label`
     records what each label got.
 
     Args:

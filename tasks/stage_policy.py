@@ -115,7 +115,7 @@ TASK_POLICIES = {
     "publish": StagePolicy(
         cache_inputs=("config", "validated", "split", "embeddings", "trained", "shards", "tuned", "evaluation", "force"),
         version=4,
-        uncached_inputs=("seconds",),
+        uncached_inputs=("stage_seconds",),
         leftovers="a snapshot folder without a manifest, which the next run completes",
     ),
     "study": StagePolicy(

@@ -1,4 +1,4 @@
-"""Study: one encoder's vectors in every index of the comparison. Nothing is remembered, since times are what is asked for."""
+"""Study: measure every index of the comparison with one encoder's vectors. Never cached, since it measures time."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ from indexmill.tasks.studies.run import run_study
 
 @task(**get_task_options("study"))
 def study(root: Root, encoder: str, config: PipelineConfig, embeddings: EmbeddingSet, encode_stats: EncodeStats) -> list[StudyRow]:
-    """The rows of the encoder that is called `encoder`. Nothing of the pipeline's index is read or written."""
+    """Return the rows of one encoder, named `encoder` in them. The pipeline's own index is neither read nor written."""
     return run_study(root, encoder, config, embeddings, encode_stats)

@@ -1,4 +1,4 @@
-"""Train: an empty index, or the training of the live snapshot while the data still resemble it."""
+"""Train an empty index, or reuse the training of the live snapshot until the data have drifted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from indexmill.tasks.stage_policy import get_task_options
 
 @task(**get_task_options("train"))
 def train(root: Root, name: str, embeddings: EmbeddingSet, config: IndexConfig) -> TrainedIndex:
-    """Train the empty index from which every shard starts, or reuse the last one; `reason` says which and why."""
+    """Train the empty index from which every shard starts, or reuse the last one; `reason` states which, and why."""
     last = load_last_training(root, name, Snapshots(root, name).read_live_manifest())
     with track(f"training {config.factory}", 1) as advance:
         trained = reuse_or_train(root, name, embeddings, config, last)

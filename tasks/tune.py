@@ -29,7 +29,7 @@ def tune(
     """Choose the search parameters: those of the config, or the fastest ones that reach `recall_target` with 95 %
     confidence.
 
-    A target that cannot be reached is no error: the record holds the closest result, and the gate may reject it.
+    A target that cannot be reached is not an error: the record holds the closest result, and the gate may reject it.
 
     Args:
         root: the storage root.
@@ -68,7 +68,7 @@ def _make_record(
 ) -> TunedIndex:
     """Make the record.
 
-    `latency_met` compares CPU time per query in batches with `latency_budget_ms`; None without either.
+    `latency_met` compares CPU time per query in batches with `latency_budget_ms`; None if either is missing.
     """
     record = TunedIndex(
         digest=json_digest([shards.digest, params.model_dump(mode="json")]),

@@ -90,7 +90,7 @@ def validate(root: Root, dataset: Dataset, config: ValidateConfig) -> ValidatedD
 
 
 def list_transient_reasons(validated: ValidatedDataset) -> str:
-    """Return why a cached result is stale, or an empty text: reasons that another attempt may not give."""
+    """Return why a cached result is stale, or an empty text: some rejects have transient reasons."""
     return ", ".join(reason for reason in validated.rejected_by_reason if reason in TRANSIENT_REASONS)
 
 

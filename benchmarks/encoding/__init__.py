@@ -1,1 +1,1 @@
-"""The parts of `benchmarks/encode.py`: models, variants, peers, and how what they took is shown."""
+"""The parts of `benchmarks/encode.py`: models, variants, peers, results and report."""

@@ -1,4 +1,4 @@
-"""A process for each variant, kept from model to model, so that what one variant sets or leaves behind touches no other."""
+"""One process per variant, reused for all models, so that variants cannot affect one another."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ _loaded: Variant | None = None
 
 
 class Child:
-    """One process; what it prints goes into a file."""
+    """A child process whose output goes to a file."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_hush, initargs=(str(log),))
+        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_redirect_output, initargs=(str(log),))
 
     def load(self, factory: Factory, work: Work) -> Future[None]:
-        """Begin to load a variant; the one before is let go."""
+        """Start loading a variant in place of the previous one."""
         return self._pool.submit(_load, factory, work)
 
     def warm(self) -> None:
-        """Warm up what is loaded."""
+        """Warm up the loaded variant."""
         self._pool.submit(_warm).result()
 
     def measure(self) -> Measured:
-        """Time what is loaded."""
+        """Time the loaded variant."""
         return self._pool.submit(_measure).result()
 
     def call(self, function: Any, *arguments: Any) -> Any:
-        """What a function of a module gives there."""
+        """Call a module-level function in the process."""
         return self._pool.submit(function, *arguments).result()
 
     def close(self) -> None:
-        """End the process."""
+        """Stop the process."""
         self._pool.shutdown()
 
 
-def _hush(log: str) -> None:
+def _redirect_output(log: str) -> None:
     sys.stdout.flush()
-    with open(log, "ab") as file:  # noqa: PTH123 - a descriptor is wanted
+    with open(log, "ab") as file:  # noqa: PTH123 - needs a file descriptor
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
 

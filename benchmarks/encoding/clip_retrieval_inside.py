@@ -1,4 +1,4 @@
-"""Runs in the peer's virtual environment: its inference over a folder, timed from the end of the first batch to that of the last."""
+"""Run in the peer's virtual environment: time its inference over a folder from the end of the first batch to the end of the last."""
 
 import json
 import sys
@@ -8,21 +8,21 @@ from pathlib import Path
 from clip_retrieval.clip_inference import main as peer
 from clip_retrieval.clip_inference.mapper import ClipMapper
 
-finished = []  # (when, images) a batch
+finished_batches = []  # (time, images) per batch
 encode = ClipMapper.__call__
 
 
-def counted(self: ClipMapper, item: dict) -> dict:
-    """Encode a batch, and note when it was done."""
+def encode_and_record(self: ClipMapper, item: dict) -> dict:
+    """Encode a batch and record when it finished."""
     vectors = encode(self, item)
-    finished.append((time.perf_counter(), len(vectors["image_embs"])))
+    finished_batches.append((time.perf_counter(), len(vectors["image_embs"])))
     return vectors
 
 
 if __name__ == "__main__":  # its data loader may start processes that import this file
-    ClipMapper.__call__ = counted
+    ClipMapper.__call__ = encode_and_record
     peer.main(**json.loads(sys.argv[1]))
-    if len(finished) < 2:
-        sys.exit("too few images: its first batch is not counted")
-    timed = {"items": sum(count for _, count in finished[1:]), "seconds": finished[-1][0] - finished[0][0]}
-    Path(sys.argv[2]).write_text(json.dumps(timed))
+    if len(finished_batches) < 2:
+        sys.exit("too few images; the first batch does not count")
+    report = {"items": sum(count for _, count in finished_batches[1:]), "seconds": finished_batches[-1][0] - finished_batches[0][0]}
+    Path(sys.argv[2]).write_text(json.dumps(report))

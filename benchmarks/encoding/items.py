@@ -1,4 +1,4 @@
-"""The items of the measurements: Caltech-101's pictures and SICK's sentences, in a seeded order."""
+"""The items to encode: images of Caltech-101 and sentences of SICK, in a seeded order."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import sys
 from itertools import cycle, islice
 from pathlib import Path
 
-VARIABLE = "INDEXMILL_REAL_DATA"
+DATA_VARIABLE = "INDEXMILL_REAL_DATA"
 SICK = ("SICK_train.txt", "SICK_trial.txt", "SICK_test_annotated.txt")
 
 
-def pictures(count: int) -> list[str]:
-    """Paths; when there are fewer, they come again."""
-    return _taken([str(path) for path in (_folder() / "caltech101").rglob("*.jpg")], count)
+def sample_images(count: int) -> list[str]:
+    """Return `count` paths of images, repeated if there are fewer."""
+    return _sample([str(path) for path in (_get_data_folder() / "caltech101").rglob("*.jpg")], count)
 
 
-def sentences(count: int) -> list[str]:
-    """Distinct sentences; when there are fewer, they come again."""
-    found: set[str] = set()
+def sample_sentences(count: int) -> list[str]:
+    """Return `count` distinct sentences, repeated if there are fewer."""
+    texts: set[str] = set()
     for name in SICK:
-        with (_folder() / "sick2014" / name).open(encoding="utf-8", newline="") as file:
+        with (_get_data_folder() / "sick2014" / name).open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-                found |= {row["sentence_A"], row["sentence_B"]}
-    return _taken(list(found), count)
+                texts |= {row["sentence_A"], row["sentence_B"]}
+    return _sample(list(texts), count)
 
 
-def _folder() -> Path:
-    if not (folder := os.environ.get(VARIABLE)):
-        sys.exit(f"set {VARIABLE} to the folder that holds caltech101 and sick2014")
+def _get_data_folder() -> Path:
+    if not (folder := os.environ.get(DATA_VARIABLE)):
+        sys.exit(f"set {DATA_VARIABLE} to the folder that holds caltech101 and sick2014")
     return Path(folder).resolve()
 
 
-def _taken(found: list[str], count: int) -> list[str]:
-    found.sort()
-    random.Random(0).shuffle(found)
-    if not found:
-        sys.exit(f"there is nothing to encode under {os.environ[VARIABLE]}")
-    return list(islice(cycle(found), count))
+def _sample(items: list[str], count: int) -> list[str]:
+    items.sort()
+    random.Random(0).shuffle(items)
+    if not items:
+        sys.exit(f"no items found under {os.environ[DATA_VARIABLE]}")
+    return list(islice(cycle(items), count))

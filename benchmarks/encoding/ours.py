@@ -1,4 +1,4 @@
-"""Indexmill as the encode stage runs it: the one place of this benchmark that knows the project's own code."""
+"""Indexmill as the encode stage runs it: the only module of this benchmark that uses the project's own code."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-WARM_UP = 256  # items that the search for a batch size may use, before anything is timed
+WARM_UP = 256  # items for the batch-size search, before the timing
 
 
 class Indexmill:
-    """An encoder loaded, with the rows that it is to encode; paths in the rows are absolute. Warm once made."""
+    """A loaded and warmed-up encoder with the rows to encode; paths in the rows are absolute."""
 
     def __init__(self, settings: dict[str, Any], items: list[str], *, images: bool) -> None:
         from pydantic import TypeAdapter
@@ -29,21 +29,21 @@ class Indexmill:
         set_fastest_batch_size(self._encoder, iter(self._rows[:WARM_UP]), self._base)
 
     def encode(self) -> np.ndarray:
-        """Read, open, prepare and encode every row: float32 (n, dim)."""
+        """Read, open, prepare and encode every row; returns float32 (n, dim)."""
         from indexmill.tasks.encoding.row_batches import encode_rows
 
         blocks = encode_rows(self._encoder, iter(self._rows), self._base, lambda items: None)
         return np.concatenate([block.encoded.vectors for block in blocks])
 
     def prepare(self) -> int:
-        """Read, open and prepare every image, and throw it away; how many."""
+        """Read, open and prepare every image; returns how many."""
         from indexmill.tasks.encoding.row_batches import preprocess_windows
 
         return sum(len(prepared) for _, prepared in preprocess_windows(self._encoder, iter(self._rows), self._base))
 
 
 def encode_stage(root_path: str, split_json: str, settings: dict[str, Any]) -> int:
-    """The encode stage's work without Prefect, in this process and the one that encodes: vectors that it made."""
+    """Run the encode stage without Prefect, with its encoder process; returns the number of vectors."""
     from pydantic import TypeAdapter
 
     from indexmill.configs.encoders import EncoderConfig
@@ -58,17 +58,17 @@ def encode_stage(root_path: str, split_json: str, settings: dict[str, Any]) -> i
     config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(settings)
     root, split = Root(root_path), SplitDataset.model_validate_json(split_json)
     model = ModelSpec(config, "float32", split.modality)
-    work = EncodeRequest(
+    request = EncodeRequest(
         root, EmbeddingStore(root, "measured"), root.file(split.table), split.image_root, model, DeviceProfile(device="this")
     )
     with EncoderProcess() as process:
-        result = fill_store(work, root.scratch.folder / "failed.parquet", process.encode)
+        result = fill_store(request, root.scratch.folder / "failed.parquet", process.encode)
     root.close()
     return result.encoded
 
 
 def split_stage(root_path: str, dataset: dict[str, Any]) -> str:
-    """Everything before the encode stage, all items on the database side: the split's record as JSON."""
+    """Run the stages before encoding, with all items on the database side; returns the split's record as JSON."""
     from pydantic import TypeAdapter
 
     from indexmill.configs.datasets import DatasetConfig
@@ -79,8 +79,8 @@ def split_stage(root_path: str, dataset: dict[str, Any]) -> str:
     from indexmill.tasks.validate import validate
 
     config, root = TypeAdapter(DatasetConfig).validate_python(dataset), Root(root_path)
-    listed = ingest.fn(root, "measured", config, read_source_revision(config, root))
-    record = split.fn(root, validate.fn(root, listed, ValidateConfig()), SplitConfig(mode="none"))
+    ingested = ingest.fn(root, "measured", config, read_source_revision(config, root))
+    record = split.fn(root, validate.fn(root, ingested, ValidateConfig()), SplitConfig(mode="none"))
     root.close()
     return record.model_dump_json()
 

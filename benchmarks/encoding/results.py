@@ -1,4 +1,4 @@
-"""What was measured: rates, agreement with the library's loop, and the ratios that the targets ask for."""
+"""Results: rates, agreement with the tutorial loop, and the ratios of the targets."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from encoding.variants import Measured
 
 TUTORIAL, OURS, OPENED, DEFAULTS, PEER = "tutorial loop", "Indexmill", "Indexmill, read and prepare", "library defaults", "clip-retrieval"
 FORWARD = "pure forward, "
-# Of Indexmill's rate to that row's, at least.
+# Minimum ratio of Indexmill's rate to the rate of that variant.
 TARGETS = ((FORWARD, 0.9), (TUTORIAL, 5.0), (PEER, 5.0), (DEFAULTS, 2.5))
 
 
 @dataclass
 class Row:
-    """One variant of one model. rates: items a second, one a repeat. cosine: mean, to the vectors of the tutorial loop.
+    """One variant of one model. rates: items per second, one per repeat. cosine: mean, with the vectors of the tutorial loop.
 
-    own: share of items whose nearest vector of the tutorial loop is their own, which random weights, whose vectors are all alike, need.
+    own_nearest: share of items whose nearest vector of the tutorial loop is their own; needed for random weights, whose vectors are alike.
     """
 
     model: str
@@ -28,34 +28,34 @@ class Row:
     items: int = 0
     rates: list[float] = field(default_factory=list)
     cosine: float | None = None
-    own: float | None = None
+    own_nearest: float | None = None
     remark: str = ""
     vectors: np.ndarray | None = None
 
     @property
     def rate(self) -> float:
-        """Items a second, the median."""
+        """Median items per second."""
         return statistics.median(self.rates)
 
     def add(self, measured: Measured) -> None:
-        """One repeat."""
+        """Add one repeat."""
         self.items, self.vectors, self.remark = measured.items, measured.vectors, measured.remark
         self.rates.append(measured.items / measured.seconds)
 
     def compare(self, reference: np.ndarray) -> None:
-        """Against float32 (n, dim) of the library's loop, item by item."""
+        """Compare with the tutorial loop's vectors, float32 (n, dim), item by item."""
         if self.vectors is not None:
-            self.cosine, self.own = agreement(self.vectors, reference)
+            self.cosine, self.own_nearest = compute_agreement(self.vectors, reference)
 
     def as_json(self) -> dict[str, Any]:
-        """Without the vectors."""
-        told = {name: value for name, value in vars(self).items() if name != "vectors"}
-        return {**told, "rate": self.rate}
+        """Return all fields but the vectors."""
+        columns = {name: value for name, value in vars(self).items() if name != "vectors"}
+        return {**columns, "rate": self.rate}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A target of one model: Indexmill's rate divided by the other row's, the median of the repeats' ratios."""
+    """A target of one model: Indexmill's rate divided by the other variant's, the median over the repeats."""
 
     model: str
     other: str
@@ -64,24 +64,24 @@ class Verdict:
 
     @property
     def ratio(self) -> float:
-        """The median."""
+        """Median ratio."""
         return statistics.median(self.ratios)
 
     @property
     def word(self) -> str:
-        """met or missed."""
+        """`met` or `missed`."""
         return "met" if self.ratio >= self.target else "missed"
 
     def as_json(self) -> dict[str, Any]:
-        """With what follows from it."""
+        """Return the fields, the ratio and the verdict."""
         return {**vars(self), "ratio": self.ratio, "verdict": self.word}
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What reading and preparing alone leaves possible of the fastest pure forward rate.
+    """The fraction of the fastest pure forward rate that reading and preparing images leaves possible.
 
-    share: where a GPU runs the model, the ratio of the two rates, at most 1; on a CPU both take the same cores, and their times add up.
+    share: on a GPU the ratio of the two rates, at most 1; on a CPU both use the same cores, and their times add up.
     """
 
     model: str
@@ -90,41 +90,41 @@ class Limit:
     share: float
 
     def as_json(self) -> dict[str, Any]:
-        """As it is."""
+        """Return the fields."""
         return vars(self)
 
 
-def limits(rows: list[Row], *, same_cores: bool) -> list[Limit]:
-    """One for every image model."""
-    found = []
+def compute_limits(rows: list[Row], *, same_cores: bool) -> list[Limit]:
+    """Compute the limit of every image model."""
+    results = []
     for opened in (row for row in rows if row.variant == OPENED):
         forward = max(row.rate for row in rows if row.model == opened.model and row.variant.startswith(FORWARD))
         share = 1 / (1 + forward / opened.rate) if same_cores else min(1.0, opened.rate / forward)
-        found.append(Limit(opened.model, forward, opened.rate, share))
-    return found
+        results.append(Limit(opened.model, forward, opened.rate, share))
+    return results
 
 
-def agreement(vectors: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
-    """Mean cosine of rows with the same number, and the share of rows nearest to the reference row of the same number."""
+def compute_agreement(vectors: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """Return the mean cosine of matching rows, and the share of rows whose nearest reference row is the matching one."""
     shared = min(len(vectors), len(reference))
-    ours, theirs = _unit(vectors[:shared]), _unit(reference[:shared])
-    middle = theirs.mean(axis=0)
-    near = _unit(ours - middle) @ _unit(theirs - middle).T
-    return float((ours * theirs).sum(axis=1).mean()), float((near.argmax(axis=1) == np.arange(shared)).mean())
+    ours, reference_vectors = _unit(vectors[:shared]), _unit(reference[:shared])
+    mean = reference_vectors.mean(axis=0)
+    similarity = _unit(ours - mean) @ _unit(reference_vectors - mean).T
+    return float((ours * reference_vectors).sum(axis=1).mean()), float((similarity.argmax(axis=1) == np.arange(shared)).mean())
 
 
-def verdicts(rows: list[Row]) -> list[Verdict]:
-    """Every target of every model whose other row was measured. Of the pure forward rows the fastest counts."""
-    found = []
+def compare_targets(rows: list[Row]) -> list[Verdict]:
+    """Compare with every target whose variant was measured. Of the pure forward variants, the fastest counts."""
+    results = []
     for model in dict.fromkeys(row.model for row in rows):
-        own = {row.variant: row for row in rows if row.model == model}
-        ours = own[OURS]
+        by_variant = {row.variant: row for row in rows if row.model == model}
+        ours = by_variant[OURS]
         for name, target in TARGETS:
-            if others := [row for row in own.values() if row.variant.startswith(name)]:
-                other = max(others, key=lambda row: row.rate)
-                ratios = [one / two for one, two in zip(ours.rates, other.rates, strict=True)]
-                found.append(Verdict(model, other.variant, target, ratios))
-    return found
+            if candidates := [row for row in by_variant.values() if row.variant.startswith(name)]:
+                other = max(candidates, key=lambda row: row.rate)
+                ratios = [left / right for left, right in zip(ours.rates, other.rates, strict=True)]
+                results.append(Verdict(model, other.variant, target, ratios))
+    return results
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Ways to turn the same items into vectors, each loaded and timed in a process of its own."""
+"""Variants of encoding the same items, each loaded and timed in a process of its own."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import numpy as np
 from encoding.models import Model, Precision, TextLibrary, as_numpy, load_library
 from encoding.ours import Indexmill
 
-HELD = 1024  # prepared items that a pure forward row keeps, and goes through again and again
-SIZES = {"cpu": (16, 32, 64, 128), "cuda": (64, 128, 256, 512, 1024)}
-TRIED = 128  # items, at least one batch, that a batch size is tried on
+PREPARED_ITEMS = 1024  # prepared items that the pure forward variant cycles through
+BATCH_SIZES = {"cpu": (16, 32, 64, 128), "cuda": (64, 128, 256, 512, 1024)}
+TRIAL_ITEMS = 128  # items to try a batch size on, at least one batch
 
 
 @dataclass(frozen=True)
 class Work:
-    """items: image paths or texts. compared: of how many of the first the vectors are handed back."""
+    """items: image paths or texts. compared: number of leading vectors to return for comparison."""
 
     model: Model
     weights: str
@@ -30,7 +30,7 @@ class Work:
 
 
 class Measured(NamedTuple):
-    """vectors: float32 (compared, dim) in the items' order, or None where there are none. remark: what else is worth telling."""
+    """vectors: float32 (compared, dim) in the items' order, or None. remark: further information."""
 
     items: int
     seconds: float
@@ -39,29 +39,29 @@ class Measured(NamedTuple):
 
 
 class Variant(Protocol):
-    """One way. It is loaded when it is made."""
+    """One variant, loaded by its constructor."""
 
     def warm(self) -> None:
-        """Everything that a long run pays once."""
+        """Do everything that a long run does once."""
         ...
 
     def measure(self) -> Measured:
-        """Go through the items once, timed."""
+        """Encode the items once, timed."""
         ...
 
 
 class Tutorial:
-    """One item after the other, in float32: open, transform, forward."""
+    """One item after another in float32: open, transform, forward."""
 
     def __init__(self, work: Work) -> None:
         self._work, self._library = work, load_library(work.model, work.weights)
 
     def warm(self) -> None:
-        """A few items."""
+        """Encode a few items."""
         self._encode(self._work.items[:4])
 
     def measure(self) -> Measured:
-        """Every item."""
+        """Encode every item."""
         start = time.perf_counter()
         vectors = self._encode(self._work.items)
         return Measured(len(vectors), time.perf_counter() - start, vectors[: self._work.compared])
@@ -76,46 +76,46 @@ class Tutorial:
 
 
 class LibraryDefault:
-    """`SentenceTransformer.encode` as it comes."""
+    """`SentenceTransformer.encode` with its defaults."""
 
     def __init__(self, work: Work) -> None:
         self._work, self._library = work, TextLibrary(work.weights)
 
     def warm(self) -> None:
-        """Two batches."""
+        """Encode two batches."""
         self._library.model.encode(self._work.items[:64])
 
     def measure(self) -> Measured:
-        """All items in one call."""
+        """Encode all items in one call."""
         start = time.perf_counter()
         vectors = self._library.model.encode(self._work.items)
         return Measured(len(vectors), time.perf_counter() - start, vectors[: self._work.compared])
 
 
 class Forward:
-    """The model alone: prepared batches of similar length lie on the device already. The batch size that is fastest here."""
+    """The model alone, on prepared batches of similar length that are on the device, with the fastest batch size."""
 
     def __init__(self, work: Work, precision: Precision) -> None:
         self._library = load_library(work.model, work.weights, precision, fast=True)
         self._items, self._compared = len(work.items), work.compared
-        held = work.items[:HELD]
-        self._order = np.argsort([0 if work.model.images else len(item) for item in held], kind="stable")
-        self._prepared = [self._library.prepare(held[number]) for number in self._order]
+        prepared_items = work.items[:PREPARED_ITEMS]
+        self._order = np.argsort([0 if work.model.images else len(item) for item in prepared_items], kind="stable")
+        self._prepared = [self._library.prepare(prepared_items[number]) for number in self._order]
 
     def warm(self) -> None:
-        """Find the batch size."""
+        """Find the fastest batch size."""
         import torch
 
-        sizes = SIZES["cuda" if torch.cuda.is_available() else "cpu"]
-        tried = [size for size in sizes if size <= len(self._prepared)] or [len(self._prepared)]
-        self._run(self._batches(tried[0])[:2])
-        rates = {size: self._rate(self._batches(size)) for size in tried}
+        sizes = BATCH_SIZES["cuda" if torch.cuda.is_available() else "cpu"]
+        candidate_sizes = [size for size in sizes if size <= len(self._prepared)] or [len(self._prepared)]
+        self._run(self._batches(candidate_sizes[0])[:2])
+        rates = {size: self._rate(self._batches(size)) for size in candidate_sizes}
         self._size = max(rates, key=lambda size: rates[size])
         self._chosen = self._batches(self._size)
         self._run(self._chosen[-1:])
 
     def measure(self) -> Measured:
-        """As many items as the others, whole batches."""
+        """Encode as many items as the others, in whole batches."""
         passes = math.ceil(self._items / len(self._prepared))
         start = time.perf_counter()
         vectors = self._run(list(islice(cycle(self._chosen), passes * len(self._chosen))))
@@ -128,9 +128,9 @@ class Forward:
         return [self._library.collate(self._prepared[start : start + size]) for start in range(0, len(self._prepared), size)]
 
     def _rate(self, batches: list[Any]) -> float:
-        # The middle, for texts neither the shortest nor the longest.
+        # From the middle, so that texts are neither the shortest nor the longest.
         size = len(self._prepared) / len(batches)
-        count = min(len(batches), max(1, round(TRIED / size)))
+        count = min(len(batches), max(1, round(TRIAL_ITEMS / size)))
         first = (len(batches) - count) // 2
         start = time.perf_counter()
         return len(self._run(batches[first : first + count])) / (time.perf_counter() - start)
@@ -144,27 +144,27 @@ class Forward:
 
 
 class Ours:
-    """Indexmill, files or texts in, vectors out."""
+    """Indexmill, from files or texts to vectors."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
         self._indexmill = Indexmill(work.model.settings(work.weights), work.items, images=work.model.images)
 
     def warm(self) -> None:
-        """It is warm."""
+        """Do nothing: it is warm."""
 
     def measure(self) -> Measured:
-        """Every item."""
+        """Encode every item."""
         start = time.perf_counter()
         vectors = self._indexmill.encode()
         return Measured(len(vectors), time.perf_counter() - start, vectors[: self._work.compared])
 
 
 class Opened(Ours):
-    """Indexmill's reading, opening and preparing, without the model."""
+    """Indexmill without the model: reading, opening and preparing."""
 
     def measure(self) -> Measured:
-        """Every image."""
+        """Prepare every image."""
         start = time.perf_counter()
         count = self._indexmill.prepare()
         return Measured(count, time.perf_counter() - start, None)

@@ -63,7 +63,7 @@ def _format_error(error: BaseException) -> tuple[str, int]:
 
 @contextmanager
 def open_existing_root(root: str, index: str | None = None, *, verbose: bool = False) -> Iterator[Root]:
-    """Open a root that exists, for a command that runs no flow, and exit on errors in the block.
+    """Open an existing root, for a command that runs no flow, and exit on errors in the block.
 
     Args:
         root: The directory.

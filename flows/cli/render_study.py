@@ -9,9 +9,17 @@ from rich.markup import escape
 from rich.table import Table
 
 STUDY_COLUMNS = (
-    "index", "params", "recall@10\nexact", "queries/s\nbatch", "p50 ms\nsingle", "P@10\nlabel", "R@10\nlabel", "mAP\nlabel", "build\ns",
+    "index",
+    "params",
+    "recall@10\nexact",
+    "queries/s\nbatch",
+    "p50 ms\nsingle",
+    "P@10\nlabel",
+    "R@10\nlabel",
+    "mAP\nlabel",
+    "build\ns",
     "bytes per\nvector",
-)  # fmt: skip
+)
 STUDY_MIN_WIDTH = 130  # characters: in a narrow window, wrapped rows are easier to read than missing columns
 
 

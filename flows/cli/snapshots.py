@@ -80,7 +80,7 @@ def pin(
     root: RootOption = DEFAULT_ROOT,
     as_json: JsonOption = False,
 ) -> None:
-    """Keep a snapshot, whatever the retention says."""
+    """Exempt a snapshot from retention."""
     from indexmill.flows.cli.render import print_result
     from indexmill.flows.cli.render_snapshots import print_pin
     from indexmill.flows.snapshots import pin_snapshot
@@ -105,15 +105,15 @@ def verify(name: NameArgument, snapshot: SnapshotArgument = None, root: RootOpti
 
 @snapshot_commands.command(rich_help_panel=KEEP)
 def gc(
-    days: Annotated[float, typer.Option(min=0, help="Keep everything that is younger.")] = 1,
+    days: Annotated[float, typer.Option(min=0, help="Keep everything younger than this many days.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
     root: RootOption = DEFAULT_ROOT,
     as_json: JsonOption = False,
 ) -> None:
     """Remove what no kept snapshot needs.
 
-    Removes expired snapshots, unused embeddings, and tables of old stages. Waits for nothing: a running build makes
-    it fail.
+    Removes expired snapshots, unused embeddings, and tables of old stages. Does not wait: it fails if a build is
+    running.
     """
     from dataclasses import asdict
 

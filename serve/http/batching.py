@@ -68,7 +68,7 @@ class Batcher(Generic[Input, Output]):
         finally:
             for request in requests:
                 if not request.output.cancel() and not request.output.cancelled():
-                    request.output.exception()  # mark as retrieved: asyncio warns about errors that nobody looks at
+                    request.output.exception()  # mark as retrieved: asyncio warns about exceptions that are never retrieved
 
     def close(self) -> None:
         """Stop the threads once their current batches are done."""

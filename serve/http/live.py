@@ -18,7 +18,7 @@ log = logging.getLogger("indexmill.serve")
 class LiveIndex:
     """The live snapshot of one index.
 
-    A new snapshot is opened, verified and warmed up beside the old one, which then makes way by one assignment;
+    A new snapshot is opened, verified and warmed up beside the old one, which one assignment then replaces;
     requests in progress finish on the snapshot that they started with. Until those are done, both snapshots are in
     RAM. A snapshot that cannot be opened leaves the old one in service; it is tried again after `retry_seconds`, or
     as soon as the pointer moves.
@@ -50,7 +50,7 @@ class LiveIndex:
             if live_id == self._failed_id and loop.time() < self._retry_at:
                 return
             index = await asyncio.to_thread(self._open, live_id)
-        except Exception as error:  # whatever is wrong with the new snapshot, the old one stays in service
+        except Exception as error:  # any error in the new snapshot leaves the old one in service
             self._failed_id, self._retry_at = live_id, loop.time() + self._retry_seconds
             self.error = "the live snapshot cannot be opened"
             self._metrics.open_failures.labels(self.name).inc()

@@ -9,7 +9,7 @@ BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """The metrics of one service, in a registry of their own. The client library appends `_total` to counters."""
+    """The metrics of one service, in a separate registry. The client library appends `_total` to counters."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()

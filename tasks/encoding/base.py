@@ -82,7 +82,7 @@ def encode_items(encoder: Encoder, items: Sequence[Any]) -> EncodedItems:
 def encode_batches(encoder: Encoder, inputs: Sequence[Any], advance: Advance = ignore_progress) -> EncodedItems:
     """Encode preprocessed items window by window.
 
-    When memory runs out, the encoder's batch size is halved for good and the window is tried again.
+    When memory runs out, the encoder's batch size is halved permanently and the window is tried again.
     """
     encoded = EncodedItems(np.empty((len(inputs), encoder.dim), dtype=np.float32), np.zeros(len(inputs), dtype=bool))
     start = 0

@@ -1,6 +1,6 @@
 """Fill an embedding store: encode missing contents chunk by chunk, then partition the items into encoded and rejected.
 
-The captions of images become an items table of their own, aligned with the images by item id."""
+The captions of images become a separate items table, aligned with the images by item id."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from indexmill.tasks.encoding.protocol import ChunkResult, EncodeChunk, ModelSpe
 from indexmill.tasks.progress import Advance, track
 from indexmill.tasks.validation.rejects import REJECTS_SCHEMA
 
-# Reasons that may be due to the moment rather than the content: tried again the next time the stage runs.
+# Reasons that may be transient: these contents are tried again the next time the stage runs.
 TRANSIENT_REASONS = ("encoder_error",)
-BATCH_SEARCH_MIN_ITEMS = 1000  # from this many items on, searching for the fastest batch size pays off
+BATCH_SEARCH_MIN_ITEMS = 1000  # below this many items, searching for the fastest batch size takes longer than it saves
 RATE_MIN_ITEMS = 64  # from this many items on, a rate is recorded
 
 

@@ -21,7 +21,7 @@ def find_model_path(model: str, key: str = "encoder.model") -> Path:
         key: The config key that holds it, for the error.
 
     Raises:
-        InputError: Nothing is there.
+        InputError: The path does not exist.
     """
     if not model.startswith("package:"):
         path = Path(model).expanduser()

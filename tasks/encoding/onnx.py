@@ -86,7 +86,7 @@ def open_onnx_encoder(root: Root, fingerprint: str) -> OnnxTextEncoder | None:
 
     Args:
         root: The storage root.
-        fingerprint: The encoder's, in float32.
+        fingerprint: The fingerprint of the encoder in float32.
 
     Returns:
         The export; None if there is none, if it is damaged or not accurate enough, or if it cannot run here.
@@ -122,7 +122,7 @@ def ensure_onnx_export(root: Root, process: EncoderProcess, config: EncoderConfi
         root: The storage root.
         process: Exports and compares.
         config: The encoder.
-        fingerprint: The encoder's, in float32.
+        fingerprint: The fingerprint of the encoder in float32.
         items: The table of the encoded texts.
     """
     if not can_export_onnx(config):

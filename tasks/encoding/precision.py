@@ -22,7 +22,7 @@ OVERLAP_K = 10
 MIN_MEAN_COSINE, MIN_OVERLAP = 0.999, 0.95
 COSINE_TOLERANCE = 1e-6  # the rounding error of a cosine in float32
 SAMPLE_SIZE = 256  # items that are encoded in both precisions
-RECHECK_NEW_ITEMS = 10 * SAMPLE_SIZE  # this many new items are worth another check
+RECHECK_NEW_ITEMS = 10 * SAMPLE_SIZE  # this many new items trigger another check
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class PrecisionAgreement:
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionRequest:
-    """For what to choose a precision.
+    """What to choose a precision for.
 
     Attributes:
         config: The encoder.
-        identity: The encoder's, in float32.
+        identity: The encoder's identity, in float32.
         modality: What it encodes.
         items: The items table.
         image_root: The folder that image paths are relative to; None for texts.

@@ -20,7 +20,7 @@ Size = tuple[int, int]
 
 
 class ImagePreprocessor:
-    """How a model wants its images.
+    """How to preprocess images for a model.
 
     Args:
         resize_image: Maps an RGB image to uint8 (height, width, 3).

@@ -12,7 +12,7 @@ from indexmill.storage.records import Modality, Precision
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which encoder, in which precision, for which modality."""
+    """The encoder to load, its precision and its modality."""
 
     config: EncoderConfig
     precision: Precision
@@ -100,7 +100,7 @@ class Progress(NamedTuple):
 
 
 class ChunkResult(NamedTuple):
-    """What encoding a chunk gave.
+    """The result of encoding a chunk.
 
     Attributes:
         vectors: Rows in the part.
@@ -138,7 +138,7 @@ class QueryLatency(NamedTuple):
 
 
 class ExportResult(NamedTuple):
-    """What an export gave.
+    """The result of an export.
 
     Attributes:
         dim: Length of the vectors.

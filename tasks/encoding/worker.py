@@ -63,7 +63,7 @@ def main() -> None:
         while True:
             job: Job | PreloadLibrary = connection.recv()
             if isinstance(job, PreloadLibrary):
-                with suppress(ImportError):  # the next job fails in the same way, and has an answer
+                with suppress(ImportError):  # the next job fails in the same way, and reports the error
                     get_encoder_class(job.config)
             else:
                 connection.send(_run_job(job, models, connection.send))

@@ -11,7 +11,7 @@ import numpy as np
 from indexmill.configs.models import IndexConfig
 from indexmill.storage import parquet
 from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
-from indexmill.storage.records import EmbeddingSet, FileRef, Side
+from indexmill.storage.records import EmbeddingSet, FileRef
 from indexmill.storage.root import Root
 from indexmill.tasks.evaluation.relevance import RelevanceJudge, RelevanceResult
 from indexmill.tasks.evaluation.retrieval import RetrievalRun
@@ -20,59 +20,46 @@ from indexmill.tasks.metrics.cross_modal import compute_cross_modal_metrics
 from indexmill.tasks.metrics.full_ranking import full_average_precision
 from indexmill.tasks.progress import track
 
-
-def write_vector_memmap(root: Root, embeddings: EmbeddingSet, side: Side, count: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """One side's ids, int64 (count,), ascending, and its vectors, float32 (count, dim), mapped from `path`. Holds 8 bytes an item."""
-    ids = np.empty(count, np.int64)
-    mapped = np.lib.format.open_memmap(path, "w+", np.float32, (count, embeddings.dim))
-    start = 0
-    with open_vectors(root, embeddings, side=side) as blocks:
-        for block_ids, block in blocks:
-            stop = start + len(block_ids)
-            ids[start:stop], mapped[start:stop] = block_ids, block
-            start = stop
-    return ids, mapped
-
-
 MAX_SCORES = 200_000_000  # queries times database: about twenty seconds on two cores
 MAX_QUERIES = 1000
+PAIRS_AT_ONCE = 4096
+MAX_PAIRS = 1_000_000  # about 100 bytes each
 
 
 class FullRankingMap(NamedTuple):
-    """metrics: `map_full_depth`, or nothing; queries: how many it rests on."""
+    """mAP over the full ranking: `map_full_depth` or no metric, and the number of queries it is averaged over."""
 
     metrics: dict[str, float]
     queries: int
 
 
 def compute_full_ranking_map(
-    root: Root, judge: RelevanceJudge, run: RetrievalRun, judged: RelevanceResult, config: IndexConfig
+    root: Root, judge: RelevanceJudge, run: RetrievalRun, relevance: RelevanceResult, config: IndexConfig
 ) -> FullRankingMap:
-    """Over a seeded sample of the judged queries, as large as MOST_SCORES and MOST_QUERIES allow.
+    """Rank the whole database exactly for a seeded sample of the judged queries, at most MAX_QUERIES and MAX_SCORES.
 
-    By label and by inner product, so there is none for the metric l2 or for judgements by pairs.
+    Defined for relevance by label and inner-product scores only: no metric for `index.metric: l2` or relevance by pairs.
     """
-    indexed, rows = judge.indexed, np.flatnonzero(judged.judged)
+    indexed, rows = judge.indexed, np.flatnonzero(relevance.judged)
     count = min(len(rows), MAX_QUERIES, MAX_SCORES // max(indexed.database, 1))
-    if judged.source != "label" or config.metric == "l2" or not count:
+    if relevance.source != "label" or config.metric == "l2" or not count:
         return FullRankingMap({}, 0)
-    chosen = np.sort(np.random.default_rng(config.seed).permutation(rows)[:count])
-    with track("ranking everything", 1) as advance, root.scratch.staging() as staging:
-        ids, mapped = write_vector_memmap(root, indexed, "database", indexed.database, staging / "database.npy")
-        own = judge.find_own_pairs(run.ids[chosen], ids)
-        average_precisions = full_average_precision(run.vectors[chosen], judged.labels[chosen], mapped, judge.labels.lookup(ids), own)
+    sample = np.sort(np.random.default_rng(config.seed).permutation(rows)[:count])
+    with track("ranking the full database", 1) as advance, root.scratch.staging() as staging:
+        ids, database = write_database_memmap(root, indexed, staging / "database.npy")
+        own_pairs = judge.find_own_pairs(run.query_ids[sample], ids)
+        average_precisions = full_average_precision(
+            run.query_vectors[sample], relevance.labels[sample], database, judge.labels.lookup(ids), own_pairs
+        )
         advance(1)
     return FullRankingMap({"map_full_depth": float(np.nanmean(average_precisions))}, count)
 
 
-PAIRS_AT_ONCE = 4096
-MAX_PAIRS = 1_000_000  # about 100 bytes each
-
-
 def correlate_scored_pairs(root: Root, embeddings: EmbeddingSet, pairs: FileRef) -> dict[str, dict[str, float | int | None]]:
-    """Spearman and Pearson by file and `overall`, over the pairs of which both items have a vector; at most MOST_PAIRS, by their ids.
+    """Correlate cosine similarity with the given scores, per file and `overall` (Spearman and Pearson).
 
-    The vectors of the items in pairs are laid out in a mapped file.
+    Only pairs count whose items both have a vector; at most MAX_PAIRS, in order of file and item ids. The vectors are kept in a
+    memory-mapped file.
     """
     sql = f"SELECT file, score, item_a, item_b FROM {parquet.scan_sql(root.file(pairs))} ORDER BY file, item_a, item_b LIMIT {MAX_PAIRS}"
     with parquet.query(sql, temp_dir=root.tmp) as batches:
@@ -81,45 +68,60 @@ def correlate_scored_pairs(root: Root, embeddings: EmbeddingSet, pairs: FileRef)
         return {}
     files, scores, left, right = (np.concatenate(column) for column in zip(*parts, strict=True))
     with root.scratch.staging() as staging:
-        wanted = np.unique([left, right])
-        there, mapped = _write_pair_vectors(root, embeddings, wanted, staging / "pairs.npy")
-        left, right = np.searchsorted(wanted, left), np.searchsorted(wanted, right)
-        both = there[left] & there[right]
-        cosine = cosine_similarities(_iterate_pair_vectors(mapped, left[both], right[both]))
-    return compute_correlations(cosine, scores[both], files[both].astype(str)) if len(cosine) else {}
+        item_ids = np.unique([left, right])
+        has_vector, pair_vectors = _write_pair_vectors(root, embeddings, item_ids, staging / "pairs.npy")
+        left, right = np.searchsorted(item_ids, left), np.searchsorted(item_ids, right)
+        is_complete = has_vector[left] & has_vector[right]
+        cosine = cosine_similarities(_iterate_pair_vectors(pair_vectors, left[is_complete], right[is_complete]))
+    return compute_correlations(cosine, scores[is_complete], files[is_complete].astype(str)) if len(cosine) else {}
 
 
-def _write_pair_vectors(root: Root, embeddings: EmbeddingSet, wanted: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the wanted items (int64 (n,), ascending) have a vector, on whatever side, and the vectors: rows of a mapped file."""
-    mapped = np.lib.format.open_memmap(path, "w+", np.float32, (len(wanted), embeddings.dim))
-    there = np.zeros(len(wanted), bool)
-    for side in ("database", "query"):
-        with open_vectors(root, embeddings, side=side) as blocks:
-            for ids, block in blocks:
-                mine = np.isin(ids, wanted)
-                rows = np.searchsorted(wanted, ids[mine])
-                mapped[rows], there[rows] = block[mine], True
-    return there, mapped
+def evaluate_captions(root: Root, embeddings: EmbeddingSet, *, include_leaks: bool, max_items: int, seed: int) -> dict[str, float]:
+    """Measure image-text retrieval on the query side: `text_to_image_recall_at_1` and so on; no metric unless images have captions.
 
-
-def _iterate_pair_vectors(mapped: np.ndarray, left: np.ndarray, right: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for start in range(0, len(left), PAIRS_AT_ONCE):
-        block = slice(start, start + PAIRS_AT_ONCE)
-        yield mapped[left[block]], mapped[right[block]]
-
-
-def evaluate_captions(root: Root, embeddings: EmbeddingSet, *, leaking: bool, most: int, seed: int) -> dict[str, float]:
-    """`text_to_image_recall_at_1` and so on, over the query side alone; nothing unless images have captions.
-
-    Candidates are the captions, or the images, of at most `most` held-out items: fewer than the index holds, as is the usage.
+    The candidates are the captions, or the images, of at most `max_items` held-out items, not the whole index, as is customary.
     """
     if embeddings.captions is None:
         return {}
-    sides = []
-    for side in (embeddings.captions, embeddings):
-        with open_vectors(root, side, side="query", leaking=leaking, sample=(most, seed)) as blocks:
-            sides.append(concatenate_blocks(blocks, side.dim))
-    (text_ids, texts), (image_ids, images) = sides
+    text_ids, texts = _sample_queries(root, embeddings.captions, include_leaks, max_items, seed)
+    image_ids, images = _sample_queries(root, embeddings, include_leaks, max_items, seed)
     if not len(text_ids) or not len(image_ids):
         return {}
-    return compute_cross_modal_metrics(texts, images, np.asarray(text_ids), np.asarray(image_ids))
+    return compute_cross_modal_metrics(texts, images, text_ids, image_ids)
+
+
+def _sample_queries(root: Root, embeddings: EmbeddingSet, include_leaks: bool, max_items: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    with open_vectors(root, embeddings, side="query", leaking=include_leaks, sample=(max_items, seed)) as blocks:
+        return concatenate_blocks(blocks, embeddings.dim)
+
+
+def write_database_memmap(root: Root, embeddings: EmbeddingSet, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the database's ids, int64 (n,), ascending, and its vectors, float32 (n, dim), memory-mapped from `path`."""
+    ids = np.empty(embeddings.database, np.int64)
+    database = np.lib.format.open_memmap(path, "w+", np.float32, (embeddings.database, embeddings.dim))
+    start = 0
+    with open_vectors(root, embeddings, side="database") as blocks:
+        for block_ids, block in blocks:
+            stop = start + len(block_ids)
+            ids[start:stop], database[start:stop] = block_ids, block
+            start = stop
+    return ids, database
+
+
+def _write_pair_vectors(root: Root, embeddings: EmbeddingSet, item_ids: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return which of the items (int64 (n,), ascending) have a vector, on either side, and the memory-mapped vectors (n, dim)."""
+    pair_vectors = np.lib.format.open_memmap(path, "w+", np.float32, (len(item_ids), embeddings.dim))
+    has_vector = np.zeros(len(item_ids), bool)
+    for side in ("database", "query"):
+        with open_vectors(root, embeddings, side=side) as blocks:
+            for ids, block in blocks:
+                in_pairs = np.isin(ids, item_ids)
+                rows = np.searchsorted(item_ids, ids[in_pairs])
+                pair_vectors[rows], has_vector[rows] = block[in_pairs], True
+    return has_vector, pair_vectors
+
+
+def _iterate_pair_vectors(pair_vectors: np.ndarray, left: np.ndarray, right: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for start in range(0, len(left), PAIRS_AT_ONCE):
+        block = slice(start, start + PAIRS_AT_ONCE)
+        yield pair_vectors[left[block]], pair_vectors[right[block]]

@@ -14,62 +14,67 @@ from indexmill.tasks.metrics.per_label import UNLABELED
 
 
 class ItemLabels:
-    """The labels of all items. Holds 12 bytes an item: the one thing in an evaluation that grows with the data set."""
+    """The labels of all items. Holds 12 bytes per item: the only part of an evaluation that grows with the data set."""
 
-    def __init__(self, root: Root, embeddings: EmbeddingSet, held: EmbeddingSet | None = None) -> None:
-        """embeddings: all items; held: those that the index is made of, which `count` counts (by default all)."""
-        items = root.file(embeddings.items)
-        self.names = [
-            name
-            for (name,) in parquet.fetch_rows(
-                f"SELECT DISTINCT label FROM {parquet.scan_sql(items)} WHERE label IS NOT NULL ORDER BY 1", temp_dir=root.tmp
-            )
-        ]
+    def __init__(self, root: Root, embeddings: EmbeddingSet, indexed: EmbeddingSet | None = None) -> None:
+        """Load the labels.
+
+        Args:
+            root: The storage root.
+            embeddings: All items.
+            indexed: The items that the index holds, which `count_per_label` counts; all by default.
+        """
+        items = parquet.scan_sql(root.file(embeddings.items))
+        sql = f"SELECT DISTINCT label FROM {items} WHERE label IS NOT NULL ORDER BY 1"
+        self.names = [name for (name,) in parquet.fetch_rows(sql, temp_dir=root.tmp)]
         codes = {name: code for code, name in enumerate(self.names)}
-        self._ids = np.empty(embeddings.database + embeddings.query, np.int64)
-        self._codes = np.full(len(self._ids), UNLABELED, np.int32)
+        self._load_codes(root.file(embeddings.items), embeddings.database + embeddings.query, codes)
+        indexed_items = parquet.scan_sql(root.file((indexed or embeddings).items))
+        counts_sql = f"SELECT label, count(*) FROM {indexed_items} WHERE side = $side AND label IS NOT NULL GROUP BY 1"
+        self._counts: dict[Side, np.ndarray] = {}
+        for side in ("database", "query"):
+            counts = np.zeros(len(self.names), np.int64)
+            for name, count in parquet.fetch_rows(counts_sql, {"side": side}, temp_dir=root.tmp):
+                counts[codes[name]] = count
+            self._counts[side] = counts
+
+    def lookup(self, ids: np.ndarray) -> np.ndarray:
+        """Return the label codes (int32, same shape) of item ids; UNLABELED for items without a label and for id -1."""
+        positions = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
+        return np.where(self._ids[positions] == ids, self._codes[positions], UNLABELED)
+
+    def count_per_label(self, side: Side) -> np.ndarray:
+        """Count the items of each label on one side, int64 (labels,)."""
+        return self._counts[side]
+
+    def _load_codes(self, items: Path, count: int, codes: dict[str, int]) -> None:
+        self._ids = np.empty(count, np.int64)
+        self._codes = np.full(count, UNLABELED, np.int32)
         start = 0
         for batch in parquet.read_batches(items, ["item_id", "label"]):
             stop = start + batch.num_rows
             self._ids[start:stop] = batch.column("item_id").to_numpy()
             self._codes[start:stop] = [codes.get(label, UNLABELED) for label in batch.column("label").to_pylist()]
             start = stop
-        indexed = parquet.scan_sql(root.file((held or embeddings).items))
-        counted = f"SELECT label, count(*) FROM {indexed} WHERE side = $side AND label IS NOT NULL GROUP BY 1"
-        self._counts: dict[Side, np.ndarray] = {}
-        for side in ("database", "query"):
-            counts = np.zeros(len(self.names), np.int64)
-            for name, count in parquet.fetch_rows(counted, {"side": side}, temp_dir=root.tmp):
-                counts[codes[name]] = count
-            self._counts[side] = counts
-
-    def lookup(self, ids: np.ndarray) -> np.ndarray:
-        """The label codes (int32, same shape) of item ids; UNLABELLED for items without a label and for id -1."""
-        places = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
-        return np.where(self._ids[places] == ids, self._codes[places], UNLABELED)
-
-    def count(self, side: Side) -> np.ndarray:
-        """How many items of each label stand on a side, int64 (labels,)."""
-        return self._counts[side]
 
 
 class DuplicateGroups:
-    """The content groups of all items. Holds 16 bytes an item."""
+    """The content groups of all items. Holds 16 bytes per item."""
 
     def __init__(self, items: Path, *, temp_dir: Path) -> None:
-        """items: a table with `item_id` and `content_group`. temp_dir: the folder for what DuckDB cannot hold in memory."""
-        sql = f"SELECT item_id, dense_rank() OVER (ORDER BY content_group) - 1 AS number, content_group FROM {parquet.scan_sql(items)}"
-        numbered = f"SELECT item_id, if(content_group IS NULL, {UNGROUPED}, number) AS number FROM ({sql}) ORDER BY item_id"
+        """Load the groups from a table with `item_id` and `content_group`."""
+        ranked = f"SELECT item_id, dense_rank() OVER (ORDER BY content_group) - 1 AS number, content_group FROM {parquet.scan_sql(items)}"
+        sql = f"SELECT item_id, if(content_group IS NULL, {UNGROUPED}, number) AS number FROM ({ranked}) ORDER BY item_id"
         ids, numbers = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        with parquet.query(numbered, temp_dir=temp_dir) as batches:
+        with parquet.query(sql, temp_dir=temp_dir) as batches:
             for batch in batches:
                 ids.append(batch.column("item_id").to_numpy())
                 numbers.append(batch.column("number").to_numpy())
         self._ids, self._numbers = np.concatenate(ids), np.concatenate(numbers).astype(np.int64)
 
     def lookup(self, ids: np.ndarray) -> np.ndarray:
-        """The group numbers (int64, same shape) of item ids; UNGROUPED for items without a group and for ids that are not here."""
+        """Return the group numbers (int64, same shape) of item ids; UNGROUPED for items without a group and for unknown ids."""
         if not len(self._ids):
             return np.full(np.shape(ids), UNGROUPED, np.int64)
-        places = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
-        return np.where(self._ids[places] == ids, self._numbers[places], UNGROUPED)
+        positions = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
+        return np.where(self._ids[positions] == ids, self._numbers[positions], UNGROUPED)

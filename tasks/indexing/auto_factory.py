@@ -121,7 +121,7 @@ def choose_factory(root: Root, embeddings: EmbeddingSet, config: IndexConfig) ->
 
 
 def propose_candidates(n: int, dim: int, memory_budget: int | None = None) -> list[IndexCandidate]:
-    """Propose candidates for n vectors, the likely best one first.
+    """Propose candidates for n vectors, the most promising one first.
 
     Args:
         n: the number of vectors.
@@ -236,6 +236,6 @@ def _make_fast_scan_candidate(n: int, dim: int, lists: int, pca_dims: int, spill
     )
 
 
-def _dominates(one: tuple[IndexCandidate, TuningResult], other: tuple[IndexCandidate, TuningResult]) -> bool:
-    cost, other_cost = ((tuned.chosen.cpu_seconds_per_query, candidate.resident_bytes) for candidate, tuned in (one, other))
-    return one[1].met and cost != other_cost and cost[0] <= other_cost[0] and cost[1] <= other_cost[1]
+def _dominates(row: tuple[IndexCandidate, TuningResult], other: tuple[IndexCandidate, TuningResult]) -> bool:
+    cost, other_cost = ((tuned.chosen.cpu_seconds_per_query, candidate.resident_bytes) for candidate, tuned in (row, other))
+    return row[1].met and cost != other_cost and cost[0] <= other_cost[0] and cost[1] <= other_cost[1]

@@ -5,10 +5,10 @@
                 (FAISS's imbalance factor, without its bias on small samples)
     list_error  mean squared distance of sampled vectors to the centroid of their list
     code_error  mean squared distance of sampled vectors to their decoded codes
-    new         fraction of the database that was not there at training
+    new         fraction of the database that was added since training
     recall      recall@10 of queries against exact search, both among the sampled vectors, at a sixteenth of the lists
 
-Today's errors and recall are those of contents that were not there at training. All samples are drawn by keyed hashes.
+Today's errors and recall are those of contents added since training. All samples are drawn by keyed hashes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from indexmill.tasks.indexing.factory import FAISS_METRICS, find_ivf, unwrap_id_
 from indexmill.tasks.metrics.exact_search import knn
 
 RECALL_K = 10
-MIN_NEW_VECTORS = 100  # fewer new vectors say little
+MIN_NEW_VECTORS = 100  # fewer give unreliable signals
 MIN_CODE_ERROR = 1e-9  # below it, codes are lossless
 
 
@@ -40,7 +40,7 @@ class Sample(NamedTuple):
 
 
 class NewContents(NamedTuple):
-    """Contents that were not there at training: their fraction of the database, and a sample of them."""
+    """Contents added since training: their fraction of the database, and a sample of them."""
 
     fraction: float
     sample: Sample
@@ -81,15 +81,17 @@ def check_drift(signals: dict[str, float], baseline: dict[str, float], limits: D
     pairs = {name: (signals[name], baseline[name]) for name in signals.keys() & baseline.keys() if baseline[name]}
     checks = [(signals["changed"], limits.max_changed, "changed {:.3g}")]
     if "imbalance" in pairs:
-        now, before = pairs["imbalance"]
-        checks.append((now / before, limits.max_imbalance, "imbalance {:.3g} times"))
+        current, at_training = pairs["imbalance"]
+        checks.append((current / at_training, limits.max_imbalance, "imbalance {:.3g} times"))
     for name in ("list_error", "code_error"):
         if name in pairs:
-            now, before = pairs[name]
-            checks.append((signals["new"] * (now / before - 1), limits.max_error_rise, name.replace("_", " ") + " risen by {:.3g}"))
+            current, at_training = pairs[name]
+            checks.append(
+                (signals["new"] * (current / at_training - 1), limits.max_error_rise, name.replace("_", " ") + " risen by {:.3g}")
+            )
     if "recall" in pairs:
-        now, before = pairs["recall"]
-        checks.append((signals["new"] * (before - now), limits.max_recall_drop, "recall fallen by {:.3g}"))
+        current, at_training = pairs["recall"]
+        checks.append((signals["new"] * (at_training - current), limits.max_recall_drop, "recall fallen by {:.3g}"))
     messages = [(value > limit, f"{text.format(value)}, at most {limit:g}") for value, limit, text in checks]
     return DriftCheck([text for is_past, text in messages if is_past], [text for is_past, text in messages if not is_past])
 
@@ -102,8 +104,8 @@ def compute_changed_fraction(root: Root, embeddings: EmbeddingSet, trained: Trai
         f"SELECT (SELECT count(*) FROM ({baseline_sql})), (SELECT count(*) FROM ({candidate_sql})), "
         f"count(*) FROM (({baseline_sql}) INTERSECT ({candidate_sql}))"
     )
-    before, after, shared = parquet.fetch_rows(sql, temp_dir=root.tmp)[0]
-    return float(1 - shared / max(before, after))
+    baseline_count, candidate_count, shared = parquet.fetch_rows(sql, temp_dir=root.tmp)[0]
+    return float(1 - shared / max(baseline_count, candidate_count))
 
 
 def compute_imbalance(index: faiss.Index, vectors: np.ndarray) -> dict[str, float]:
@@ -168,13 +170,13 @@ def _read_database_sample(root: Root, embeddings: EmbeddingSet, config: IndexCon
 
 def _read_new_contents(root: Root, embeddings: EmbeddingSet, trained: TrainedIndex, config: IndexConfig) -> NewContents:
     with root.scratch.staging() as folder:
-        new = folder / "new.parquet"
+        new_rows = folder / "new.parquet"
         sql = (
             f"FROM (SELECT item_id, content_digest, side FROM {parquet.scan_sql(root.file(embeddings.items))} WHERE side = 'database') "
             f"ANTI JOIN {parquet.scan_sql(root.file(trained.rows))} USING (content_digest) ORDER BY item_id"
         )
-        fraction = parquet.copy_query(sql, new, temp_dir=root.tmp) / embeddings.database
-        view = embeddings.model_copy(update={"items": root.make_ref(new, digest=False)})
+        fraction = parquet.copy_query(sql, new_rows, temp_dir=root.tmp) / embeddings.database
+        view = embeddings.model_copy(update={"items": root.make_ref(new_rows, digest=False)})
         with open_vectors(root, view, side="database", sample=(config.drift.sample, config.seed)) as blocks:
             return NewContents(fraction, Sample(*concatenate_blocks(blocks, embeddings.dim)))
 

@@ -134,7 +134,7 @@ def _find_rows(ids: np.ndarray, allowed_ids: np.ndarray) -> np.ndarray:
 
 
 def _get_graph_vectors(index: Any) -> Any:
-    """Return the index over the vectors of a graph; None for other families, whose filtered searches miss nothing."""
+    """Return the index over the vectors of a graph; None for other families, whose filtered searches are complete."""
     inner = faiss.downcast_index(index)
     return faiss.downcast_index(inner.storage) if isinstance(inner, faiss.IndexHNSW) else None
 

@@ -72,7 +72,7 @@ def _merge_in_memory(shards: Sequence[tuple[Path, FileRef]]) -> faiss.Index:
 
 
 def _merge_on_disk(shards: Sequence[tuple[Path, FileRef]], lists_path: Path) -> faiss.Index:
-    """Merge into an index whose lists are in a file of their own, which the index refers to."""
+    """Merge into an index whose lists are in a separate file, which the index refers to."""
     merged: Any = read_index(*shards[0], mapped=True)
     ivf: Any = find_ivf(merged)
     empty: Any = faiss.ArrayInvertedLists(ivf.nlist, ivf.code_size)

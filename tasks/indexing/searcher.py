@@ -24,8 +24,8 @@ MAX_EF_SEARCH = 4096
 class Searcher:
     """Loaded shards that are searched together.
 
-    Vectors are float32 of `dim` numbers, normalized for the cosine metric. Several threads may search at once; only the
-    last bits of a score can depend on it.
+    Vectors are float32 of `dim` numbers, normalized for the cosine metric. Several threads may search at once, which
+    changes at most the last bits of a score.
     """
 
     def __init__(
@@ -120,8 +120,8 @@ class Searcher:
 
         Args:
             depth: the number of results per query.
-            base_params: FAISS's parameters for the search that finds the candidates. Parameters without them are
-                cached.
+            base_params: FAISS's parameters for the search that finds the candidates. Without them, the result
+                is cached.
         """
         if base_params is None and depth in self._reranking_params:
             return self._reranking_params[depth]
@@ -198,7 +198,7 @@ def select_distinct_top_k(scores: np.ndarray, ids: np.ndarray, k: int, *, higher
     if np.count_nonzero(scores[:, 1:] != scores[:, :-1]) != np.count_nonzero(is_first) - len(ids):
         scores, ids = select_top_k(scores, ids, ids.shape[1], higher_is_better=higher_is_better)
         is_first = _mark_first_occurrences(ids)
-    if len(ids) == 1:  # the same as below in a quarter of the time
+    if len(ids) == 1:  # the same result as below, in a quarter of the time
         columns = np.flatnonzero(is_first[0])[:k]
         if len(columns) == k and ids[0, columns[-1]] >= 0:
             return scores.take(columns, axis=1), ids.take(columns, axis=1)

@@ -34,7 +34,7 @@ from indexmill.tasks.indexing.soar import fill_index
 from indexmill.tasks.progress import Advance, ignore_progress
 
 MAX_CHANGED_FRACTION = 0.5  # a shard with more changes is rebuilt
-MAX_CONCURRENT_SHARDS = 4  # and so in memory at a time
+MAX_CONCURRENT_SHARDS = 4  # built, and so held in memory, at the same time
 
 Origin = Literal["built", "updated", "reused"]
 

@@ -1,6 +1,6 @@
 """Assign items to shards: items stay in their previous shard, new ones go to the open shard.
 
-The layout follows the previous build and is no function of the item id, so a build with few new items changes few
+The layout follows the previous build and does not depend on the item ids, so a build with few new items changes few
 shards: the open one and those that lost items. A first build divides the items, ordered by id, into shards of equal
 size.
 """
@@ -105,9 +105,9 @@ def plan_fill(counts: Mapping[int, int], new_items: int, capacity: ShardCapacity
     while first < new_items:
         shard = queue.pop(0) if queue else next_shard
         next_shard += shard == next_shard
-        if taken := min(new_items - first, max(0, capacity.items_per_shard - counts.get(shard, 0))):
-            ranges.append((shard, first, first + taken))
-        first += taken
+        if count := min(new_items - first, max(0, capacity.items_per_shard - counts.get(shard, 0))):
+            ranges.append((shard, first, first + count))
+        first += count
     return ranges
 
 

@@ -89,7 +89,7 @@ def load_previous_shards(root: Root, name: str, live: Manifest | None, side: Sid
 
 
 def read_record(path: Path, record_type: type[RecordT]) -> RecordT | None:
-    """Read a record from the pool, whatever the state of its files; None if it is missing or invalid."""
+    """Read a record from the pool without checking its files; None if it is missing or invalid."""
     try:
         return record_type.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError, UnicodeDecodeError):

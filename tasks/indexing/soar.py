@@ -23,7 +23,7 @@ from indexmill.tasks.indexing.factory import FAISS_METRICS, use_gpu_clustering
 
 SPILL_CANDIDATES = 15
 SPILL_PENALTY = 1.5
-KMEANS_ITERATIONS = 6  # more improve nothing measurably
+KMEANS_ITERATIONS = 6  # more do not improve it measurably
 CODE_BITS = 4  # per subquantizer, as fast scan needs
 ASSIGN_BLOCK_ROWS = 8192  # vectors assigned together: with 4096 lists their distances take 128 MiB
 

@@ -86,7 +86,7 @@ def train_index(root: Root, name: str, embeddings: EmbeddingSet, config: IndexCo
         rows=rows_ref,
         baseline=measure_baseline(root, embeddings, index, config) if needs_training else {},
         signals={},
-        reason=reason if needs_training else "nothing to train",
+        reason=reason if needs_training else "this index needs no training",
         fast_scan=choice.soar_candidate is not None,
         spill=bool(choice.soar_candidate and choice.soar_candidate.spill),
         rerank=choice.rerank,
@@ -118,8 +118,8 @@ def compute_sample_size(config: IndexConfig, dim: int) -> int:
         The number of vectors, at least one per list or centroid.
     """
     minimum = min_training_items(config.factory)
-    wanted = max(minimum * config.train_points_per_list, MIN_SAMPLE_SIZE)
-    return max(minimum, min(wanted, int(config.train_memory) // (4 * dim * TRAINING_SAMPLE_COPIES)))
+    preferred = max(minimum * config.train_points_per_list, MIN_SAMPLE_SIZE)
+    return max(minimum, min(preferred, int(config.train_memory) // (4 * dim * TRAINING_SAMPLE_COPIES)))
 
 
 def _train(index: Any, choice: FactoryChoice, sample: np.ndarray, config: IndexConfig) -> Any:

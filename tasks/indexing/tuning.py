@@ -93,7 +93,7 @@ def lower_bound(recalls: np.ndarray) -> float:
 
 @dataclass
 class TrialRunner:
-    """Measurements on one searcher, each made once."""
+    """Measurements on one searcher; none is repeated."""
 
     searcher: Searcher
     queries: np.ndarray

@@ -72,7 +72,7 @@ def rank_first_partner(scores: np.ndarray, is_partner: np.ndarray) -> np.ndarray
 
 
 def summarize_ranks(ranks: np.ndarray, ks: tuple[int, ...] = (1, 5, 10)) -> dict[str, float]:
-    """Compute `recall_at_k` and `median_rank` over the queries that have a partner; nothing without such a query.
+    """Compute `recall_at_k` and `median_rank` over the queries that have a partner; empty without such a query.
 
     Recall@k = (queries with a partner among the first k) / (queries with a partner), as is usual in image-text
     retrieval: one of several partners is enough. The median of an even number of ranks is the mean of the middle two.

@@ -42,7 +42,7 @@ def measure_search_speed(
     Returns:
         `single_query_p50_ms` and so on, with interpolated percentiles (p99 rests on a hundredth of `single_queries`);
         `batch_queries_per_second`, the median of the repeats, with its `_min` and `_max`; and the counts behind them.
-        Only `threads` without queries. Each part stops after MAX_SECONDS.
+        Without queries, only `threads`. Each part stops after MAX_SECONDS.
     """
     thread_count = {"threads": float(threads)}
     if not len(queries):
@@ -71,7 +71,7 @@ def measure_encode_latency(
     """Measure the milliseconds to encode one query, for comparison with the milliseconds to search for it.
 
     Args:
-        encode: maps queries to vectors, including everything that a query needs from its text or opened image on. It is
+        encode: maps queries to vectors, including all preprocessing of its text or opened image. It is
             called with one query at a time: once untimed, then for the first `singles` queries, until MAX_SECONDS are
             over.
         queries: the queries.

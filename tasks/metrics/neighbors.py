@@ -1,4 +1,4 @@
-"""Compare rankings with exact nearest neighbors, and with those of another snapshot. Labels play no part here."""
+"""Compare rankings with exact nearest neighbors, and with those of another snapshot. Labels are not used."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def distance_ratio_at(scores: np.ndarray, ids: np.ndarray, exact_scores: np.ndar
 def fraction_below(recalls: np.ndarray, limit: float = 0.5) -> float:
     """Compute the fraction of queries whose recall is below a limit; NaN without queries.
 
-    A mean near 1 can hide queries that find nothing.
+    A mean near 1 can hide queries with hardly any recall.
     """
     return float((recalls < limit).mean()) if len(recalls) else float("nan")
 

@@ -1,4 +1,4 @@
-"""The build under decision and the shards it would serve."""
+"""The build that the gate decides on, and the shards it would serve."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from indexmill.storage.root import Root
 
 @dataclass(frozen=True)
 class BuildCandidate:
-    """One build before its verdict. forced: the reason for publishing it whatever the gate says. seconds: of each stage before this one.
+    """One build before the gate.
 
-    live: the manifest of the snapshot that it would replace, None when there is none.
+    Attributes:
+        live: Manifest of the snapshot that it would replace; None if there is none.
+        force_reason: Why to publish it even if the gate refuses it; None for no force.
+        stage_seconds: Wall-clock seconds of each stage before publishing.
     """
 
     root: Root
@@ -30,16 +33,16 @@ class BuildCandidate:
     evaluation: Evaluation
     live: Manifest | None
     force_reason: str | None
-    seconds: Mapping[str, float]
+    stage_seconds: Mapping[str, float]
 
     @property
     def index_embeddings(self) -> EmbeddingSet:
-        """The vectors that the index is made of."""
+        """The embeddings that the index holds."""
         return self.embeddings.for_modality(self.config.index.modality)
 
     @property
-    def rejected(self) -> int:
-        """Items without a place in the index."""
+    def rejected_items(self) -> int:
+        """Number of items that validation or encoding rejected."""
         return self.validated.rejected + self.index_embeddings.rejected
 
 
@@ -52,5 +55,5 @@ class ServedShards:
 
     @property
     def items(self) -> int:
-        """Items in all shards."""
+        """Number of items in all shards."""
         return sum(shard.count for shard in self.shards)

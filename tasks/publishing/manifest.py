@@ -1,4 +1,4 @@
-"""The manifest of a build."""
+"""Build the manifest of a snapshot."""
 
 from __future__ import annotations
 
@@ -20,30 +20,59 @@ RECORDED_PACKAGES = ("indexmill", "faiss-cpu", "numpy", "torch", "sentence-trans
 def build_manifest(
     build: BuildCandidate, served: tuple[Shard, ...], snapshot_id: str, content: str, failed_rules: tuple[str, ...]
 ) -> Manifest:
-    """All but the list of files. Shards are numbered through, the database's first."""
-    config, index_embeddings, live, trained = build.config, build.index_embeddings, build.live, build.trained
-    named = (with_snapshot_paths(shard, number) for number, shard in enumerate(served))
-    parent = live.snapshot_id if live and live.snapshot_id != snapshot_id else (live.parent if live else None)
+    """Build the manifest without its list of files. Shards are numbered in order, the database's first."""
+    config, split, trained, embeddings = build.config, build.split, build.trained, build.index_embeddings
     return Manifest(
-        name=config.name, snapshot_id=snapshot_id, parent=parent, created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        content=content, config=config.model_dump(mode="json", by_alias=True), modality=build.split.modality, image_root=build.split.image_root,
-        embedding_stores=_list_embedding_stores(build.embeddings), fingerprint=index_embeddings.fingerprint, encoder=index_embeddings.encoder, index_modality=index_embeddings.modality, truncated=index_embeddings.truncated,
-        datasets={"validated": build.validated.digest, "split": build.split.digest}, factory=trained.factory, metric=config.index.metric,
-        dim=index_embeddings.dim, items=sum(shard.count for shard in served), database=index_embeddings.database, query=index_embeddings.query, rejected=build.rejected,
-        split={name: getattr(build.split, name) for name in ("labels", "groups", "conflicts", "leaks")},
-        metrics=build.evaluation.metrics, timings=build.evaluation.timings, training=_describe_training(trained), search=build.tuned,
-        shards=tuple(named), files=(), pool_files=(),
-        verdict="refused" if failed_rules and build.force_reason is None else "published", failed_rules=failed_rules,
+        name=config.name,
+        snapshot_id=snapshot_id,
+        parent=_find_parent(build.live, snapshot_id),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        content=content,
+        config=config.model_dump(mode="json", by_alias=True),
+        modality=split.modality,
+        image_root=split.image_root,
+        embedding_stores=_list_embedding_stores(build.embeddings),
+        fingerprint=embeddings.fingerprint,
+        encoder=embeddings.encoder,
+        index_modality=embeddings.modality,
+        truncated=embeddings.truncated,
+        datasets={"validated": build.validated.digest, "split": split.digest},
+        factory=trained.factory,
+        metric=config.index.metric,
+        dim=embeddings.dim,
+        items=sum(shard.count for shard in served),
+        database=embeddings.database,
+        query=embeddings.query,
+        rejected=build.rejected_items,
+        split={"labels": split.labels, "groups": split.groups, "conflicts": split.conflicts, "leaks": split.leaks},
+        metrics=build.evaluation.metrics,
+        timings=build.evaluation.timings,
+        training=_describe_training(trained),
+        search=build.tuned,
+        shards=tuple(with_snapshot_paths(shard, number) for number, shard in enumerate(served)),
+        files=(),
+        pool_files=(),
+        verdict="refused" if failed_rules and build.force_reason is None else "published",
+        failed_rules=failed_rules,
         force_reason=build.force_reason if failed_rules else None,
-        versions={name: get_installed_version(name) for name in RECORDED_PACKAGES}, threads=faiss.omp_get_max_threads(),
-    )  # fmt: skip
+        versions={name: get_installed_version(name) for name in RECORDED_PACKAGES},
+        threads=faiss.omp_get_max_threads(),
+    )
+
+
+def _find_parent(live: Manifest | None, snapshot_id: str) -> str | None:
+    """Return the id of the live snapshot, or its parent if this is the live snapshot again."""
+    if live is None:
+        return None
+    return live.parent if live.snapshot_id == snapshot_id else live.snapshot_id
 
 
 def _list_embedding_stores(embeddings: EmbeddingSet) -> dict[str, str]:
+    """Map the fingerprint of each embedding store to the table of its items."""
     captions = {embeddings.captions.fingerprint: "captions.parquet"} if embeddings.captions else {}
     return {embeddings.fingerprint: "items.parquet"} | captions
 
 
 def _describe_training(trained: TrainedIndex) -> dict[str, Any]:
-    """What the manifest says of the training: the index, why it is that one, drift now and at training."""
+    """Describe which training was used, why, and the drift signals now and at training."""
     return {name: getattr(trained, name) for name in ("digest", "reason", "signals", "baseline", "sampled", "choice")}

@@ -13,13 +13,13 @@ from indexmill.tasks.progress import track
 from indexmill.tasks.publishing.candidate import BuildCandidate, ServedShards
 
 
-def served(build: BuildCandidate) -> ServedShards:
-    """The database's shards, the query side's unless only the database is served, and the rejects of all stages."""
+def build_served_shards(build: BuildCandidate) -> ServedShards:
+    """Collect the database's shards, build the query side's unless only the database is served, and merge the rejects of all stages."""
     return ServedShards((*build.shards.shards, *_build_query_shards(build)), _merge_rejects(build))
 
 
 def _build_query_shards(build: BuildCandidate) -> tuple[Shard, ...]:
-    """The query side as shards about as large as the database's."""
+    """Build shards of the query side, about as large as the database's."""
     index_embeddings, config = build.index_embeddings, build.config
     if config.publish.serve == "database" or not index_embeddings.query:
         return ()
@@ -40,15 +40,14 @@ def _build_query_shards(build: BuildCandidate) -> tuple[Shard, ...]:
 
 
 def _merge_rejects(build: BuildCandidate) -> FileRef:
-    """The items that validation set aside, and those that have no vector, in one table."""
+    """Merge the items that validation rejected with those that have no embedding into one table."""
     root, validated, embeddings = build.root, build.validated, build.embeddings
     if embeddings.rejects is None:
         return validated.rejects
-    found = [parquet.scan_sql(root.file(ref)) for ref in (validated.rejects, embeddings.rejects)]
+    validation_rejects, encoding_rejects = (parquet.scan_sql(root.file(ref)) for ref in (validated.rejects, embeddings.rejects))
+    sql = f"FROM {validation_rejects} UNION ALL BY NAME FROM {encoding_rejects} ORDER BY item_id"
     with root.scratch.staging() as staging:
-        parquet.copy_query(
-            f"FROM {found[0]} UNION ALL BY NAME FROM {found[1]} ORDER BY item_id", staging / "rejects.parquet", temp_dir=root.tmp
-        )
-        target = root.dataset(validated.name, "rejects", json_digest([validated.digest, embeddings.digest])) / "rejects.parquet"
-        commit(staging / "rejects.parquet", target)
-    return root.make_ref(target)
+        parquet.copy_query(sql, staging / "rejects.parquet", temp_dir=root.tmp)
+        path = root.dataset(validated.name, "rejects", json_digest([validated.digest, embeddings.digest])) / "rejects.parquet"
+        commit(staging / "rejects.parquet", path)
+    return root.make_ref(path)

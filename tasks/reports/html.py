@@ -59,7 +59,7 @@ def _render(report: ReportModel, thumbnail_budget: int) -> str:
 
 def _build_plots(report: ReportModel) -> dict[str, Any]:
     """Draw the plots, and the embedding space in two and three dimensions."""
-    from indexmill.tasks.reports import plots  # here: matplotlib takes most of a second, which an unchanged build need not spend
+    from indexmill.tasks.reports import plots  # imported here: matplotlib takes most of a second, and unchanged builds do not need it
 
     build_metrics, report_data = report.build_metrics, report.report_data
     sample = report_data.get("space") or {}

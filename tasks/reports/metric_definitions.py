@@ -69,7 +69,7 @@ def define_metric(name: str) -> MetricDefinition:
 
 
 def describe_population(report: ReportModel, name: str) -> str:
-    """Say what the mean of a metric is taken over."""
+    """Describe the population that the mean of a metric is computed over."""
     counts = report.build_metrics.counts
     if name.startswith("ann_"):
         return f"{format_count(counts.get('queries'))} held-out queries"

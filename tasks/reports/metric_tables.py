@@ -51,7 +51,7 @@ class MetricChange:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One metric with all that the report says about it. `trend`: its values in earlier builds and this one."""
+    """One metric as the report shows it. `trend`: its values in earlier builds and this one."""
 
     name: str
     definition: MetricDefinition
@@ -63,7 +63,7 @@ class MetricRow:
 
 
 class MetricFamilyRow(NamedTuple):
-    """One line of a table: label, explanation, and one value per column, None where there is none."""
+    """One line of a table: label, explanation, and one value per column, None where it is missing."""
 
     label: str
     explanation: str
@@ -94,7 +94,7 @@ def list_headline_metrics(report: ReportModel) -> list[MetricRow]:
 
 
 def get_metric_row(report: ReportModel, name: str) -> MetricRow:
-    """Collect all that is known of a metric. Raises KeyError if it was not measured."""
+    """Collect everything that the report shows about a metric. Raises KeyError if it was not measured."""
     build_metrics = report.build_metrics
     value = build_metrics.metrics[name]
     return MetricRow(

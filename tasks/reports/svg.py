@@ -47,7 +47,7 @@ class ScatterPlot:
 
 
 def build_legend(labels: Sequence[str | None]) -> Legend:
-    """Assign codes by frequency, ties by name; the last entry stands for other labels and for none."""
+    """Assign codes by frequency, ties by name; the last entry is for other labels and for items without one."""
     counts = Counter(label for label in labels if label is not None)
     ranked = sorted(counts, key=lambda label: (-counts[label], label))[: len(LABEL_COLORS)]
     code_of = {label: code for code, label in enumerate(ranked)}

@@ -41,6 +41,6 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
 
             return HuggingFaceSource(config, root)
         case KaggleDatasetConfig():
-            from indexmill.tasks.sources.kaggle import KaggleSource  # likewise
+            from indexmill.tasks.sources.kaggle import KaggleSource  # slow to import, too
 
             return KaggleSource(config, root)

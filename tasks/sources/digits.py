@@ -11,26 +11,27 @@ from indexmill.storage.root import Root
 from indexmill.tasks.progress import track
 
 IMAGE_SIDE = 64
+DIGITS = 600  # of 1,797: enough to see what the index finds, and a third of the time to encode
 
 
 def write_digits(root: Root) -> Path:
-    """Write the 1,797 digits as `<label>/<number>.png` (64 x 64, gray) under the root, once.
+    """Write the first 600 digits as `<label>/<number>.png` (64 x 64, gray) under the root, once.
 
     Returns:
         The folder.
     """
-    folder = root.source("digits", "1")
+    folder = root.source("digits", "2")
     if (folder / "README.txt").exists():
         return folder
     from sklearn.datasets import load_digits  # slow to import: only the demo pays for it
 
     digits = load_digits()
-    with track("writing digits", len(digits.images)) as advance:
-        for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+    with track("writing digits", DIGITS) as advance:
+        for number, (pixels, label) in enumerate(zip(digits.images[:DIGITS], digits.target[:DIGITS], strict=True)):
             gray = Image.fromarray((255 - pixels * (255 / 16)).round().astype(np.uint8))
             with root.replace_atomically(folder / str(label) / f"{number:04d}.png") as temporary:
                 gray.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC).save(temporary)
             advance(1)
     # Written last: its presence proves the folder complete.
-    root.scratch.write_text(folder / "README.txt", "The digits of sklearn.datasets.load_digits, one folder per digit.\n")
+    root.scratch.write_text(folder / "README.txt", f"The first {DIGITS} digits of sklearn.datasets.load_digits, one folder per digit.\n")
     return folder

@@ -138,7 +138,7 @@ class FolderSource:
                 got="a file" if self._folder.exists() else f"nothing at {self._folder}",
                 next_step=(
                     "run indexmill demo, which writes it"
-                    if str(folder).endswith("sources/digits/1")
+                    if str(folder).endswith("sources/digits/2")
                     else "correct dataset.path, or create the folder"
                 ),
             )

@@ -2,7 +2,7 @@
 
 A small repository is downloaded whole into the library's cache below the root, and each file is verified against
 the hub's digest. A large one is streamed row by row. Nothing is written to the home directory. Loading by name would
-write there, whatever cache folder it is given.
+write there, even if it is given a cache folder.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Inventory(FrozenModel):
 
 
 class KaggleSource:
-    """The images of one version below `subdir`. Kaggle is not contacted before something is needed."""
+    """The images of one version below `subdir`. Kaggle is contacted only when its answer is needed."""
 
     modality: Modality = "image"
 
@@ -98,7 +98,7 @@ class KaggleSource:
             folder = self._root.source(self._slug, str(version))
             if read_record(folder / INVENTORY_FILE, Inventory) is None:
                 with lease(folder.with_name(f"{folder.name}.lease"), holder=f"process {os.getpid()}", wait=True):
-                    if read_record(folder / INVENTORY_FILE, Inventory) is None:  # nobody else downloaded it meanwhile
+                    if read_record(folder / INVENTORY_FILE, Inventory) is None:  # no other process has downloaded it meanwhile
                         self._download(version, folder)
             self._opened_folder = version, FolderSource(_resolve_subdir(folder / "files", self._config.subdir), self._config)
         return self._opened_folder[1]
@@ -112,7 +112,7 @@ class KaggleSource:
             where = f"{self._config.handle}, version {version}"
             file_count, unpacked_bytes = unpack_archive(archive, staging / "files", where=where)
             shutil.rmtree(files, ignore_errors=True)  # left by a download that was killed before its inventory was written
-            os.sync()  # the files must be on disk before the inventory vouches for them
+            os.sync()  # the files must be on disk before the inventory declares them complete
             commit(staging / "files", files)
             advance(1)
         inventory = Inventory(

@@ -105,7 +105,7 @@ class RowCacheWriter:
         return {"path": str(relative_path), "size": len(content)}
 
     def _read_image(self, value: object, row_number: int) -> tuple[bytes | None, str]:
-        """Return the bytes and the file name of an image, whichever way the data set stores it."""
+        """Return the bytes and the file name of an image, in any of the ways that data sets store it."""
         match value:
             case {"bytes": bytes(content), **rest}:
                 return content, str(rest.get("path") or "")

@@ -1,6 +1,7 @@
 """The docstrings of Python's standard library, one item per documented module, class or function.
 
-Files are parsed, never imported. The key is the qualified name, the label the module, the text the name and docstring.
+Files are parsed, never imported. The key is the qualified name, the label the module, the text the name and the first
+paragraph of the docstring: what people search for, and a fifth of the time to encode.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ class StdlibSource:
         self._folder = folder or Path(sysconfig.get_paths()["stdlib"])
 
     def compute_revision(self) -> str:
-        """Return a digest of the Python version and of every file's path and size."""
+        """Return a digest of the Python version, of what is read, and of every file's path and size."""
         files = ((path.relative_to(self._folder).as_posix(), path.stat().st_size) for path in self._iterate_files())
-        return rows_digest([(platform.python_implementation(), platform.python_version()), *files])
+        return rows_digest([(platform.python_implementation(), platform.python_version(), "first paragraph"), *files])
 
     def items(self) -> Iterator[Item]:
         """Yield the documented public names, file by file."""
@@ -50,7 +51,7 @@ class StdlibSource:
             for name, doc in _iterate_docstrings(tree, module):
                 if name not in seen:  # of a name defined twice (per platform, say), the first definition counts
                     seen.add(name)
-                    yield Item(key=name, label=module, text=f"{name}: {doc}")
+                    yield Item(key=name, label=module, text=f"{name}: {_get_first_paragraph(doc)}")
 
     def pairs(self) -> Iterator[ScoredPair]:
         """Yield nothing: docstrings are not scored."""
@@ -61,6 +62,10 @@ class StdlibSource:
             parts = path.relative_to(self._folder).parts
             if not EXCLUDED_FOLDERS.intersection(parts) and not any(part.startswith("config-") for part in parts):
                 yield path
+
+
+def _get_first_paragraph(doc: str) -> str:
+    return doc.partition("\n\n")[0]
 
 
 def _iterate_docstrings(node: DocumentedNode, name: str) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Plots of a study: recall against speed, recall against memory, and encoding beside searching."""
+"""Plots of a study: recall against speed, recall against memory, and encoding time beside search time."""
 
 from __future__ import annotations
 
@@ -17,43 +17,53 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from indexmill.tasks.studies.results import StudyRow
 
-TEXT_COLOR = "#6b7280"  # readable on light and on dark paper
+TEXT_COLOR = "#6b7280"  # readable on a light and on a dark background
 COLORS = ("#111827", "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#0891b2", "#bcbd22", "#e377c2")
-X_PADDING = 1.6  # beside the outermost points, as a factor
+X_PADDING = 1.6  # factor between the outermost points and the edges
 STYLE: Any = {
-    "svg.fonttype": "none", "svg.hashsalt": "indexmill", "font.family": "sans-serif", "font.size": 10, "text.color": TEXT_COLOR,
-    "axes.labelcolor": TEXT_COLOR, "xtick.color": TEXT_COLOR, "ytick.color": TEXT_COLOR, "axes.edgecolor": TEXT_COLOR, "axes.titlecolor": TEXT_COLOR,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": matplotlib.rcsetup.cycler(color=COLORS),
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "svg.hashsalt": "indexmill",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": TEXT_COLOR,
+    "axes.labelcolor": TEXT_COLOR,
+    "xtick.color": TEXT_COLOR,
+    "ytick.color": TEXT_COLOR,
+    "axes.edgecolor": TEXT_COLOR,
+    "axes.titlecolor": TEXT_COLOR,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": matplotlib.rcsetup.cycler(color=COLORS),
+}
 
 
 def plot_recall_vs_speed(rows: Sequence[StudyRow]) -> Figure:
-    """One panel an encoder: recall@10 against exact search over queries a second in one batch."""
-    return _plot_panels(rows, lambda row: row.batch_queries_per_second, "queries a second, one batch")
+    """Plot recall@10 against queries per second in one batch, one panel per encoder."""
+    return _plot_panels(rows, lambda row: row.batch_queries_per_second, "queries per second, one batch")
 
 
 def plot_recall_vs_memory(rows: Sequence[StudyRow]) -> Figure:
-    """One panel an encoder: recall@10 against exact search over bytes a vector."""
-    return _plot_panels(rows, lambda row: row.bytes_per_vector, "bytes a vector in memory")
+    """Plot recall@10 against bytes per vector, one panel per encoder."""
+    return _plot_panels(rows, lambda row: row.bytes_per_vector, "bytes per vector in memory")
 
 
 def plot_encode_vs_search(rows: Sequence[StudyRow]) -> Figure:
-    """Milliseconds to encode one item in batches, beside those of one query by brute force and by the best index."""
+    """Plot the milliseconds to encode one item in a batch, and to search for one query by brute force and with the best index."""
     encoders = list(dict.fromkeys(row.encoder for row in rows))
-    kinds: dict[str, list[float]] = {"encode an item": [], "search, brute force (NumPy)": [], "search, the best index": []}
+    bar_values: dict[str, list[float]] = {"encode one item": [], "search, brute force (NumPy)": [], "search, best index": []}
     for encoder in encoders:
-        mine = [row for row in rows if row.encoder == encoder]
-        rate = mine[0].encode_items_per_second
-        best = next((row for row in mine if row.best), mine[0])
-        times = (1000 / rate if rate else 0.0, mine[0].single_query_p50_ms, best.single_query_p50_ms)
-        for values, milliseconds in zip(kinds.values(), times, strict=True):
+        encoder_rows = [row for row in rows if row.encoder == encoder]
+        rate = encoder_rows[0].encode_items_per_second
+        best = next((row for row in encoder_rows if row.best), encoder_rows[0])
+        times = (1000 / rate if rate else 0.0, encoder_rows[0].single_query_p50_ms, best.single_query_p50_ms)
+        for values, milliseconds in zip(bar_values.values(), times, strict=True):
             values.append(milliseconds)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 1.2 + 0.9 * len(encoders)), layout="constrained")
-        for number, (name, values) in enumerate(kinds.items()):
+        for number, (name, values) in enumerate(bar_values.items()):
             positions = [position + 0.25 * number for position in range(len(encoders))]
             bars = axes.barh(positions, values, height=0.22, label=name, color=("#f59e0b", "#9ca3af", "#10b981")[number])
-            axes.bar_label(bars, [f"{value:.3g}" if value else "not known" for value in values], padding=3, fontsize=9)
+            axes.bar_label(bars, [f"{value:.3g}" if value else "unknown" for value in values], padding=3, fontsize=9)
         axes.set(xscale="log", xlabel="milliseconds", yticks=[position + 0.25 for position in range(len(encoders))])
         axes.set_yticklabels(_escape_label(encoder) for encoder in encoders)
         axes.invert_yaxis()
@@ -63,7 +73,7 @@ def plot_encode_vs_search(rows: Sequence[StudyRow]) -> Figure:
 
 
 def to_svg(figure: Figure) -> str:
-    """The figure as an <svg> element on no ground; labels from data are escaped by matplotlib."""
+    """Render a figure as an <svg> element with a transparent background. Matplotlib escapes labels from data."""
     buffer = io.StringIO()
     with plt.rc_context(STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -71,24 +81,24 @@ def to_svg(figure: Figure) -> str:
 
 
 def to_png(figure: Figure) -> bytes:
-    """The figure as a picture on white."""
+    """Render a figure as PNG on white."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=140, facecolor="white")
     return buffer.getvalue()
 
 
 @contextmanager
-def figures(rows: Sequence[StudyRow]) -> Iterator[dict[str, Figure]]:
-    """File name, without its suffix -> plot; all closed at the end."""
-    made = {
+def open_figures(rows: Sequence[StudyRow]) -> Iterator[dict[str, Figure]]:
+    """Draw all plots, by file name without suffix. They are closed when the block ends."""
+    figures = {
         "recall-speed": plot_recall_vs_speed(rows),
         "recall-memory": plot_recall_vs_memory(rows),
         "encoding-searching": plot_encode_vs_search(rows),
     }
     try:
-        yield made
+        yield figures
     finally:
-        for figure in made.values():
+        for figure in figures.values():
             plt.close(figure)
 
 
@@ -108,19 +118,19 @@ def _plot_panels(rows: Sequence[StudyRow], get_x: Callable[[StudyRow], float], l
 
 
 def _format_log_axis(axes: Axes) -> None:
-    """Numbers at 1, 2 and 5 of every power of ten, written out."""
+    """Label 1, 2 and 5 of every power of ten, without scientific notation."""
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _plot_lines(axes: Axes, rows: Sequence[StudyRow], get_x: Callable[[StudyRow], float]) -> None:
-    """A line for each index through its settings; the best one ringed."""
+    """Draw one line per index through its search parameters, and a ring around the best row."""
     for index in dict.fromkeys(row.index for row in rows):
-        mine = sorted((row.ann_recall_at_10, get_x(row)) for row in rows if row.index == index)
+        points = sorted((row.ann_recall_at_10, get_x(row)) for row in rows if row.index == index)
         axes.plot(
-            [x for _, x in mine],
-            [y for y, _ in mine],
+            [x for _, x in points],
+            [recall for recall, _ in points],
             marker="o",
             markersize=4,
             linewidth=1.4,
@@ -133,11 +143,11 @@ def _plot_lines(axes: Axes, rows: Sequence[StudyRow], get_x: Callable[[StudyRow]
 
 
 def _label_index(rows: Sequence[StudyRow], index: str) -> str:
-    """The index, and what it became where that is something else."""
+    """Label an index; `auto` with the factory it chose."""
     factory = next(row.factory for row in rows if row.index == index)
     return index if factory == index else f"{index}: {factory}"
 
 
 def _escape_label(label: str) -> str:
-    """A label that matplotlib draws as it stands: no mathematics between dollars, not hidden for its leading underscore."""
+    """Escape a label so that matplotlib draws it literally: no math between dollar signs, not hidden for a leading underscore."""
     return "\u200b" + label.replace("$", r"\$")

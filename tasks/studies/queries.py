@@ -27,91 +27,124 @@ from indexmill.tasks.studies.results import SearchMeasurements
 
 K = 10
 BATCH_QUERIES = 256
-MIN_TUNING_QUERIES = 100  # other queries, at least; with fewer, settings are tuned on those that are measured
+MIN_TUNING_QUERIES = 100  # if fewer remain, search parameters are tuned on the measured queries
 
 
 @dataclass(frozen=True)
 class QuerySet:
-    """queries: float32 (n, dim); exact: ids int64 (n, K), exact_scores: float32 (n, K), both of exact search; wanted: label codes (n,),
-    relevant: items of the database with that label (n,). tuning: other queries and their exact neighbours. depth: that `map` looks to.
+    """The queries of a study with everything to measure a search by.
+
+    Attributes:
+        queries: float32 (n, dim).
+        exact_ids: Ids of the exact neighbors, int64 (n, K).
+        exact_scores: Their scores, float32 (n, K).
+        query_labels: Label codes, int32 (n,).
+        relevant_counts: Items of the database with the query's label, int64 (n,).
+        labels: The labels of all items.
+        tuning_queries: Queries to tune search parameters on, float32 (m, dim).
+        tuning_exact_ids: Ids of their exact neighbors, int64 (m, K).
+        depth: Ranking depth of `map`.
+        higher_is_better: Whether scores are inner products.
     """
 
     queries: np.ndarray
-    exact: np.ndarray
+    exact_ids: np.ndarray
     exact_scores: np.ndarray
     query_labels: np.ndarray
     relevant_counts: np.ndarray
     labels: ItemLabels
-    tuning: tuple[np.ndarray, np.ndarray]
+    tuning_queries: np.ndarray
+    tuning_exact_ids: np.ndarray
     depth: int
     higher_is_better: bool
 
-    def measure(self, searching: SupportsSearch) -> SearchMeasurements:
-        """One setting: its answers to all queries, then its speed."""
+    def measure_search(self, searcher: SupportsSearch) -> SearchMeasurements:
+        """Measure one setting of the search parameters: the quality of its results, then its speed."""
+        k = min(K, self.depth)
         start = time.process_time()
-        scores, retrieved = self._search_batches(searching, min(K, self.depth))
+        scores, retrieved = _search_batches(searcher, self.queries, k)
         cpu_seconds = time.process_time() - start
-        speed = measure_search_speed(searching, self.queries, threads=threads(searching), k=min(K, self.depth))
+        speed = measure_search_speed(searcher, self.queries, threads=count_threads(searcher), k=k)
+        distance_recalls = distance_recall_at(scores, retrieved, self.exact_scores, K, higher_is_better=self.higher_is_better)
         return SearchMeasurements(
-            single_query_p50_ms=speed["single_query_p50_ms"], single_query_p95_ms=speed["single_query_p95_ms"],
-            batch_queries_per_second=speed["batch_queries_per_second"], batch_size=len(self.queries), threads=threads(searching),
+            single_query_p50_ms=speed["single_query_p50_ms"],
+            single_query_p95_ms=speed["single_query_p95_ms"],
+            batch_queries_per_second=speed["batch_queries_per_second"],
+            batch_size=len(self.queries),
+            threads=count_threads(searcher),
             cpu_ms_per_query=cpu_seconds / len(self.queries) * 1000,
-            ann_recall_at_10=float(ann_recall_at(retrieved, self.exact, K).mean()),
-            ann_distance_recall_at_10=float(distance_recall_at(scores, retrieved, self.exact_scores, K, higher_is_better=self.higher_is_better).mean()),
-            **self._measure_relevance(searching, retrieved),
-        )  # fmt: skip
+            ann_recall_at_10=float(ann_recall_at(retrieved, self.exact_ids, K).mean()),
+            ann_distance_recall_at_10=float(distance_recalls.mean()),
+            **self._measure_relevance(searcher, retrieved),
+        )
 
-    def _measure_relevance(self, searching: SupportsSearch, retrieved: np.ndarray) -> dict[str, float | None]:
-        scored = self.relevant_counts > 0
-        if not scored.any():
+    def _measure_relevance(self, searcher: SupportsSearch, retrieved: np.ndarray) -> dict[str, float | None]:
+        judged = self.relevant_counts > 0
+        if not judged.any():
             return {"precision_at_10": None, "recall_at_10": None, "map": None}
-        _, deep = self._search_batches(searching, self.depth, scored)
-        near, far = (self._measure_by_label(ids, scored) for ids in (retrieved[scored], deep))
-        return {"precision_at_10": near["precision_at_10"], "recall_at_10": near["recall_at_10"], "map": far["map"]}
+        _, deep = _search_batches(searcher, self.queries[judged], self.depth)
+        metrics, deep_metrics = (self._measure_by_label(ids, judged) for ids in (retrieved[judged], deep))
+        return {"precision_at_10": metrics["precision_at_10"], "recall_at_10": metrics["recall_at_10"], "map": deep_metrics["map"]}
 
-    def _measure_by_label(self, retrieved: np.ndarray, scored: np.ndarray) -> dict[str, float]:
-        hits = self.labels.lookup(retrieved) == self.query_labels[scored, None]
-        return {name: float(figures.mean()) for name, figures in compute_query_metrics(hits, self.relevant_counts[scored], (K,)).items()}
-
-    def _search_batches(self, searching: SupportsSearch, k: int, mask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        queries = self.queries if mask is None else self.queries[mask]
-        parts = [searching.search(queries[start : start + BATCH_QUERIES], k) for start in range(0, len(queries), BATCH_QUERIES)]
-        scores, ids = (np.concatenate(side) for side in zip(*parts, strict=True))
-        return scores, ids
+    def _measure_by_label(self, retrieved: np.ndarray, judged: np.ndarray) -> dict[str, float]:
+        hits = self.labels.lookup(retrieved) == self.query_labels[judged, None]
+        columns = compute_query_metrics(hits, self.relevant_counts[judged], (K,))
+        return {name: float(values.mean()) for name, values in columns.items()}
 
 
 def load_query_set(root: Root, config: PipelineConfig, embeddings: EmbeddingSet) -> QuerySet:
-    """A seeded sample of the query side against the database side. Holds the queries and the labels of all items, and no database.
+    """Load a seeded sample of the queries, and search for them exactly. Holds the queries and the labels of all items, not the database.
 
-    Queries that are nearly an item of the database are left out where `split.leaks` says so. Raises InputError where none are left.
+    Queries that are nearly a copy of an item in the database are left out if `split.leaks` says so.
+
+    Raises:
+        InputError: If there are no queries.
     """
-    held, side = (
-        embeddings.for_modality(config.index.modality),
-        embeddings.for_modality(config.evaluation.query_modality or config.index.modality),
-    )
-    size, seed, metric = config.study.max_queries, config.index.seed, FAISS_METRICS[config.index.metric]
-    with open_vectors(root, side, side="query", leaking=config.split.leaks == "keep", sample=(size + TUNING_QUERIES, seed)) as blocks:
-        sampled_ids, sampled_queries = concatenate_blocks(blocks, side.dim)
-    with open_vectors(root, side, side="query", leaking=config.split.leaks == "keep", sample=(size, seed)) as blocks:
-        ids, queries = concatenate_blocks(blocks, side.dim)
+    indexed = embeddings.for_modality(config.index.modality)
+    query_embeddings = embeddings.for_modality(config.evaluation.query_modality or config.index.modality)
+    max_queries, metric = config.study.max_queries, FAISS_METRICS[config.index.metric]
+    larger_ids, larger_sample = _sample_queries(root, config, query_embeddings, max_queries + TUNING_QUERIES)
+    ids, queries = _sample_queries(root, config, query_embeddings, max_queries)
     if not len(ids):
-        raise InputError("nothing is held out as queries, so nothing can be compared", where=f"split of {config.name}",
-                         next_step="choose split.mode hash or given; with split.leaks: keep, near copies are asked too")  # fmt: skip
-    others = ~np.isin(sampled_ids, ids)
-    tuning = sampled_queries[others] if others.sum() >= MIN_TUNING_QUERIES else queries
-    with open_vectors(root, held, side="database") as blocks:
-        scores, exact = exact_search(np.concatenate([queries, tuning]), blocks, K, metric)
-    labels = ItemLabels(root, embeddings, held)
+        raise InputError(
+            "no queries are held out, so there is nothing to compare",
+            where=f"split of {config.name}",
+            next_step="set split.mode to hash or given; split.leaks: keep also keeps queries that are near copies",
+        )
+    is_left_over = ~np.isin(larger_ids, ids)
+    tuning_queries = larger_sample[is_left_over] if is_left_over.sum() >= MIN_TUNING_QUERIES else queries
+    with open_vectors(root, indexed, side="database") as blocks:
+        scores, exact_ids = exact_search(np.concatenate([queries, tuning_queries]), blocks, K, metric)
+    labels = ItemLabels(root, embeddings, indexed)
     query_labels = labels.lookup(ids)
-    relevant_counts = np.where(query_labels == UNLABELED, 0, labels.count("database")[query_labels] if labels.names else 0)
+    label_counts = labels.count_per_label("database")[query_labels] if labels.names else 0
     return QuerySet(
-        queries, exact[: len(ids)], scores[: len(ids)], query_labels, relevant_counts, labels, (tuning, exact[len(ids) :]),
-        min(max(config.evaluation.depth, K), held.database), metric == faiss.METRIC_INNER_PRODUCT,
-    )  # fmt: skip
+        queries=queries,
+        exact_ids=exact_ids[: len(ids)],
+        exact_scores=scores[: len(ids)],
+        query_labels=query_labels,
+        relevant_counts=np.where(query_labels == UNLABELED, 0, label_counts),
+        labels=labels,
+        tuning_queries=tuning_queries,
+        tuning_exact_ids=exact_ids[len(ids) :],
+        depth=min(max(config.evaluation.depth, K), indexed.database),
+        higher_is_better=metric == faiss.METRIC_INNER_PRODUCT,
+    )
 
 
-def threads(searching: SupportsSearch) -> int:
-    """The threads that a search may use: FAISS's own, or for NumPy those of its matrix products."""
-    if isinstance(searching, BruteForce):
+def count_threads(searcher: SupportsSearch) -> int:
+    """Return the number of threads a search can use: FAISS's, or those of NumPy's matrix products."""
+    if isinstance(searcher, BruteForce):
         return max((int(pool["num_threads"]) for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
     return int(faiss.omp_get_max_threads())
+
+
+def _sample_queries(root: Root, config: PipelineConfig, embeddings: EmbeddingSet, count: int) -> tuple[np.ndarray, np.ndarray]:
+    with open_vectors(root, embeddings, side="query", leaking=config.split.leaks == "keep", sample=(count, config.index.seed)) as blocks:
+        return concatenate_blocks(blocks, embeddings.dim)
+
+
+def _search_batches(searcher: SupportsSearch, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    parts = [searcher.search(queries[start : start + BATCH_QUERIES], k) for start in range(0, len(queries), BATCH_QUERIES)]
+    scores, ids = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return scores, ids

@@ -1,4 +1,4 @@
-"""The result table of a study: one row per encoder, index and search setting."""
+"""The result table of a study: one row per encoder, index and setting of the search parameters."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ ARROW_TYPES: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64(), float:
 
 
 class EncodeStats(FrozenModel):
-    """How long the vectors took to make. All times are wall-clock.
+    """The cost of encoding. Times are wall-clock.
 
-    encoded: contents that this run encoded. seconds: of the stage, loading the model included; None where nothing was encoded.
-    items_per_second: of this run, or as this device last showed it with this encoder (`rate_from_profile`); None where neither is known.
+    Attributes:
+        encoded: Contents that this run encoded.
+        seconds: Duration of the stage, including loading the model; None if nothing was encoded.
+        items_per_second: Of this run, or of an earlier run on this device (`rate_from_profile`); None if neither is known.
     """
 
     encoded: int
@@ -28,13 +30,17 @@ class EncodeStats(FrozenModel):
 
 
 class SearchMeasurements(FrozenModel):
-    """One setting, measured at k = 10 in every column but `map`. Relevance is None where no query's label stands in the database.
+    """Quality and speed of one setting of the search parameters, at k = 10 except for `map`.
 
-    single_query_p50_ms, batch_queries_per_second: wall-clock, with `threads` (see `measure_search_speed`); a batch holds `batch_size` queries.
-    cpu_ms_a_query: CPU time of all threads, in batches of 256, which other work on the machine disturbs less; measured once.
-    ann_recall_at_10, ann_distance_recall_at_10: against exact search, by ids and by distance. precision_at_10, recall_at_10: by label, of
-    the same results. map: average precision by label, to the depth `evaluation.depth`, of a search for so many results; a graph looks
-    at no fewer candidates than it is asked for, so there it looks wider.
+    Attributes:
+        single_query_p50_ms: Wall-clock median of single queries; see `measure_search_speed`.
+        batch_queries_per_second: Wall-clock throughput in batches of `batch_size` with `threads` threads.
+        cpu_ms_per_query: CPU time of all threads in batches of 256, measured once; other load on the machine affects it less.
+        ann_recall_at_10: Against exact search, by ids.
+        ann_distance_recall_at_10: Against exact search, by distance.
+        precision_at_10: By label, of the same results, as is `recall_at_10`; None if no query's label is in the database.
+        map: Mean average precision by label of a search to the depth `evaluation.depth`. A graph visits at least as many candidates as it
+            returns, so this search is wider than one for k = 10.
     """
 
     single_query_p50_ms: float
@@ -51,12 +57,15 @@ class SearchMeasurements(FrozenModel):
 
 
 class StudyRow(FrozenModel):
-    """index: what was asked for, factory: what that became. setting: how widely it was searched, in words and as numbers.
+    """One index with one setting of its search parameters. The other columns are those of `EncodeStats` and `SearchMeasurements`.
 
-    build_seconds, build_cpu_seconds: training and filling, from the embedding store to files. bytes, bytes_a_vector: what a search holds
-    in memory; mapped_bytes: the vectors beside it that candidates are ranked again from. on_front: no other row of the encoder has as much
-    recall and more queries a second, or the reverse. best: the most queries a second at the target of recall. The rest: see `EncodeStats`
-    and `SearchMeasurements`.
+    Attributes:
+        params: The search parameters in words.
+        build_seconds: Training and filling, from the embedding store to finished files; `build_cpu_seconds` in CPU time.
+        memory_bytes: What a search holds in memory; `bytes_per_vector` is its share per vector.
+        mapped_bytes: Memory-mapped vectors for re-ranking.
+        is_pareto_optimal: Whether no other row of the encoder has at least the recall and the throughput, and more of one.
+        best: Whether the row has the highest throughput at the recall target.
     """
 
     encoder: str
@@ -101,20 +110,20 @@ STUDY_SCHEMA = pa.schema(
 
 
 def mark_best_rows(rows: Sequence[StudyRow], target: float) -> list[StudyRow]:
-    """The rows of one encoder with their marks: which no other beats, and which answers quickest with at least `target` recall."""
-    reaching = [row for row in rows if row.ann_recall_at_10 >= target]
-    best = max(reaching, key=lambda row: row.batch_queries_per_second, default=None)
+    """Mark the Pareto-optimal rows of one encoder, and the one with the highest throughput among those with at least `target` recall."""
+    candidates = [row for row in rows if row.ann_recall_at_10 >= target]
+    best = max(candidates, key=lambda row: row.batch_queries_per_second, default=None)
     return [
         row.model_copy(update={"is_pareto_optimal": not any(_dominates(other, row) for other in rows), "best": row is best}) for row in rows
     ]
 
 
 def write_rows(path: Path, rows: Sequence[StudyRow]) -> None:
-    """The table as Parquet, with the types of `StudyRow`."""
+    """Write the rows as Parquet with the types of `StudyRow`."""
     parquet.write_parquet(path, STUDY_SCHEMA, [pa.RecordBatch.from_pylist([row.model_dump() for row in rows], schema=STUDY_SCHEMA)])
 
 
-def _dominates(one: StudyRow, other: StudyRow) -> bool:
-    ahead = (one.ann_recall_at_10, one.batch_queries_per_second)
-    behind = (other.ann_recall_at_10, other.batch_queries_per_second)
-    return ahead != behind and ahead[0] >= behind[0] and ahead[1] >= behind[1]
+def _dominates(left: StudyRow, right: StudyRow) -> bool:
+    left_values = (left.ann_recall_at_10, left.batch_queries_per_second)
+    right_values = (right.ann_recall_at_10, right.batch_queries_per_second)
+    return left_values != right_values and left_values[0] >= right_values[0] and left_values[1] >= right_values[1]

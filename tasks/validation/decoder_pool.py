@@ -59,7 +59,7 @@ class DecoderPool:
             process.stop()
 
     def decode_all(self, requests: Iterable[DecodeRequest]) -> Iterator[DecodeResult]:
-        """Yield the result of each request in order, or the error why there is none.
+        """Yield the result of each request in order, or the error that prevented it.
 
         Besides the reasons of `read_image`: `unopenable`, `changed`, `timeout`, `memory`, `decoder_crash`. A request
         whose process crashed or ran out of memory is retried once in a new process, since an earlier image may be the

@@ -96,7 +96,7 @@ def read_image(content: bytes, limits: ImageLimits, decode_size: tuple[int, int]
             (truncated, a wrong checksum, or undecodable data), `too_large`, `too_small` or `odd_shape`. Damage that a
             format cannot detect (a changed byte inside JPEG or GIF data) gives wrong pixels instead.
     """
-    # Pillow warns of harmless things. catch_warnings is no alternative, since it is not thread-safe.
+    # Pillow warns about harmless properties of files. catch_warnings is no alternative, since it is not thread-safe.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     if not content:
         raise UnreadableImage("empty", "the file has no bytes")

@@ -90,7 +90,7 @@ FAULTY = """name: mine
 dataset:
   source: folder
   pth: hunter2
-  colour: hunter2
+  flavor: hunter2
 split:
   mode: hush
 encoder:
@@ -105,7 +105,7 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     for part in (
         "unknown key pth, and the key dataset.path is missing\n     where:    dataset.pth, line 4",
         "did you mean path? rename the key",
-        "unknown key colour\n     where:    dataset.colour, line 5",
+        "unknown key flavor\n     where:    dataset.flavor, line 5",
         "split.mode is not valid\n     where:    split.mode, line 7\n     expected: 'hash', 'given' or 'none'\n     got:      'hush'",
         "did you mean hash?",
         "the key encoder.model is missing\n     where:    encoder.model, line 8",

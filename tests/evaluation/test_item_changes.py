@@ -32,7 +32,7 @@ def snapshots(tmp_path: Path) -> tuple[Path, Path]:
 def test_each_item_is_counted_once(snapshots: tuple[Path, Path], tmp_path: Path) -> None:
     """The counts add up to the items of both tables."""
     counts = count_item_changes(*snapshots, temp_dir=tmp_path)
-    assert counts == {"added": 2, "removed": 1, "changed": 1, "relabelled": 2, "kept": 2}
+    assert counts == {"added": 2, "removed": 1, "changed": 1, "relabeled": 2, "kept": 2}
 
 
 def test_equal_tables_have_only_kept_items(snapshots: tuple[Path, Path], tmp_path: Path) -> None:
@@ -41,6 +41,6 @@ def test_equal_tables_have_only_kept_items(snapshots: tuple[Path, Path], tmp_pat
         "added": 0,
         "removed": 0,
         "changed": 0,
-        "relabelled": 0,
+        "relabeled": 0,
         "kept": 6,
     }

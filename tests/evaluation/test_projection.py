@@ -1,4 +1,4 @@
-"""The study of a sample, read from an embedding store."""
+"""Projections of a sample, read from an embedding store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.storage.embedding_parts import add_vectors
 
 
 @pytest.fixture
-def stored(tmp_path: Path) -> tuple[Root, EmbeddingSet]:
+def stored_embeddings(tmp_path: Path) -> tuple[Root, EmbeddingSet]:
     """40 items of label a, 8 of label b, 2 without a label, and 10 queries; vectors of two clusters."""
     root = Root(tmp_path / "root")
     ids = list(range(1, 61))
@@ -35,25 +35,39 @@ def stored(tmp_path: Path) -> tuple[Root, EmbeddingSet]:
     pl.DataFrame({"item_id": ids, "label": labels, "content_digest": digests, "side": sides, "leak": [False] * 60}).write_parquet(items)
     ref = root.make_ref(items)
     embeddings = EmbeddingSet(
-        digest="d", files=(ref, *(root.make_ref(path) for path in store.list_parts())), split="s", modality="text", fingerprint="f", encoder={},
+        digest="d",
+        files=(ref, *(root.make_ref(path) for path in store.list_parts())),
+        split="s",
+        modality="text",
+        fingerprint="f",
+        encoder={},
         dim=8,
-        database=50, query=10, encoded=60, reused=0, rejected=0, truncated=0, items=ref, rejects=None,
-    )  # fmt: skip
+        database=50,
+        query=10,
+        encoded=60,
+        reused=0,
+        rejected=0,
+        truncated=0,
+        items=ref,
+        rejects=None,
+    )
     return root, embeddings
 
 
-def test_a_study_is_of_a_balanced_sample_of_the_database_side(stored: tuple[Root, EmbeddingSet], monkeypatch: pytest.MonkeyPatch) -> None:
-    """18 of 50 items: both that have no label, 8 of b, 8 of a; two clusters, so purity and silhouette are high; JSON throughout."""
-    root, embeddings = stored
+def test_the_sample_is_balanced_by_label_and_the_projection_is_reproducible(
+    stored_embeddings: tuple[Root, EmbeddingSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """18 of 50 items: both unlabeled ones, 8 of b, 8 of a. With two clusters, purity and silhouette are high. All of it is JSON."""
+    root, embeddings = stored_embeddings
     monkeypatch.setattr("indexmill.tasks.evaluation.projection.SAMPLE_SIZE", 18)
     labels = ItemLabels(root, embeddings)
-    study = project_embedding_space(root, embeddings, labels, seed=1, seconds=60)
-    assert Counter(study["labels"]) == {None: 2, "a": 8, "b": 8}
-    assert max(study["items"]) <= 50
-    assert len(study["pca"]["explained"]) == 8
-    assert sum(study["pca"]["explained"]) == pytest.approx(1)
-    assert [(len(t["points"]), len(t["points"][0])) for t in study["tsne"]] == [(18, 2), (18, 3)]
-    assert study["knn_purity_at_10"] > 0.6  # 7 of an item's 10 nearest can have its label: 7/10 is the most
-    assert study["silhouette"] > 0.5
-    again = project_embedding_space(root, embeddings, labels, seed=1, seconds=60)
-    assert json.dumps({**again, "tsne_seconds": 0}) == json.dumps({**study, "tsne_seconds": 0})
+    projection = project_embedding_space(root, embeddings, labels, seed=1, seconds=60)
+    assert Counter(projection["labels"]) == {None: 2, "a": 8, "b": 8}
+    assert max(projection["items"]) <= 50
+    assert len(projection["pca"]["explained"]) == 8
+    assert sum(projection["pca"]["explained"]) == pytest.approx(1)
+    assert [(len(layout["points"]), len(layout["points"][0])) for layout in projection["tsne"]] == [(18, 2), (18, 3)]
+    assert projection["knn_purity_at_10"] > 0.6  # at most 7 of an item's 10 nearest neighbors can have its label
+    assert projection["silhouette"] > 0.5
+    repeated = project_embedding_space(root, embeddings, labels, seed=1, seconds=60)
+    assert json.dumps({**repeated, "tsne_seconds": 0}) == json.dumps({**projection, "tsne_seconds": 0})

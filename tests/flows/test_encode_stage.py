@@ -85,7 +85,7 @@ def test_images_and_captions_are_searched_from_two_aligned_stores(
     assert summary["encoded"] == 0
     metrics_file = json.loads((Path(summary["path"]) / "report" / "metrics.json").read_text())
     assert (metrics_file["index_modality"], metrics_file["query_modality"]) == (index_modality, query_modality)
-    assert metrics_file["diff"]["items"] == {"added": 0, "removed": 0, "changed": 0, "relabelled": 0, "kept": 120}
+    assert metrics_file["diff"]["items"] == {"added": 0, "removed": 0, "changed": 0, "relabeled": 0, "kept": 120}
     assert 0 <= metrics_file["metrics"]["text_to_image_recall_at_1"] <= metrics_file["metrics"]["text_to_image_recall_at_10"] <= 1
     assert metrics_file["metrics"]["image_to_text_median_rank"] >= 1
     manifest = read_manifest(root)

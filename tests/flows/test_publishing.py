@@ -80,7 +80,7 @@ def test_metrics_json_compares_with_the_live_snapshot(
         jsonschema.validate(metrics_file, METRICS_SCHEMA)
     assert baseline["diff"] is None
     assert candidate["diff"]["snapshot_id"] == first["snapshot_id"]
-    assert candidate["diff"]["items"] == {"added": 0, "removed": 12, "changed": 0, "relabelled": 0, "kept": 108}
+    assert candidate["diff"]["items"] == {"added": 0, "removed": 12, "changed": 0, "relabeled": 0, "kept": 108}
     assert candidate["diff"]["metrics"]["map"]["queries"] == candidate["counts"]["queries_judged"]
     assert candidate["timings"]["encode_query_p50_ms"] > candidate["timings"]["single_query_p50_ms"] > 0
     queries = pq.read_table(folders[1] / "per_query.parquet").to_pydict()

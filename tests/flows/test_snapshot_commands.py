@@ -37,7 +37,7 @@ def test_snapshots_are_listed_compared_and_rolled_back(
     assert [row["snapshot_id"] for row in rows] == ids
     assert [(row["live"], row["items"]) for row in rows] == [(False, 120), (False, 108), (True, 96)]
     diff = invoke(root, "diff", "demo-images", ids[0])
-    assert diff["items"] == {"added": 0, "removed": 24, "changed": 0, "relabelled": 0, "kept": 96}
+    assert diff["items"] == {"added": 0, "removed": 24, "changed": 0, "relabeled": 0, "kept": 96}
     assert diff["metrics"]["map"]["queries"] == diff["common_queries"]
     assert invoke(root, "rollback", "demo-images") == {"name": "demo-images", "before": ids[2], "live": ids[1]}
     assert invoke(root, "rollback", "demo-images") == {"name": "demo-images", "before": ids[1], "live": ids[0]}

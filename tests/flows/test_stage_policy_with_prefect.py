@@ -137,7 +137,7 @@ FAULTY = {
     "shard": "indexmill.tasks.shard.build_shards",
     "tune": "indexmill.tasks.tune._make_record",
     "evaluate": "indexmill.tasks.evaluate.open_searcher",
-    "publish": "indexmill.tasks.publish.serve",
+    "publish": "indexmill.tasks.publish.build_served_shards",
 }
 
 

@@ -111,7 +111,7 @@ def test_an_index_without_training_is_the_same_for_all_data(factory: str, root: 
     first = reuse_or_train(root, "index", database.make_record(), config, None)
     database.insert(draw_clustered(database.random, draw_centers(database.random, 20, DIM), 5000))
     second = reuse_or_train(root, "index", database.make_record(), config, first)
-    assert (first.reason, first.sampled, second) == ("nothing to train", 0, first)
+    assert (first.reason, first.sampled, second) == ("this index needs no training", 0, first)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def make_diff() -> SnapshotDiff:
         metrics=comparisons,
         churn_at_10=0.0712,
         common_queries=1200,
-        items={"added": 321, "removed": 17, "changed": 5, "relabelled": 2, "kept": 8000},
+        items={"added": 321, "removed": 17, "changed": 5, "relabeled": 2, "kept": 8000},
         rejected=-2,
     )
 

@@ -51,6 +51,8 @@ def published(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactor
     (folder / "sentences.yaml").write_text(config)
     build_index(str(folder / "sentences.yaml"), str(folder / "root"), QUICK)
     build_index("demo-images", str(folder / "root"), [f"dataset.path={digits}", "encoder.precision=float32", *QUICK])
+    (export,) = (folder / "root" / "encoders").glob("*/texts")  # the encode stage has exported the text encoder
+    shutil.rmtree(export)  # so that copies of the root stay small; tests of the export write their own
     return folder / "root"
 
 

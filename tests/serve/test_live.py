@@ -26,7 +26,7 @@ def service(root_copy: Path) -> Iterator[RunningService]:
         running_service.wait_until_ready()
         yield running_service
     finally:
-        service.close()
+        running_service.close()
 
 
 def get_live_id(service: RunningService) -> str:

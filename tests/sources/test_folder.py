@@ -179,7 +179,7 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
 
 def test_the_error_for_a_missing_demo_folder_names_the_command(root: Root) -> None:
     """{root} is replaced by the root directory, and the next step is the command that writes the demo folder."""
-    config = FolderDatasetConfig(source="folder", path="{root}/sources/digits/1")
+    config = FolderDatasetConfig(source="folder", path="{root}/sources/digits/2")
     with pytest.raises(InputError) as raised:
         open_source(config, root)
     assert raised.value.next_step == "run indexmill demo, which writes it"

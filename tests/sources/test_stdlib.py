@@ -14,7 +14,10 @@ class Public:
     """A class."""
 
     def method(self):
-        """A method."""
+        """A method.
+
+        Its details.
+        """
 
     def _private(self):
         """Not listed."""
@@ -30,7 +33,7 @@ def run():
 
 
 def test_documented_public_names_are_items(tmp_path: Path) -> None:
-    """Key = qualified name, label = module, text = name and docstring; the first definition of a name counts."""
+    """Key = qualified name, label = module, text = name and first paragraph of the docstring; the first definition of a name counts."""
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "__init__.py").write_text('"""A package."""')
     (tmp_path / "pack" / "mod.py").write_text(MODULE)
