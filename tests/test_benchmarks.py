@@ -38,7 +38,7 @@ def test_every_benchmark_can_be_imported() -> None:
         compile(path.read_text(encoding="utf-8"), path, "exec")
     here = [name for name in names if name not in INSIDE_A_PEER]
     run = subprocess.run(
-        [sys.executable, "-c", IMPORTING, *here], cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
+        [sys.executable, "-c", IMPORTING, *here], cwd=REPOSITORY, capture_output=True, text=True, timeout=900,
         env={**os.environ, "PYTHONPATH": f"{FOLDER}:{REPOSITORY}"},
     )  # fmt: skip
     assert run.returncode == 0, run.stderr

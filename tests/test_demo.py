@@ -34,6 +34,6 @@ def demo_text(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_demo_finds_the_function(question: str, demo_text: Path) -> None:
     """Among the first three results."""
     command = [sys.executable, "-m", "indexmill", "search", "demo-text", question, "-k", "3", "--json", "--root", str(demo_text)]
-    answer: Any = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout)
+    answer: Any = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=900).stdout)
     keys = [result["key"] for result in (answer["results"] if isinstance(answer, dict) else answer)]
     assert QUESTIONS[question] & set(keys), keys

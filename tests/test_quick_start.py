@@ -24,6 +24,6 @@ def test_the_quick_start_leads_from_a_folder_to_a_search(digits: Path, tmp_path:
     assert [command[1] for command in commands] == ["check", "plan", "build", "search"]
     for command in commands:
         arguments = [argument.replace("/data/birds/robin/1.jpg", str(image)) for argument in command[1:]]
-        run = subprocess.run([sys.executable, "-m", "indexmill", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+        run = subprocess.run([sys.executable, "-m", "indexmill", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=1800)
         assert run.returncode == 0, run.stderr
     assert f"3/{image.name}" in run.stdout.splitlines()[1]

@@ -142,7 +142,7 @@ def test_preload_imports_the_library_before_the_first_job(
     process.stop()
     process.preload(config)
     (preloaded,) = list_workers()
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while not any("libtorch" in mapped.path for mapped in preloaded.memory_maps()):
         assert time.monotonic() < end
         time.sleep(0.2)

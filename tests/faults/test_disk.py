@@ -103,7 +103,8 @@ print(json.dumps(results))
             assert code == 2, (command, output)
             assert "the root cannot be written\n" in error, command
             assert f"where:    {mount}" in error, command
-    assert [path for path in home.rglob("*") if not path.is_relative_to(home / f"indexmill-{os.getuid()}")] == []
+    # Importing torchvision creates the empty cache folder of torch's compiler.
+    assert {path.name for path in home.iterdir() if not path.name.startswith("torchinductor_")} <= {f"indexmill-{os.getuid()}"}
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

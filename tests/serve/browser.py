@@ -32,9 +32,9 @@ class Browser:
     def __init__(self, profile: Path) -> None:
         self._process = subprocess.Popen([str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "about:blank"], stderr=subprocess.DEVNULL)
         try:
-            port = _wait_for(lambda: (profile / "DevToolsActivePort").read_text().split()[0], 60)
-            pages = _wait_for(lambda: [page for page in httpx.get(f"http://127.0.0.1:{port}/json").json() if page["type"] == "page"], 30)
-            self._socket = connect(pages[0]["webSocketDebuggerUrl"], max_size=None, open_timeout=30)
+            port = _wait_for(lambda: (profile / "DevToolsActivePort").read_text().split()[0], 300)
+            pages = _wait_for(lambda: [page for page in httpx.get(f"http://127.0.0.1:{port}/json").json() if page["type"] == "page"], 300)
+            self._socket = connect(pages[0]["webSocketDebuggerUrl"], max_size=None, open_timeout=300)
         except BaseException:
             self._terminate()
             raise
@@ -52,7 +52,7 @@ class Browser:
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while True:
-            message = json.loads(self._socket.recv(timeout=60))
+            message = json.loads(self._socket.recv(timeout=300))
             self._record_event(message)
             if message.get("id") == self._number:
                 assert "error" not in message, message
@@ -125,7 +125,7 @@ class Browser:
 
     def _terminate(self) -> None:
         self._process.terminate()
-        self._process.wait(30)
+        self._process.wait(300)
 
 
 def _wait_for(get_value: Any, seconds: float, description: str = "") -> Any:

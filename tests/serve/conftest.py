@@ -72,11 +72,11 @@ class RunningService:
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", timeout_graceful_shutdown=5))
         self._thread = threading.Thread(target=self._server.run, args=([listener],))
         self._thread.start()
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=300)
 
     def wait_until_ready(self) -> None:
         """Return once every index answers."""
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600
         while self.client.get("/readyz").status_code != 200:
             assert time.monotonic() < end
             time.sleep(0.1)
@@ -85,7 +85,7 @@ class RunningService:
         """Stop the service as SIGTERM does."""
         self.client.close()
         self._server.should_exit = True
-        self._thread.join(30)
+        self._thread.join(300)
         assert not self._thread.is_alive()
 
 

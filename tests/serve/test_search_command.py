@@ -63,6 +63,6 @@ def test_an_exported_text_encoder_searches_without_torch(root_copy: Path) -> Non
     save_onnx_export(root, model, OnnxExport(dim=384, prompt=prompt, compared_texts=1, min_cosine=1, passes=True, **files))
     root.close()
     run = subprocess.run(
-        [sys.executable, "-c", SEARCH_PROGRAM, str(root_copy)], capture_output=True, text=True, timeout=120, env=os.environ
+        [sys.executable, "-c", SEARCH_PROGRAM, str(root_copy)], capture_output=True, text=True, timeout=900, env=os.environ
     )
     assert run.stdout.strip() == f"{expected} []", run.stderr

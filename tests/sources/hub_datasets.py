@@ -20,7 +20,7 @@ from indexmill.tasks.retry import RetryPolicy
 from indexmill.tasks.sources.huggingface import HuggingFaceSource
 from tests.sources.fake_hub import FakeHub
 
-FAST_RETRY = RetryPolicy(attempts=3, first_wait_s=0.01, max_wait_s=0.05, timeout_s=5)
+FAST_RETRY = RetryPolicy(attempts=3, first_wait_s=0.01, max_wait_s=0.05, timeout_s=30)
 
 
 def make_png(shade: int) -> bytes:

@@ -18,7 +18,7 @@ from indexmill.tasks.sources.kaggle import KaggleSource
 from indexmill.tasks.stage_policy import TRANSIENT_ERRORS
 from tests.sources.fake_kaggle import FakeKaggle, make_tar, make_zip
 
-FAST_RETRY = RetryPolicy(attempts=3, first_wait_s=0.01, max_wait_s=0.05, timeout_s=0.5)
+FAST_RETRY = RetryPolicy(attempts=3, first_wait_s=0.01, max_wait_s=0.05, timeout_s=2)
 LEAVES = {f"leaves/{name}/{number}.png": random.Random(number).randbytes(5000) for number, name in enumerate(["oak", "elm", "oak"])}
 # Downloads are resumed in steps of a megabyte, so only an archive of several has a part to keep.
 FOREST = {f"leaves/oak/{number}.png": random.Random(number).randbytes(1_500_000) for number in range(2)}

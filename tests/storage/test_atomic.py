@@ -41,7 +41,7 @@ def test_temporaries_of_a_killed_process_are_removed_and_those_of_a_running_one_
     """The lock decides, not the age and not the process id."""
     code = (
         "import sys, time; from indexmill.storage.root import Root; r = Root(sys.argv[1]);"
-        "(r.scratch.folder / 'half').write_text('x'); print(r.scratch.folder, flush=True); time.sleep(60)"
+        "(r.scratch.folder / 'half').write_text('x'); print(r.scratch.folder, flush=True); time.sleep(600)"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(root.path)], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None

@@ -14,7 +14,7 @@ from indexmill.storage.locks import lease
 
 HOLDER_PROGRAM = (
     "import sys, time; from pathlib import Path; from indexmill.storage.locks import lease\n"
-    "with lease(Path(sys.argv[1]), holder='the other build'):\n    print('held', flush=True); time.sleep(60)"
+    "with lease(Path(sys.argv[1]), holder='the other build'):\n    print('held', flush=True); time.sleep(600)"
 )
 
 
