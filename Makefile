@@ -70,7 +70,7 @@ audit:  ## Check the pinned dependencies for known vulnerabilities (needs networ
 soak: $(INSTALLED)  ## Inject faults at length: every commit, full disks, damaged files, thirty nights (over an hour).
 	INDEXMILL_SOAK=1 $(BIN)/python -m pytest -m "" tests/faults
 
-bench: $(INSTALLED)  ## Run all benchmarks and print their results.
+bench: $(INSTALLED)  ## Measure, and print the results.
 	$(BIN)/python benchmarks/spine.py
 	$(BIN)/python benchmarks/ingest.py --items 20000
 	test -z "$$INDEXMILL_REAL_DATA" || $(BIN)/python benchmarks/encode.py

@@ -97,7 +97,7 @@ def test_prefect_has_the_latest_build_under_keys_of_the_index(next_build: Build,
     assert table
     assert text
     assert link
-    rows = {row["measure"]: row for row in json.loads(str(table.data))}
+    rows = {row["metric"]: row for row in json.loads(str(table.data))}
     assert rows["map"]["value"] == pytest.approx(summary["metrics"]["map"])
     assert rows["map"]["change"] is not None
     assert text.data == (Path(summary["path"]) / "report" / "report.md").read_text()
