@@ -70,7 +70,7 @@ def test_garbage_collection_removes_nothing_that_a_snapshot_or_build_needs(
     planned = invoke(root, "gc", "--days", "0", "--dry-run")
     collected = invoke(root, "gc", "--days", "0")
     assert planned == collected
-    assert [entry["rows"] for entry in collected if entry["kind"] == "vectors"] == [12]
+    assert sum(entry["rows"] for entry in collected if entry["kind"] == "vectors") == 12  # from two parts
     assert [entry["kind"] for entry in collected].count("snapshot") == 1
     again = next_build(pictures, "publish.keep=1")
     assert again["encoded"] == 0
