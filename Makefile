@@ -46,10 +46,10 @@ up: $(INSTALLED)  ## Start server, deployments and worker together; Ctrl-C stops
 ## Change it
 
 test: $(INSTALLED)  ## Run the quick tests, two files at a time.
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 10
 
 test-all: $(INSTALLED)  ## Run all tests: the quick ones and the slow ones.
-	$(BIN)/python -m pytest -m "" -n 2 --dist loadfile --durations 20
+	$(BIN)/python -m pytest -m "" -n 2 --dist loadgroup --durations 20
 
 check: $(INSTALLED)  ## Check style, types and import rules.
 	$(BIN)/ruff check .

