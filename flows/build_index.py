@@ -9,7 +9,7 @@ from prefect import flow
 from indexmill.configs.models import PipelineConfig, StudyConfig
 from indexmill.flows.build_summary import BuildSummary, summarize_build
 from indexmill.flows.cancellation import cancel_on_signal
-from indexmill.flows.pipeline_context import lease_index, open_pipeline
+from indexmill.flows.pipeline_context import open_pipeline
 from indexmill.flows.planning import check_fit, plan_build
 from indexmill.flows.preflight import check_encoder, check_sizes, get_index_embeddings
 from indexmill.flows.stage_runner import StageName, StageRunner, select_stages_from
@@ -152,7 +152,7 @@ def build_index(
     with (
         open_pipeline(config, root, settings) as (pipeline, storage_root),
         storage_root.hold_shared(),
-        lease_index(storage_root, pipeline.name, "build-index"),
+        storage_root.lease_index(pipeline.name, "build-index"),
     ):
         storage_root.remove_stale_temporaries()
         is_intact = _is_live_snapshot_intact(storage_root, pipeline.name)

@@ -76,27 +76,27 @@ def run_build(
     verbose: bool = False,
 ) -> dict[str, Any]:
     """Run the flow `build-index` and return its summary."""
-    with _start_prefect(config, root, settings, verbose=verbose) as root_path:
+    with _start_prefect(config, root, settings, verbose=verbose) as location:
         from indexmill.flows.build_index import build_index
 
         stage = cast("StageName | None", refresh)  # the flow refuses any other name
-        return build_index(config, root_path, list(settings), rehash, force, stage)
+        return build_index(config, location, list(settings), rehash, force, stage)
 
 
 def run_plan(config: str, root: str | Path | None, settings: Sequence[str], *, verbose: bool = False) -> dict[str, Any]:
     """Run the flow `plan-index` and return its plan."""
-    with _start_prefect(config, root, settings, verbose=verbose) as root_path:
+    with _start_prefect(config, root, settings, verbose=verbose) as location:
         from indexmill.flows.plan_index import plan_index
 
-        return plan_index(config, root_path, list(settings))
+        return plan_index(config, location, list(settings))
 
 
 def run_study(config: str, root: str | Path | None, settings: Sequence[str], out: Path | None, *, verbose: bool = False) -> dict[str, Any]:
     """Run the flow `study-index` and return its result."""
-    with _start_prefect(config, root, settings, verbose=verbose) as root_path:
+    with _start_prefect(config, root, settings, verbose=verbose) as location:
         from indexmill.flows.study_index import study_index
 
-        return study_index(config, root_path, list(settings), str(out.resolve()) if out else None)
+        return study_index(config, location, list(settings), str(out.resolve()) if out else None)
 
 
 @contextmanager
@@ -114,10 +114,10 @@ def _write_config_file(config: str | Path | PipelineConfig) -> Iterator[str]:
 
 @contextmanager
 def _start_prefect(config: str, root: str | Path | None, settings: Sequence[str], *, verbose: bool) -> Iterator[str]:
-    """Check config and root, then start Prefect; yields the root's absolute path."""
+    """Check config and root, then start Prefect; yields the root's absolute path or URL."""
     load_config(config, settings)
     with open_root(root) as storage_root:
-        root_path = storage_root.path
+        root_path, location = storage_root.path, str(storage_root)
     check_free_space(root_path, MIN_FREE_BYTES)
     prepare_environment(root_path, verbose=verbose)
     from indexmill.flows.local_prefect import embedded_server  # Prefect reads its settings on import
@@ -128,7 +128,7 @@ def _start_prefect(config: str, root: str | Path | None, settings: Sequence[str]
 
             wait_for_server()
             advance(1)
-        yield str(root_path)
+        yield location
 
 
 @contextmanager

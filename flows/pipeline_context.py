@@ -1,4 +1,4 @@
-"""Open what a flow works on: the pipeline's config, the root, and the lease of its index."""
+"""Open what a flow works on: the pipeline's config and the root."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from indexmill.configs.loading import load_config
 from indexmill.configs.models import PipelineConfig
 from indexmill.flows.environment import DEFAULT_ROOT, ROOT_VARIABLE
 from indexmill.storage.disk_errors import translate_disk_errors
-from indexmill.storage.locks import lease
 from indexmill.storage.permissions import apply_umask
 from indexmill.storage.root import Root
 
@@ -40,19 +39,3 @@ def open_pipeline(config: str, root: str | None, settings: Iterable[str] | None)
     pipeline = load_config(config, settings or ())
     with open_root(root) as storage_root, translate_disk_errors(storage_root.path):
         yield pipeline, storage_root
-
-
-@contextmanager
-def lease_index(root: Root, name: str, holder: str) -> Iterator[None]:
-    """Keep other builds of the index out during the block.
-
-    Args:
-        root: The root of the index.
-        name: The index.
-        holder: Who works on it, for the error message of the others: `build-index`.
-
-    Raises:
-        BuildInProgress: Another process holds the lease.
-    """
-    with lease(root.index(name) / "lease", holder=f"{holder} of {name}"):
-        yield

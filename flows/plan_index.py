@@ -8,7 +8,7 @@ from prefect import flow
 
 from indexmill.flows.build_index import run_data_stages
 from indexmill.flows.cancellation import cancel_on_signal
-from indexmill.flows.pipeline_context import lease_index, open_pipeline
+from indexmill.flows.pipeline_context import open_pipeline
 from indexmill.flows.planning import plan_build
 from indexmill.flows.stage_runner import StageRunner
 from indexmill.tasks.encoding.process import EncoderProcess
@@ -21,7 +21,7 @@ def plan_index(config: str, root: str | None = None, settings: list[str] | None 
 
     Items are listed, validated and split; the next build reuses these results.
     """
-    with open_pipeline(config, root, settings) as (pipeline, storage_root), lease_index(storage_root, pipeline.name, "plan-index"):
+    with open_pipeline(config, root, settings) as (pipeline, storage_root), storage_root.lease_index(pipeline.name, "plan-index"):
         with EncoderProcess() as process:
             _, validated, split_dataset, identity = run_data_stages(pipeline, StageRunner(storage_root), process)
         return plan_build(pipeline, storage_root, identity, validated, split_dataset).to_json()

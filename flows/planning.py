@@ -190,12 +190,12 @@ def available_memory() -> int:
 
 def _count_changes(root: Root, name: str, split: SplitDataset) -> _Changes:
     snapshots, candidate_sql = Snapshots(root, name), parquet.scan_sql(root.file(split.table))
-    if (live := snapshots.get_live_id()) is None:
+    if (live := snapshots.read_live_manifest()) is None:
         return _Changes(new=split.database + split.query, changed=0, removed=0, unchanged=0)
     sql = (
         "SELECT count(*) FILTER (b.item_id IS NULL), count(*) FILTER (a.content_digest <> b.content_digest), "
         "count(*) FILTER (a.item_id IS NULL), count(*) FILTER (a.content_digest = b.content_digest) "
-        f"FROM {candidate_sql} a FULL JOIN {parquet.scan_sql(snapshots.get_path(live) / 'items.parquet')} b ON a.item_id = b.item_id"
+        f"FROM {candidate_sql} a FULL JOIN {parquet.scan_sql(snapshots.file(live, 'items.parquet'))} b ON a.item_id = b.item_id"
     )
     return _Changes(*parquet.fetch_rows(sql, temp_dir=root.tmp)[0])
 

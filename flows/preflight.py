@@ -22,7 +22,7 @@ def check_encoder(config: EncoderConfig, root: Root, process: EncoderProcess) ->
         InputError: The weights are missing, are not the expected ones, or belong to another architecture.
     """
     identity = identify(config)
-    if not root.encoder(identity.fingerprint).is_dir():
+    if not root.list_files(root.encoder(identity.fingerprint), "**"):
         with acquire_gpu_slot() as is_shared, track("loading the model", 1) as advance:
             process.check_model(ModelSpec(config, "float32", MODALITIES_BY_KIND[config.kind][0]))
             if is_shared:

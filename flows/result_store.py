@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from prefect.filesystems import LocalFileSystem
 from prefect.serializers import JSONSerializer
+from pydantic import PrivateAttr
 
 from indexmill.storage.index_records import IndexShards, TrainedIndex, TunedIndex
 from indexmill.storage.records import Dataset, EmbeddingSet, Evaluation, Record, Snapshot, SplitDataset, ValidatedDataset
+from indexmill.storage.root import Root
+from indexmill.storage.stopping import Stopped
 
 RECORD_TYPES = (Record, Dataset, ValidatedDataset, SplitDataset, EmbeddingSet, TrainedIndex, IndexShards, TunedIndex, Evaluation, Snapshot)
 RECORD_TYPE_NAMES = frozenset(f"{record_type.__module__}.{record_type.__qualname__}" for record_type in RECORD_TYPES)
@@ -24,11 +28,19 @@ class RecordStorage(LocalFileSystem):
     """
 
     _block_type_name = "Indexmill records"
+    _root: Root = PrivateAttr()
+
+    @classmethod
+    def for_root(cls, root: Root) -> RecordStorage:
+        """Return the storage of a root's cached records."""
+        storage = cls(basepath=str(root.cache))
+        storage._root = root
+        return storage
 
     def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]  # Prefect calls both variants
         """Return the bytes of a file. Raises ValueError if it does not exist or holds no record."""
         file_path = self._resolve_path(path)
-        content = file_path.read_bytes() if file_path.is_file() else b""
+        content = self._root.store.read(file_path) or b""
         if not is_record_json(content):
             raise ValueError(f"{file_path} holds no record")
         return content
@@ -36,6 +48,17 @@ class RecordStorage(LocalFileSystem):
     async def aread_path(self, path: str) -> bytes:
         """Return the bytes of a file, as `read_path` does."""
         return self.read_path(path)
+
+    def write_path(self, path: str, content: bytes, _sync: bool = True) -> str:  # type: ignore[override]  # Prefect calls both variants
+        """Write a file atomically and return its path."""
+        file_path = self._resolve_path(path)
+        with suppress(Stopped), self._root.replace_atomically(file_path) as temporary:  # the next commit of a stage stops the run
+            temporary.write_bytes(content)
+        return str(file_path)
+
+    async def awrite_path(self, path: str, content: bytes) -> str:
+        """Write a file, as `write_path` does."""
+        return self.write_path(path, content)
 
 
 def is_record_json(content: bytes) -> bool:

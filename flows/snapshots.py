@@ -6,7 +6,6 @@ import difflib
 from typing import Any
 
 from indexmill.configs.loading import list_bundled_pipelines
-from indexmill.flows.pipeline_context import lease_index
 from indexmill.storage.errors import InputError
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.metrics_file import MetricsFile, SnapshotDiff, read_metrics_history
@@ -29,7 +28,7 @@ def check_index(root: Root, name: str) -> None:
         next_step = "choose one of these, or build one: indexmill pipelines" if indexes else "build one first: indexmill pipelines"
     raise InputError(
         f"there is no index {name}",
-        where=str(root.path),
+        where=str(root),
         expected="one of: " + ", ".join(indexes) if indexes else "a published index; there is none under this root yet",
         got=name,
         next_step=next_step,
@@ -75,11 +74,14 @@ def compare_snapshots(root: Root, name: str, baseline: str, candidate: str | Non
 
     snapshots = Snapshots(root, name)
     baseline_manifest, candidate_manifest = snapshots.read_manifest(baseline), snapshots.read_manifest(candidate)
-    baseline_folder, candidate_folder = (snapshots.get_path(manifest.snapshot_id) for manifest in (baseline_manifest, candidate_manifest))
+    baseline_tables, candidate_tables = (
+        SnapshotTables(snapshots.file(manifest, "report/per_query.parquet"), snapshots.file(manifest, "items.parquet"))
+        for manifest in (baseline_manifest, candidate_manifest)
+    )
     return compute_snapshot_diff(
         baseline_manifest.snapshot_id,
-        SnapshotTables(baseline_folder / "report/per_query.parquet", baseline_folder / "items.parquet"),
-        SnapshotTables(candidate_folder / "report/per_query.parquet", candidate_folder / "items.parquet"),
+        baseline_tables,
+        candidate_tables,
         rejected=candidate_manifest.rejected - baseline_manifest.rejected,
         metrics=sorted(candidate_manifest.metrics),
         temp_dir=root.tmp,
@@ -105,7 +107,7 @@ def rollback_snapshot(root: Root, name: str, snapshot_id: str | None) -> tuple[s
     from indexmill.storage import catalog  # imports DuckDB, which is slow, and which no other command here needs
 
     snapshots = Snapshots(root, name)
-    with root.hold_shared(), lease_index(root, name, "rollback"):
+    with root.hold_shared(), root.lease_index(name, "rollback"):
         live = snapshots.read_manifest()
         target = snapshots.read_manifest(snapshot_id or _find_previous_published(snapshots, live))
         if target.verdict == "refused":
@@ -116,7 +118,7 @@ def rollback_snapshot(root: Root, name: str, snapshot_id: str | None) -> tuple[s
                 next_step="build again with --force REASON to publish it anyway",
             )
         snapshots.verify(target)
-        snapshots.publish(target.snapshot_id)
+        snapshots.publish(target.snapshot_id, replacing=live.snapshot_id)
         catalog.rebuild(root)
     return live.snapshot_id, target.snapshot_id
 
@@ -158,5 +160,5 @@ def read_history(root: Root, name: str) -> list[MetricsFile]:
     builds = read_metrics_history(root, name)
     if not builds:
         check_index(root, name)
-        raise InputError("this index has no metrics history", where=str(root.path), got=name, next_step="the next build of it starts one")
+        raise InputError("this index has no metrics history", where=str(root), got=name, next_step="the next build of it starts one")
     return builds

@@ -82,5 +82,5 @@ class StageRunner:
         self.root.cache.mkdir(exist_ok=True)
         stage = stage.with_options(refresh_cache=force_rerun)
         # Set on the copied task: passed as an option, the storage would have to be saved on the Prefect server.
-        stage.result_storage = RecordStorage(basepath=str(self.root.cache))
+        stage.result_storage = RecordStorage.for_root(self.root)
         return cast(State[R], stage(self.root, *inputs, **named_inputs, return_state=True))

@@ -14,11 +14,11 @@ from indexmill.configs.encoders import EncoderConfig
 from indexmill.configs.models import PipelineConfig
 from indexmill.flows.build_index import run_data_stages
 from indexmill.flows.cancellation import cancel_on_signal
-from indexmill.flows.pipeline_context import lease_index, open_pipeline
+from indexmill.flows.pipeline_context import open_pipeline
 from indexmill.flows.planning import check_fit, plan_build
 from indexmill.flows.preflight import check_sizes, get_index_embeddings
 from indexmill.flows.stage_runner import StageRunner
-from indexmill.storage.atomic import Scratch
+from indexmill.storage.atomic import Scratch, commit
 from indexmill.storage.device_profiles import load_device_profile
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
@@ -53,7 +53,7 @@ def study_index(config: str, root: str | None = None, settings: list[str] | None
     with open_pipeline(config, root, settings) as (pipeline, storage_root):
         rows: list[StudyRow] = []
         for name, encoder_pipeline in _split_by_encoder(pipeline).items():
-            with lease_index(storage_root, pipeline.name, "study-index"):
+            with storage_root.lease_index(pipeline.name, "study-index"):
                 embeddings, encode_stats = encode_for_study(encoder_pipeline, storage_root)
             rows += study(storage_root, name, encoder_pipeline, embeddings, encode_stats)
         return _write_report(pipeline, storage_root, Path(out) if out else None, rows)
@@ -113,7 +113,7 @@ def _write_report(config: PipelineConfig, root: Root, out: Path | None, rows: li
         "target": config.index.recall_target or DEFAULT_RECALL_TARGET,
     }
     folder = out or root.study(config.name)
-    scratch = Scratch(folder) if out else root.scratch
+    scratch = Scratch(folder, commit) if out else root.scratch
     try:
         paths = write_study_report(scratch, folder, report_header, rows)
     finally:

@@ -28,7 +28,7 @@ def watch_sources(configs: list[str] | None = None, root: str | None = None) -> 
     """
     with open_root(root) as storage_root:
         if configs is None:
-            configs = [name for name in list_bundled_pipelines() if storage_root.revision_file(name).exists()]
+            configs = [name for name in list_bundled_pipelines() if storage_root.exists(storage_root.revision_file(name))]
         return {name: _start_if_changed(storage_root, name) for name in configs}
 
 

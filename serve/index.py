@@ -24,11 +24,13 @@ from indexmill.serve.queries import (
     read_query_text,
     read_query_vectors,
 )
+from indexmill.storage.errors import DamagedFile
 from indexmill.storage.records import FileRef, Modality
 from indexmill.storage.retention import hold_snapshot
 from indexmill.storage.root import Root, verify_file
 from indexmill.storage.snapshots import Snapshots
 from indexmill.tasks.indexing.filtered_search import reconstruct_vectors, search_filtered
+from indexmill.tasks.indexing.searcher import Searcher
 from indexmill.tasks.indexing.shard_store import open_searcher
 
 WhereFilter = Mapping[Any, str | Sequence[str]]
@@ -74,9 +76,14 @@ class OpenIndex:
         snapshots = Snapshots(root, name)
         with ExitStack() as stack:
             self.manifest = stack.enter_context(hold_snapshot(snapshots, snapshot_id))
-            self.snapshot_dir = snapshots.get_path(self.manifest.snapshot_id)
-            self._verify_files()
-            self.searcher = open_searcher(self.manifest.shards, self._resolve_path, self.manifest.metric, self.manifest.search.params)
+            self.snapshot_dir = snapshots.fetch(self.manifest)
+            try:
+                self.searcher = self._open_files()
+            except DamagedFile:
+                if not snapshots.drop_damaged_copies(self.manifest):
+                    raise
+                snapshots.fetch(self.manifest)
+                self.searcher = self._open_files()
             self.items = ItemTable(self.snapshot_dir / "items.parquet", root.scratch)
             self._hold = stack.pop_all()
         self.encoder = encoder or QueryEncoder(root, self.manifest)
@@ -227,12 +234,13 @@ class OpenIndex:
     def _encode(self, prepared: Sequence[Any], modality: Modality) -> np.ndarray:
         return read_query_vectors(self.manifest, self.encoder.encode(prepared, modality))
 
-    def _verify_files(self) -> None:
-        """Verify all files but those of shards, which `open_searcher` verifies."""
+    def _open_files(self) -> Searcher:
+        """Verify all files, those of shards as they are opened."""
         shard_paths = {ref.path for shard in self.manifest.shards for ref in shard.files}
         for ref in self.manifest.files:
             if ref.path not in shard_paths:
                 verify_file(self.snapshot_dir / ref.path, ref)
+        return open_searcher(self.manifest.shards, self._resolve_path, self.manifest.metric, self.manifest.search.params)
 
     def _resolve_path(self, ref: FileRef) -> Path:
         return self.snapshot_dir / ref.path

@@ -10,18 +10,26 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from indexmill.storage.permissions import get_umask
 from indexmill.storage.stopping import raise_if_stopping
 
+CommitFile = Callable[[Path, Path], None]
+
 
 class Scratch:
-    """This process's folder for temporaries under one root. The kernel releases its lock when the process ends."""
+    """This process's folder for temporaries under one root. The kernel releases its lock when the process ends.
 
-    def __init__(self, parent: Path) -> None:
+    Args:
+        parent: The folder that all processes' folders are in.
+        commit_file: What makes a temporary file final: the `commit` of the root's store.
+    """
+
+    def __init__(self, parent: Path, commit_file: CommitFile) -> None:
+        self._commit = commit_file
         parent.mkdir(mode=0o777 & ~get_umask(), parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
         self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
@@ -46,7 +54,7 @@ class Scratch:
         """Yield a temporary path; commit it as `target` when the block ends without an error."""
         with self.staging() as folder:
             yield folder / target.name
-            commit(folder / target.name, target)
+            self._commit(folder / target.name, target)
 
     def write_text(self, target: Path, text: str) -> None:
         """Write `text` (UTF-8) to `target` atomically."""
@@ -55,7 +63,7 @@ class Scratch:
 
 
 def commit(temporary: Path, target: Path) -> None:
-    """Make a finished temporary file durable under its final name. Every file under the root is created this way.
+    """Make a finished temporary file durable under its final name on this machine (`Root.commit` does so for a root).
 
     Raises:
         Stopped: when a stop was requested. The file is in its place by then.

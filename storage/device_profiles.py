@@ -48,7 +48,7 @@ class DeviceProfile(FrozenModel):
 def load_device_profile(root: Root, model: str, modality: Modality, device: str) -> DeviceProfile:
     """Load the profile of an encoder on a device; an empty one when none is cached or it cannot be read."""
     try:
-        text = root.device_profile(model, json_digest([modality, device])).read_text(encoding="utf-8")
+        text = root.fetch(root.device_profile(model, json_digest([modality, device]))).read_text(encoding="utf-8")
         return DeviceProfile.model_validate_json(text)
     except (OSError, ValueError):
         return DeviceProfile(device=device)

@@ -3,6 +3,8 @@
 IndexmillError           exit code 2   base class: what, where, expected, got, next step
 |- InputError                          the config, the source or the data is invalid; never retried
 |- SourceUnreachable                   the network or a provider does not answer; retried as a ConnectionError
+|- StoreUnreachable                    the object store of the root does not answer; retried as a ConnectionError
+|- LeaseLost                           another process took over while this one was silent
 |- SourceChanged                       an item changed while it was being read; the next run lists it again
 |- DamagedFile                         a file is missing or does not match its record
 |- RootUnusable                        the root cannot be written
@@ -46,6 +48,14 @@ class InputError(IndexmillError):
 
 class SourceUnreachable(IndexmillError, ConnectionError):
     """A provider cannot be reached. It is also a ConnectionError, so code that retries transient errors retries it."""
+
+
+class StoreUnreachable(IndexmillError, ConnectionError):
+    """The object store that holds the root does not answer. Also a ConnectionError, so that it is retried like one."""
+
+
+class LeaseLost(IndexmillError):
+    """Another process has taken over a lease of this one, which was silent for too long."""
 
 
 class SourceChanged(IndexmillError):

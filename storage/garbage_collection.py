@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,11 +61,13 @@ def collect_garbage(root: Root, *, days: float = 1, dry_run: bool = False) -> li
     indexes = [Snapshots(root, name) for name in root.list_indexes()]
     garbage = [entry for snapshots in indexes for entry in _collect_snapshots(snapshots, dry_run=dry_run)]
     expired_ids = {Path(entry.path).name for entry in garbage if entry.kind == "snapshot"}
-    cutoff = time.time() - days * SECONDS_PER_DAY
-    for folder in sorted((root.path / "embeddings").glob("*")):
-        tables = [path for snapshots in indexes for path in _list_tables(snapshots, folder.name, expired_ids)]
+    cutoff = root.store.now() - days * SECONDS_PER_DAY
+    for fingerprint in root.list_folders(root.path / "embeddings"):
+        folder = root.embeddings(fingerprint)
+        tables = [path for snapshots in indexes for path in _list_tables(snapshots, fingerprint, expired_ids)]
         garbage += _collect_vectors(root, folder, tables, cutoff, dry_run=dry_run)
     live = {digest[:16] for snapshots in indexes if (manifest := snapshots.read_live_manifest()) for digest in manifest.datasets.values()}
+    live |= {folder for snapshots in indexes for folder in _list_linked_folders(snapshots, expired_ids)}
     garbage += _collect_dataset_folders(root, cutoff, live, dry_run=dry_run)
     return [*garbage, *_collect_cached_stages(root, {entry.path for entry in garbage}, dry_run=dry_run)]
 
@@ -76,11 +78,11 @@ def _collect_snapshots(snapshots: Snapshots, *, dry_run: bool) -> list[Garbage]:
         return []
     keep, keep_days = live.config["publish"]["keep"], live.config["publish"].get("keep_days", 0)
     expired_ids = find_expired_snapshots(snapshots, keep, keep_days)
-    sizes = {snapshot_id: _get_folder_size(snapshots.get_path(snapshot_id)) for snapshot_id in expired_ids}
-    pool_files = {path: path.stat().st_size for path in find_unreferenced_files(snapshots, frozenset(expired_ids))}
+    sizes = {snapshot_id: _get_snapshot_size(snapshots, snapshot_id) for snapshot_id in expired_ids}
+    pool_files = {path: _get_size(root, path) for path in find_unreferenced_files(snapshots, frozenset(expired_ids))}
     if not dry_run:
         expired_ids = apply_retention(snapshots, keep, keep_days)
-        pool_files = {path: size for path, size in pool_files.items() if not path.exists()}
+        pool_files = {path: size for path, size in pool_files.items() if not root.exists(path)}
     return [
         *(
             Garbage("snapshot", _get_relative_path(root, snapshots.get_path(snapshot_id)), None, sizes[snapshot_id])
@@ -93,10 +95,17 @@ def _collect_snapshots(snapshots: Snapshots, *, dry_run: bool) -> list[Garbage]:
 def _list_tables(snapshots: Snapshots, fingerprint: str, expired_ids: set[str]) -> list[Path]:
     """List the tables of kept snapshots whose contents have vectors in this store."""
     return [
-        snapshots.get_path(snapshot_id) / table
-        for snapshot_id in snapshots.list_ids()
-        if snapshot_id not in expired_ids and (table := snapshots.read_manifest(snapshot_id).embedding_stores.get(fingerprint))
+        snapshots.file(manifest, table)
+        for manifest in snapshots.read_manifests()
+        if manifest.snapshot_id not in expired_ids and (table := manifest.embedding_stores.get(fingerprint))
     ]
+
+
+def _list_linked_folders(snapshots: Snapshots, expired_ids: set[str]) -> Iterator[str]:
+    """Yield the names of the data set folders that kept snapshots have links into."""
+    for manifest in snapshots.read_manifests():
+        if manifest.snapshot_id not in expired_ids:
+            yield from (Path(path).parent.name for path in manifest.sources.values() if path.startswith("datasets/"))
 
 
 def _collect_vectors(root: Root, folder: Path, tables: list[Path], cutoff: float, *, dry_run: bool) -> Iterator[Garbage]:
@@ -104,9 +113,10 @@ def _collect_vectors(root: Root, folder: Path, tables: list[Path], cutoff: float
     store = PartFolder(root, folder)
     with store.lease():
         for path in store.list_parts():
-            if path.stat().st_mtime > cutoff:
+            info = root.store.info(path)
+            if info is None or info.modified > cutoff:
                 continue
-            used, rows, size = _read_used_digests(root, path, tables), int(pq.read_metadata(path).num_rows), path.stat().st_size
+            used, rows, size = _read_used_digests(root, path, tables), int(pq.read_metadata(path).num_rows), info.size
             if len(used) == rows:
                 continue
             if not dry_run:
@@ -125,7 +135,7 @@ def _read_used_digests(root: Root, part: Path, tables: list[Path]) -> list[str]:
 
 def _rewrite_part(root: Root, part: Path, used: list[str]) -> None:
     if not used:
-        part.unlink()
+        root.remove(part)
         return
     used_digests = pa.array(used, pa.string())
     batches = (batch.filter(pc.is_in(batch.column("content_digest"), used_digests)) for batch in parquet.read_batches(part))
@@ -135,31 +145,35 @@ def _rewrite_part(root: Root, part: Path, used: list[str]) -> None:
 
 def _collect_dataset_folders(root: Root, cutoff: float, live: set[str], *, dry_run: bool) -> Iterator[Garbage]:
     """Remove the older folders of each stage, except those named in `live`: modification times depend on the clock."""
-    for stage in sorted((root.path / "datasets").glob("*/*")):
-        if stage.name == "cache":
-            continue
-        folders = sorted(stage.iterdir(), key=lambda folder: folder.stat().st_mtime)
-        for folder in folders[:-STAGE_FOLDERS_TO_KEEP]:
-            if folder.stat().st_mtime < cutoff and folder.name not in live:
-                yield Garbage("dataset", _get_relative_path(root, folder), None, _get_folder_size(folder))
+    stages = defaultdict[Path, dict[Path, list[Path]]](lambda: defaultdict(list))
+    for path in root.list_files(root.path / "datasets", "*/*/*/*"):
+        stages[path.parent.parent][path.parent].append(path)
+    for stage in sorted(stages):
+        modified = {folder: max(_get_modified(root, path) for path in files) for folder, files in stages[stage].items()}
+        for folder in sorted(modified, key=lambda folder: (modified[folder], folder))[:-STAGE_FOLDERS_TO_KEEP]:
+            if modified[folder] < cutoff and folder.name not in live:
+                files = stages[stage][folder]
+                yield Garbage("dataset", _get_relative_path(root, folder), None, sum(_get_size(root, path) for path in files))
                 if not dry_run:
-                    shutil.rmtree(folder)
+                    for path in files:
+                        root.remove(path)
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _collect_cached_stages(root: Root, removed: set[str], *, dry_run: bool) -> Iterator[Garbage]:
     """Remove cached records that refer to a missing or removed file."""
-    for path in sorted(root.cache.glob("*")) if root.cache.is_dir() else []:
+    for path in root.list_files(root.cache, "*"):
         # A part of the embedding store may have been rewritten under its name. A cached stage checks its size itself.
-        names = [name for name in _read_cached_files(path) if not name.startswith("embeddings/")] if path.is_file() else []
+        names = [name for name in _read_cached_files(root.fetch(path)) if not name.startswith("embeddings/")]
         if any(_is_gone(root, name, removed) for name in names):
-            yield Garbage("cached stage", _get_relative_path(root, path), None, path.stat().st_size)
+            yield Garbage("cached stage", _get_relative_path(root, path), None, _get_size(root, path))
             if not dry_run:
-                path.unlink()
+                root.remove(path)
 
 
 def _is_gone(root: Root, name: str, removed: set[str]) -> bool:
     """Whether a file is missing, or is or will be removed itself or with a folder above it."""
-    return not (root.path / name).exists() or name in removed or any(str(folder) in removed for folder in Path(name).parents)
+    return not root.exists(root.path / name) or name in removed or any(str(folder) in removed for folder in Path(name).parents)
 
 
 def _read_cached_files(cached_record: Path) -> list[str]:
@@ -171,8 +185,19 @@ def _read_cached_files(cached_record: Path) -> list[str]:
         return []
 
 
-def _get_folder_size(folder: Path) -> int:
+def _get_snapshot_size(snapshots: Snapshots, snapshot_id: str) -> int:
+    folder = snapshots.get_path(snapshot_id)
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _get_size(root: Root, path: Path) -> int:
+    info = root.store.info(path)
+    return info.size if info else 0
+
+
+def _get_modified(root: Root, path: Path) -> float:
+    info = root.store.info(path)
+    return info.modified if info else 0.0
 
 
 def _get_relative_path(root: Root, path: Path) -> str:

@@ -24,7 +24,7 @@ OLDEST_SCHEMA_VERSION, NEWEST_SCHEMA_VERSION = 2, 2
 class Manifest(FrozenModel):
     """The description of a snapshot, written last in its folder.
 
-    All paths are relative to that folder, except `pool_files`.
+    All paths are relative to that folder, except those of `sources` and `pool_files`.
     """
 
     schema_version: Literal[2] = 2
@@ -60,7 +60,10 @@ class Manifest(FrozenModel):
     search: TunedIndex = Field(description="the search parameters, and how they were chosen")
     shards: tuple[Shard, ...]
     files: tuple[FileRef, ...] = Field(description="every file of the snapshot except the manifest")
-    pool_files: tuple[RelativePath, ...] = Field(description="files relative to the root that the snapshot's files are links to")
+    sources: dict[str, RelativePath] = Field(
+        default_factory=dict, description="name of a file of the snapshot -> the file relative to the root that it is a link to"
+    )
+    pool_files: tuple[RelativePath, ...] = Field(description="files relative to the root that are kept as long as the snapshot")
     verdict: Literal["published", "refused"] = Field(description="the decision of the gate")
     failed_rules: tuple[str, ...] = Field(description="the gate rules that failed")
     force_reason: str | None = Field(description="the reason given for publishing despite failed rules")

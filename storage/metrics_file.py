@@ -97,9 +97,9 @@ def read_metrics_history(root: Root, name: str) -> list[MetricsFile]:
     Unreadable files are skipped, because nothing depends on the history.
     """
     history = []
-    for path in sorted(_history_folder(root, name).glob("*.json")):
+    for path in root.list_files(_history_folder(root, name), "*.json"):
         try:
-            history.append(MetricsFile.model_validate_json(path.read_bytes()))
+            history.append(MetricsFile.model_validate_json(root.fetch(path).read_bytes()))
         except (OSError, ValueError):
             continue
     return history

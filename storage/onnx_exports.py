@@ -33,7 +33,7 @@ class OnnxExport(FrozenModel):
 def load_onnx_export(root: Root, model: str) -> OnnxExport | None:
     """Load the export of a model, named by its fingerprint; None when there is none or it cannot be read."""
     try:
-        return OnnxExport.model_validate_json((root.onnx_export(model) / "export.json").read_text(encoding="utf-8"))
+        return OnnxExport.model_validate_json(root.fetch(root.onnx_export(model) / "export.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pyarrow as pa
 
 from indexmill.storage import parquet
-from indexmill.storage.locks import lease
 from indexmill.storage.root import Root
 
 
@@ -26,8 +25,8 @@ class PartFolder:
         self.root, self.folder, self.prefix = root, folder, prefix
 
     def list_parts(self) -> list[Path]:
-        """List the committed parts by number."""
-        return sorted(self.folder.glob(f"{self.prefix}-*.parquet"))
+        """List the committed parts by number, and fetch them."""
+        return [self.root.fetch(path) for path in self.root.list_files(self.folder, f"{self.prefix}-*.parquet")]
 
     def list_readable_parts(self) -> list[Path]:
         """List the parts whose footer can be read. The contents of the others count as missing."""
@@ -35,12 +34,12 @@ class PartFolder:
 
     def lease(self) -> AbstractContextManager[None]:
         """Lock the folder for writing. Waits for another writer, so that two pipelines never do the same work twice."""
-        return lease(self.folder / "lease", holder="a build", wait=True)
+        return self.root.store.lease(self.folder / "lease", holder="a build", wait=True)
 
     @contextmanager
     def add_part(self) -> Iterator[Path]:
         """Yield a temporary path that becomes the next part when the block ends without an error."""
-        parts = self.list_parts()
+        parts = self.root.list_files(self.folder, f"{self.prefix}-*.parquet")
         number = int(parts[-1].stem.removeprefix(f"{self.prefix}-")) + 1 if parts else 0
         with self.root.replace_atomically(self.folder / f"{self.prefix}-{number:05d}.parquet") as temporary:
             yield temporary
@@ -60,5 +59,5 @@ class PartFolder:
         """Remove the parts with an unreadable page or a wrong checksum and return them. The caller holds the lease."""
         damaged = [part for part in self.list_parts() if parquet.find_parquet_error(part, thorough=True)]
         for part in damaged:
-            part.unlink()
+            self.root.remove(part)
         return damaged

@@ -6,11 +6,11 @@ keeps the newest published ones, those that are young enough, and the newest ref
 
 from __future__ import annotations
 
-import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,6 +19,13 @@ from indexmill.storage.manifests import Manifest
 from indexmill.storage.snapshots import Snapshots
 
 POOL_FOLDERS = ("trained", "shards", "evaluations")
+RETIRED_VARIABLE = "INDEXMILL_RETIRED_SECONDS"
+DEFAULT_RETIRED_SECONDS = 3600.0
+
+
+def get_retired_seconds() -> float:
+    """Return how long an object store keeps the files of a snapshot that was removed."""
+    return float(os.environ.get(RETIRED_VARIABLE, DEFAULT_RETIRED_SECONDS))
 
 
 @contextmanager
@@ -30,43 +37,29 @@ def hold_snapshot(snapshots: Snapshots, snapshot_id: str | None = None) -> Itera
     Raises:
         InputError: when there is no such snapshot.
     """
-    handle, manifest = _open_and_lock(snapshots, snapshot_id)
-    try:
-        yield manifest
-    finally:
-        os.close(handle)
+    with ExitStack() as stack:
+        yield _hold(snapshots, snapshot_id, stack)
 
 
-def _open_and_lock(snapshots: Snapshots, snapshot_id: str | None) -> tuple[int, Manifest]:
+def _hold(snapshots: Snapshots, snapshot_id: str | None, stack: ExitStack) -> Manifest:
     while True:
-        live_id = snapshots.read_pointer()
+        live_id = snapshots.get_live_id() or snapshots.read_pointer()
+        manifest_path = snapshots.get_path(snapshot_id or live_id or "none") / "manifest.json"
         try:
-            return _lock_manifest(snapshots, snapshot_id or live_id or "")
-        except FileNotFoundError:
+            stack.enter_context(snapshots.root.store.hold_reader(manifest_path))
+            return snapshots.read_manifest(manifest_path.parent.name)
+        except (FileNotFoundError, InputError):
+            stack.close()
+            snapshots.root.store.refresh(snapshots.root.index(snapshots.name))
             if snapshot_id or live_id == snapshots.read_pointer():
                 snapshots.read_manifest(snapshot_id)  # raises an error that lists what exists
                 raise
 
 
-def _lock_manifest(snapshots: Snapshots, snapshot_id: str) -> tuple[int, Manifest]:
-    path = snapshots.get_path(snapshot_id) / "manifest.json"
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH)
-        return handle, snapshots.read_manifest(snapshot_id)
-    except InputError:
-        os.close(handle)
-        if not path.exists():  # removed before it was locked
-            raise FileNotFoundError(snapshot_id) from None
-        raise
-    except BaseException:
-        os.close(handle)
-        raise
-
-
 def list_pinned(snapshots: Snapshots) -> set[str]:
     """Return the ids of the pinned snapshots."""
-    return {path.name for path in _pins_folder(snapshots).glob("*") if path.name in snapshots.list_ids()}
+    ids = snapshots.list_ids()
+    return {path.name for path in snapshots.root.list_files(_pins_folder(snapshots), "*") if path.name in ids}
 
 
 def pin(snapshots: Snapshots, snapshot_id: str, *, keep: bool = True) -> None:
@@ -75,7 +68,7 @@ def pin(snapshots: Snapshots, snapshot_id: str, *, keep: bool = True) -> None:
     if keep:
         snapshots.root.scratch.write_text(pin_file, "")
     else:
-        pin_file.unlink(missing_ok=True)
+        snapshots.root.remove(pin_file)
 
 
 def find_expired_snapshots(snapshots: Snapshots, keep: int, days: float = 0) -> list[str]:
@@ -111,14 +104,14 @@ def apply_retention(snapshots: Snapshots, keep: int, days: float = 0) -> list[st
     removed = [
         snapshot_id
         for snapshot_id in find_expired_snapshots(snapshots, keep, days)
-        if _unlink_unless_read(snapshots.get_path(snapshot_id) / "manifest.json")
+        if snapshots.root.store.retire(snapshots.get_path(snapshot_id) / "manifest.json")
     ]
     for folder in snapshots.folder.iterdir():
         # The manifest is removed first: a folder without one is not a snapshot, so no reader opens a part of it.
-        if not (folder / "manifest.json").exists():
+        if not snapshots.root.exists(folder / "manifest.json"):
             shutil.rmtree(folder)
     for path in find_unreferenced_files(snapshots):
-        path.unlink()
+        snapshots.root.remove(path)
     for pool_folder in _list_pool_folders(snapshots):
         for folder in sorted(pool_folder.glob("**/"), reverse=True):
             if not any(folder.iterdir()):
@@ -131,21 +124,27 @@ def find_unreferenced_files(snapshots: Snapshots, without: frozenset[str] = froz
     root = snapshots.root
     kept_ids = [snapshot_id for snapshot_id in snapshots.list_ids() if snapshot_id not in without]
     needed = {path for snapshot_id in kept_ids for path in _read_pool_files(snapshots, snapshot_id)}
-    files = [path for folder in _list_pool_folders(snapshots) for path in sorted(folder.rglob("*")) if path.is_file()]
+    needed |= _read_retired_files(snapshots)
+    files = [path for folder in _list_pool_folders(snapshots) for path in root.list_files(folder, "**")]
     return [path for path in files if path.relative_to(root.path).as_posix() not in needed]
 
 
-def _unlink_unless_read(manifest: Path) -> bool:
-    """Remove a manifest unless a reader holds it; return whether it was removed."""
-    handle = os.open(manifest, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        manifest.unlink()
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(handle)
-    return True
+def _read_retired_files(snapshots: Snapshots) -> set[str]:
+    """Read which pool files were needed by snapshots that were retired a short while ago; drop the older marks.
+
+    Only object stores have such marks (`storage.object_store`): there, a reader may not be seen at once.
+    """
+    root, needed = snapshots.root, set[str]()
+    if not (marks := root.list_files(snapshots.folder, "*/retired.json")):
+        return needed
+    now = root.store.now()
+    for mark in marks:
+        info = root.store.info(mark)
+        if info is None or now - info.modified >= get_retired_seconds():
+            root.remove(mark)
+        else:
+            needed |= set(json.loads(root.fetch(mark).read_text(encoding="utf-8"))["pool_files"])
+    return needed
 
 
 def _list_pool_folders(snapshots: Snapshots) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The root: one directory that holds everything. All paths below it are built here.
+"""The root: one directory, or one prefix in an object store, that holds everything. All paths below it are built here.
 
 <root>/catalog.duckdb                             the catalog; derived, may be deleted
 <root>/cache/                                     stage records by cache key
@@ -28,50 +28,52 @@ import copy
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from indexmill.storage.atomic import Scratch, remove_stale_temporaries
 from indexmill.storage.digests import file_digest
 from indexmill.storage.disk_errors import get_user_temp_folder
 from indexmill.storage.errors import DamagedFile, InputError, RootUnusable
-from indexmill.storage.locks import lease
 from indexmill.storage.names import is_plain_name
+from indexmill.storage.object_client import is_object_url
+from indexmill.storage.object_store import ObjectStore, get_cache_folder
 from indexmill.storage.permissions import get_umask
 from indexmill.storage.records import FileRef, FrozenModel, Record
+from indexmill.storage.store import FolderStore, Store
 
 INDEX_NAME_PATTERN = "[a-z0-9][a-z0-9-]{0,62}"  # an index name is a folder name
 
 
 class Root:
-    """Paths and files under one root directory.
+    """Paths and files under one root.
+
+    Paths are always local. For a root in an object store they lie in this machine's copy of it (`storage.object_store`),
+    so `fetch` a file before reading it, and create files with `commit`, `replace_atomically` or `write_record`.
 
     Args:
-        path: The directory.
+        location: The directory, or the URL of a prefix: s3://BUCKET/PREFIX, gs://… or az://….
         create: Create the directory (readable by its owner only, see `storage.permissions`) and require that it is
             writable. With False it must exist, and may be read-only: temporaries and the catalog then go to the
             system's temporary directory.
 
     Raises:
-        InputError: with create=False, when the directory does not exist.
-        RootUnusable: when the directory cannot be created or written.
+        InputError: with create=False, when the directory does not exist, or there is nothing below the URL.
+        RootUnusable: when the directory or the object store cannot be used.
+        StoreUnreachable: when the object store does not answer.
     """
 
-    def __init__(self, path: str | Path, *, create: bool = True) -> None:
-        self.path = Path(path).expanduser().resolve()
+    def __init__(self, location: str | Path, *, create: bool = True) -> None:
+        is_remote = is_object_url(str(location))
+        self.path = get_root_folder(location)
         self._scratch: Scratch | None = None
         self._index_dir = self.path / "indexes"
-        if not create and not self.path.is_dir():
-            raise InputError(
-                "the root does not exist",
-                where=str(self.path),
-                got="no such directory",
-                next_step="choose it with --root or INDEXMILL_ROOT",
-            )
+        if not create and not is_remote and not self.path.is_dir():
+            raise _build_missing_error(str(self.path), "no such directory")
         try:
             self.path.mkdir(mode=0o777 & ~get_umask(), parents=True, exist_ok=True)
             self._is_writable = os.access(self.path, os.W_OK | os.X_OK)
-            if create and not self._is_writable:
+            if (create or is_remote) and not self._is_writable:
                 raise PermissionError("no write permission")
         except OSError as error:
             raise RootUnusable(
@@ -81,12 +83,19 @@ class Root:
                 got=error.strerror or str(error),
                 next_step="choose another with --root or INDEXMILL_ROOT, or fix its permissions",
             ) from None
+        self.store: Store = ObjectStore(str(location), self.path, writable=create) if is_remote else FolderStore(self.path)
+        if is_remote and not create and not self.list_files(self.path, "**"):
+            raise _build_missing_error(self.store.location, "no object below this URL")
+
+    def __str__(self) -> str:
+        """The directory or the URL."""
+        return self.store.location
 
     @property
     def scratch(self) -> Scratch:
         """This process's folder for temporaries, created on first use."""
         if self._scratch is None:
-            self._scratch = Scratch(self.tmp)
+            self._scratch = Scratch(self.tmp, self.store.commit)
         return self._scratch
 
     def close(self) -> None:
@@ -101,17 +110,22 @@ class Root:
         with self.scratch.replace_atomically(target) as temporary:
             yield temporary
 
-    @contextmanager
-    def hold_shared(self) -> Iterator[None]:
+    def hold_shared(self) -> AbstractContextManager[None]:
         """Lock the root together with other builds. Waits while a process holds it exclusively."""
-        with lease(self.path / "lease", holder="a build", wait=True, shared=True):
-            yield
+        return self.store.lease(self.path / "lease", holder="a build", wait=True, shared=True)
 
-    @contextmanager
-    def hold_exclusive(self, holder: str) -> Iterator[None]:
+    def hold_exclusive(self, holder: str) -> AbstractContextManager[None]:
         """Lock the root for this process alone. Raises BuildInProgress when another process holds it."""
-        with lease(self.path / "lease", holder=holder):
-            yield
+        return self.store.lease(self.path / "lease", holder=holder)
+
+    def lease_index(self, name: str, holder: str) -> AbstractContextManager[None]:
+        """Keep other builds of an index out. Raises BuildInProgress when another process holds the lease.
+
+        Args:
+            name: The index.
+            holder: What works on it, for the error message of the others: `build-index`.
+        """
+        return self.store.lease(self.index(name) / "lease", holder=f"{holder} of {name}")
 
     def remove_stale_temporaries(self) -> int:
         """Remove the temporaries of processes that have ended and return the number of folders removed."""
@@ -157,8 +171,8 @@ class Root:
 
     def read_last_revision(self, name: str) -> str | None:
         """Read the source's revision at a pipeline's last build; None before the first."""
-        path = self.revision_file(name)
-        return path.read_bytes().decode(errors="replace").strip() if path.exists() else None
+        content = self.store.read(self.revision_file(name))
+        return content.decode(errors="replace").strip() if content is not None else None
 
     def image_checks(self, policy: str) -> Path:
         """The folder of image checks under one policy."""
@@ -193,7 +207,7 @@ class Root:
 
     def list_indexes(self) -> list[str]:
         """List the names of the indexes under the root, published or not."""
-        return sorted(folder.name for folder in self._index_dir.glob("*") if re.fullmatch(INDEX_NAME_PATTERN, folder.name))
+        return [name for name in self.list_folders(self._index_dir) if re.fullmatch(INDEX_NAME_PATTERN, name)]
 
     def with_index_dir(self, folder: Path) -> Root:
         """Return this root with its indexes in `folder`, so that no pipeline sees what is built there.
@@ -225,6 +239,30 @@ class Root:
 
     # files and records
 
+    def commit(self, temporary: Path, target: Path) -> None:
+        """Make a finished temporary file durable under its final name, atomically. Raises Stopped as `atomic.commit` does."""
+        self.store.commit(temporary, target)
+
+    def fetch(self, path: Path) -> Path:
+        """Make a file's content available at its path, if the root has it, and return the path."""
+        return self.store.fetch(path)
+
+    def exists(self, path: Path) -> bool:
+        """Whether the root has this file."""
+        return self.store.info(path) is not None
+
+    def remove(self, path: Path) -> None:
+        """Remove a file; one that does not exist is no error."""
+        self.store.remove(path)
+
+    def list_files(self, folder: Path, pattern: str) -> list[Path]:
+        """List the files below `folder` that match a glob pattern, sorted; `**` means all. `fetch` before reading one."""
+        return self.store.list_files(folder, pattern)
+
+    def list_folders(self, folder: Path) -> list[str]:
+        """List the names of the folders directly below `folder` that hold files, sorted."""
+        return sorted({path.relative_to(folder).parts[0] for path in self.list_files(folder, "**") if path.parent != folder})
+
     def make_ref(self, path: Path, *, digest: bool = True) -> FileRef:
         """Make the reference to a finished file.
 
@@ -237,8 +275,8 @@ class Root:
         )
 
     def file(self, ref: FileRef) -> Path:
-        """The path of a referenced file."""
-        return self.path / ref.path
+        """Fetch a referenced file and return its path."""
+        return self.fetch(self.path / ref.path)
 
     def write_record(self, path: Path, record: FrozenModel) -> None:
         """Write a record or manifest as indented JSON, atomically."""
@@ -246,11 +284,35 @@ class Root:
 
     def find_invalid_files(self, record: Record, *, thorough: bool = False) -> list[str]:
         """List a cached record's missing files and wrong sizes, with `thorough` also wrong SHA-256s."""
-        return [error for ref in record.files if (error := find_file_error(self.file(ref), ref, digest=thorough))]
+        return [error for ref in record.files if (error := self._find_error(ref, thorough=thorough))]
 
     def verify_file(self, ref: FileRef) -> Path:
-        """Verify a file's size and SHA-256 and return its path. Raises DamagedFile when one differs."""
-        return verify_file(self.file(ref), ref)
+        """Verify a file's size and SHA-256 and return its path. Raises DamagedFile when one differs.
+
+        A damaged copy of an object is downloaded once more first.
+        """
+        path = self.file(ref)
+        if find_file_error(path, ref, digest=True):
+            self.store.drop_copy(path)
+            self.fetch(path)
+        return verify_file(path, ref)
+
+    def _find_error(self, ref: FileRef, *, thorough: bool) -> str:
+        path = self.path / ref.path
+        if not thorough:
+            info = self.store.info(path)
+            return describe_size_error(path, ref, info.size if info else None)
+        try:
+            self.verify_file(ref)
+        except DamagedFile as error:
+            return error.got
+        return find_file_error(path, ref, digest=True)
+
+
+def get_root_folder(location: str | Path) -> Path:
+    """Return the folder on this machine that the files of a root are in, whether it exists or not."""
+    folder = get_cache_folder(str(location)) if is_object_url(str(location)) else Path(location)
+    return folder.expanduser().resolve()
 
 
 def find_file_error(path: Path, ref: FileRef, *, digest: bool) -> str:
@@ -264,9 +326,9 @@ def find_file_error(path: Path, ref: FileRef, *, digest: bool) -> str:
     try:
         size = path.stat().st_size
     except OSError:
-        return f"{path} is missing"
-    if size != ref.size:
-        return f"{path} has {size} bytes, not {ref.size}"
+        size = None
+    if error := describe_size_error(path, ref, size):
+        return error
     if digest and ref.sha256 is not None and (got := file_digest(path)) != ref.sha256:
         return f"{path} has SHA-256 {got}, not {ref.sha256}"
     if digest and ref.sha256 is None and path.suffix == ".parquet":
@@ -274,6 +336,13 @@ def find_file_error(path: Path, ref: FileRef, *, digest: bool) -> str:
 
         return find_parquet_error(path, thorough=True)
     return ""
+
+
+def describe_size_error(path: Path, ref: FileRef, size: int | None) -> str:
+    """Return how a size differs from the recorded one; empty when it does not. None stands for a missing file."""
+    if size is None:
+        return f"{path} is missing"
+    return f"{path} has {size} bytes, not {ref.size}" if size != ref.size else ""
 
 
 def verify_file(path: Path, ref: FileRef) -> Path:
@@ -287,3 +356,7 @@ def verify_file(path: Path, ref: FileRef) -> Path:
             next_step="run the build again; it recreates missing and damaged files",
         )
     return path
+
+
+def _build_missing_error(location: str, got: str) -> InputError:
+    return InputError("the root does not exist", where=location, got=got, next_step="choose it with --root or INDEXMILL_ROOT")

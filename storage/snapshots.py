@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,7 +17,8 @@ from indexmill.storage.errors import DamagedFile, InputError
 from indexmill.storage.manifests import NEWEST_SCHEMA_VERSION, OLDEST_SCHEMA_VERSION, Manifest
 from indexmill.storage.names import is_plain_name
 from indexmill.storage.records import FileRef
-from indexmill.storage.root import Root, verify_file
+from indexmill.storage.root import Root, find_file_error, verify_file
+from indexmill.storage.store import build_swap_error
 
 
 class Snapshots:
@@ -41,18 +43,17 @@ class Snapshots:
 
         A snapshot is complete once it has a manifest, which is written last.
         """
-        return sorted(path.parent.name for path in self.folder.glob("[0-9]*-*/manifest.json"))
+        return sorted(path.parent.name for path in self.root.list_files(self.folder, "[0-9]*-*/manifest.json"))
 
     def read_pointer(self) -> str | None:
         """Return the id in the pointer, whether that snapshot exists or not; None before the first is published."""
-        try:
-            return self.pointer.read_bytes().decode(errors="replace").strip()
-        except FileNotFoundError:
-            return None
+        return _parse_pointer(self.root.store.read(self.pointer))
 
     def get_live_id(self) -> str | None:
         """Return the live snapshot's id; None before the first is published or when it is incomplete."""
         snapshot_id = self.read_pointer()
+        if snapshot_id is not None and snapshot_id not in self.list_ids():
+            self.root.store.refresh(self.root.index(self.name))  # another machine may have published it
         return snapshot_id if snapshot_id in self.list_ids() else None
 
     def read_manifests(self) -> Iterator[Manifest]:
@@ -99,17 +100,60 @@ class Snapshots:
         values = json.loads(manifest.model_dump_json())
         self.root.write_record(folder / "manifest.json", manifest.model_copy(update={"manifest_sha256": compute_manifest_sha256(values)}))
 
-    def publish(self, snapshot_id: str) -> None:
-        """Make a complete snapshot the live one: one atomic rename."""
-        self.root.scratch.write_text(self.pointer, snapshot_id + "\n")
+    def publish(self, snapshot_id: str, *, replacing: str | EllipsisType | None = ...) -> None:
+        """Make a complete snapshot the live one, by one atomic replacement of the pointer.
+
+        Args:
+            snapshot_id: The snapshot.
+            replacing: What `read_pointer` returned when the snapshot was compared with the live one; by default anything.
+
+        Raises:
+            BuildInProgress: when the pointer has changed since then.
+        """
+        content = self.root.store.read(self.pointer)
+        if replacing is not ... and _parse_pointer(content) != replacing:
+            raise build_swap_error(self.pointer, content)
+        with self.root.scratch.staging() as folder:
+            (folder / "current").write_text(snapshot_id + "\n", encoding="utf-8")
+            self.root.store.swap(folder / "current", self.pointer, content)
+
+    def file(self, manifest: Manifest, name: str) -> Path:
+        """Fetch one file of a snapshot and return its path."""
+        path = self.get_path(manifest.snapshot_id) / name
+        if source := manifest.sources.get(name):
+            self.root.store.fetch_link(self.root.path / source, path, self.root.scratch)
+        return path
+
+    def fetch(self, manifest: Manifest) -> Path:
+        """Fetch all files of a snapshot and return its folder."""
+        for ref in manifest.files:
+            self.file(manifest, ref.path)
+        return self.get_path(manifest.snapshot_id)
 
     def verify(self, manifest: Manifest) -> None:
-        """Verify every file of a snapshot by size and SHA-256. Raises DamagedFile for the first that differs."""
+        """Verify every file of a snapshot by size and SHA-256. Raises DamagedFile for the first that differs.
+
+        Damaged copies of objects are downloaded once more.
+        """
         for ref in manifest.files:
-            verify_file(self.get_path(manifest.snapshot_id) / ref.path, ref)
+            if find_file_error(self.file(manifest, ref.path), ref, digest=True):
+                self._drop_copy(manifest, ref)
+            verify_file(self.file(manifest, ref.path), ref)
+
+    def drop_damaged_copies(self, manifest: Manifest) -> bool:
+        """Remove this machine's damaged copies of a snapshot's files, for `fetch` to bring anew; return whether there were any."""
+        damaged = [ref for ref in manifest.files if find_file_error(self.file(manifest, ref.path), ref, digest=True)]
+        return sum(self._drop_copy(manifest, ref) for ref in damaged) > 0
+
+    def _drop_copy(self, manifest: Manifest, ref: FileRef) -> bool:
+        if (source := manifest.sources.get(ref.path)) is None:
+            return False
+        store = self.root.store
+        is_copy = store.drop_copy(self.get_path(manifest.snapshot_id) / ref.path)
+        return store.drop_copy(self.root.path / source) and is_copy  # one file with two names
 
     def _read_manifest(self, snapshot_id: str) -> Manifest:
-        path = self.get_path(snapshot_id) / "manifest.json"
+        path = self.root.fetch(self.get_path(snapshot_id) / "manifest.json")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             version = values["schema_version"]
@@ -128,7 +172,7 @@ class Snapshots:
             raise _build_invalid_error(path, version, error) from None
 
     def _build_unknown_error(self, snapshot_id: str | None) -> InputError:
-        catalog_command = f"run `indexmill catalog --root {self.root.path}` to list all builds"
+        catalog_command = f"run `indexmill catalog --root {self.root}` to list all builds"
         ids = self.list_ids()
         if snapshot_id:
             return InputError(
@@ -137,11 +181,11 @@ class Snapshots:
                 got="snapshots: " + (", ".join(ids) or "none"),
                 next_step=catalog_command,
             )
-        build_command = f"run `indexmill build PIPELINE --root {self.root.path}` first, or choose another root"
+        build_command = f"run `indexmill build PIPELINE --root {self.root}` first, or choose another root"
         indexes = [name for name in self.root.list_indexes() if Snapshots(self.root, name).get_live_id()]
         return InputError(
             f"index {self.name} has not been published" + (", though it has snapshots" if ids else ""),
-            where=str(self.root.path),
+            where=str(self.root),
             got="published indexes: " + (", ".join(indexes) or "none"),
             next_step=catalog_command if indexes else build_command,
         )
@@ -158,6 +202,10 @@ class Snapshots:
             if newer
             else f"choose another root with --root, or remove {self.folder.parent} and build the index again",
         )
+
+
+def _parse_pointer(content: bytes | None) -> str | None:
+    return None if content is None else content.decode(errors="replace").strip()
 
 
 def compute_manifest_sha256(values: dict[str, Any]) -> str:

@@ -12,7 +12,6 @@ from prefect import task
 
 from indexmill.configs.encoders import EncoderConfig
 from indexmill.configs.models import EvaluationConfig, IndexConfig
-from indexmill.storage.atomic import commit
 from indexmill.storage.digests import json_digest
 from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.index_records import IndexShards, TrainedIndex, TunedIndex
@@ -204,5 +203,5 @@ def _commit_files(root: Root, staging: Path, folder: Path) -> dict[str, FileRef]
     """Move every file of `staging` into `folder`."""
     names = sorted(path.name for path in staging.iterdir())
     for name in names:
-        commit(staging / name, folder / name)
+        root.commit(staging / name, folder / name)
     return {name: root.make_ref(folder / name) for name in names}

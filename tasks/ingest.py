@@ -13,7 +13,6 @@ from prefect import task
 
 from indexmill.configs.datasets import DatasetConfig
 from indexmill.storage import parquet
-from indexmill.storage.atomic import commit
 from indexmill.storage.digests import content_digest, item_id, json_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Dataset, FileRef
@@ -70,7 +69,7 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
         if not listed_count:
             raise _build_empty_error(name, config, source)
         _check_collisions(listing, root)
-        inventory = root.dataset_cache(name, f"inventory-{json_digest(image_root)[:8]}")
+        inventory = root.fetch(root.dataset_cache(name, f"inventory-{json_digest(image_root)[:8]}"))
         started_ns = time.time_ns()
         sql = _build_selection_sql(listing, config, None if rehash else inventory)
         with parquet.query(sql, temp_dir=root.tmp) as batches:
@@ -85,8 +84,8 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
         if image_root:
             _save_inventory(root, table, inventory, started_ns)
         if pair_count:
-            commit(pairs, folder / "pairs.parquet")
-        commit(table, folder / "items.parquet")
+            root.commit(pairs, folder / "pairs.parquet")
+        root.commit(table, folder / "items.parquet")
     table_ref = root.make_ref(folder / "items.parquet")
     pairs_ref = root.make_ref(folder / "pairs.parquet") if pair_count else None
     dataset = Dataset(

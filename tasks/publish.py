@@ -50,6 +50,7 @@ def publish(
         PublishRefused: If the gate refuses the build. The snapshot is kept and marked as refused; the live one stays.
     """
     snapshots = Snapshots(root, config.name)
+    pointer = snapshots.read_pointer()
     build = BuildCandidate(
         root=root,
         config=config,
@@ -66,7 +67,7 @@ def publish(
     )
     manifest = _assemble_snapshot(build, snapshots)
     if manifest.verdict == "published":
-        snapshots.publish(manifest.snapshot_id)
+        snapshots.publish(manifest.snapshot_id, replacing=pointer)
     apply_retention(snapshots, config.publish.keep, config.publish.keep_days)
     catalog.rebuild(root)
     folder = snapshots.get_path(manifest.snapshot_id)
@@ -116,6 +117,7 @@ def _assemble_snapshot(build: BuildCandidate, snapshots: Snapshots) -> Manifest:
     manifest = manifest.model_copy(
         update={
             "files": tuple(ref.model_copy(update={"path": name}) for name, ref in sources.items()),
+            "sources": {name: ref.path for name, ref in sources.items()},
             "pool_files": _list_pool_files(build, served, [*report.files.values(), sources["index_infos.json"]]),
         }
     )

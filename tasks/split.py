@@ -10,7 +10,6 @@ from prefect import task
 
 from indexmill.configs.models import SplitConfig
 from indexmill.storage import parquet
-from indexmill.storage.atomic import commit
 from indexmill.storage.digests import json_digest, unit_interval
 from indexmill.storage.records import Side, SplitDataset, ValidatedDataset
 from indexmill.storage.root import Root
@@ -82,7 +81,7 @@ def split(root: Root, dataset: ValidatedDataset, config: SplitConfig) -> SplitDa
         digest = json_digest([content, config.leaks, dataset.image_root, dataset.pairs and dataset.pairs.sha256])
         folder = root.dataset(dataset.name, "split", digest)
         for path in (leaks, by_label, table):
-            commit(path, folder / path.name)
+            root.commit(path, folder / path.name)
     refs = {name: root.make_ref(folder / f"{name}.parquet") for name in ("items", "by_label", "leaks")}
     record = SplitDataset(
         digest=digest,

@@ -12,7 +12,6 @@ from prefect import task
 
 from indexmill.configs.models import ValidateConfig
 from indexmill.storage import image_check_cache, parquet
-from indexmill.storage.atomic import commit
 from indexmill.storage.digests import content_digest, json_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Dataset, ValidatedDataset
@@ -61,15 +60,15 @@ def validate(root: Root, dataset: Dataset, config: ValidateConfig) -> ValidatedD
             checked = _check_images(root, Path(dataset.image_root), config, checked, valid_rows, failed_images)
         columns = ", ".join(ITEMS_SCHEMA.names)
         items = parquet.copy_query(f"SELECT {columns} FROM ({checked.passing_sql}) ORDER BY item_id", items_path, temp_dir=root.tmp)
-        history_path = root.dataset_cache(dataset.name, "rejects")
+        history_path = root.fetch(root.dataset_cache(dataset.name, "rejects"))
         counts = rejects.write_rejects(root, checked.rejected_sql, history_path, rejects_path)
         _check_reject_fraction(dataset, config, counts)
         table_digests = [parquet.compute_digest(items_path), parquet.compute_digest(rejects_path, rejects.REJECT_IDENTITY)]
         pairs_sha256 = dataset.pairs and dataset.pairs.sha256
         digest = json_digest([dataset.image_root, dataset.modality, dataset.labeled, pairs_sha256, *table_digests])
         folder = root.dataset(dataset.name, "validated", digest)
-        commit(rejects_path, folder / "rejects.parquet")
-        commit(items_path, folder / "items.parquet")
+        root.commit(rejects_path, folder / "rejects.parquet")
+        root.commit(items_path, folder / "items.parquet")
     table_ref, rejects_ref = root.make_ref(folder / "items.parquet"), root.make_ref(folder / "rejects.parquet")
     validated = ValidatedDataset(
         digest=digest,

@@ -104,7 +104,9 @@ def serve(
     New snapshots are loaded as soon as they are published.
     """
     with exit_on_error(verbose=verbose):
-        prepare_environment(Path(root).resolve(), verbose=verbose)
+        from indexmill.storage.root import get_root_folder
+
+        prepare_environment(get_root_folder(root), verbose=verbose)
         from indexmill.serve.http.server import run_server
 
         run_server(root, names, host, port)

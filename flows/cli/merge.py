@@ -35,7 +35,7 @@ def merge_index(root: Root, name: str, output: Path, memory: str) -> dict[str, A
     memory_limit = int(TypeAdapter(ByteSize).validate_python(memory))
     snapshots = Snapshots(root, name)
     with hold_snapshot(snapshots) as manifest:
-        return _merge_snapshot(manifest, snapshots.get_path(manifest.snapshot_id), output.resolve(), memory_limit)
+        return _merge_snapshot(manifest, snapshots.fetch(manifest), output.resolve(), memory_limit)
 
 
 def _merge_snapshot(manifest: Manifest, folder: Path, output: Path, memory_limit: int) -> dict[str, Any]:

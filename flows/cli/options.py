@@ -21,7 +21,7 @@ BUILD, LOOK, SERVE, KEEP = "Build", "Look", "Serve", "Keep"  # panels of `indexm
 
 ConfigArgument = Annotated[str, typer.Argument(help="The name of a bundled pipeline (see: indexmill pipelines), or a YAML file.")]
 NameArgument = Annotated[str, typer.Argument(help="The index.")]
-RootOption = Annotated[str, typer.Option("--root", help="The directory that holds everything.", envvar=ROOT_VARIABLE)]
+RootOption = Annotated[str, typer.Option("--root", help="The directory or object-store URL that holds everything.", envvar=ROOT_VARIABLE)]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config (dotted.key=value).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log, and tracebacks of errors.")]

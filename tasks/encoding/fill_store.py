@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 
 from indexmill.configs.encoders import EncoderConfig
 from indexmill.storage import parquet
-from indexmill.storage.atomic import commit
 from indexmill.storage.device_profiles import DeviceProfile
 from indexmill.storage.digests import content_digest, json_digest
 from indexmill.storage.embedding_store import REJECTED_SCHEMA, EmbeddingStore
@@ -238,9 +237,9 @@ def _write_partition(root: Root, name: str, items: Path, without_vector: str, re
         if rejected_sql:
             parquet.copy_query(rejected_sql, rejects, temp_dir=root.tmp)
             digest = json_digest([digest, parquet.compute_digest(rejects)])
-            commit(rejects, root.dataset(name, "encoded", digest) / rejects.name)
+            root.commit(rejects, root.dataset(name, "encoded", digest) / rejects.name)
         folder = root.dataset(name, "encoded", digest)
-        commit(table, folder / table.name)
+        root.commit(table, folder / table.name)
     return folder / table.name, root.make_ref(folder / rejects.name) if rejected_sql else None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +12,6 @@ import numpy as np
 
 from indexmill.configs.encoders import EncoderConfig, SentenceTransformersEncoderConfig
 from indexmill.storage import parquet
-from indexmill.storage.atomic import commit
 from indexmill.storage.errors import IndexmillError
 from indexmill.storage.onnx_exports import OnnxExport, is_damaged, load_onnx_export, save_onnx_export
 from indexmill.storage.records import Modality
@@ -130,7 +128,8 @@ def ensure_onnx_export(root: Root, process: EncoderProcess, config: EncoderConfi
     previous = load_onnx_export(root, fingerprint)
     if previous is not None and not is_damaged(root, previous):
         return
-    shutil.rmtree(root.onnx_export(fingerprint), ignore_errors=True)
+    for path in root.list_files(root.onnx_export(fingerprint), "*"):
+        root.remove(path)
     with root.scratch.staging() as staging, track("exporting the encoder", 1) as advance:
         job = ExportTextEncoder(
             ModelSpec(config, "float32", "text"),
@@ -148,7 +147,7 @@ def ensure_onnx_export(root: Root, process: EncoderProcess, config: EncoderConfi
         if record.passes:
             refs = {}
             for name, path in (("graph", Path(job.graph_path)), ("tokenizer", Path(job.tokenizer_path))):
-                commit(path, target := root.onnx_export(fingerprint) / path.name)
+                root.commit(path, target := root.onnx_export(fingerprint) / path.name)
                 refs[name] = root.make_ref(target)
             record = record.model_copy(update=refs)
         save_onnx_export(root, fingerprint, record)

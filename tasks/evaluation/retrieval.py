@@ -93,7 +93,7 @@ def compute_ground_truth(
     query_ids = run.query_ids.tolist()
     key = json_digest([indexed.digest, indexed.modality, query_embeddings.digest, query_embeddings.modality, query_ids, k, metric])
     path = folder / f"ground_truth-{key[:16]}.npz"
-    if path.exists() and (cached := _read_cached_ground_truth(path, key)):
+    if root.exists(path) and (cached := _read_cached_ground_truth(root.fetch(path), key)):
         return GroundTruth(*cached, root.make_ref(path))
     with track("exact search", indexed.database) as advance, open_vectors(root, indexed, side="database") as blocks:
         scores, ids = exact_search(run.query_vectors, _track_blocks(blocks, advance), k, metric)

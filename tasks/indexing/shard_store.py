@@ -73,7 +73,7 @@ def save_index(index: faiss.Index, path: Path) -> None:
 
 def load_shard(root: Root, name: str, key: str) -> Shard | None:
     """Load the shard with this key from the pool; None unless its record and all its files are intact."""
-    shard = read_record(root.shard_path(name, key, "json"), Shard)
+    shard = read_record(root.fetch(root.shard_path(name, key, "json")), Shard)
     return shard if shard and all(verify_or_none(root, ref) for ref in shard.files) else None
 
 
@@ -84,7 +84,7 @@ def load_previous_shards(root: Root, name: str, live: Manifest | None, side: Sid
     """
     if live is None or live.config["index"].get("shards") != shards:
         return []
-    records = ((shard, root.shard_path(name, shard.key, "json")) for shard in live.shards if shard.side == side)
+    records = ((shard, root.fetch(root.shard_path(name, shard.key, "json"))) for shard in live.shards if shard.side == side)
     return [read_record(path, Shard) or shard for shard, path in records]
 
 

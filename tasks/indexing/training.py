@@ -101,7 +101,7 @@ def load_last_training(root: Root, name: str, live: Manifest | None) -> TrainedI
     """Load the record of the training behind the live snapshot from the pool; None if there is none."""
     if live is None or "digest" not in live.training:
         return None
-    return read_record(root.trained_path(name, live.training["digest"], "json"), TrainedIndex)
+    return read_record(root.fetch(root.trained_path(name, live.training["digest"], "json")), TrainedIndex)
 
 
 def build_recipe(embeddings: EmbeddingSet, config: IndexConfig) -> dict[str, Any]:

@@ -73,10 +73,10 @@ def list_failed_rules(rules: tuple[GateRule, ...]) -> tuple[str, ...]:
 
 def _compare_with_live(build: BuildCandidate, live: Manifest) -> SnapshotDiff:
     root, gate = build.root, build.config.publish.gate
-    folder = Snapshots(root, build.config.name).get_path(live.snapshot_id)
+    snapshots = Snapshots(root, build.config.name)
     return compute_snapshot_diff(
         live.snapshot_id,
-        SnapshotTables(folder / "report" / "per_query.parquet", folder / "items.parquet"),
+        SnapshotTables(snapshots.file(live, "report/per_query.parquet"), snapshots.file(live, "items.parquet")),
         SnapshotTables(root.file(build.evaluation.per_query), root.file(build.embeddings.items)),
         rejected=build.rejected_items - live.rejected,
         metrics=(*gate.significant_drop, *gate.maximum_drop),

@@ -51,6 +51,7 @@ def build_manifest(
         search=build.tuned,
         shards=tuple(with_snapshot_paths(shard, number) for number, shard in enumerate(served)),
         files=(),
+        sources={},
         pool_files=(),
         verdict="refused" if failed_rules and build.force_reason is None else "published",
         failed_rules=failed_rules,

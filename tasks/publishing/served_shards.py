@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from indexmill.storage import parquet
-from indexmill.storage.atomic import commit
 from indexmill.storage.digests import json_digest
 from indexmill.storage.index_records import Shard
 from indexmill.storage.records import FileRef
@@ -49,5 +48,5 @@ def _merge_rejects(build: BuildCandidate) -> FileRef:
     with root.scratch.staging() as staging:
         parquet.copy_query(sql, staging / "rejects.parquet", temp_dir=root.tmp)
         path = root.dataset(validated.name, "rejects", json_digest([validated.digest, embeddings.digest])) / "rejects.parquet"
-        commit(staging / "rejects.parquet", path)
+        root.commit(staging / "rejects.parquet", path)
     return root.make_ref(path)

@@ -97,7 +97,7 @@ def test_old_folders_of_a_stage_go_with_the_cached_stages_that_need_them(root: R
         folder = root.path / "datasets" / "d" / "split" / f"{number}"
         folder.mkdir(parents=True)
         (folder / "items.parquet").write_bytes(b"x" * 10)
-        os.utime(folder, (LONG_AGO + number, LONG_AGO + number))
+        os.utime(folder / "items.parquet", (LONG_AGO + number, LONG_AGO + number))
     root.cache.mkdir()
     for number in (0, 2):
         record = {"__class__": "R", "data": {"files": [{"path": f"datasets/d/split/{number}/items.parquet", "size": 10, "sha256": None}]}}
