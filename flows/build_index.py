@@ -24,7 +24,7 @@ from indexmill.tasks.encoding import EncoderIdentity
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.evaluate import evaluate
 from indexmill.tasks.indexing.factory import check_factory
-from indexmill.tasks.ingest import describe_unreadable_files, ingest, read_source_revision
+from indexmill.tasks.ingest import describe_stale_listing, ingest, read_source_revision
 from indexmill.tasks.publish import publish
 from indexmill.tasks.shard import shard
 from indexmill.tasks.split import split
@@ -111,7 +111,7 @@ def run_data_stages(
     source_revision = read_source_revision(config.dataset, root)
     if record_revision and root.read_last_revision(config.name) not in (None, source_revision):
         process.preload(config.encoder)  # the source has changed, so there will be something to encode
-    dataset = run(ingest, config.name, config.dataset, source_revision, rehash, staleness_check=describe_unreadable_files)
+    dataset = run(ingest, config.name, config.dataset, source_revision, rehash, staleness_check=describe_stale_listing)
     if record_revision:
         root.scratch.write_text(root.revision_file(config.name), dataset.revision + "\n")
     validated = run(validate, dataset, config.validate_, staleness_check=list_transient_reasons)

@@ -69,7 +69,10 @@ def collect_garbage(root: Root, *, days: float = 1, dry_run: bool = False) -> li
     live = {digest[:16] for snapshots in indexes if (manifest := snapshots.read_live_manifest()) for digest in manifest.datasets.values()}
     live |= {folder for snapshots in indexes for folder in _list_linked_folders(snapshots, expired_ids)}
     garbage += _collect_dataset_folders(root, cutoff, live, dry_run=dry_run)
-    return [*garbage, *_collect_cached_stages(root, {entry.path for entry in garbage}, dry_run=dry_run)]
+    garbage += _collect_cached_stages(root, {entry.path for entry in garbage}, dry_run=dry_run)
+    if not dry_run:
+        root.store.remove_stale_copies()
+    return garbage
 
 
 def _collect_snapshots(snapshots: Snapshots, *, dry_run: bool) -> list[Garbage]:

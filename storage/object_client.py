@@ -11,18 +11,20 @@ import hashlib
 import os
 import re
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from indexmill.storage.digests import file_digest
-from indexmill.storage.errors import DamagedFile, InputError, RootUnusable, StoreUnreachable
+from indexmill.storage.errors import DamagedFile, IndexmillError, InputError, RootUnusable, StoreUnreachable
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
+
+T = TypeVar("T")
 
 SCHEMES = ("s3", "gs", "az")
 PATIENCE_VARIABLE = "INDEXMILL_STORE_PATIENCE"
@@ -108,7 +110,8 @@ class ObjectClient:
             try:
                 result = obstore.get(self._store, key)
                 return ObjectContent(bytes(result.bytes()), _get_version(cast("dict[str, Any]", result.meta)))
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                self._check_bucket(error, key)
                 return None
 
     def create(self, key: str, data: bytes) -> dict[str, str] | None:
@@ -140,16 +143,8 @@ class ObjectClient:
             DamagedFile: when the content differs from the SHA-256 that was uploaded with it.
             StoreUnreachable: when the store does not answer for the time of the client's patience.
         """
-        from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
-
         # obstore repeats requests, but not an answer that was cut in the middle of its body.
-        retrying = Retrying(
-            retry=retry_if_exception_type(StoreUnreachable),
-            stop=stop_after_delay(self._patience),
-            wait=wait_random_exponential(multiplier=0.2, max=5),
-            reraise=True,
-        )
-        return retrying(self._fetch_once, key, target)
+        return self._retry(self._fetch_once, key, target)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """List all objects below a prefix (a folder, without a slash at the end), a thousand per request."""
@@ -167,19 +162,14 @@ class ObjectClient:
         with self._translate(key):
             try:
                 entry = obstore.head(self._store, key)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                self._check_bucket(error, key)
                 return None
         return ObjectInfo(entry["path"], entry["size"], entry["last_modified"].timestamp())
 
     def delete(self, key: str) -> None:
         """Delete an object; one that does not exist is no error."""
-        import obstore
-
-        with self._translate(key):
-            try:
-                obstore.delete(self._store, key)
-            except FileNotFoundError:
-                return
+        self._retry(self._delete_once, key)
 
     def check_conditional_writes(self) -> None:
         """Find out whether the store honors conditional writes, on which leases and publishing rest.
@@ -197,24 +187,49 @@ class ObjectClient:
             if self.swap(key, b"4", version) is None:
                 raise self._build_conditions_error("a replacement with the right ETag was refused")
         finally:
-            self.delete(key)
+            with suppress(IndexmillError):  # an object of one byte is left behind
+                self.delete(key)
 
     def _put_if(self, key: str, data: bytes, mode: Any) -> dict[str, str] | None:
-        import obstore
-        from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
+        # obstore does not repeat a conditional write. Repeating is safe here: the nonce tells whether one has succeeded.
+        return self._retry(self._put_once, key, data, mode, uuid.uuid4().hex)
 
-        nonce = uuid.uuid4().hex
+    def _put_once(self, key: str, data: bytes, mode: Any, nonce: str) -> dict[str, str] | None:
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
         attributes = {"nonce": nonce, "sha256": hashlib.sha256(data).hexdigest()}
         with self._translate(key):
             try:
                 return _get_version(cast("dict[str, Any]", obstore.put(self._store, key, data, attributes=attributes, mode=mode)))
-            except (AlreadyExistsError, PreconditionError, NotFoundError, FileNotFoundError):
-                pass  # AWS answers 404, others 412, to a condition on an object that is gone
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
+                self._check_bucket(error, key)  # AWS answers 404, others 412, to a condition on an object that is gone
             try:
                 result = obstore.get(self._store, key)
             except FileNotFoundError:
                 return None
             return _get_version(cast("dict[str, Any]", result.meta)) if result.attributes.get("nonce") == nonce else None
+
+    def _delete_once(self, key: str) -> None:
+        import obstore
+
+        with self._translate(key):
+            try:
+                obstore.delete(self._store, key)
+            except FileNotFoundError as error:
+                self._check_bucket(error, key)
+
+    def _retry(self, call: Callable[..., T], *arguments: Any) -> T:
+        """Repeat a call while the store does not answer, for as long as the client is patient."""
+        from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(StoreUnreachable),
+            stop=stop_after_delay(self._patience),
+            wait=wait_random_exponential(multiplier=0.2, max=5),
+            reraise=True,
+        )
+        return retrying(call, *arguments)
 
     def _fetch_once(self, key: str, target: Path) -> bool:
         import obstore
@@ -223,7 +238,8 @@ class ObjectClient:
         with self._translate(key):
             try:
                 result = obstore.get(self._store, key)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                self._check_bucket(error, key)
                 return False
             with target.open("wb") as file:
                 for block in result.stream(min_chunk_size=BLOCK_BYTES):
@@ -249,8 +265,13 @@ class ObjectClient:
 
         try:
             yield
-        except BaseError as error:
+        except (BaseError, FileNotFoundError) as error:
             raise self._build_error(error, f"{self.url}/{key}".rstrip("/")) from None
+
+    def _check_bucket(self, error: Exception, key: str) -> None:
+        """Raise when it is not the object that is missing, but the bucket."""
+        if _find_code(str(error))[0] in MISSING_BUCKET_CODES:
+            raise self._build_error(error, f"{self.url}/{key}") from None
 
     def _build_error(self, error: Exception, where: str) -> Exception:
         from obstore.exceptions import InvalidPathError, PermissionDeniedError, UnauthenticatedError, UnknownConfigurationKeyError

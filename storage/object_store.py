@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from indexmill.storage import atomic
 from indexmill.storage.errors import BuildInProgress, DamagedFile, RootUnusable
@@ -26,10 +26,9 @@ from indexmill.storage.locks import lease
 from indexmill.storage.object_client import ObjectClient, ObjectInfo
 from indexmill.storage.object_leases import HeldLease, acquire, get_lease_seconds, hold, is_alive
 from indexmill.storage.permissions import get_umask
-from indexmill.storage.store import FileInfo, FolderStore, build_swap_error
+from indexmill.storage.store import FileInfo, FolderStore, build_swap_error, is_shared
 
 CACHE_VARIABLE = "INDEXMILL_CACHE"
-LOCAL_FOLDERS = frozenset({"tmp", "prefect", "sources", "models", "lease", "catalog.duckdb", "catalog.duckdb.wal"})
 RETIRED = "retired.json"
 # A reader writes a sign of life this often; a snapshot is not removed while its reader's last one is younger than ten of them.
 READER_BEAT_SECONDS = 60.0
@@ -164,14 +163,11 @@ class ObjectStore:
         path.unlink(missing_ok=True)
         return True
 
-    def remove_unlisted_copies(self) -> int:
-        """Remove the copies of objects that the store has no more; return their number. The caller holds the root alone."""
-        removed = 0
+    def remove_stale_copies(self) -> None:
+        """Remove this machine's copies of objects that the store has no more. The caller holds the root alone."""
         for path in self._folder.rglob("*"):
             if path.is_file() and not self._is_local(path) and self._key(path) not in self._objects:
                 path.unlink()
-                removed += 1
-        return removed
 
     @contextmanager
     def lease(self, path: Path, *, holder: str, wait: bool = False, shared: bool = False) -> Iterator[None]:
@@ -279,14 +275,8 @@ class ObjectStore:
         return path.relative_to(self._folder).as_posix()
 
     def _is_local(self, path: Path) -> bool:
-        """Whether a file is only this machine's: caches, locks, files outside the root, and links in snapshots."""
-        if not path.is_relative_to(self._folder):
-            return True
-        parts = PurePosixPath(self._key(path)).parts
-        if parts[0] in LOCAL_FOLDERS or parts[-1] == "lease" or path.name.endswith(".part"):
-            return True
-        is_in_snapshot = len(parts) > 4 and parts[0] == "indexes" and parts[2] == "snapshots"
-        return is_in_snapshot and parts[4:] not in (("manifest.json",), (RETIRED,)) and parts[4] != "readers"
+        """Whether a file is only this machine's: what is not shared, and files outside the root."""
+        return not path.is_relative_to(self._folder) or not is_shared(self._key(path))
 
 
 class ReaderBeat:

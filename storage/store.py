@@ -29,6 +29,25 @@ class FileInfo:
     modified: float
 
 
+# What every machine has for itself: locks, temporaries, the catalog, Prefect's files, downloaded sources and models.
+LOCAL_NAMES = frozenset({"tmp", "prefect", "sources", "models", "lease", "leases", "probe", "catalog.duckdb", "catalog.duckdb.wal"})
+SNAPSHOT_FILES = frozenset({"manifest.json", "retired.json"})
+
+
+def is_shared(key: str) -> bool:
+    """Whether a file belongs to the root, wherever it is kept. A snapshot's links to its pool files do not.
+
+    Args:
+        key: The file's path relative to the root, with slashes.
+    """
+    parts = key.split("/")
+    if parts[0] in LOCAL_NAMES or parts[-1] == "lease" or key.endswith(".part"):
+        return False
+    if len(parts) > 4 and parts[0] == "indexes" and parts[2] == "snapshots":
+        return parts[4] == "readers" or (len(parts) == 5 and parts[4] in SNAPSHOT_FILES)
+    return True
+
+
 class Store(Protocol):
     """The files of one root. All paths are local ones below the root's folder."""
 
@@ -66,6 +85,9 @@ class Store(Protocol):
 
     def remove(self, path: Path) -> None:
         """Remove a file; one that does not exist is no error."""
+
+    def remove_stale_copies(self) -> None:
+        """Remove this machine's copies of files that the root has no more. The caller holds the root alone."""
 
     def fetch_link(self, source: Path, target: Path, scratch: atomic.Scratch) -> None:
         """Make `target` a link to `source` on this machine, if the root keeps this file under the name `source` only."""
@@ -140,6 +162,9 @@ class FolderStore:
     def remove(self, path: Path) -> None:
         """Unlink a file."""
         path.unlink(missing_ok=True)
+
+    def remove_stale_copies(self) -> None:
+        """Do nothing: no file is a copy."""
 
     def fetch_link(self, source: Path, target: Path, scratch: atomic.Scratch) -> None:
         """Do nothing: the link is part of the root."""

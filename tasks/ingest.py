@@ -106,8 +106,13 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
     return dataset
 
 
-def describe_unreadable_files(dataset: Dataset) -> str:
-    """Return why a cached listing is stale, or an empty text: files that could not be read may be readable now."""
+def describe_stale_listing(dataset: Dataset) -> str:
+    """Return why a cached listing is stale, or an empty text.
+
+    Files that could not be read may be readable now, and another machine that shares the root has no images of its own yet.
+    """
+    if dataset.image_root and not Path(dataset.image_root).is_dir():
+        return f"there is no folder {dataset.image_root}"
     return f"{dataset.unreadable_files} files could not be read" if dataset.unreadable_files else ""
 
 

@@ -90,6 +90,12 @@ def print_verification(result: dict[str, Any]) -> None:
     print(f"{result['name']}: all {result['files']} files of {result['snapshot_id']} are intact")
 
 
+def print_copy(result: dict[str, Any]) -> None:
+    """Print how much was copied, and how to use the copy."""
+    print(f"copied {result['copied']:,} files, {result['bytes'] / 1e6:,.1f} MB; {result['skipped']:,} were there already")
+    print(f"next: indexmill catalog --root {result['target']}")
+
+
 def print_garbage(garbage: list[Garbage], *, dry_run: bool) -> None:
     """Print what was removed, or what would be."""
     console = Console(highlight=False)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from indexmill.flows.cli.options import KEEP, LOOK, JsonOption, NameArgument, RootOption, open_existing_root
+from indexmill.flows.cli.options import KEEP, LOOK, JsonOption, NameArgument, RootOption, VerboseOption, open_existing_root
 from indexmill.flows.environment import DEFAULT_ROOT
 
 snapshot_commands = typer.Typer()
@@ -124,3 +124,29 @@ def gc(
     with open_existing_root(root) as storage_root, storage_root.hold_exclusive("indexmill gc"):
         garbage = collect_garbage(storage_root, days=days, dry_run=dry_run)
         print_result([asdict(piece) for piece in garbage], as_json, lambda _: print_garbage(garbage, dry_run=dry_run))
+
+
+@snapshot_commands.command(rich_help_panel=KEEP)
+def copy(
+    source: Annotated[str, typer.Argument(help="The root to copy: a directory, or an s3://, gs:// or az:// URL.")],
+    target: Annotated[str, typer.Argument(help="The root to write to; it may hold an older copy.")],
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Copy a root, for example from a directory into an object store.
+
+    Checks every snapshot's digests. Run it again to continue a copy that was interrupted, or to bring one up to date.
+    """
+    from dataclasses import asdict
+
+    from indexmill.flows.cli.progress import show_progress
+    from indexmill.flows.cli.render import print_result
+    from indexmill.flows.cli.render_snapshots import print_copy
+    from indexmill.flows.pipeline_context import open_root
+    from indexmill.storage.copying import copy_root, list_keys
+    from indexmill.tasks.progress import track
+
+    with open_existing_root(source, verbose=verbose) as source_root, open_root(target) as target_root, show_progress():
+        with track("copying", sum(1 for _ in list_keys(source_root))) as advance:
+            result = {"source": str(source_root), "target": str(target_root), **asdict(copy_root(source_root, target_root, advance))}
+        print_result(result, as_json, print_copy)
