@@ -26,7 +26,7 @@ from indexmill.storage.locks import lease
 from indexmill.storage.object_client import ObjectClient, ObjectInfo
 from indexmill.storage.object_leases import HeldLease, acquire, get_lease_seconds, hold, is_alive
 from indexmill.storage.permissions import get_umask
-from indexmill.storage.store import FileInfo, FolderStore, build_swap_error, is_shared
+from indexmill.storage.store import LOCAL_NAMES, FileInfo, FolderStore, build_swap_error, is_shared
 
 CACHE_VARIABLE = "INDEXMILL_CACHE"
 RETIRED = "retired.json"
@@ -110,7 +110,7 @@ class ObjectStore:
 
     def list_files(self, folder: Path, pattern: str) -> list[Path]:
         """List the objects below a folder that match, without asking the store again."""
-        if self._is_local(folder / "file"):
+        if self._is_local_folder(folder):
             return self._local.list_files(folder, pattern)
         prefix = "" if folder == self._folder else self._key(folder) + "/"
         depth = pattern.count("/")
@@ -122,7 +122,7 @@ class ObjectStore:
 
     def refresh(self, folder: Path) -> None:
         """List the objects below a folder anew."""
-        if self._is_local(folder / "file"):
+        if self._is_local_folder(folder):
             return
         prefix = self._key(folder) + "/"
         objects = {key: entry for key, entry in self._objects.items() if not key.startswith(prefix)}
@@ -273,6 +273,9 @@ class ObjectStore:
 
     def _key(self, path: Path) -> str:
         return path.relative_to(self._folder).as_posix()
+
+    def _is_local_folder(self, folder: Path) -> bool:
+        return not folder.is_relative_to(self._folder) or self._key(folder).split("/")[0] in LOCAL_NAMES
 
     def _is_local(self, path: Path) -> bool:
         """Whether a file is only this machine's: what is not shared, and files outside the root."""

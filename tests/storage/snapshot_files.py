@@ -57,6 +57,7 @@ def publish(root: Root, content: str, text: str = "data", *, refused: bool = Fal
         search=UNTUNED,
         shards=(),
         files=(FileRef(path="data.bin", size=ref.size, sha256=ref.sha256),),
+        sources={"data.bin": ref.path},
         pool_files=(ref.path,),
         verdict="refused" if refused else "published",
         failed_rules=(),
