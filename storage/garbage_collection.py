@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from indexmill.storage import parquet
 from indexmill.storage.part_folder import PartFolder
+from indexmill.storage.part_keys import remove_keys
 from indexmill.storage.retention import apply_retention, find_expired_snapshots, find_unreferenced_files
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
@@ -124,6 +125,7 @@ def _read_used_digests(root: Root, part: Path, tables: list[Path]) -> list[str]:
 
 
 def _rewrite_part(root: Root, part: Path, used: list[str]) -> None:
+    remove_keys(part)  # first: keys must never list a content that the part has no more
     if not used:
         part.unlink()
         return

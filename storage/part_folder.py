@@ -33,6 +33,10 @@ class PartFolder:
         """List the parts whose footer can be read. The contents of the others count as missing."""
         return [path for path in self.list_parts() if not parquet.find_parquet_error(path)]
 
+    def get_number(self, part: Path) -> int:
+        """Return the number in a part's name."""
+        return int(part.stem.removeprefix(f"{self.prefix}-"))
+
     def lease(self) -> AbstractContextManager[None]:
         """Lock the folder for writing. Waits for another writer, so that two pipelines never do the same work twice."""
         return lease(self.folder / "lease", holder="a build", wait=True)
@@ -41,7 +45,7 @@ class PartFolder:
     def add_part(self) -> Iterator[Path]:
         """Yield a temporary path that becomes the next part when the block ends without an error."""
         parts = self.list_parts()
-        number = int(parts[-1].stem.removeprefix(f"{self.prefix}-")) + 1 if parts else 0
+        number = self.get_number(parts[-1]) + 1 if parts else 0
         with self.root.replace_atomically(self.folder / f"{self.prefix}-{number:05d}.parquet") as temporary:
             yield temporary
 
