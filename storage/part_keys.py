@@ -57,8 +57,8 @@ def scan_keys_sql(parts: Sequence[Path]) -> str:
 
 
 def list_part_refs(embeddings: EmbeddingSet) -> tuple[FileRef, ...]:
-    """List the parts that hold the vectors of a set."""
-    return tuple(ref for ref in embeddings.files if "/part-" in ref.path)
+    """List the parts that hold the vectors of a set, and not those of its captions, which may be of another store."""
+    return tuple(ref for ref in embeddings.files if ref.path.startswith(f"embeddings/{embeddings.fingerprint}/part-"))
 
 
 def find_parts(
