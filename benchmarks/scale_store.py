@@ -20,8 +20,8 @@ from indexmill.storage.embedding_store import EmbeddingStore, open_part
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
 
-GROUPS, CLUSTERS, INTRINSIC_DIMS = 64, 4096, 24
-GROUP_SPREAD, CLUSTER_SPREAD, NOISE = 0.9, 0.75, 0.05
+GROUPS, CLUSTERS, INTRINSIC_DIMS = 64, 512, 32
+GROUP_SPREAD, CLUSTER_SPREAD, NOISE = 0.9, 2.5, 0.2
 WRITE_ROWS = 5_000
 SCHEMA = pa.schema(
     {
@@ -45,7 +45,7 @@ class ClusteredVectors:
         offsets = GROUP_SPREAD * random.standard_normal((CLUSTERS, dim))
         self._centers = (groups[random.integers(0, GROUPS, CLUSTERS)] + offsets).astype(np.float32)
         scales = CLUSTER_SPREAD * np.sqrt(dim / INTRINSIC_DIMS / (1 + np.arange(INTRINSIC_DIMS)) * 6)
-        # Clusters share their directions in eight families: otherwise the axes of 4,096 clusters would take gigabytes.
+        # Clusters share their directions in eight families: otherwise the axes of 512 clusters would take much memory.
         self._axes = [np.linalg.qr(random.standard_normal((dim, INTRINSIC_DIMS)))[0].T * scales[:, None] for _ in range(8)]
 
     def draw(self, random: np.random.Generator, count: int) -> np.ndarray:

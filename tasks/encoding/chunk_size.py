@@ -25,9 +25,12 @@ def choose_chunk_rows(chunk_rows: int | Literal["auto"], missing: int, slots: in
         slots: the chunks that are encoded at the same time.
         rate: contents per second and slot; None if it is not known.
     """
-    if chunk_rows == "auto":
-        by_time = max(MIN_CHUNK_ROWS, round(rate * CHUNK_SECONDS)) if rate else DEFAULT_CHUNK_ROWS
-        chunk_rows = max(by_time, -(-missing // MAX_CHUNKS))
+    rows = _choose_by_time(missing, rate) if chunk_rows == "auto" else chunk_rows
     if slots == 1:
-        return chunk_rows
-    return max(1, min(chunk_rows, max(-(-missing // slots), round((rate or MIN_RATE) * MIN_TASK_SECONDS))))
+        return rows
+    return max(1, min(rows, max(-(-missing // slots), round((rate or MIN_RATE) * MIN_TASK_SECONDS))))
+
+
+def _choose_by_time(missing: int, rate: float | None) -> int:
+    by_time = max(MIN_CHUNK_ROWS, round(rate * CHUNK_SECONDS)) if rate else DEFAULT_CHUNK_ROWS
+    return max(by_time, -(-missing // MAX_CHUNKS))
