@@ -183,7 +183,7 @@ def fit_exponent(sizes: list[int], costs: list[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(np.maximum(costs, 1e-3)), 1)[0])
 
 
-def measure_size(options: argparse.Namespace, size: int, folder: Path) -> dict[str, Measured]:
+def measure_size(size: int, folder: Path) -> dict[str, Measured]:
     """Run every stage for one size, each in a process of its own."""
     results = {}
     for stage in STAGES:
@@ -214,7 +214,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--factory", default="auto")
     parser.add_argument("--shards", default="auto")
-    parser.add_argument("--shard-bytes", default="32MB", help="small, so that a million vectors fill several shards")
+    parser.add_argument("--shard-bytes", default="8MB", help="small, so that a million vectors fill several shards")
     parser.add_argument("--train-memory", default="1GB")
     parser.add_argument("--root", type=Path, help="where the stores go, one folder per size; by default a temporary one")
     parser.add_argument("--out", type=Path, help="write all numbers as JSON")
@@ -232,12 +232,11 @@ def main() -> None:
     base = options.root or Path(tempfile.mkdtemp(prefix="scale-"))
     results = {}
     for size in options.items:
-        print(
-            f"\n{size:,} x {options.dim}, {faiss.omp_get_max_threads()} threads\n{'':<8}{'seconds':>12}{'CPU s':>12}{'peak MB':>12}{'read MB':>12}{'written MB':>12}"
-        )
+        headings = "".join(f"{heading:>12}" for heading in ("seconds", "CPU s", "peak MB", "read MB", "written MB"))
+        print(f"\n{size:,} x {options.dim}, {faiss.omp_get_max_threads()} threads\n{'':<8}{headings}", flush=True)
         folder = base / str(size)
         folder.mkdir(parents=True, exist_ok=True)
-        results[size] = measure_size(options, size, folder)
+        results[size] = measure_size(size, folder)
         shutil.rmtree(folder)  # the next size needs the disk
         if options.out:
             options.out.write_text(json.dumps(results, indent=2))
