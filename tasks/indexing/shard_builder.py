@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ from indexmill.storage.part_keys import find_parts, list_part_refs, with_parts
 from indexmill.storage.records import EmbeddingSet, FileRef, Side
 from indexmill.storage.root import Root
 from indexmill.tasks.indexing.factory import estimate_bytes_per_item, remove_vectors
-from indexmill.tasks.indexing.reranking import FILE_SUFFIXES, VectorBlocks, write_vectors
+from indexmill.tasks.indexing.reranking import FILE_SUFFIXES, VectorBlocks, read_stored, write_vectors
 from indexmill.tasks.indexing.shard_layout import ShardAssignment, assign_items, plan_capacity
 from indexmill.tasks.indexing.shard_store import load_shard, read_index, verify_or_none, write_index
 from indexmill.tasks.indexing.soar import fill_index
@@ -221,9 +221,9 @@ def _build_shard(context: BuildContext, plan: ShardPlan) -> tuple[Shard, Origin]
         temporary = {suffix: files.enter_context(root.replace_atomically(path)) for suffix, path in paths.items()}
         rows_sql = f"SELECT item_id, content_digest FROM {parquet.scan_sql(plan.rows)} ORDER BY item_id"
         parquet.copy_query(rows_sql, temporary["rows.parquet"], temp_dir=root.tmp)
-        index = _fill_index(context, plan, base_shard)
         if rerank != "none":
             _write_vectors(context, plan, base_shard, temporary)
+        index = _fill_index(context, plan, base_shard, temporary if rerank == "exact" else {})
         index_ref = write_index(index, root, index_path)
     refs = {suffix: root.make_ref(path) for suffix, path in paths.items()}
     shard = Shard(
@@ -253,14 +253,18 @@ def _find_reusable_base(context: BuildContext, plan: ShardPlan) -> Shard | None:
     return base_shard if all(verify_or_none(context.root, ref) for ref in base_shard.files) else None
 
 
-def _fill_index(context: BuildContext, plan: ShardPlan, base_shard: Shard | None) -> faiss.Index:
-    """Fill the empty trained index, or update the previous version: remove what is gone, add what is new."""
+def _fill_index(context: BuildContext, plan: ShardPlan, base_shard: Shard | None, stored: Mapping[str, Path]) -> faiss.Index:
+    """Fill the empty trained index, or update the previous version: remove what is gone, add what is new.
+
+    stored: the files for re-ranking, if they hold the exact vectors: a first version is filled from them, so that the
+    parts are read once.
+    """
     root, trained = context.root, context.trained
     empty = read_index(root.file(trained.index), trained.index)
     index = read_index(root.file(base_shard.index), base_shard.index) if base_shard else empty
     if base_shard and len(removed_ids := _read_removed_ids(root, plan, base_shard)):
         remove_vectors(index, removed_ids)
-    with _read_new_vectors(context, plan, base_shard) as blocks:
+    with read_stored(stored) if stored and base_shard is None else _read_new_vectors(context, plan, base_shard) as blocks:
         if trained.fast_scan:
             added = fill_index(empty, blocks, spill=trained.spill)
             if base_shard is None:
