@@ -27,8 +27,10 @@ class BaseEncoderConfig(FrozenModel):
         " those of float32",
     )
     normalize: bool = Field(default=True, description="scale vectors to unit length")
-    chunk_rows: int = Field(
-        default=50_000, ge=1, description="contents per encode chunk; an interrupted run encodes at most one chunk again"
+    chunk_rows: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        default="auto",
+        description="contents per encode chunk, of which an interrupted run encodes at most one again; `auto`: about 45 s of work, and"
+        " at most 4,096 chunks",
     )
     storage_dtype: Literal["float32", "float16"] = Field(
         default="float32", description="number format of stored vectors; float16 takes half the space"

@@ -4,7 +4,7 @@ Columns of a part: `item_id` (int64, an item that had this content when it was e
 `truncated` (bool, the model saw only the beginning of the content) and `embedding` (fixed-size list of float32 or
 float16). A content is in exactly one part, because writers hold the store's lease. Contents that have no usable vector
 are in `rejected-00000.parquet` and so on (content_digest, reason, message), so that later builds do not encode them
-again."""
+again. `keys-*.parquet` list the contents of each part (`storage.part_keys`)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from indexmill.storage import parquet
+from indexmill.storage.digests import content_digest
 from indexmill.storage.errors import DamagedFile
 from indexmill.storage.part_folder import PartFolder
+from indexmill.storage.part_keys import (
+    find_parts,
+    has_keys,
+    list_part_refs,
+    remove_keys,
+    scan_keys_sql,
+    write_keys,
+)
 from indexmill.storage.records import EmbeddingSet, FileRef, Side
 from indexmill.storage.root import Root
 
@@ -75,7 +84,24 @@ class EmbeddingStore(PartFolder):
     @property
     def dim(self) -> int:
         """The number of dimensions, from a part's schema. There must be a part."""
-        return int(pq.read_schema(self.list_readable_parts()[0]).field("embedding").type.list_size)
+        return int(pq.read_schema(self.root.fetch(self.list_readable_parts()[0])).field("embedding").type.list_size)
+
+    @contextmanager
+    def add_part(self) -> Iterator[Path]:
+        """Yield a temporary path that becomes the next part, after its keys, when the block ends without an error."""
+        with super().add_part() as temporary:
+            yield temporary
+            write_keys(self.root, temporary, self.folder)
+
+    def drop_damaged(self) -> list[Path]:
+        """Remove damaged parts and return them; write the keys that are missing. The caller holds the lease."""
+        damaged = super().drop_damaged()
+        for part in damaged:
+            remove_keys(self.root, part)
+        for part in self.list_parts():
+            if not has_keys(self.root, part):
+                write_keys(self.root, self.root.fetch(part), self.folder)
+        return damaged
 
     def count_missing(self, items: Path) -> int:
         """Count the distinct contents of the items table that are neither encoded nor rejected."""
@@ -94,18 +120,17 @@ class EmbeddingStore(PartFolder):
         """Return references to the parts that hold at least one content of the items table."""
         if not (parts := self.list_readable_parts()):
             return ()
-        rows = parquet.fetch_rows(
-            f"SELECT DISTINCT e.filename FROM {parquet.scan_sql(*parts, options='filename=true')} e "
-            f"SEMI JOIN {parquet.scan_sql(items)} i USING (content_digest) ORDER BY 1",
-            temp_dir=self.root.tmp,
+        sql = (
+            f"SELECT DISTINCT k.part FROM {scan_keys_sql(self.root, parts)} k SEMI JOIN {parquet.scan_sql(items)} i USING (content_digest)"
         )
-        return tuple(self.root.make_ref(Path(name), digest=False) for (name,) in rows)
+        used = {number for (number,) in parquet.fetch_rows(sql, temp_dir=self.root.tmp)}
+        return tuple(self.root.make_ref(part, digest=False) for part in parts if self.get_number(part) in used)
 
     def count_truncated(self, items: Path) -> int:
         """Count the items of the table of which the model saw only the beginning."""
         if not (parts := self.list_readable_parts()):
             return 0
-        truncated = f"FROM {parquet.scan_sql(*parts)} WHERE truncated"
+        truncated = f"SELECT content_digest FROM {scan_keys_sql(self.root, parts)} WHERE truncated"
         sql = f"SELECT count(*) FROM {parquet.scan_sql(items)} SEMI JOIN ({truncated}) USING (content_digest)"
         return int(parquet.fetch_rows(sql, temp_dir=self.root.tmp)[0][0])
 
@@ -120,7 +145,7 @@ class EmbeddingStore(PartFolder):
         )
         known_digests = f"SELECT content_digest FROM {self.rejected_sql()}"
         if parts := self.list_readable_parts():
-            known_digests += f" UNION ALL SELECT content_digest FROM {parquet.scan_sql(*parts)}"
+            known_digests += f" UNION ALL SELECT content_digest FROM {scan_keys_sql(self.root, parts)}"
         return f"SELECT * FROM ({contents}) ANTI JOIN ({known_digests}) USING (content_digest)"
 
 
@@ -140,22 +165,74 @@ def open_vectors(
         embeddings: The items and the parts with their vectors.
         side: "database" or "query".
         leaking: Include queries that are nearly equal to an item of the database.
-        sample: (size, seed). At most `size` items, drawn by a keyed hash of their ids: the same items give the same
-            sample.
+        sample: (size, seed). At most `size` items: the same items give the same sample. Of the database, `size` distinct
+            contents that follow each other in the order of their digests (`_write_database_sample`), which are in few parts,
+            and no other part is read; of the queries, items drawn by a keyed hash of their ids.
 
     Raises:
         DamagedFile: when an item does not have exactly one vector.
     """
-    items = f"SELECT item_id, content_digest FROM {parquet.scan_sql(root.file(embeddings.items))} WHERE side = '{side}'"
-    if not leaking:
-        items += " AND NOT leak"
-    if sample:
-        size, seed = sample
-        items += f" ORDER BY md5('{seed}/' || item_id), item_id LIMIT {size}"
-    parts = parquet.scan_sql(*(root.file(ref) for ref in embeddings.files if "/part-" in ref.path))
-    sql = f"SELECT i.item_id, e.embedding FROM ({items}) i LEFT JOIN {parts} e USING (content_digest) ORDER BY i.item_id"
-    with parquet.query(sql, temp_dir=root.tmp) as batches:
-        yield _iter_blocks(batches, embeddings)
+    items = _items_sql(root, embeddings, side, leaking=leaking)
+    with root.scratch.staging() as staging:
+        parts = list_part_refs(embeddings)
+        if sample:
+            size, seed = sample
+            table = staging / "sample.parquet"
+            if side == "database":
+                _write_database_sample(root, items, size, seed, table)
+            else:
+                parquet.copy_query(f"{items} ORDER BY md5('{seed}/' || item_id), item_id LIMIT {size}", table, temp_dir=root.tmp)
+            items = f"SELECT item_id, content_digest FROM {parquet.scan_sql(table)}"
+            parts = find_parts(root, embeddings, items).get((), parts)
+        vectors = parquet.scan_sql(*(root.file(ref) for ref in parts))
+        sql = f"SELECT i.item_id, e.embedding FROM ({items}) i LEFT JOIN {vectors} e USING (content_digest) ORDER BY i.item_id"
+        with parquet.query(sql, temp_dir=root.tmp) as batches:
+            yield _iter_blocks(batches, embeddings)
+
+
+@contextmanager
+def open_vectors_by_part(root: Root, embeddings: EmbeddingSet, *, side: Side) -> Iterator[Iterator[tuple[np.ndarray, np.ndarray]]]:
+    """Yield an iterator over blocks of one side, part by part, by ascending item id within a part: as `open_vectors`, but
+    nothing larger than a part is sorted. For exact search, to which the order does not matter.
+
+    Raises:
+        DamagedFile: when an item does not have exactly one vector.
+    """
+    refs = list_part_refs(embeddings)
+    with root.scratch.staging() as staging:
+        located = staging / "located.parquet"
+        keys = scan_keys_sql(root, [root.path / ref.path for ref in refs])
+        items = _items_sql(root, embeddings, side)
+        sql = f"SELECT k.part, i.item_id, i.content_digest FROM ({items}) i LEFT JOIN {keys} k USING (content_digest) ORDER BY 1, 2"
+        rows = parquet.copy_query(sql, located, temp_dir=root.tmp)
+        counts_sql = f"SELECT (SELECT count(*) FROM ({items})), count(*) FILTER (part IS NULL) FROM {parquet.scan_sql(located)}"
+        if parquet.fetch_rows(counts_sql, temp_dir=root.tmp) != [(rows, 0)]:
+            raise _build_vector_error(embeddings)
+        yield _iter_parts(root, embeddings, located, refs)
+
+
+def _write_database_sample(root: Root, items: str, size: int, seed: int, target: Path) -> None:
+    """Write a sample of items (item_id, content_digest): distinct contents that follow each other by digest.
+
+    Digests are hashes, so what follows a digest that depends on the seed alone is a random sample of the contents, and
+    a store that was filled in the order of digests has it in `size / contents` of its parts. Of items with one content,
+    the first by id is drawn; the others follow once every content is.
+
+    Args:
+        root: Its folder for temporary files is used.
+        items: A SELECT of item_id and content_digest.
+        size: The largest number of items.
+        seed: Where the sample begins.
+        target: The table to write.
+    """
+    start = content_digest(str(seed).encode())
+    order = f"content_digest < '{start}', content_digest, item_id"
+    first_of_content = "row_number() OVER (PARTITION BY content_digest ORDER BY item_id)"
+    nearest = f"SELECT * FROM ({items}) ORDER BY {order} LIMIT {2 * size}"
+    sql = f"SELECT * FROM ({nearest}) QUALIFY {first_of_content} = 1 ORDER BY {order} LIMIT {size}"
+    if parquet.copy_query(sql, target, temp_dir=root.tmp) < size:  # many items have the same content, or there are few
+        sql = f"SELECT * FROM ({items}) ORDER BY {first_of_content}, {order} LIMIT {size}"
+        parquet.copy_query(sql, target, temp_dir=root.tmp)
 
 
 def concatenate_blocks(blocks: Iterator[tuple[np.ndarray, np.ndarray]], dim: int) -> tuple[np.ndarray, np.ndarray]:
@@ -170,17 +247,39 @@ def concatenate_blocks(blocks: Iterator[tuple[np.ndarray, np.ndarray]], dim: int
     return np.concatenate(ids), np.concatenate(vectors)
 
 
+def _items_sql(root: Root, embeddings: EmbeddingSet, side: Side, *, leaking: bool = True) -> str:
+    items = f"SELECT item_id, content_digest FROM {parquet.scan_sql(root.file(embeddings.items))} WHERE side = '{side}'"
+    return items if leaking else items + " AND NOT leak"
+
+
+def _iter_parts(root: Root, embeddings: EmbeddingSet, located: Path, refs: Sequence[FileRef]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the vectors of the items in `located` (part, item_id, content_digest), ordered by part."""
+    table = parquet.scan_sql(located)
+    numbers = [number for (number,) in parquet.fetch_rows(f"SELECT DISTINCT part FROM {table} ORDER BY 1", temp_dir=root.tmp)]
+    paths = {int(Path(ref.path).stem.removeprefix("part-")): root.path / ref.path for ref in refs}
+    for number in numbers:
+        chosen = f"SELECT item_id, content_digest FROM {table} WHERE part = {number}"
+        vectors = parquet.scan_sql(root.fetch(paths[number]))
+        sql = f"SELECT i.item_id, e.embedding FROM ({chosen}) i LEFT JOIN {vectors} e USING (content_digest) ORDER BY i.item_id"
+        with parquet.query(sql, temp_dir=root.tmp) as batches:
+            yield from _iter_blocks(batches, embeddings)
+
+
 def _iter_blocks(batches: Iterator[pa.RecordBatch], embeddings: EmbeddingSet) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     previous_id = 0
     for batch in batches:
         ids = batch.column("item_id").to_numpy(zero_copy_only=False)
         column = batch.column("embedding")
         if column.null_count or np.any(np.diff(ids, prepend=previous_id) <= 0):
-            raise DamagedFile(
-                "the embedding store does not hold exactly one vector per item",
-                where=f"embeddings/{embeddings.fingerprint}",
-                next_step="delete that folder and build again, which encodes everything again",
-            )
+            raise _build_vector_error(embeddings)
         previous_id = int(ids[-1])
         values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
         yield ids, values.reshape(-1, embeddings.dim)
+
+
+def _build_vector_error(embeddings: EmbeddingSet) -> DamagedFile:
+    return DamagedFile(
+        "the embedding store does not hold exactly one vector per item",
+        where=f"embeddings/{embeddings.fingerprint}",
+        next_step="delete that folder and build again, which encodes everything again",
+    )

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from indexmill.storage import parquet
 from indexmill.storage.part_folder import PartFolder
+from indexmill.storage.part_keys import remove_keys
 from indexmill.storage.retention import apply_retention, find_expired_snapshots, find_unreferenced_files
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
@@ -119,6 +120,7 @@ def _collect_vectors(root: Root, folder: Path, tables: list[Path], cutoff: float
             info = root.store.info(path)
             if info is None or info.modified > cutoff:
                 continue
+            root.fetch(path)
             used, rows, size = _read_used_digests(root, path, tables), int(pq.read_metadata(path).num_rows), info.size
             if len(used) == rows:
                 continue
@@ -137,6 +139,7 @@ def _read_used_digests(root: Root, part: Path, tables: list[Path]) -> list[str]:
 
 
 def _rewrite_part(root: Root, part: Path, used: list[str]) -> None:
+    remove_keys(root, part)  # first: keys must never list a content that the part has no more
     if not used:
         root.remove(part)
         return

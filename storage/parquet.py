@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexmill.storage.digests import rows_digest
+from indexmill.storage.table_digest import table_digest
 
 if TYPE_CHECKING:
     import polars as pl
@@ -101,8 +101,15 @@ def find_parquet_error(path: Path, *, thorough: bool = False) -> str:
 
 
 def compute_digest(path: Path, columns: list[str] | None = None) -> str:
-    """Return the SHA-256 of a Parquet file's rows in order. It does not depend on compression or row groups."""
-    return rows_digest(row for batch in read_batches(path, columns) for row in zip(*batch.to_pydict().values(), strict=True))
+    """Return the digest of a Parquet file's rows in order (`table_digest`).
+
+    It does not depend on compression, row groups or encodings. Memory: one block of rows.
+    """
+    with pq.ParquetFile(path) as file:
+        names = columns or file.schema_arrow.names
+        schema = pa.schema([file.schema_arrow.field(name) for name in names])
+        batches = (batch.select(names) for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=names))
+        return table_digest(schema, batches)
 
 
 def to_polars(batches: Iterable[pa.RecordBatch]) -> Iterator[pl.DataFrame]:

@@ -25,12 +25,19 @@ class PartFolder:
         self.root, self.folder, self.prefix = root, folder, prefix
 
     def list_parts(self) -> list[Path]:
-        """List the committed parts by number, and fetch them."""
-        return [self.root.fetch(path) for path in self.root.list_files(self.folder, f"{self.prefix}-*.parquet")]
+        """List the committed parts by number. Fetch one before reading it."""
+        return self.root.list_files(self.folder, f"{self.prefix}-*.parquet")
 
     def list_readable_parts(self) -> list[Path]:
-        """List the parts whose footer can be read. The contents of the others count as missing."""
-        return [path for path in self.list_parts() if not parquet.find_parquet_error(path)]
+        """List the parts whose footer can be read. The contents of the others count as missing.
+
+        A part that is only in the object store is not read: its digest will be compared when it is fetched.
+        """
+        return [path for path in self.list_parts() if not (path.exists() and parquet.find_parquet_error(path))]
+
+    def get_number(self, part: Path) -> int:
+        """Return the number in a part's name."""
+        return int(part.stem.removeprefix(f"{self.prefix}-"))
 
     def lease(self) -> AbstractContextManager[None]:
         """Lock the folder for writing. Waits for another writer, so that two pipelines never do the same work twice."""
@@ -39,8 +46,8 @@ class PartFolder:
     @contextmanager
     def add_part(self) -> Iterator[Path]:
         """Yield a temporary path that becomes the next part when the block ends without an error."""
-        parts = self.root.list_files(self.folder, f"{self.prefix}-*.parquet")
-        number = int(parts[-1].stem.removeprefix(f"{self.prefix}-")) + 1 if parts else 0
+        parts = self.list_parts()
+        number = self.get_number(parts[-1]) + 1 if parts else 0
         with self.root.replace_atomically(self.folder / f"{self.prefix}-{number:05d}.parquet") as temporary:
             yield temporary
 
@@ -52,12 +59,13 @@ class PartFolder:
     def to_sql(self, schema: pa.Schema) -> str:
         """Return all rows as an SQL subquery. `schema` (string columns only) is used while there are no parts."""
         if parts := self.list_readable_parts():
-            return f"(SELECT * FROM {parquet.scan_sql(*parts)})"
+            return f"(SELECT * FROM {parquet.scan_sql(*map(self.root.fetch, parts))})"
         return "(SELECT " + ", ".join(f"NULL::VARCHAR AS {name}" for name in schema.names) + " LIMIT 0)"
 
     def drop_damaged(self) -> list[Path]:
         """Remove the parts with an unreadable page or a wrong checksum and return them. The caller holds the lease."""
-        damaged = [part for part in self.list_parts() if parquet.find_parquet_error(part, thorough=True)]
+        local = [part for part in self.list_parts() if part.exists()]
+        damaged = [part for part in local if parquet.find_parquet_error(part, thorough=True)]
         for part in damaged:
             self.root.remove(part)
         return damaged

@@ -11,6 +11,7 @@
 <root>/datasets/<name>/cache/                     what ingest and validate cache between builds
 <root>/image_checks/<policy>/part-*.parquet       results of image checks by content
 <root>/embeddings/<fingerprint>/part-*.parquet    the embedding store
+<root>/embeddings/<fingerprint>/keys-*.parquet    the contents of each part; derived, may be deleted
 <root>/encoders/<model>/<device>.json             device profile of an encoder: precision, batch size, rate
 <root>/encoders/<model>/texts/                    a text encoder as ONNX graph and tokenizer; export.json last
 <root>/indexes/<name>/trained|shards/             FAISS files by key, with rows and records; snapshots share them
@@ -270,7 +271,7 @@ class Root:
         """
         return FileRef(
             path=path.relative_to(self.path).as_posix(),
-            size=path.stat().st_size,
+            size=info.size if (info := self.store.info(path)) else path.stat().st_size,
             sha256=file_digest(path) if digest else None,
         )
 

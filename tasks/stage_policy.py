@@ -51,25 +51,25 @@ NETWORK_RETRY = RetryPolicy(attempts=4, first_wait_s=2)
 TASK_POLICIES = {
     "ingest": StagePolicy(
         cache_inputs=("name", "config", "revision"),
-        version=3,
+        version=4,
         uncached_inputs=("rehash",),
         retry=NETWORK_RETRY,
         leftovers="downloads, which the next run resumes",
     ),
     "validate": StagePolicy(
         cache_inputs=("dataset", "config"),
-        version=3,
+        version=4,
         libraries=("pillow", "ImageHash"),
         leftovers="results of the images decoded so far, which the next run reuses",
     ),
     "split": StagePolicy(
         cache_inputs=("dataset", "config"),
-        version=2,
+        version=3,
         libraries=("faiss-cpu",),
     ),
     "encode": StagePolicy(
         cache_inputs=("split", "config", "identity", "max_reject_fraction"),
-        version=2,
+        version=3,
         uncached_inputs=("process",),
         leftovers="finished Parquet parts, which the next run reuses",
     ),
@@ -80,12 +80,12 @@ TASK_POLICIES = {
     ),
     "train": StagePolicy(
         cache_inputs=("name", "embeddings", "config"),
-        version=2,
+        version=3,
         libraries=("faiss-cpu",),
     ),
     "shard": StagePolicy(
         cache_inputs=("name", "embeddings", "trained", "config"),
-        version=2,
+        version=3,
         libraries=("faiss-cpu",),
         leftovers="finished shards, which the next run reuses",
     ),

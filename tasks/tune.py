@@ -7,7 +7,7 @@ from prefect import task
 
 from indexmill.configs.models import IndexConfig
 from indexmill.storage.digests import json_digest
-from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
+from indexmill.storage.embedding_store import concatenate_blocks, open_vectors, open_vectors_by_part
 from indexmill.storage.index_records import IndexShards, SearchParams, TrainedIndex, TunedIndex
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
@@ -58,7 +58,7 @@ def _tune_searcher(
 ) -> TuningResult:
     with open_vectors(root, query_embeddings, side="query", sample=(TUNING_QUERIES, seed)) as blocks:
         _, queries = concatenate_blocks(blocks, query_embeddings.dim)
-    with open_vectors(root, embeddings, side="database") as blocks:
+    with open_vectors_by_part(root, embeddings, side="database") as blocks:
         exact: np.ndarray = exact_search(queries, blocks, TUNING_K, searcher.metric)[1]
     return tune_search(searcher, queries, exact, target, k=TUNING_K)
 

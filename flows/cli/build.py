@@ -44,18 +44,43 @@ def plan(
     config: ConfigArgument,
     root: RootOption = DEFAULT_ROOT,
     settings: SetOption = None,
+    items: Annotated[
+        float | None, typer.Option("--items", min=1, help="Estimate a first build of so many items instead, as in 1e9. Reads no data.")
+    ] = None,
+    cores: Annotated[int, typer.Option("--cores", min=1, help="With --items: cores that work at the same time.")] = 16,
+    dim: Annotated[int | None, typer.Option("--dim", min=1, help="With --items: dimensions of a vector.")] = None,
+    rate: Annotated[float | None, typer.Option("--rate", min=0.001, help="With --items: items a second that a core encodes.")] = None,
+    core_price: Annotated[float | None, typer.Option("--core-price", min=0, help="With --items: dollars per core hour.")] = None,
+    disk_price: Annotated[float | None, typer.Option("--disk-price", min=0, help="With --items: dollars per GB and month.")] = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Estimate what a build would do: items, time, disk, memory.
 
-    Encodes and publishes nothing. The exit code is 2 if the build would not fit on this machine.
+    Encodes and publishes nothing. The exit code is 2 if the build would not fit on this machine. With --items, estimate
+    a first build of any size by stage, with its price and the settings that it needs (see docs/scaling.md).
     """
     from indexmill.flows.cli.progress import show_progress
     from indexmill.flows.cli.render import print_plan, print_result
     from indexmill.flows.local_runs import run_plan
 
     with exit_on_error(verbose=verbose):
+        if items is not None:
+            from indexmill.configs.loading import load_config
+            from indexmill.flows.cli.render_scale import print_scale_plan
+            from indexmill.flows.cost_model import CORE_HOUR_PRICE, DISK_GB_MONTH_PRICE, plan_scale
+
+            scale_plan = plan_scale(
+                load_config(config, settings or []),
+                round(items),
+                cores=cores,
+                dim=dim,
+                rate=rate,
+                core_price=CORE_HOUR_PRICE if core_price is None else core_price,
+                disk_price=DISK_GB_MONTH_PRICE if disk_price is None else disk_price,
+            )
+            print_result(scale_plan.to_json(), as_json, print_scale_plan)
+            return
         with show_progress():
             build_plan = run_plan(config, root, settings or [], verbose=verbose)
         print_result(build_plan, as_json, print_plan)

@@ -22,6 +22,7 @@ from indexmill.storage.embedding_store import REJECTED_SCHEMA, EmbeddingStore
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import FileRef, Modality
 from indexmill.storage.root import Root
+from indexmill.tasks.encoding.chunk_size import choose_chunk_rows
 from indexmill.tasks.encoding.identity import MODALITIES_BY_KIND
 from indexmill.tasks.encoding.protocol import ChunkResult, EncodeChunk, ModelSpec
 from indexmill.tasks.progress import Advance, track
@@ -125,9 +126,11 @@ def fill_store(request: EncodeRequest, failed_path: Path, run_chunk: RunChunk) -
     request.store.rejected_parts.drop_damaged()
     with request.root.scratch.staging() as staging, parquet.open_writer(failed_path, REJECTED_SCHEMA) as transient:
         plan, profile = staging / "plan.parquet", request.profile
-        missing = request.store.write_encode_plan(request.items, config.chunk_rows, plan)
+        rate = profile.rates.get(request.model_spec.precision)
+        rows = choose_chunk_rows(config.chunk_rows, request.store.count_missing(request.items), slots=1, rate=rate)
+        missing = request.store.write_encode_plan(request.items, rows, plan)
         with track(f"encoding {request.model_spec.modality}s", missing) as advance:
-            for number in range(-(-missing // config.chunk_rows)):
+            for number in range(-(-missing // rows)):
                 batch_size = _choose_batch_size(request.model_spec, profile, missing)
                 job = _make_job(request, staging, plan=plan, number=number, batch_size=batch_size)
                 profile = _update_profile(profile, run_chunk(job, advance), job)

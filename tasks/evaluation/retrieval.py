@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 
 from indexmill.storage.digests import json_digest
-from indexmill.storage.embedding_store import open_vectors
+from indexmill.storage.embedding_store import open_vectors_by_part
 from indexmill.storage.records import EmbeddingSet, FileRef
 from indexmill.storage.root import Root
 from indexmill.tasks.indexing.searcher import Searcher
@@ -95,7 +95,7 @@ def compute_ground_truth(
     path = folder / f"ground_truth-{key[:16]}.npz"
     if root.exists(path) and (cached := _read_cached_ground_truth(root.fetch(path), key)):
         return GroundTruth(*cached, root.make_ref(path))
-    with track("exact search", indexed.database) as advance, open_vectors(root, indexed, side="database") as blocks:
+    with track("exact search", indexed.database) as advance, open_vectors_by_part(root, indexed, side="database") as blocks:
         scores, ids = exact_search(run.query_vectors, _track_blocks(blocks, advance), k, metric)
     with root.replace_atomically(path) as temporary, temporary.open("wb") as file:
         np.savez(file, scores=scores, ids=ids, key=np.array(key))

@@ -13,6 +13,7 @@ import numpy as np
 
 from indexmill.configs.models import IndexConfig
 from indexmill.storage.errors import InputError
+from indexmill.tasks.indexing.coarse_quantizer import expand_factory
 
 FAISS_METRICS = {"cosine": faiss.METRIC_INNER_PRODUCT, "ip": faiss.METRIC_INNER_PRODUCT, "l2": faiss.METRIC_L2}
 # Dimensions that embeddings have: a factory that fits none of them is wrong for every encoder.
@@ -20,7 +21,7 @@ COMMON_DIMS = (384, 512, 768, 1024, 1280, 576, 960, 2048, 96, 100)
 
 
 def make_index(config: IndexConfig, dim: int) -> faiss.Index:
-    """Create an empty index that accepts item ids.
+    """Create an empty index that accepts item ids. Many lists get an HNSW coarse quantizer (`expand_factory`).
 
     IVF indexes have `add_with_ids` of their own; every other index is wrapped in IDMap2. (IDMap2 around an IVF index
     would give wrong ids after a merge.)
@@ -29,7 +30,7 @@ def make_index(config: IndexConfig, dim: int) -> faiss.Index:
         InputError: FAISS rejects the factory or `dim`.
     """
     try:
-        index = faiss.index_factory(dim, config.factory, FAISS_METRICS[config.metric])
+        index = faiss.index_factory(dim, expand_factory(config.factory), FAISS_METRICS[config.metric])
     except RuntimeError as error:
         raise InputError(
             "FAISS rejects this factory",

@@ -10,7 +10,7 @@ bounds belong to the training, so a row has the same bytes in every shard.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,6 +174,13 @@ def write_vectors(
             if not is_new.all():
                 rows[~is_new] = base["vectors.npy"][np.searchsorted(base["ids.npy"], block_ids[~is_new])]
             file.write(rows.tobytes())
+
+
+@contextmanager
+def read_stored(paths: Mapping[str, Path]) -> Iterator[VectorBlocks]:
+    """Yield the ids and vectors of exact files in blocks. paths: suffix -> path, as `write_vectors` writes them."""
+    ids, vectors = np.load(paths["ids.npy"]), np.load(paths["vectors.npy"], mmap_mode="r")
+    yield ((ids[start : start + BLOCK_ROWS], np.asarray(vectors[start : start + BLOCK_ROWS])) for start in range(0, len(ids), BLOCK_ROWS))
 
 
 def _make_sq8_quantizer(bounds: np.ndarray, faiss_metric: int) -> faiss.IndexScalarQuantizer:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,10 +24,11 @@ from indexmill.storage import parquet
 from indexmill.storage.digests import json_digest
 from indexmill.storage.embedding_store import open_vectors
 from indexmill.storage.index_records import Shard, TrainedIndex
-from indexmill.storage.records import EmbeddingSet, Side
+from indexmill.storage.part_keys import find_parts, list_part_refs, with_parts
+from indexmill.storage.records import EmbeddingSet, FileRef, Side
 from indexmill.storage.root import Root
 from indexmill.tasks.indexing.factory import estimate_bytes_per_item, remove_vectors
-from indexmill.tasks.indexing.reranking import FILE_SUFFIXES, VectorBlocks, write_vectors
+from indexmill.tasks.indexing.reranking import FILE_SUFFIXES, VectorBlocks, read_stored, write_vectors
 from indexmill.tasks.indexing.shard_layout import ShardAssignment, assign_items, plan_capacity
 from indexmill.tasks.indexing.shard_store import load_shard, read_index, verify_or_none, write_index
 from indexmill.tasks.indexing.soar import fill_index
@@ -54,16 +55,21 @@ class BuildContext:
 class ShardPlan:
     """One shard to build.
 
-    rows: its table (item_id, content_digest, side, added). added: how many rows are new compared with `base_shard`, its
-    previous version.
+    number: of the shard in this build. assigned_number: in the layout, where empty shards have numbers too. rows: its table
+    (item_id, content_digest, side, added). added: how many rows are new compared with `base_shard`, its
+    previous version. parts: the parts of the embedding store that hold the vectors of its rows. added_parts: those of
+    its new rows. No other part is read to build it; both are empty for a shard that is in the pool.
     """
 
     number: int
+    assigned_number: int
     key: str
     rows: Path
     items: int
     added: int
     base_shard: Shard | None
+    parts: tuple[FileRef, ...] = ()
+    added_parts: tuple[FileRef, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,19 +108,58 @@ def build_shards(
         shards_fraction: the fraction of `index.shards` for this side, if that is a number.
     """
     context = BuildContext(root, name, embeddings, trained, side)
+    with root.scratch.staging() as folder:
+        plans = plan_shards(context, config, folder, previous=previous, shards_fraction=shards_fraction)
+        return _build_all(context, plans, advance)
+
+
+def plan_shards(
+    context: BuildContext, config: IndexConfig, folder: Path, *, previous: Sequence[Shard] = (), shards_fraction: float = 1.0
+) -> list[ShardPlan]:
+    """Assign the items of one side to shards, and find the parts with the vectors of each shard.
+
+    Args:
+        context: the inputs of the build.
+        config: the index section of the pipeline.
+        folder: receives the tables of the plans, which must stay there until the shards are built.
+        previous: as for `build_shards`.
+        shards_fraction: as for `build_shards`.
+    """
+    root, embeddings, trained, side = context.root, context.embeddings, context.trained, context.side
     items = embeddings.database if side == "database" else embeddings.query
     shards = config.shards if config.shards == "auto" else max(1, round(config.shards * shards_fraction))
     item_bytes = estimate_bytes_per_item(read_index(root.file(trained.index), trained.index)) * (2 if trained.spill else 1)
     capacity = plan_capacity(shards, items, int(config.shard_bytes) // item_bytes)
-    with root.scratch.staging() as folder:
-        layout = folder / "layout.parquet"
-        previous_rows = [verify_or_none(root, shard.rows) for shard in previous]
-        assignments = assign_items(root.file(embeddings.items), side, previous_rows, capacity, layout, temp_dir=root.tmp)
-        plans = [
-            _plan_shard(context, number, assignment, previous, layout, folder / f"{number}.parquet")
-            for number, assignment in enumerate(assignments)
-        ]
-        return _build_all(context, plans, advance)
+    layout = folder / "layout.parquet"
+    previous_rows = [verify_or_none(root, shard.rows) for shard in previous]
+    assignments = assign_items(root.file(embeddings.items), side, previous_rows, capacity, layout, temp_dir=root.tmp)
+    plans = [
+        _plan_shard(context, number, assignment, previous, layout, folder / f"{number}.parquet")
+        for number, assignment in enumerate(assignments)
+    ]
+    return find_shard_parts(context, plans, layout)
+
+
+def find_shard_parts(context: BuildContext, plans: Sequence[ShardPlan], layout: Path) -> list[ShardPlan]:
+    """Return the plans with the parts that each shard needs, found in one pass over the keys of the store.
+
+    Args:
+        context: the inputs of the build.
+        plans: one per shard, ordered by number.
+        layout: the plan of all shards (`assign_items`).
+    """
+    root = context.root
+    missing = [plan.assigned_number for plan in plans if not root.shard_path(context.name, plan.key, "json").exists()]
+    if not missing:
+        return list(plans)
+    numbers = ", ".join(map(str, missing))
+    contents_sql = f"SELECT shard, added, content_digest FROM {parquet.scan_sql(layout)} WHERE shard IN ({numbers})"
+    found = find_parts(root, context.embeddings, contents_sql, ["shard", "added"])
+    located = []
+    for plan in plans:
+        kept, added = (found.get((plan.assigned_number, is_added), ()) for is_added in (False, True))
+        located.append(replace(plan, parts=tuple(sorted({*kept, *added}, key=lambda ref: ref.path)), added_parts=added))
+    return located
 
 
 def _plan_shard(
@@ -126,6 +171,7 @@ def _plan_shard(
     trained, rows_digest = context.trained, parquet.compute_digest(rows, ["item_id", "content_digest"])
     return ShardPlan(
         number=number,
+        assigned_number=assignment.number,
         key=json_digest([trained.digest, context.side, trained.rerank, rows_digest]),
         rows=rows,
         items=assignment.items,
@@ -175,9 +221,9 @@ def _build_shard(context: BuildContext, plan: ShardPlan) -> tuple[Shard, Origin]
         temporary = {suffix: files.enter_context(root.replace_atomically(path)) for suffix, path in paths.items()}
         rows_sql = f"SELECT item_id, content_digest FROM {parquet.scan_sql(plan.rows)} ORDER BY item_id"
         parquet.copy_query(rows_sql, temporary["rows.parquet"], temp_dir=root.tmp)
-        index = _fill_index(context, plan, base_shard)
         if rerank != "none":
             _write_vectors(context, plan, base_shard, temporary)
+        index = _fill_index(context, plan, base_shard, temporary if rerank == "exact" else {})
         index_ref = write_index(index, root, index_path)
     refs = {suffix: root.make_ref(path) for suffix, path in paths.items()}
     shard = Shard(
@@ -207,14 +253,18 @@ def _find_reusable_base(context: BuildContext, plan: ShardPlan) -> Shard | None:
     return base_shard if all(verify_or_none(context.root, ref) for ref in base_shard.files) else None
 
 
-def _fill_index(context: BuildContext, plan: ShardPlan, base_shard: Shard | None) -> faiss.Index:
-    """Fill the empty trained index, or update the previous version: remove what is gone, add what is new."""
+def _fill_index(context: BuildContext, plan: ShardPlan, base_shard: Shard | None, stored: Mapping[str, Path]) -> faiss.Index:
+    """Fill the empty trained index, or update the previous version: remove what is gone, add what is new.
+
+    stored: the files for re-ranking, if they hold the exact vectors: a first version is filled from them, so that the
+    parts are read once.
+    """
     root, trained = context.root, context.trained
     empty = read_index(root.file(trained.index), trained.index)
     index = read_index(root.file(base_shard.index), base_shard.index) if base_shard else empty
     if base_shard and len(removed_ids := _read_removed_ids(root, plan, base_shard)):
         remove_vectors(index, removed_ids)
-    with _read_new_vectors(context, plan, base_shard) as blocks:
+    with read_stored(stored) if stored and base_shard is None else _read_new_vectors(context, plan, base_shard) as blocks:
         if trained.fast_scan:
             added = fill_index(empty, blocks, spill=trained.spill)
             if base_shard is None:
@@ -258,13 +308,22 @@ def _write_vectors(context: BuildContext, plan: ShardPlan, base_shard: Shard | N
 
 @contextmanager
 def _read_new_vectors(context: BuildContext, plan: ShardPlan, base_shard: Shard | None) -> Iterator[VectorBlocks]:
-    """Read the vectors of the plan's new rows, or of all rows without a previous version, in blocks by ascending id."""
+    """Read the vectors of the plan's new rows, or of all rows without a previous version, in blocks by ascending id.
+
+    Only the parts that hold them are read.
+    """
     root = context.root
     with root.scratch.staging() as folder:
-        rows = plan.rows
+        rows, parts = plan.rows, plan.parts
         if base_shard:
-            rows = folder / "added.parquet"
+            rows, parts = folder / "added.parquet", plan.added_parts
             parquet.copy_query(f"FROM {parquet.scan_sql(plan.rows)} WHERE added ORDER BY item_id", rows, temp_dir=root.tmp)
-        view = context.embeddings.model_copy(update={"items": root.make_ref(rows, digest=False)})
+        if not parts and (plan.added or not base_shard):  # it was in the pool when it was planned, but damaged
+            contents_sql = f"SELECT content_digest FROM {parquet.scan_sql(rows)}"
+            parts = find_parts(root, context.embeddings, contents_sql).get((), list_part_refs(context.embeddings))
+        if not parts:
+            yield iter(())
+            return
+        view = with_parts(context.embeddings, root.make_ref(rows, digest=False), parts)
         with open_vectors(root, view, side=context.side) as blocks:
             yield blocks

@@ -1,8 +1,9 @@
 """Assign items to shards: items stay in their previous shard, new ones go to the open shard.
 
 The layout follows the previous build and does not depend on the item ids, so a build with few new items changes few
-shards: the open one and those that lost items. A first build divides the items, ordered by id, into shards of equal
-size.
+shards: the open one and those that lost items. A first build divides the items, ordered by content digest, into shards
+of equal size. Encoding fills the embedding store in the same order, so a shard's vectors are in parts that follow each
+other: N shards of a store of P parts read at most P + N - 1 parts.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def _make_placed_sql(items: Path, side: Side, previous: Sequence[Path | None]) -
 
 
 def _make_assignment_sql(placed_sql: str, side: Side, dissolved: Sequence[int], ranges: Sequence[tuple[int, int, int]]) -> str:
-    """Select the plan: items that keep their shard, and the others numbered by ascending id and distributed by
+    """Select the plan: items that keep their shard, and the others numbered by content digest and distributed by
     `ranges`.
     """
     is_unplaced = "shard IS NULL" + (f" OR shard IN ({', '.join(map(str, dissolved))})" if dissolved else "")
@@ -134,7 +135,8 @@ def _make_assignment_sql(placed_sql: str, side: Side, dissolved: Sequence[int], 
     if ranges:
         cases = " ".join(f"WHEN number < {end} THEN {shard}" for shard, _, end in ranges)
         numbered_sql = (
-            f"SELECT item_id, content_digest, row_number() OVER (ORDER BY item_id) - 1 AS number FROM ({placed_sql}) WHERE {is_unplaced}"
+            "SELECT item_id, content_digest, row_number() OVER (ORDER BY content_digest, item_id) - 1 AS number "
+            f"FROM ({placed_sql}) WHERE {is_unplaced}"
         )
         assigned_sql += f" UNION ALL SELECT item_id, content_digest, CASE {cases} END::BIGINT AS shard, true AS added FROM ({numbered_sql})"
     return f"SELECT shard, item_id, content_digest, '{side}' AS side, added FROM ({assigned_sql}) ORDER BY shard, item_id"

@@ -19,13 +19,16 @@ from typing import Any
 import faiss
 import numpy as np
 
+from indexmill.tasks.indexing.coarse_quantizer import MANY_LISTS, has_graph, make_quantizer, train_graph_quantizer
 from indexmill.tasks.indexing.factory import FAISS_METRICS, use_gpu_clustering
 
 SPILL_CANDIDATES = 15
 SPILL_PENALTY = 1.5
 KMEANS_ITERATIONS = 6  # more do not improve it measurably
+POINTS_PER_LIST = 256  # FAISS's own limit
 CODE_BITS = 4  # per subquantizer, as fast scan needs
 ASSIGN_BLOCK_ROWS = 8192  # vectors assigned together: with 4096 lists their distances take 128 MiB
+ASSIGN_BLOCK_BYTES = 1 << 27  # of distances, or of candidate centroids
 
 
 def train_soar(
@@ -62,11 +65,12 @@ def fill_index(trained: Any, blocks: Iterable[tuple[np.ndarray, np.ndarray]], *,
     """
     transform, inner = _split_transform(trained)
     index: Any = faiss.clone_index(inner)
-    centroids = index.quantizer.reconstruct_n(0, index.nlist)
+    assigner = ListAssigner(index.quantizer.reconstruct_n(0, index.nlist), index.quantizer)
     for ids, vectors in blocks:
-        for start in range(0, len(ids), ASSIGN_BLOCK_ROWS):
-            block = np.ascontiguousarray(vectors[start : start + ASSIGN_BLOCK_ROWS], np.float32)
-            _add_entries(index, centroids, ids[start : start + ASSIGN_BLOCK_ROWS], transform.apply(block) if transform else block, spill)
+        for start in range(0, len(ids), assigner.block_rows):
+            rows = slice(start, start + assigner.block_rows)
+            block = np.ascontiguousarray(vectors[rows], np.float32)
+            _add_entries(index, assigner, ids[rows], transform.apply(block) if transform else block, spill)
     packed = _to_fast_scan(index)
     return _prepend_transform(_make_transform(_get_matrix(transform)), packed) if transform else packed
 
@@ -85,10 +89,63 @@ def fit_projection(sample: np.ndarray, pca_dims: int, subquantizers: int) -> fai
     return _make_transform(matrix)
 
 
-def assign_lists(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Assign each vector to its nearest list and its spill list.
+class ListAssigner:
+    """Assigns vectors to their nearest list and to their spill list.
 
-    Everything follows from x·c and c·c', because r₁·r₂ = x·x - x·c₁ - x·c₂ + c₁·c₂; so memory is n * lists numbers.
+    Up to MANY_LISTS lists, all distances are computed. For more, the nearest ones are found through an HNSW graph: that of
+    the quantizer if it orders lists by distance, as an inner product does when all centroids have one length, or else one
+    that is built here.
+
+    Args:
+        centroids: float32 (lists, dim).
+        quantizer: the coarse quantizer of the index; None for computing all distances.
+    """
+
+    def __init__(self, centroids: np.ndarray, quantizer: Any = None) -> None:
+        self._centroids, lists = centroids, len(centroids)
+        self._graph: Any = _make_distance_graph(centroids, quantizer) if quantizer is not None and lists >= MANY_LISTS else None
+        near_bytes = 4 * (SPILL_CANDIDATES + 1) * centroids.shape[1]
+        self.block_rows = max(1, min(ASSIGN_BLOCK_ROWS, ASSIGN_BLOCK_BYTES // (near_bytes if self._graph else max(near_bytes, 4 * lists))))
+        self._squares = np.einsum("ij,ij->i", centroids, centroids)
+
+    def assign(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return both lists of float32 vectors (n, dim), int64 (n,) each; equal if there is a single list."""
+        near, distances = self._search_graph(vectors) if self._graph else self._search_all(vectors)
+        first = np.ascontiguousarray(near[:, 0])
+        if len(self._centroids) == 1:
+            return first, first
+        residuals = vectors[:, None, :] - self._centroids[near]
+        dots = np.einsum("nkd,nd->nk", residuals[:, 1:], residuals[:, 0])
+        loss = distances[:, 1:] + SPILL_PENALTY * dots**2 / np.maximum(distances[:, :1], 1e-12)
+        return first, near[np.arange(len(near)), 1 + loss.argmin(axis=1)]
+
+    def _search_all(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the nearest list and then the next SPILL_CANDIDATES, int64 (n, 1 + candidates), and squared distances."""
+        count = min(SPILL_CANDIDATES, len(self._centroids) - 1)
+        distances = vectors @ self._centroids.T
+        distances *= -2
+        distances += self._squares
+        distances += np.einsum("ij,ij->i", vectors, vectors)[:, None]
+        np.maximum(distances, 0, out=distances)
+        first = distances.argmin(axis=1)[:, None]
+        first_distances = np.take_along_axis(distances, first, 1)
+        if not count:
+            return first, first_distances
+        np.put_along_axis(distances, first, np.inf, 1)
+        near = np.sort(np.argpartition(distances, count - 1, axis=1)[:, :count], axis=1)  # ties: the first list wins
+        return np.hstack([first, near]), np.hstack([first_distances, np.take_along_axis(distances, near, 1)])
+
+    def _search_graph(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `_search_all`, through the graph. A list that it cannot reach is replaced by the nearest one."""
+        near = self._graph.search(vectors, SPILL_CANDIDATES + 1)[1]
+        near = np.where(near < 0, near[:, :1], near)
+        distances = np.square(vectors[:, None, :] - self._centroids[near]).sum(axis=2)
+        distances[:, 1:][near[:, 1:] == near[:, :1]] = np.inf
+        return near, distances
+
+
+def assign_lists(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Assign each vector to its nearest list and its spill list, by all distances.
 
     Args:
         vectors: float32 (n, dim).
@@ -97,26 +154,24 @@ def assign_lists(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray
     Returns:
         Both lists, int64 (n,) each; equal if there is a single list.
     """
-    rows = np.arange(len(vectors))
-    dots = vectors @ centroids.T
-    centroid_dots = centroids @ centroids.T
-    squares = np.einsum("ij,ij->i", vectors, vectors)
-    distances = np.maximum(squares[:, None] + centroid_dots.diagonal() - 2 * dots, 0)
-    first = distances.argmin(axis=1)
-    if len(centroids) == 1:
-        return first, first
-    first_distances = distances[rows, first]
-    distances[rows, first] = np.inf
-    count = min(SPILL_CANDIDATES, len(centroids) - 1)
-    near = np.sort(np.argpartition(distances, count - 1, axis=1)[:, :count], axis=1)  # ties: the first list wins
-    residual_dots = (squares - dots[rows, first])[:, None] - np.take_along_axis(dots, near, 1) + centroid_dots[first[:, None], near]
-    loss = np.take_along_axis(distances, near, 1) + SPILL_PENALTY * residual_dots**2 / np.maximum(first_distances, 1e-12)[:, None]
-    return first, near[rows, loss.argmin(axis=1)]
+    return ListAssigner(centroids).assign(vectors)
+
+
+def _make_distance_graph(centroids: np.ndarray, quantizer: Any) -> Any:
+    """Return an HNSW graph that finds the centroids at the smallest Euclidean distance."""
+    lengths = np.linalg.norm(centroids, axis=1)
+    if isinstance(faiss.downcast_index(quantizer), faiss.IndexHNSW) and (
+        quantizer.metric_type == faiss.METRIC_L2 or np.ptp(lengths) < 1e-3 * lengths.mean()
+    ):
+        return quantizer
+    graph = make_quantizer(centroids.shape[1], len(centroids), faiss.METRIC_L2)
+    graph.add(centroids)
+    return graph
 
 
 def _train_ivf_pq(sample: np.ndarray, lists: int, subquantizers: int, metric: str, seed: int) -> faiss.IndexIVFPQ:
     dim, kind = sample.shape[1], FAISS_METRICS[metric]
-    quantizer: Any = faiss.IndexFlat(dim, kind)
+    quantizer = make_quantizer(dim, lists, kind)
     trained = faiss.IndexIVFPQ(quantizer, dim, lists, subquantizers, CODE_BITS, kind)
     trained.own_fields = True
     quantizer.this.disown()
@@ -125,6 +180,8 @@ def _train_ivf_pq(sample: np.ndarray, lists: int, subquantizers: int, metric: st
     trained.cp.niter = KMEANS_ITERATIONS
     trained.cp.min_points_per_centroid = trained.pq.cp.min_points_per_centroid = 1
     trained.cp.seed = trained.pq.cp.seed = seed + 1  # FAISS replaces 0 by a seed of its own
+    if has_graph(trained):
+        train_graph_quantizer(trained, trained, sample, metric, seed, POINTS_PER_LIST)
     with use_gpu_clustering(trained):
         trained.train(sample)
     return trained
@@ -170,9 +227,9 @@ def _to_fast_scan(index: Any) -> faiss.IndexIVFPQFastScan:
     return packed
 
 
-def _add_entries(index: Any, centroids: np.ndarray, ids: np.ndarray, vectors: np.ndarray, spill: bool) -> None:
+def _add_entries(index: Any, assigner: ListAssigner, ids: np.ndarray, vectors: np.ndarray, spill: bool) -> None:
     """Add the entries of every vector to its lists; each vector is encoded once."""
-    lists = np.concatenate(assign_lists(vectors, centroids)[: 1 + spill])
+    lists = np.concatenate(assigner.assign(vectors)[: 1 + spill])
     rows = np.tile(np.arange(len(ids)), 1 + spill)
     order = np.lexsort((rows, lists))
     lists, rows = lists[order], rows[order]

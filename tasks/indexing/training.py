@@ -17,6 +17,7 @@ from indexmill.storage.manifests import Manifest
 from indexmill.storage.records import EmbeddingSet, FileRef
 from indexmill.storage.root import Root
 from indexmill.tasks.indexing.auto_factory import FactoryChoice, choose_factory
+from indexmill.tasks.indexing.coarse_quantizer import expand_factory, has_graph, train_graph_quantizer
 from indexmill.tasks.indexing.drift import check_drift, measure_baseline, measure_drift
 from indexmill.tasks.indexing.factory import find_ivf, make_index, min_training_items, use_gpu_clustering
 from indexmill.tasks.indexing.reranking import compute_bounds
@@ -77,7 +78,7 @@ def train_index(root: Root, name: str, embeddings: EmbeddingSet, config: IndexCo
         files=(index_ref, rows_ref, *([bounds_ref] if bounds_ref else [])),
         embeddings=embeddings.digest,
         recipe=recipe,
-        factory=choice.factory,
+        factory=expand_factory(choice.factory),
         metric=config.metric,
         dim=embeddings.dim,
         lists=int(ivf.nlist) if ivf is not None else 0,
@@ -133,6 +134,8 @@ def _train(index: Any, choice: FactoryChoice, sample: np.ndarray, config: IndexC
         if not index.is_trained:
             ivf = find_ivf(index)
             _set_clustering_limits(ivf, config)
+            if ivf is not None and has_graph(ivf):
+                train_graph_quantizer(index, ivf, sample, config.metric, config.seed, config.train_points_per_list)
             with use_gpu_clustering(ivf):
                 index.train(sample)
         return index

@@ -42,7 +42,15 @@ def assign(
     return assignments, dict(zip(plan["item_id"], plan["shard"], strict=True))
 
 
-def test_a_first_build_fills_shards_in_the_order_of_ids(tmp_path: Path) -> None:
+def test_a_first_build_fills_shards_in_the_order_of_contents(tmp_path: Path) -> None:
+    """Five items, two per shard, by content: d and c, b twice (by id), and a."""
+    rows = {1: "d", 2: "a", 3: "b", 4: "c", 5: "b"}
+    assignments, shard_of = assign(tmp_path, rows, [], plan_capacity("auto", 5, 2))
+    assert assignments == [ShardAssignment(0, 2, 2), ShardAssignment(1, 2, 2), ShardAssignment(2, 1, 1)]
+    assert shard_of == {2: 0, 3: 0, 5: 1, 4: 1, 1: 2}
+
+
+def test_a_first_build_fills_shards_of_equal_contents_in_the_order_of_ids(tmp_path: Path) -> None:
     """Seven items, three per shard: 3, 3, 1; divided into two shards: 4 and 3."""
     rows = dict.fromkeys(range(10, 17), "a")
     assignments, shard_of = assign(tmp_path, rows, [], plan_capacity("auto", 7, 3))
