@@ -18,6 +18,7 @@ Modality = Literal["text", "image"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Rerank = Literal["none", "sq8", "fp16", "exact"]
 Side = Literal["database", "query"]
+Role = Literal["document", "query"]  # what a text is encoded as; models may have a prompt for each
 
 
 class FrozenModel(BaseModel):
@@ -109,6 +110,8 @@ class EmbeddingSet(Record):
     truncated: int = Field(description="items of which the model saw only the beginning")
     items: FileRef = Field(description="the split's table without the rejected items")
     rejects: FileRef | None = Field(description="the rejected items with their reasons")
+    prompts: dict[Role, str] = Field(default_factory=dict, description="role -> what precedes its texts; empty without prompts")
+    query_fingerprint: str = Field(default="", description="the fingerprint of the same encoder for queries, if it is another one")
     captions: EmbeddingSet | None = Field(
         default=None, description="the captions of the images, by the same encoder; item ids are those of the images"
     )

@@ -22,6 +22,8 @@ PUBLIC_FIELDS = (
     "parent",
     "created_at",
     "fingerprint",
+    "query_fingerprint",
+    "prompts",
     "modality",
     "index_modality",
     "metric",

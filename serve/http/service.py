@@ -110,7 +110,7 @@ class Service:
             The fields of `SearchResponse`.
         """
         manifest = index.manifest
-        if request.fingerprint not in (None, manifest.fingerprint):
+        if request.fingerprint not in (None, manifest.fingerprint, manifest.query_fingerprint):
             raise Problem(409, "the snapshot was built by another encoder; get the index's current fingerprint")
         start = time.perf_counter()
         queries = await self._resolve_vectors(index, request)

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from indexmill.configs.encoders import (
     EfficientNetLiteEncoderConfig,
     EncoderConfig,
     OpenClipEncoderConfig,
     SentenceTransformersEncoderConfig,
+    TextEncoderConfig,
     TimmEncoderConfig,
 )
-from indexmill.storage.records import Precision
+from indexmill.storage.records import Precision, Role
 from indexmill.tasks.encoding.base import EncodedItems, Encoder
 from indexmill.tasks.encoding.identity import MODALITIES_BY_KIND, EncoderIdentity, identify
 
 __all__ = ["MODALITIES_BY_KIND", "EncodedItems", "Encoder", "EncoderIdentity", "get_encoder_class", "identify", "load_encoder"]
 
 
-def load_encoder(config: EncoderConfig, precision: Precision = "float32") -> Encoder:
+def load_encoder(config: EncoderConfig, precision: Precision = "float32", role: Role = "document") -> Encoder:
     """Load a model in a precision. Slow, since it imports torch; `identify` computes a fingerprint without it.
 
     Args:
         config: The encoder; its own `precision` is ignored, since resolving `auto` is up to the caller.
         precision: The number format of the weights and the forward pass.
+        role: What texts are encoded as. Images have no roles.
     """
-    return get_encoder_class(config)(config, precision)
+    encoder_class = get_encoder_class(config)
+    return encoder_class(config, precision, role) if isinstance(config, TextEncoderConfig) else encoder_class(config, precision)
 
 
-def get_encoder_class(config: EncoderConfig) -> Callable[[Any, Precision], Encoder]:
+def get_encoder_class(config: EncoderConfig) -> Callable[..., Encoder]:
     """Return the encoder class for a config. Imports the model library, which takes seconds."""
     match config:
         case SentenceTransformersEncoderConfig():

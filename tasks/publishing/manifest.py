@@ -33,6 +33,8 @@ def build_manifest(
         image_root=split.image_root,
         embedding_stores=_list_embedding_stores(build.embeddings),
         fingerprint=embeddings.fingerprint,
+        query_fingerprint=embeddings.query_fingerprint,
+        prompts=embeddings.prompts,
         encoder=embeddings.encoder,
         index_modality=embeddings.modality,
         truncated=embeddings.truncated,

@@ -1,0 +1,30 @@
+"""Sentences about how the items and the queries were encoded, for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from indexmill.storage.manifests import Manifest
+from indexmill.tasks.reports.formats import format_count, pluralize
+
+
+def list_encoding_notes(manifest: Manifest) -> list[str]:
+    """List what a reader of the metrics should know of the encoding: truncated texts, and prompts."""
+    return [*_describe_truncation(manifest), *_describe_prompts(manifest)]
+
+
+def _describe_truncation(manifest: Manifest) -> Iterator[str]:
+    if manifest.truncated:
+        truncated = pluralize(manifest.truncated, "item", "items")
+        yield f"The encoder truncated {truncated} of {format_count(manifest.items)} to its maximum length."
+
+
+def _describe_prompts(manifest: Manifest) -> Iterator[str]:
+    prompts = {role: prompt for role, prompt in manifest.prompts.items() if prompt}
+    if prompts:
+        yield "Prompts: " + "; ".join(f"“{prompt}” precedes every {role}" for role, prompt in sorted(prompts.items())) + "."
+    if manifest.query_fingerprint:
+        yield (
+            "Held-out items that stand in for queries are encoded as documents, so the metrics from them do not show what the query"
+            " prompt gains."
+        )

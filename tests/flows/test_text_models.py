@@ -1,0 +1,70 @@
+"""Builds with a small text model that has a prompt for each role: the index is searched as the library's own two methods would."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from indexmill.configs.loading import load_config
+from indexmill.serve import open_index
+from indexmill.storage.embedding_store import EmbeddingStore
+from indexmill.storage.onnx_exports import load_onnx_export
+from indexmill.storage.root import Root
+from indexmill.tasks.encoding import identify
+from tests.conftest import QUICK
+from tests.encoding.checkpoints import write_sentence_transformer_folder
+from tests.serve.conftest import SENTENCES
+
+PROMPTS = {"query": "search for: ", "document": "a text: "}
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with random weights and two prompts."""
+    folder = write_sentence_transformer_folder(tmp_path_factory.mktemp("models") / "prompted")
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": PROMPTS}))
+    return folder
+
+
+def write_pipeline(folder: Path, model: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write a table of texts and a pipeline that indexes it."""
+    (folder / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    config = (
+        f"name: texts\ndataset:\n  source: jsonl\n  path: {folder / 'texts.jsonl'}\n  text_column: text\n  label_column: label\n"
+        "  key_column: key\nsplit: {mode: hash, query_fraction: 0.2}\nencoder:\n  kind: sentence-transformers\n"
+        f"  model: {model}\n  precision: float32\nindex: {{factory: Flat}}\nevaluation: {{k: [1, 2]}}\n"
+    )
+    (folder / "texts.yaml").write_text(config)
+    return folder / "texts.yaml"
+
+
+def test_queries_get_their_prompt_and_items_theirs(server: str, model_folder: Path, tmp_path: Path) -> None:
+    """In the store, in searches, in the export that the service uses, in the manifest and in the report."""
+    from indexmill.flows.build_index import build_index
+
+    rows = [{"key": f"s{n:02d}", "label": label, "text": text} for n, (label, text) in enumerate(SENTENCES)]
+    summary = build_index(str(write_pipeline(tmp_path, model_folder, rows)), str(tmp_path / "root"), QUICK)
+    model, query = SentenceTransformer(str(model_folder)), "a boat at sea"
+    documents = model.encode_document([row["text"] for row in rows], normalize_embeddings=True)
+    scores = documents @ model.encode_query(query, normalize_embeddings=True)
+    with open_index(tmp_path / "root", "texts") as index:
+        manifest = index.manifest
+        results = index.search(texts=[query], k=12).results[0]
+    assert [result.key for result in results] == [rows[n]["key"] for n in np.argsort(-scores)]
+    assert [result.score for result in results] == pytest.approx(np.sort(scores)[::-1], abs=1e-5)
+    assert manifest.prompts == PROMPTS
+    root = Root(tmp_path / "root", create=False)
+    assert EmbeddingStore(root, manifest.fingerprint).count_missing(Path(summary["path"]) / "items.parquet") == 0
+    assert manifest.query_fingerprint not in ("", manifest.fingerprint)
+    identity = identify(load_config(str(tmp_path / "texts.yaml")).encoder).for_role("query")
+    export = load_onnx_export(root, identity.fingerprint)
+    assert export is not None
+    assert (export.prompt, export.passes) == (PROMPTS["query"], True)
+    report = Path(summary["report"]).read_text()
+    assert "search for: ” precedes every query" in report
+    assert "Held-out items that stand in for queries are encoded as documents" in report
