@@ -9,9 +9,13 @@ from pydantic import Field, model_validator
 from indexmill.storage.records import FrozenModel, Precision
 
 
+# Keys with these values are left out of dumps, so that configs without them keep their cache keys and digests.
 def _is_auto(value: str) -> bool:
-    """Return whether a key is left out of dumps, so that configs without it keep their cache keys and digests."""
     return value == "auto"
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class BaseEncoderConfig(FrozenModel):
@@ -37,6 +41,13 @@ class BaseEncoderConfig(FrozenModel):
     )
     storage_dtype: Literal["float32", "float16"] = Field(
         default="float32", description="number format of stored vectors; float16 takes half the space"
+    )
+    dimensions: int | None = Field(
+        default=None,
+        ge=1,
+        exclude_if=_is_none,
+        description="use only the first numbers of each vector, for models trained for that (Matryoshka); the store keeps whole vectors, so"
+        " another number encodes nothing again",
     )
 
 

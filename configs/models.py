@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import not_
 from typing import Annotated, Literal
 
 from pydantic import ByteSize, Field, field_validator, model_validator
@@ -178,6 +179,9 @@ class StudyConfig(FrozenModel):
         default=(), description="by default Flat, IVF with two numbers of lists, IVF-PQ, HNSW and `auto`; NumPy brute force is always added"
     )
     max_queries: int = Field(default=1000, ge=1, description="a seeded sample of at most this many queries")
+    dimensions: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(), exclude_if=not_, description="compare every encoder with each of these as encoder.dimensions"
+    )
 
 
 class PipelineConfig(FrozenModel):

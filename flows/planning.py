@@ -243,11 +243,13 @@ def _estimate_disk_bytes(config: PipelineConfig, split: SplitDataset, to_encode:
     embedding_bytes = to_encode * (dim * number_bytes + ROW_OVERHEAD_BYTES)
     if not has_changes and not to_encode:
         return embedding_bytes
+    dim = min(dim, config.encoder.dimensions or dim)
     return embedding_bytes + (split.database + split.query) * (dim * 4 + 8 + ITEM_OVERHEAD_BYTES)
 
 
 def _estimate_peak_bytes(config: PipelineConfig, split: SplitDataset, dim: int, encoder_bytes: int) -> int:
     """Estimate the build process plus the largest of encoding, training (two copies of its sample) and filling shards."""
+    dim = min(dim, config.encoder.dimensions or dim)
     sample = min(split.database, max(10_000, min_training_items(config.index.factory) * config.index.train_points_per_list))
     training_bytes = min(2 * sample * dim * 4, config.index.train_memory)
     if config.index.shards == "auto":

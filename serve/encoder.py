@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from indexmill.configs.encoders import EncoderConfig
+from indexmill.storage.embedding_store import shorten_vectors
 from indexmill.storage.errors import InputError
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.records import Modality
@@ -29,6 +30,7 @@ class QueryEncoder:
     def __init__(self, root: Root, manifest: Manifest) -> None:
         self.identity = get_query_identity(manifest)
         self._root, self._manifest = root, manifest
+        self._config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(manifest.config["encoder"])
         self._model: Encoder | None = None
         self._load_lock, self._encode_lock = Lock(), Lock()
 
@@ -36,7 +38,7 @@ class QueryEncoder:
         """Return the model. Concurrent first calls load it once."""
         with self._load_lock:
             if self._model is None:
-                self._model = _load_encoder(self._root, self._manifest)
+                self._model = _load_encoder(self._root, self._manifest, self._config)
             return self._model
 
     def encoder_for(self, modality: Modality) -> Encoder:
@@ -52,7 +54,10 @@ class QueryEncoder:
         """Encode prepared items as float32 (n, dim). Calls from several threads run one after another."""
         encoder = self.encoder_for(modality)
         with self._encode_lock:
-            return encode_batches(encoder, prepared).vectors
+            vectors = encode_batches(encoder, prepared).vectors
+        if self._config.dimensions is None:
+            return vectors
+        return shorten_vectors(vectors, self._config.dimensions, normalize=self._config.normalize)
 
 
 def get_query_identity(manifest: Manifest) -> tuple[object, ...]:
@@ -78,13 +83,12 @@ def check_fingerprint(manifest: Manifest, fingerprint: str, query_fingerprint: s
         )
 
 
-def _load_encoder(root: Root, manifest: Manifest) -> Encoder:
+def _load_encoder(root: Root, manifest: Manifest, config: EncoderConfig) -> Encoder:
     """Load the encoder with the prompt of queries. An ONNX export of a text encoder needs no torch, and computes in float32."""
-    config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(manifest.config["encoder"])
     precision, identity = manifest.encoder["precision"], identify(config)
     query_identity = identity.for_role("query")
     fingerprints = (
-        role_identity.for_store(manifest.index_modality, precision, config.storage_dtype).fingerprint
+        role_identity.for_store(manifest.index_modality, precision, config.storage_dtype).with_dimensions(config.dimensions).fingerprint
         for role_identity in (identity, query_identity)
     )
     check_fingerprint(manifest, *fingerprints)

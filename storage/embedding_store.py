@@ -143,6 +143,8 @@ def open_vectors(
         sample: (size, seed). At most `size` items, drawn by a keyed hash of their ids: the same items give the same
             sample.
 
+    Vectors longer than the set's `dim` are cut to it (`shorten_vectors`).
+
     Raises:
         DamagedFile: when an item does not have exactly one vector.
     """
@@ -156,6 +158,26 @@ def open_vectors(
     sql = f"SELECT i.item_id, e.embedding FROM ({items}) i LEFT JOIN {parts} e USING (content_digest) ORDER BY i.item_id"
     with parquet.query(sql, temp_dir=root.tmp) as batches:
         yield _iter_blocks(batches, embeddings)
+
+
+def shorten_vectors(vectors: np.ndarray, dim: int, *, normalize: bool) -> np.ndarray:
+    """Keep the first `dim` numbers of each vector, as `truncate_dim` of sentence-transformers does, and then normalize.
+
+    That the whole vectors may have been normalized before changes only their length, and so nothing.
+
+    Args:
+        vectors: float32 (n, at least dim).
+        dim: The numbers to keep.
+        normalize: Whether to scale the result to unit length.
+
+    Returns:
+        float32 (n, dim).
+    """
+    shortened = np.ascontiguousarray(vectors[:, :dim], dtype=np.float32)
+    if not normalize:
+        return shortened
+    norms: np.ndarray = np.linalg.norm(shortened, axis=1, keepdims=True)
+    return shortened / np.maximum(norms, np.finfo(np.float32).tiny)
 
 
 def concatenate_blocks(blocks: Iterator[tuple[np.ndarray, np.ndarray]], dim: int) -> tuple[np.ndarray, np.ndarray]:
@@ -178,9 +200,12 @@ def _iter_blocks(batches: Iterator[pa.RecordBatch], embeddings: EmbeddingSet) ->
         if column.null_count or np.any(np.diff(ids, prepend=previous_id) <= 0):
             raise DamagedFile(
                 "the embedding store does not hold exactly one vector per item",
-                where=f"embeddings/{embeddings.fingerprint}",
+                where=f"embeddings/{embeddings.store_fingerprint}",
                 next_step="delete that folder and build again, which encodes everything again",
             )
         previous_id = int(ids[-1])
         values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-        yield ids, values.reshape(-1, embeddings.dim)
+        if embeddings.stored is None:
+            yield ids, values.reshape(-1, embeddings.dim)
+        else:
+            yield ids, shorten_vectors(values.reshape(-1, embeddings.stored.dim), embeddings.dim, normalize=embeddings.stored.normalize)

@@ -94,8 +94,16 @@ class SplitDataset(Record):
     pairs: FileRef | None
 
 
+class StoredVectors(FrozenModel):
+    """Whole vectors in an embedding store, of which an embedding set uses the beginnings."""
+
+    fingerprint: str = Field(description="the embedding store")
+    dim: int
+    normalize: bool = Field(description="whether the beginnings are scaled to unit length")
+
+
 class EmbeddingSet(Record):
-    """A vector for every item of its table, in the embedding store `fingerprint`."""
+    """A vector for every item of its table, in the embedding store `fingerprint` or derived from those in `stored`."""
 
     split: str
     modality: Modality = Field(description="what was encoded: the images or the texts")
@@ -112,9 +120,15 @@ class EmbeddingSet(Record):
     rejects: FileRef | None = Field(description="the rejected items with their reasons")
     prompts: dict[Role, str] = Field(default_factory=dict, description="role -> what precedes its texts; empty without prompts")
     query_fingerprint: str = Field(default="", description="the fingerprint of the same encoder for queries, if it is another one")
+    stored: StoredVectors | None = Field(default=None, description="the vectors that these are the beginnings of, if any")
     captions: EmbeddingSet | None = Field(
         default=None, description="the captions of the images, by the same encoder; item ids are those of the images"
     )
+
+    @property
+    def store_fingerprint(self) -> str:
+        """The embedding store that holds the vectors."""
+        return self.stored.fingerprint if self.stored else self.fingerprint
 
     def for_modality(self, modality: Modality | None) -> EmbeddingSet:
         """Return the vectors of one modality, by default the items' own. Raises KeyError when there are none."""

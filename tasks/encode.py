@@ -12,9 +12,9 @@ from indexmill.storage.device_profiles import DeviceProfile, load_device_profile
 from indexmill.storage.digests import json_digest
 from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.errors import InputError
-from indexmill.storage.records import EmbeddingSet, Modality, Precision, Role, SplitDataset
+from indexmill.storage.records import EmbeddingSet, Modality, Precision, Role, SplitDataset, StoredVectors
 from indexmill.storage.root import Root
-from indexmill.tasks.encoding import MODALITIES_BY_KIND, EncoderIdentity
+from indexmill.tasks.encoding import MODALITIES_BY_KIND, EncoderIdentity, check_dimensions
 from indexmill.tasks.encoding.device import get_device_name
 from indexmill.tasks.encoding.fill_store import EncodeRequest, encodes_captions, fill_store, open_captions, partition_items
 from indexmill.tasks.encoding.onnx import ensure_onnx_export
@@ -90,9 +90,13 @@ class ModalityEncoder:
             image_root = self.split.image_root
         profile = self._choose_profile(modality, items, image_root, role)
         precision: Precision = profile.precision or "float32"
-        identity = self.identity.for_role(role).for_store(modality, precision, self.config.storage_dtype)
-        query_fingerprint = self.identity.for_role("query").for_store(modality, precision, self.config.storage_dtype).fingerprint
-        store = EmbeddingStore(self.root, identity.fingerprint)
+        stored_identity, query_identity = (
+            self.identity.for_role(name).for_store(modality, precision, self.config.storage_dtype) for name in (role, "query")
+        )
+        identity, query_identity = (entry.with_dimensions(self.config.dimensions) for entry in (stored_identity, query_identity))
+        store = EmbeddingStore(self.root, stored_identity.fingerprint)
+        if store.list_readable_parts():
+            check_dimensions(self.config, store.dim)
         request = EncodeRequest(self.root, store, items, image_root, ModelSpec(self.config, precision, modality, role), profile)
         with store.lease(), self.root.scratch.staging() as staging:
             failed_path = staging / "failed.parquet"
@@ -112,7 +116,7 @@ class ModalityEncoder:
                 modality=modality,
                 fingerprint=identity.fingerprint,
                 encoder=identity.details | _describe_precision_check(profile),
-                dim=store.dim,
+                dim=self.config.dimensions or store.dim,
                 database=partition.database_count,
                 query=partition.query_count,
                 encoded=result.encoded,
@@ -122,8 +126,15 @@ class ModalityEncoder:
                 items=partition.items,
                 rejects=partition.rejects,
                 prompts=self.identity.prompts,
-                query_fingerprint="" if query_fingerprint == identity.fingerprint else query_fingerprint,
+                query_fingerprint="" if query_identity.fingerprint == identity.fingerprint else query_identity.fingerprint,
+                stored=self._describe_stored_vectors(store, stored_identity),
             )
+
+    def _describe_stored_vectors(self, store: EmbeddingStore, identity: EncoderIdentity) -> StoredVectors | None:
+        """Describe the store's whole vectors, if only their beginnings are used."""
+        if self.config.dimensions is None:
+            return None
+        return StoredVectors(fingerprint=identity.fingerprint, dim=store.dim, normalize=self.config.normalize)
 
     def _run_chunk(self, job: EncodeChunk, advance: Advance) -> ChunkResult:
         return encode_chunk(self.process, job, advance)

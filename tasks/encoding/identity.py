@@ -72,6 +72,13 @@ class EncoderIdentity(FrozenModel):
             details["side"] = modality
         return self.model_copy(update={"fingerprint": _compute_fingerprint(details), "details": details})
 
+    def with_dimensions(self, dimensions: int | None) -> EncoderIdentity:
+        """Return the identity of the first `dimensions` numbers of each vector; None for whole vectors."""
+        if dimensions is None:
+            return self
+        details = self.details | {"dimensions": dimensions}
+        return self.model_copy(update={"fingerprint": _compute_fingerprint(details), "details": details})
+
 
 def identify(config: EncoderConfig, precision: Precision = "float32") -> EncoderIdentity:
     """Compute the identity of the encoder that a config names, in a precision. It is that of documents; see `for_role`.

@@ -71,8 +71,8 @@ def _find_parent(live: Manifest | None, snapshot_id: str) -> str | None:
 
 def _list_embedding_stores(embeddings: EmbeddingSet) -> dict[str, str]:
     """Map the fingerprint of each embedding store to the table of its items."""
-    captions = {embeddings.captions.fingerprint: "captions.parquet"} if embeddings.captions else {}
-    return {embeddings.fingerprint: "items.parquet"} | captions
+    captions = {embeddings.captions.store_fingerprint: "captions.parquet"} if embeddings.captions else {}
+    return {embeddings.store_fingerprint: "items.parquet"} | captions
 
 
 def _describe_training(trained: TrainedIndex) -> dict[str, Any]:

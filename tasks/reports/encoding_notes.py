@@ -9,8 +9,8 @@ from indexmill.tasks.reports.formats import format_count, pluralize
 
 
 def list_encoding_notes(manifest: Manifest) -> list[str]:
-    """List what a reader of the metrics should know of the encoding: truncated texts, and prompts."""
-    return [*_describe_truncation(manifest), *_describe_prompts(manifest)]
+    """List what a reader of the metrics should know of the encoding: truncated texts, prompts, dimensions."""
+    return [*_describe_truncation(manifest), *_describe_prompts(manifest), *_describe_dimensions(manifest)]
 
 
 def _describe_truncation(manifest: Manifest) -> Iterator[str]:
@@ -28,3 +28,8 @@ def _describe_prompts(manifest: Manifest) -> Iterator[str]:
             "Held-out items that stand in for queries are encoded as documents, so the metrics from them do not show what the query"
             " prompt gains."
         )
+
+
+def _describe_dimensions(manifest: Manifest) -> Iterator[str]:
+    if dimensions := manifest.encoder.get("dimensions"):
+        yield f"Only the first {format_count(dimensions)} numbers of each vector are used (encoder.dimensions)."

@@ -200,3 +200,15 @@ def test_prompts_precede_the_texts_of_a_clip_model_and_not_its_images(tmp_path: 
     identities = [identify(config).for_role("query") for config in (plain, prompted)]
     images, texts = ({identity.for_store(modality, "float32").fingerprint for identity in identities} for modality in ("image", "text"))
     assert (len(images), len(texts)) == (1, 2)
+
+
+def test_dimensions_name_other_vectors_and_leave_configs_without_them_alone(model_folder: Path) -> None:
+    """The identity of shorter vectors is derived from that of whole ones; more dimensions than the model's are an error."""
+    write_settings(model_folder, {})
+    identity = identify(make_config(model_folder, dimensions=8))
+    assert identity == identify(make_config(model_folder))  # the store holds whole vectors
+    fingerprints = {identity.with_dimensions(dimensions).fingerprint for dimensions in (None, 8, 16)}
+    assert len(fingerprints) == 3
+    assert identity.with_dimensions(None) == identity
+    with pytest.raises(InputError, match="at most 32"):
+        load_encoder(make_config(model_folder, dimensions=33))

@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from indexmill.configs.loading import load_config
 from indexmill.serve import open_index
 from indexmill.storage.embedding_store import EmbeddingStore
+from indexmill.storage.errors import InputError
 from indexmill.storage.onnx_exports import load_onnx_export
 from indexmill.storage.root import Root
 from indexmill.tasks.encoding import identify
@@ -68,3 +69,27 @@ def test_queries_get_their_prompt_and_items_theirs(server: str, model_folder: Pa
     report = Path(summary["report"]).read_text()
     assert "search for: ” precedes every query" in report
     assert "Held-out items that stand in for queries are encoded as documents" in report
+
+
+def test_shorter_vectors_are_the_librarys_and_encode_nothing_again(server: str, model_folder: Path, tmp_path: Path) -> None:
+    """encoder.dimensions is `truncate_dim`; a build with other dimensions uses the vectors that the store has."""
+    from indexmill.flows.build_index import build_index
+
+    rows = [{"key": f"s{n:02d}", "label": label, "text": text} for n, (label, text) in enumerate(SENTENCES)]
+    config, root = str(write_pipeline(tmp_path, model_folder, rows)), str(tmp_path / "root")
+    whole = build_index(config, root, QUICK)
+    short = build_index(config, root, [*QUICK, "encoder.dimensions=8"])
+    assert (whole["encoded"], short["encoded"], short["reused"]) == (12, 0, 12)
+    model = SentenceTransformer(str(model_folder), truncate_dim=8)
+    documents = model.encode_document([row["text"] for row in rows], normalize_embeddings=True)
+    scores = documents @ model.encode_query("a boat at sea", normalize_embeddings=True)
+    with open_index(root, "texts") as index:
+        manifest = index.manifest
+        results = index.search(texts=["a boat at sea"], k=12).results[0]
+    assert manifest.dim == 8
+    assert [result.score for result in results] == pytest.approx(np.sort(scores)[::-1], abs=1e-5)
+    with open_index(root, "texts", whole["snapshot_id"]) as index:
+        assert (index.manifest.dim, index.manifest.fingerprint != manifest.fingerprint) == (32, True)
+        assert index.manifest.embedding_stores.keys() == manifest.embedding_stores.keys()  # gc keeps the vectors of both
+    with pytest.raises(InputError, match="vectors are shorter than this"):
+        build_index(config, root, [*QUICK, "encoder.dimensions=33"])
