@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexmill.storage import parquet
@@ -174,6 +174,7 @@ def test_float16_parts_take_half_the_space_and_are_read_as_float32(root: Root) -
     assert sizes["float16"] < 0.6 * sizes["float32"]
 
 
+@settings(deadline=None)  # the first example imports torch
 @given(rows=st.integers(0, 5), dim=st.integers(1, 9), whole=st.integers(9, 12), seed=st.integers(0, 99), normalize=st.booleans())
 def test_shorter_vectors_are_those_of_the_library(rows: int, dim: int, whole: int, seed: int, normalize: bool) -> None:
     """Truncated and normalized by sentence-transformers; that ours were normalized before changes nothing."""
