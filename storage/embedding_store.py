@@ -143,12 +143,15 @@ def open_vectors(
         sample: (size, seed). At most `size` items, drawn by a keyed hash of their ids: the same items give the same
             sample.
 
-    Vectors longer than the set's `dim` are cut to it (`shorten_vectors`).
+    An item in chunks has the vector of its first chunk. Vectors longer than the set's `dim` are cut to it (`shorten_vectors`).
 
     Raises:
         DamagedFile: when an item does not have exactly one vector.
     """
-    items = f"SELECT item_id, content_digest FROM {parquet.scan_sql(root.file(embeddings.items))} WHERE side = '{side}'"
+    table = parquet.scan_sql(root.file(embeddings.indexed_vectors.items))
+    if embeddings.chunks:
+        table = f"(SELECT parent_id AS item_id, content_digest, side, leak FROM {table} WHERE chunk = 0)"
+    items = f"SELECT item_id, content_digest FROM {table} WHERE side = '{side}'"
     if not leaking:
         items += " AND NOT leak"
     if sample:

@@ -52,6 +52,7 @@ class Manifest(FrozenModel):
     metric: str
     dim: int
     items: int
+    vectors: int | None = Field(default=None, description="vectors in the index: more than the items if those are in chunks")
     database: int
     query: int
     rejected: int

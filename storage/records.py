@@ -75,6 +75,15 @@ class ValidatedDataset(Record):
     pairs: FileRef | None
 
 
+class ChunkTable(FrozenModel):
+    """The texts of a data set in chunks that an encoder sees as a whole."""
+
+    table: FileRef = Field(description="like the table of the items, by chunk id, with parent_id (the item) and chunk (its position)")
+    chunks: int
+    items: int = Field(description="items that have more than one chunk")
+    context: int | None = Field(description="the most tokens that the encoder sees")
+
+
 class SplitDataset(Record):
     """The items that passed validation, each with its side."""
 
@@ -92,6 +101,7 @@ class SplitDataset(Record):
     table: FileRef
     by_label: FileRef = Field(description="a table of the items per label on either side")
     pairs: FileRef | None
+    chunks: ChunkTable | None = Field(default=None, description="the texts in chunks, if they are to be indexed as such")
 
 
 class StoredVectors(FrozenModel):
@@ -121,6 +131,9 @@ class EmbeddingSet(Record):
     prompts: dict[Role, str] = Field(default_factory=dict, description="role -> what precedes its texts; empty without prompts")
     query_fingerprint: str = Field(default="", description="the fingerprint of the same encoder for queries, if it is another one")
     stored: StoredVectors | None = Field(default=None, description="the vectors that these are the beginnings of, if any")
+    chunks: EmbeddingSet | None = Field(
+        default=None, description="the chunks of the items, which the index holds; then the vector of an item is that of its first chunk"
+    )
     captions: EmbeddingSet | None = Field(
         default=None, description="the captions of the images, by the same encoder; item ids are those of the images"
     )
@@ -129,6 +142,11 @@ class EmbeddingSet(Record):
     def store_fingerprint(self) -> str:
         """The embedding store that holds the vectors."""
         return self.stored.fingerprint if self.stored else self.fingerprint
+
+    @property
+    def indexed_vectors(self) -> EmbeddingSet:
+        """The set with one row per vector of an index: the chunks, or else the items themselves."""
+        return self.chunks or self
 
     def for_modality(self, modality: Modality | None) -> EmbeddingSet:
         """Return the vectors of one modality, by default the items' own. Raises KeyError when there are none."""

@@ -15,6 +15,7 @@ from indexmill.storage.errors import InputError
 from indexmill.storage.records import EmbeddingSet, Modality, Precision, Role, SplitDataset, StoredVectors
 from indexmill.storage.root import Root
 from indexmill.tasks.encoding import MODALITIES_BY_KIND, EncoderIdentity, check_dimensions
+from indexmill.tasks.encoding.chunked_items import gather_items
 from indexmill.tasks.encoding.device import get_device_name
 from indexmill.tasks.encoding.fill_store import EncodeRequest, encodes_captions, fill_store, open_captions, partition_items
 from indexmill.tasks.encoding.onnx import ensure_onnx_export
@@ -52,8 +53,10 @@ def encode(
         try:
             embeddings = _encode_all_modalities(encoder)
             if split.modality == "text":
+                # The export is compared with the encoder on the texts that it encodes.
+                texts = embeddings.indexed_vectors.items
                 query_fingerprint = identity.for_role("query").fingerprint
-                ensure_onnx_export(root, process, config, fingerprint=query_fingerprint, items=root.file(embeddings.items))
+                ensure_onnx_export(root, process, config, fingerprint=query_fingerprint, items=root.file(texts))
             return embeddings
         finally:
             process.stop()
@@ -160,6 +163,9 @@ class ModalityEncoder:
 def _encode_all_modalities(encoder: ModalityEncoder) -> EmbeddingSet:
     """Encode the items, and then the captions of the images that have a vector."""
     root, split = encoder.root, encoder.split
+    if split.chunks:
+        chunks = encoder.encode("text", root.file(split.chunks.table))
+        return gather_items(root, split, chunks)
     embeddings = encoder.encode(split.modality, root.file(split.table))
     if not encodes_captions(encoder.config, split.modality):
         return embeddings

@@ -88,6 +88,6 @@ class LiveIndex:
             self._metrics.snapshot_info.remove(self.name, self.snapshot_id)
         self.index, self.error = index, ""
         self._metrics.snapshot_info.labels(self.name, index.manifest.snapshot_id).set(1)
-        self._metrics.items.labels(self.name).set(index.searcher.items)
+        self._metrics.items.labels(self.name).set(index.manifest.items)
         self._metrics.snapshots_opened.labels(self.name).inc()
         log.info("%s: serving snapshot %s", self.name, index.manifest.snapshot_id)

@@ -179,7 +179,9 @@ def search_jobs(jobs: Sequence[SearchJob]) -> list[Any]:
         counts = [len(jobs[position].queries) for position in positions]
         for position, job_scores, job_ids in zip(positions, _split_rows(scores, counts), _split_rows(ids, counts), strict=True):
             job = jobs[position]
-            results[position] = (job_scores, job_ids) if job.raw else format_results(index, job_scores, job_ids, job.options.fields)
+            results[position] = (
+                (job_scores, index.find_item_ids(job_ids)) if job.raw else format_results(index, job_scores, job_ids, job.options.fields)
+            )
     return results
 
 

@@ -7,19 +7,17 @@ from typing import Any
 
 import faiss
 
-from indexmill.storage.index_records import Shard, TrainedIndex
+from indexmill.storage.index_records import TrainedIndex
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.versions import get_installed_version
 from indexmill.tasks.indexing.shard_store import with_snapshot_paths
-from indexmill.tasks.publishing.candidate import BuildCandidate
+from indexmill.tasks.publishing.candidate import BuildCandidate, ServedShards
 
 RECORDED_PACKAGES = ("indexmill", "faiss-cpu", "numpy", "torch", "sentence-transformers", "pyarrow", "duckdb", "prefect", "pillow")
 
 
-def build_manifest(
-    build: BuildCandidate, served: tuple[Shard, ...], snapshot_id: str, content: str, failed_rules: tuple[str, ...]
-) -> Manifest:
+def build_manifest(build: BuildCandidate, served: ServedShards, snapshot_id: str, content: str, failed_rules: tuple[str, ...]) -> Manifest:
     """Build the manifest without its list of files. Shards are numbered in order, the database's first."""
     config, split, trained, embeddings = build.config, build.split, build.trained, build.index_embeddings
     return Manifest(
@@ -42,7 +40,8 @@ def build_manifest(
         factory=trained.factory,
         metric=config.index.metric,
         dim=embeddings.dim,
-        items=sum(shard.count for shard in served),
+        items=served.items,
+        vectors=served.vectors,
         database=embeddings.database,
         query=embeddings.query,
         rejected=build.rejected_items,
@@ -51,7 +50,7 @@ def build_manifest(
         timings=build.evaluation.timings,
         training=_describe_training(trained),
         search=build.tuned,
-        shards=tuple(with_snapshot_paths(shard, number) for number, shard in enumerate(served)),
+        shards=tuple(with_snapshot_paths(shard, number) for number, shard in enumerate(served.shards)),
         files=(),
         pool_files=(),
         verdict="refused" if failed_rules and build.force_reason is None else "published",
@@ -71,6 +70,8 @@ def _find_parent(live: Manifest | None, snapshot_id: str) -> str | None:
 
 def _list_embedding_stores(embeddings: EmbeddingSet) -> dict[str, str]:
     """Map the fingerprint of each embedding store to the table of its items."""
+    if embeddings.chunks:
+        return {embeddings.store_fingerprint: "chunks.parquet"}
     captions = {embeddings.captions.store_fingerprint: "captions.parquet"} if embeddings.captions else {}
     return {embeddings.store_fingerprint: "items.parquet"} | captions
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from sentence_transformers import SentenceTransformer
 
@@ -93,3 +94,51 @@ def test_shorter_vectors_are_the_librarys_and_encode_nothing_again(server: str, 
         assert index.manifest.embedding_stores.keys() == manifest.embedding_stores.keys()  # gc keeps the vectors of both
     with pytest.raises(InputError, match="vectors are shorter than this"):
         build_index(config, root, [*QUICK, "encoder.dimensions=33"])
+
+
+def make_long_texts(count: int, sentences: int, seed: int = 0) -> list[list[str]]:
+    """Sentences of random words, for long texts."""
+    words = "ship port quiet dawn sail storm boat judge soup onion comet ring sky salt court sea net mast tide".split()  # noqa: SIM905
+    random = np.random.default_rng(seed)
+    return [[" ".join(random.choice(words, random.integers(6, 20))).capitalize() + "." for _ in range(sentences)] for _ in range(count)]
+
+
+def test_chunks_are_indexed_and_items_answered(server: str, model_folder: Path, tmp_path: Path) -> None:
+    """The results are those of exact search over the library's vectors of the chunks; a changed sentence encodes its chunks only."""
+    from indexmill.flows.build_index import build_index
+
+    texts = make_long_texts(12, 60)
+    rows = [{"key": f"t{n:02d}", "label": "ab"[n % 2], "text": " ".join(sentences)} for n, sentences in enumerate(texts)]
+    config, root = str(write_pipeline(tmp_path, model_folder, rows)), str(tmp_path / "root")
+    settings = [*QUICK, "dataset.chunk={tokens: 100, overlap: 20}", "evaluation.k=[1, 2, 5]"]
+    summary = build_index(config, root, settings)
+    assert (summary["database"] + summary["query"], summary["truncated"]) == (12, 0)
+    chunks = pq.read_table(Path(summary["path"]) / "chunks.parquet").to_pylist()
+    items = pq.read_table(Path(summary["path"]) / "items.parquet").to_pylist()
+    assert summary["encoded"] == len({row["content_digest"] for row in chunks}) > 60
+    assert {row["item_id"] for row in items} == {row["parent_id"] for row in chunks}
+    model, query = SentenceTransformer(str(model_folder)), "a storm at sea"
+    scores = model.encode_document([row["text"] for row in chunks], normalize_embeddings=True) @ model.encode_query(
+        query, normalize_embeddings=True
+    )
+    keys = {row["item_id"]: row["key"] for row in items}
+    best: dict[str, tuple[float, str]] = {}
+    for row, score in zip(chunks, scores.tolist(), strict=True):
+        best[keys[row["parent_id"]]] = max(best.get(keys[row["parent_id"]], (-2.0, "")), (score, row["text"]))
+    expected = sorted(best, key=lambda key: -best[key][0])
+    with open_index(root, "texts") as index:
+        results = index.search(texts=[query], k=12).results[0]
+        assert [result.key for result in results] == expected
+        assert [result.text for result in results] == [best[key][1] for key in expected]
+        assert [result.score for result in results] == pytest.approx([best[key][0] for key in expected], abs=1e-5)
+        labeled = index.search(texts=[query], k=3, label="a").results[0]
+        assert [result.key for result in labeled] == [key for key in expected if int(key[1:]) % 2 == 0][:3]
+        assert (index.manifest.items, index.manifest.vectors) == (12, len(chunks))
+        similar = index.search(items=[items[0]["item_id"]], k=1).results[0]
+        assert similar[0].item_id == items[0]["item_id"]
+    texts[3][30] = "Nothing of this was here before."
+    rows[3]["text"] = " ".join(texts[3])
+    write_pipeline(tmp_path, model_folder, rows)
+    again = build_index(config, root, settings)
+    assert 1 <= again["encoded"] <= 4
+    assert again["index"]["training"] == summary["index"]["training"]
