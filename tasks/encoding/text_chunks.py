@@ -1,7 +1,7 @@
 """Divide texts into chunks of tokens, at the ends of sentences where possible.
 
 The boundaries depend on the text around them, as in content-defined chunking (Muthitacharoen et al. 2001): among the
-sentence ends in the second half of a chunk, the one with the smallest hash of its neighborhood is taken. So a change in one
+sentence ends in the last three fifths of a chunk, the one with the smallest hash of its neighborhood is taken. So a change in one
 place of a text moves the boundaries near it, and the chunks farther on stay the same; a boundary after a fixed number of
 tokens would move all of them."""
 
@@ -18,6 +18,9 @@ from typing import Any
 SENTENCE_END = re.compile(r"[.!?\u2026]+[\"'\u201d\u2019\u00bb)\]]*\s+|[\u3002\uff01\uff1f]+[\u201d\u2019\u300d\u300f\uff09]*\s*")
 NEIGHBORHOOD = 24  # characters on each side of a boundary that its hash covers
 MAX_ATTEMPTS = 8
+# Chunks are at least this full where sentences allow it. On 50 chunks, 0.4 made 8 % more of them than 0.5, and a changed sentence
+# changed 1.5 instead of 1.8 on average, 4 instead of 7 at most.
+MIN_FILL = 0.4
 
 
 @dataclass(frozen=True)
@@ -91,14 +94,14 @@ def divide_text(text: str, offsets: Sequence[tuple[int, int]], limits: ChunkLimi
 
 def _choose_cut(text: str, starts: Sequence[int], previous: int, step: int, boundaries: Sequence[Sequence[int]]) -> int:
     """Choose the first token of the next chunk, at most `step` tokens after the previous cut: best at a sentence, then a word."""
-    half, last = previous + max(1, step // 2), previous + step
+    earliest, last = previous + max(1, int(step * MIN_FILL)), previous + step
     for positions in boundaries:
-        in_second_half = positions[bisect.bisect_left(positions, half) : bisect.bisect_right(positions, last)]
-        if in_second_half:
-            return min(in_second_half, key=lambda token: (_hash_neighborhood(text, starts[token]), -token))
-        in_first_half = positions[bisect.bisect_right(positions, previous) : bisect.bisect_left(positions, half)]
-        if in_first_half:
-            return in_first_half[-1]
+        late = positions[bisect.bisect_left(positions, earliest) : bisect.bisect_right(positions, last)]
+        if late:
+            return min(late, key=lambda token: (_hash_neighborhood(text, starts[token]), -token))
+        early = positions[bisect.bisect_right(positions, previous) : bisect.bisect_left(positions, earliest)]
+        if early:
+            return early[-1]
     return last
 
 
