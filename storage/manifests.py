@@ -16,7 +16,7 @@ from pydantic import Field
 
 from indexmill.storage.index_records import Shard, TunedIndex
 from indexmill.storage.names import RelativePath
-from indexmill.storage.records import FileRef, FrozenModel, Modality, Role
+from indexmill.storage.records import ChunkEstimate, FileRef, FrozenModel, Modality, Role
 
 OLDEST_SCHEMA_VERSION, NEWEST_SCHEMA_VERSION = 2, 2
 
@@ -52,6 +52,9 @@ class Manifest(FrozenModel):
     metric: str
     dim: int
     items: int
+    chunk_estimate: ChunkEstimate | None = Field(
+        default=None, description="if the encoder truncated texts: what indexing them in chunks would cost"
+    )
     vectors: int | None = Field(default=None, description="vectors in the index: more than the items if those are in chunks")
     database: int
     query: int

@@ -84,6 +84,17 @@ class ChunkTable(FrozenModel):
     context: int | None = Field(description="the most tokens that the encoder sees")
 
 
+class ChunkEstimate(FrozenModel):
+    """What dividing the texts of a data set into chunks would give, or give up."""
+
+    texts: int
+    cut: int = Field(description="texts of which the encoder sees only the beginning")
+    chunks: int = Field(description="chunks of all texts")
+    tokens: int = Field(description="tokens of a chunk: the encoder's context")
+    overlap: int
+    sampled: int = Field(description="texts that the numbers were estimated from; all of them if it equals `texts`")
+
+
 class SplitDataset(Record):
     """The items that passed validation, each with its side."""
 

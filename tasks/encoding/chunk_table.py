@@ -6,18 +6,19 @@ in the index when the rest of the text changes."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from indexmill.configs.datasets import ChunkConfig
+from indexmill.configs.encoders import EncoderConfig
 from indexmill.storage import parquet
 from indexmill.storage.digests import content_digest, item_id
 from indexmill.storage.errors import InputError
+from indexmill.storage.records import ChunkEstimate
 from indexmill.tasks.encoding.text_chunks import ChunkLimits, divide_texts
-from indexmill.tasks.encoding.tokenizer import DocumentTokenizer
+from indexmill.tasks.encoding.tokenizer import DocumentTokenizer, load_document_tokenizer
 
 CHUNK_SCHEMA = pa.schema(
     {
@@ -36,29 +37,8 @@ CHUNK_SCHEMA = pa.schema(
     }
 )
 TEXTS_AT_ONCE = 256
-ESTIMATE_SAMPLE = 2000  # texts that an estimate divides
-DEFAULT_OVERLAP_FRACTION = 8  # what an estimate assumes: an eighth of the context
-
-
-@dataclass(frozen=True)
-class ChunkEstimate:
-    """What dividing the texts would give.
-
-    Attributes:
-        texts: All texts.
-        cut: Texts that the encoder does not see as a whole.
-        chunks: Chunks of all texts.
-        tokens: Tokens of a chunk.
-        overlap: Tokens that chunks repeat.
-        sampled: Texts that the numbers were estimated from; all of them if it equals `texts`.
-    """
-
-    texts: int
-    cut: int
-    chunks: int
-    tokens: int
-    overlap: int
-    sampled: int
+ESTIMATE_TEXTS, ESTIMATE_CHARACTERS = 10_000, 10_000_000  # the most that an estimate divides: a few seconds
+OVERLAP_FRACTION = 8  # an estimate assumes an overlap of an eighth of the context
 
 
 def make_limits(config: ChunkConfig, tokenizer: DocumentTokenizer) -> ChunkLimits:
@@ -101,17 +81,36 @@ def estimate_chunks(items: Path, tokenizer: DocumentTokenizer, *, temp_dir: Path
     """Estimate what dividing the texts at the encoder's context would give, from a sample; None if the encoder sees any length."""
     if tokenizer.context is None or tokenizer.context <= 2 * tokenizer.overhead:
         return None
-    overlap = tokenizer.context // DEFAULT_OVERLAP_FRACTION
+    overlap = tokenizer.context // OVERLAP_FRACTION
     limits = make_limits(ChunkConfig(tokens=tokenizer.context, overlap=overlap), tokenizer)
     total = int(parquet.fetch_rows(f"SELECT count(*) FROM {parquet.scan_sql(items)}", temp_dir=temp_dir)[0][0])
-    sql = f"SELECT text FROM {parquet.scan_sql(items)} ORDER BY md5(content_digest), item_id LIMIT {ESTIMATE_SAMPLE}"
+    table = parquet.scan_sql(items)
+    sample = f"SELECT text, length(text) AS size FROM {table} ORDER BY md5(content_digest), item_id LIMIT {ESTIMATE_TEXTS}"
+    totals = f"SELECT text, sum(size) OVER (ROWS UNBOUNDED PRECEDING) AS total FROM ({sample})"
+    sql = f"SELECT text FROM ({totals}) WHERE total <= {ESTIMATE_CHARACTERS}"
     sampled, cut, chunks = 0, 0, 0
     with parquet.query(sql, temp_dir=temp_dir) as batches:
         for batch in batches:
             for texts in divide_texts(tokenizer.tokenizer, batch.column("text").to_pylist(), limits):
                 sampled, cut, chunks = sampled + 1, cut + (len(texts) > 1), chunks + len(texts)
     scale = total / max(sampled, 1)
-    return ChunkEstimate(total, round(cut * scale), round(chunks * scale), tokenizer.context, overlap, sampled)
+    return ChunkEstimate(
+        texts=total,
+        cut=round(cut * scale),
+        chunks=round(chunks * scale),
+        tokens=tokenizer.context,
+        overlap=overlap,
+        sampled=sampled,
+    )
+
+
+def find_chunk_estimate(config: EncoderConfig, items: Path, *, temp_dir: Path) -> ChunkEstimate | None:
+    """Estimate as `estimate_chunks` does; None if the encoder's texts cannot be divided."""
+    try:
+        tokenizer = load_document_tokenizer(config)
+    except InputError:
+        return None
+    return estimate_chunks(items, tokenizer, temp_dir=temp_dir)
 
 
 def _make_rows(item: dict[str, Any], texts: list[str]) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Search an index of chunks for items: an item is as near as the nearest of its chunks.
 
 FAISS knows ids of chunks only. A search for k items asks for more than k chunks, keeps the best chunk of each item, and asks
-for twice as many until k items are found. With at most m chunks per item, (k - 1)m + 1 chunks surely hold k items."""
+for twice as many until k items are found. With at most m chunks per item, (k - 1)m + 1 chunks always hold k items."""
 
 from __future__ import annotations
 

@@ -9,8 +9,9 @@ import faiss
 
 from indexmill.storage.index_records import TrainedIndex
 from indexmill.storage.manifests import Manifest
-from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.records import ChunkEstimate, EmbeddingSet
 from indexmill.storage.versions import get_installed_version
+from indexmill.tasks.encoding.chunk_table import find_chunk_estimate
 from indexmill.tasks.indexing.shard_store import with_snapshot_paths
 from indexmill.tasks.publishing.candidate import BuildCandidate, ServedShards
 
@@ -42,6 +43,7 @@ def build_manifest(build: BuildCandidate, served: ServedShards, snapshot_id: str
         dim=embeddings.dim,
         items=served.items,
         vectors=served.vectors,
+        chunk_estimate=_estimate_chunks(build),
         database=embeddings.database,
         query=embeddings.query,
         rejected=build.rejected_items,
@@ -59,6 +61,15 @@ def build_manifest(build: BuildCandidate, served: ServedShards, snapshot_id: str
         versions={name: get_installed_version(name) for name in RECORDED_PACKAGES},
         threads=faiss.omp_get_max_threads(),
     )
+
+
+def _estimate_chunks(build: BuildCandidate) -> ChunkEstimate | None:
+    """Estimate what indexing chunks would cost, if texts were truncated; that number is known exactly."""
+    embeddings = build.index_embeddings
+    if not embeddings.truncated or embeddings.modality != "text" or embeddings.chunks:
+        return None
+    estimate = find_chunk_estimate(build.config.encoder, build.root.file(embeddings.items), temp_dir=build.root.tmp)
+    return estimate and estimate.model_copy(update={"cut": embeddings.truncated})
 
 
 def _find_parent(live: Manifest | None, snapshot_id: str) -> str | None:

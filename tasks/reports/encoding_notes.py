@@ -16,7 +16,22 @@ def list_encoding_notes(manifest: Manifest) -> list[str]:
 def _describe_truncation(manifest: Manifest) -> Iterator[str]:
     if manifest.truncated:
         truncated = pluralize(manifest.truncated, "item", "items")
-        yield f"The encoder truncated {truncated} of {format_count(manifest.items)} to its maximum length."
+        yield f"The encoder truncated {truncated} of {format_count(manifest.items)} to its maximum length." + _describe_estimate(manifest)
+    if manifest.vectors is not None and manifest.vectors != manifest.items:
+        yield (
+            f"The index holds {format_count(manifest.vectors)} chunks of {format_count(manifest.items)} items. A search returns items, each"
+            " by its best chunk; a held-out item that stands in for a query is its first chunk."
+        )
+
+
+def _describe_estimate(manifest: Manifest) -> str:
+    if (estimate := manifest.chunk_estimate) is None:
+        return ""
+    about = "" if estimate.sampled == estimate.texts else "about "
+    return (
+        f" With dataset.chunk={{tokens: {estimate.tokens}, overlap: {estimate.overlap}}} the index would hold {about}"
+        f"{format_count(estimate.chunks)} vectors instead of {format_count(estimate.texts)}, and nothing would be lost."
+    )
 
 
 def _describe_prompts(manifest: Manifest) -> Iterator[str]:

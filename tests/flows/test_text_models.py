@@ -142,3 +142,28 @@ def test_chunks_are_indexed_and_items_answered(server: str, model_folder: Path, 
     again = build_index(config, root, settings)
     assert 1 <= again["encoded"] <= 4
     assert again["index"]["training"] == summary["index"]["training"]
+
+
+@pytest.mark.slow
+def test_the_plan_and_the_report_tell_what_is_cut_and_what_chunks_would_cost(server: str, model_folder: Path, tmp_path: Path) -> None:
+    """The plan's numbers are those of the builds that follow; the report names them."""
+    from indexmill.flows.build_index import build_index
+    from indexmill.flows.plan_index import plan_index
+
+    texts = [*make_long_texts(5, 60), *make_long_texts(7, 3, seed=1)]
+    rows = [{"key": f"t{n:02d}", "label": "ab"[n % 2], "text": " ".join(sentences)} for n, sentences in enumerate(texts)]
+    config, root = str(write_pipeline(tmp_path, model_folder, rows)), str(tmp_path / "root")
+    plan = plan_index(config, root, QUICK)
+    estimate = plan["chunk_estimate"]
+    assert (plan["chunks"], estimate["texts"], estimate["sampled"], estimate["cut"]) == (None, 12, 12, 5)
+    summary = build_index(config, root, QUICK)
+    assert (summary["truncated"], summary["chunks"]) == (5, None)
+    report = Path(summary["report"]).read_text()
+    assert f"the index would hold {estimate['chunks']} vectors instead of 12" in report
+    chunked = [*QUICK, f"dataset.chunk={{tokens: {estimate['tokens']}, overlap: {estimate['overlap']}}}"]
+    plan = plan_index(config, root, chunked)
+    assert (plan["chunks"], plan["chunk_estimate"]) == (estimate["chunks"], None)
+    assert plan["to_encode"] == estimate["chunks"] - 7  # the short texts have vectors already
+    summary = build_index(config, root, chunked)
+    assert (summary["truncated"], summary["chunks"], summary["encoded"]) == (0, estimate["chunks"], plan["to_encode"])
+    assert f"The index holds {estimate['chunks']} chunks of 12 items." in Path(summary["report"]).read_text()
