@@ -25,17 +25,16 @@ class ChunkConfig(FrozenModel):
 class BaseDatasetConfig(FrozenModel):
     """Settings of every source."""
 
-    chunk: ChunkConfig | None = Field(
-        default=None,
-        exclude_if=lambda value: value is None,
-        description="index texts in chunks of at most this many tokens; searches still return items",
-    )
-
     exclude_labels: tuple[str, ...] = Field(default=(), description="leave out the items with these labels")
     limit: int | None = Field(
         default=None, ge=1, description="random sample of at most this many items; a larger limit includes the items of a smaller one"
     )
     sample_seed: int = Field(default=0, description="seed of that sample")
+    chunk: ChunkConfig | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="divide texts for the index into chunks of at most this many tokens; searches still return items",
+    )
 
 
 class StdlibDatasetConfig(BaseDatasetConfig):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import not_
 from typing import Annotated, Literal
 
 from pydantic import ByteSize, Field, field_validator, model_validator
@@ -180,7 +179,9 @@ class StudyConfig(FrozenModel):
     )
     max_queries: int = Field(default=1000, ge=1, description="a seeded sample of at most this many queries")
     dimensions: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        default=(), exclude_if=not_, description="compare every encoder with each of these as encoder.dimensions"
+        default=(),
+        exclude_if=lambda dimensions: not dimensions,
+        description="compare every encoder with each of these as encoder.dimensions",
     )
 
 

@@ -73,8 +73,6 @@ def encode_for_study(config: PipelineConfig, root: Root) -> tuple[EmbeddingSet, 
         embeddings = runner.run(encode, process, split_dataset, config.encoder, identity, config.validate_.max_reject_fraction)
     get_index_embeddings(config, embeddings)
     encode_run = runner.runs["encode"]
-    # Indexes of chunks are compared as such: the queries, and what they should find, are chunks too.
-    embeddings = embeddings.indexed_vectors
     return embeddings, measure_encoding(root, identity, embeddings, None if encode_run.cached else encode_run.seconds)
 
 

@@ -38,7 +38,7 @@ def _describe_prompts(manifest: Manifest) -> Iterator[str]:
     prompts = {role: prompt for role, prompt in manifest.prompts.items() if prompt}
     if prompts:
         yield "Prompts: " + "; ".join(f"“{prompt}” precedes every {role}" for role, prompt in sorted(prompts.items())) + "."
-    if manifest.query_fingerprint:
+    if manifest.query_fingerprint and manifest.query:
         yield (
             "Held-out items that stand in for queries are encoded as documents, so the metrics from them do not show what the query"
             " prompt gains."

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,17 @@ from sentence_transformers import SentenceTransformer
 
 from indexmill.configs.loading import load_config
 from indexmill.serve import open_index
+from indexmill.serve.http.app import create_app
 from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.errors import InputError
+from indexmill.storage.garbage_collection import collect_garbage
 from indexmill.storage.onnx_exports import load_onnx_export
 from indexmill.storage.root import Root
 from indexmill.tasks.encoding import identify
+from indexmill.tasks.metrics import latency
 from tests.conftest import QUICK
 from tests.encoding.checkpoints import write_sentence_transformer_folder
-from tests.serve.conftest import SENTENCES
+from tests.serve.conftest import SENTENCES, RunningService, search
 
 PROMPTS = {"query": "search for: ", "document": "a text: "}
 
@@ -103,45 +108,124 @@ def make_long_texts(count: int, sentences: int, seed: int = 0) -> list[list[str]
     return [[" ".join(random.choice(words, random.integers(6, 20))).capitalize() + "." for _ in range(sentences)] for _ in range(count)]
 
 
-def test_chunks_are_indexed_and_items_answered(server: str, model_folder: Path, tmp_path: Path) -> None:
-    """The results are those of exact search over the library's vectors of the chunks; a changed sentence encodes its chunks only."""
+@dataclass(frozen=True)
+class ChunkedBuild:
+    """A build of long texts in chunks: its root, its pipeline, its rows, the sentences of each text, and its summary."""
+
+    root: Path
+    config: Path
+    rows: list[dict[str, Any]]
+    texts: list[list[str]]
+    summary: dict[str, Any]
+
+
+CHUNKED = [*QUICK, "dataset.chunk={tokens: 100, overlap: 20}", "evaluation.k=[1, 2, 5]"]
+QUERY = "a storm at sea"
+
+
+@pytest.fixture(scope="module")
+def chunked(server: str, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ChunkedBuild:
+    """Twelve texts of 60 sentences, each in several chunks."""
     from indexmill.flows.build_index import build_index
 
-    texts = make_long_texts(12, 60)
+    folder, texts = tmp_path_factory.mktemp("chunked"), make_long_texts(12, 60)
     rows = [{"key": f"t{n:02d}", "label": "ab"[n % 2], "text": " ".join(sentences)} for n, sentences in enumerate(texts)]
-    config, root = str(write_pipeline(tmp_path, model_folder, rows)), str(tmp_path / "root")
-    settings = [*QUICK, "dataset.chunk={tokens: 100, overlap: 20}", "evaluation.k=[1, 2, 5]"]
-    summary = build_index(config, root, settings)
-    assert (summary["database"] + summary["query"], summary["truncated"]) == (12, 0)
-    chunks = pq.read_table(Path(summary["path"]) / "chunks.parquet").to_pylist()
-    items = pq.read_table(Path(summary["path"]) / "items.parquet").to_pylist()
-    assert summary["encoded"] == len({row["content_digest"] for row in chunks}) > 60
-    assert {row["item_id"] for row in items} == {row["parent_id"] for row in chunks}
-    model, query = SentenceTransformer(str(model_folder)), "a storm at sea"
-    scores = model.encode_document([row["text"] for row in chunks], normalize_embeddings=True) @ model.encode_query(
-        query, normalize_embeddings=True
-    )
-    keys = {row["item_id"]: row["key"] for row in items}
+    config = write_pipeline(folder, model_folder, rows)
+    return ChunkedBuild(folder / "root", config, rows, texts, build_index(str(config), str(folder / "root"), CHUNKED))
+
+
+def rank_by_library(build: ChunkedBuild, model_folder: Path) -> tuple[list[str], dict[str, tuple[float, str]]]:
+    """Rank the items for QUERY by the library's vectors of the chunks: keys, and the score and text of the best chunk of each."""
+    chunks = pq.read_table(Path(build.summary["path"]) / "chunks.parquet").to_pylist()
+    model = SentenceTransformer(str(model_folder))
+    documents = model.encode_document([row["text"] for row in chunks], normalize_embeddings=True)
+    scores = documents @ model.encode_query(QUERY, normalize_embeddings=True)
     best: dict[str, tuple[float, str]] = {}
     for row, score in zip(chunks, scores.tolist(), strict=True):
-        best[keys[row["parent_id"]]] = max(best.get(keys[row["parent_id"]], (-2.0, "")), (score, row["text"]))
-    expected = sorted(best, key=lambda key: -best[key][0])
-    with open_index(root, "texts") as index:
-        results = index.search(texts=[query], k=12).results[0]
+        best[row["key"]] = max(best.get(row["key"], (-2.0, "")), (score, row["text"]))
+    return sorted(best, key=lambda key: -best[key][0]), best
+
+
+def test_chunks_are_indexed_and_items_answered(chunked: ChunkedBuild, model_folder: Path) -> None:
+    """The results are those of exact search over the library's vectors of the chunks, with filters too."""
+    summary = chunked.summary
+    chunks, items = (pq.read_table(Path(summary["path"]) / f"{name}.parquet").to_pylist() for name in ("chunks", "items"))
+    assert (summary["database"] + summary["query"], summary["truncated"]) == (12, 0)
+    assert summary["chunks"] == len(chunks)
+    assert summary["encoded"] == len({row["content_digest"] for row in chunks}) > 60
+    assert {row["item_id"] for row in items} == {row["parent_id"] for row in chunks}
+    expected, best = rank_by_library(chunked, model_folder)
+    with open_index(chunked.root, "texts") as index:
+        results = index.search(texts=[QUERY], k=12).results[0]
         assert [result.key for result in results] == expected
         assert [result.text for result in results] == [best[key][1] for key in expected]
         assert [result.score for result in results] == pytest.approx([best[key][0] for key in expected], abs=1e-5)
-        labeled = index.search(texts=[query], k=3, label="a").results[0]
+        labeled = index.search(texts=[QUERY], k=3, label="a").results[0]
         assert [result.key for result in labeled] == [key for key in expected if int(key[1:]) % 2 == 0][:3]
         assert (index.manifest.items, index.manifest.vectors) == (12, len(chunks))
         similar = index.search(items=[items[0]["item_id"]], k=1).results[0]
         assert similar[0].item_id == items[0]["item_id"]
-    texts[3][30] = "Nothing of this was here before."
-    rows[3]["text"] = " ".join(texts[3])
-    write_pipeline(tmp_path, model_folder, rows)
-    again = build_index(config, root, settings)
+
+
+def test_a_changed_sentence_encodes_its_chunks_only(chunked: ChunkedBuild, model_folder: Path, tmp_path: Path) -> None:
+    """And `gc` keeps the vectors of all chunks of the live snapshot, so the build before it can be repeated without encoding."""
+    from indexmill.flows.build_index import build_index
+
+    root = Path(shutil.copytree(chunked.root, tmp_path / "root"))
+    items = pq.read_table(Path(chunked.summary["path"]) / "items.parquet").to_pylist()
+    number = min(int(row["key"][1:]) for row in items if row["side"] == "database")
+    rows, sentences = [dict(row) for row in chunked.rows], [*chunked.texts[number]]
+    sentences[30] = "Nothing of this was here before."
+    rows[number]["text"] = " ".join(sentences)
+    changed = [f"dataset.path={write_pipeline(tmp_path, model_folder, rows).with_name('texts.jsonl')}"]
+    again = build_index(str(chunked.config), str(root), [*CHUNKED, *changed])
     assert 1 <= again["encoded"] <= 4
-    assert again["index"]["training"] == summary["index"]["training"]
+    storage_root = Root(root)
+    assert not [garbage for garbage in collect_garbage(storage_root, days=0, dry_run=True) if garbage.kind == "vectors"]
+    storage_root.close()
+
+
+def test_the_service_answers_with_items_and_their_best_chunks(chunked: ChunkedBuild, model_folder: Path) -> None:
+    """As JSON, with ids alone, and as raw arrays; an item has its whole text."""
+    expected, best = rank_by_library(chunked, model_folder)
+    ids = {row["key"]: str(row["item_id"]) for row in pq.read_table(Path(chunked.summary["path"]) / "items.parquet").to_pylist()}
+    service = RunningService(create_app(chunked.root, ["texts"], poll_seconds=0.1))
+    try:
+        service.wait_until_ready()
+        results = search(service.client, "texts", texts=[QUERY], k=5).json()["results"][0]
+        assert [(result["key"], result["text"], result["id"]) for result in results] == [
+            (key, best[key][1], ids[key]) for key in expected[:5]
+        ]
+        alone = search(service.client, "texts", texts=[QUERY], k=5, fields=[]).json()["results"][0]
+        assert [result["id"] for result in alone] == [ids[key] for key in expected[:5]]
+        vector = SentenceTransformer(str(model_folder)).encode_query(QUERY, normalize_embeddings=True)
+        headers = {"Content-Type": "application/octet-stream", "Accept": "application/octet-stream"}
+        raw = service.client.post("/v1/indexes/texts/search?k=5", content=vector.astype("<f4").tobytes(), headers=headers)
+        assert np.frombuffer(raw.content[:40], "<i8").tolist() == [int(ids[key]) for key in expected[:5]]
+        item = service.client.get(f"/v1/indexes/texts/items/{ids['t03']}").json()
+        assert item["text"] == chunked.rows[3]["text"]
+        description = service.client.get("/v1/indexes/texts").json()
+        assert (description["prompts"], description["items"]) == (PROMPTS, 12)
+    finally:
+        service.close()
+
+
+@pytest.mark.slow
+def test_a_study_compares_indexes_of_chunks_by_items(chunked: ChunkedBuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exact indexes find the same items as brute force; shorter vectors are another encoder of the study."""
+    from indexmill.flows.study_index import study_index
+
+    monkeypatch.setattr(latency, "MAX_SECONDS", 0.05)
+    root = Path(shutil.copytree(chunked.root, tmp_path / "root"))
+    settings = [*CHUNKED, "study.indexes=[{factory: Flat}, {factory: 'IVF4,Flat', nprobe: [1, 4]}]", "study.dimensions=[8, 32]"]
+    rows = study_index(str(chunked.config), str(root), settings)["rows"]
+    assert [(row["dim"], row["index"]) for row in rows] == [
+        (dim, index) for dim in (8, 32) for index in ("NumPy", "Flat", "IVF4,Flat", "IVF4,Flat")
+    ]
+    assert all(row["encoded"] == 0 for row in rows)
+    exact = [row for row in rows if row["index"] in ("NumPy", "Flat") or row["nprobe"] == 4]
+    assert {row["ann_recall_at_10"] for row in exact} == {1.0}
+    assert len({row["map"] for row in exact if row["dim"] == 32}) == 1
 
 
 @pytest.mark.slow
