@@ -9,6 +9,19 @@ from pydantic import Field, model_validator
 from indexmill.storage.records import FrozenModel
 
 
+class ChunkConfig(FrozenModel):
+    """How to divide texts that are longer than the encoder's context."""
+
+    tokens: int = Field(ge=8, description="most tokens of a chunk, the model's special tokens and the document prompt included")
+    overlap: int = Field(default=0, ge=0, description="most tokens that a chunk repeats from the one before")
+
+    @model_validator(mode="after")
+    def _require_smaller_overlap(self) -> ChunkConfig:
+        if self.overlap >= self.tokens:
+            raise ValueError(f"dataset.chunk.overlap below dataset.chunk.tokens ({self.tokens}), such as {self.tokens // 8}")
+        return self
+
+
 class BaseDatasetConfig(FrozenModel):
     """Settings of every source."""
 
@@ -17,6 +30,11 @@ class BaseDatasetConfig(FrozenModel):
         default=None, ge=1, description="random sample of at most this many items; a larger limit includes the items of a smaller one"
     )
     sample_seed: int = Field(default=0, description="seed of that sample")
+    chunk: ChunkConfig | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="divide texts for the index into chunks of at most this many tokens; searches still return items",
+    )
 
 
 class StdlibDatasetConfig(BaseDatasetConfig):

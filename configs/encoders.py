@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from indexmill.storage.records import FrozenModel, Precision
+
+
+# Keys with these values are left out of dumps, so that configs without them keep their cache keys and digests.
+def _is_auto(value: str) -> bool:
+    return value == "auto"
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class BaseEncoderConfig(FrozenModel):
@@ -35,21 +44,58 @@ class BaseEncoderConfig(FrozenModel):
     storage_dtype: Literal["float32", "float16"] = Field(
         default="float32", description="number format of stored vectors; float16 takes half the space"
     )
+    dimensions: int | None = Field(
+        default=None,
+        ge=1,
+        exclude_if=_is_none,
+        description="use only the first numbers of each vector, for models trained for that (Matryoshka); the store keeps whole vectors, so"
+        " another number encodes nothing again",
+    )
 
 
-class SentenceTransformersEncoderConfig(BaseEncoderConfig):
+class TextEncoderConfig(BaseEncoderConfig):
+    """Settings of encoders that take texts."""
+
+    query_prompt: str = Field(
+        default="auto",
+        exclude_if=_is_auto,
+        description="what precedes every query: a literal such as `query: `, a name in the model's own prompts, or `auto`: what"
+        " sentence-transformers' `encode_query` would use",
+    )
+    document_prompt: str = Field(
+        default="auto",
+        exclude_if=_is_auto,
+        description="what precedes every text of the data set, as query_prompt; `auto`: what `encode_document` would use",
+    )
+
+
+class ImageOnlyEncoderConfig(BaseEncoderConfig):
+    """Settings of encoders that take images only."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_prompts(cls, values: Any) -> Any:
+        if isinstance(values, dict) and (named := [key for key in ("query_prompt", "document_prompt") if key in values]):
+            raise ValueError(
+                f"no encoder.{named[0]}: {values.get('kind')} encodes images only, and a prompt precedes a text; remove it, or set"
+                " encoder.kind to sentence-transformers or open-clip"
+            )
+        return values
+
+
+class SentenceTransformersEncoderConfig(TextEncoderConfig):
     """Texts, by a sentence-transformers model: a path or an id on the Hugging Face Hub, ORG/NAME."""
 
     kind: Literal["sentence-transformers"]
 
 
-class EfficientNetLiteEncoderConfig(BaseEncoderConfig):
+class EfficientNetLiteEncoderConfig(ImageOnlyEncoderConfig):
     """Images, by the pooled features of EfficientNet-Lite0 (1,280 dimensions)."""
 
     kind: Literal["efficientnet-lite"]
 
 
-class OpenClipEncoderConfig(BaseEncoderConfig):
+class OpenClipEncoderConfig(TextEncoderConfig):
     """Images and texts in one space, by a CLIP model of open_clip.
 
     `model` is an architecture of the library (`ViT-B-32`), or a model with its own configuration: `hf-hub:ORG/NAME`, or
@@ -74,7 +120,7 @@ class OpenClipEncoderConfig(BaseEncoderConfig):
         return self
 
 
-class TimmEncoderConfig(BaseEncoderConfig):
+class TimmEncoderConfig(ImageOnlyEncoderConfig):
     """Images, by the pooled features of a timm model.
 
     `model` is an architecture (`resnet18`, `mobilenetv3_large_100`).

@@ -178,6 +178,11 @@ class StudyConfig(FrozenModel):
         default=(), description="by default Flat, IVF with two numbers of lists, IVF-PQ, HNSW and `auto`; NumPy brute force is always added"
     )
     max_queries: int = Field(default=1000, ge=1, description="a seeded sample of at most this many queries")
+    dimensions: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(),
+        exclude_if=lambda dimensions: not dimensions,
+        description="compare every encoder with each of these as encoder.dimensions",
+    )
 
 
 class PipelineConfig(FrozenModel):

@@ -19,6 +19,7 @@ from indexmill.storage.errors import DamagedFile
 from indexmill.storage.records import Dataset, SplitDataset, ValidatedDataset
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
+from indexmill.tasks.chunk import chunk
 from indexmill.tasks.encode import encode
 from indexmill.tasks.encoding import EncoderIdentity
 from indexmill.tasks.encoding.process import EncoderProcess
@@ -43,8 +44,8 @@ def run_stages(config: PipelineConfig, stages: StageRunner, *, rehash: bool = Fa
         embeddings = run(encode, process, split_dataset, config.encoder, identity, config.validate_.max_reject_fraction)
     index_embeddings = get_index_embeddings(config, embeddings)
     query_embeddings = embeddings.for_modality(config.evaluation.query_modality or config.index.modality)
-    trained = run(train, config.name, index_embeddings, config.index)
-    shards = run(shard, config.name, index_embeddings, trained, config.index)
+    trained = run(train, config.name, index_embeddings.indexed_vectors, config.index)
+    shards = run(shard, config.name, index_embeddings.indexed_vectors, trained, config.index)
     tuned = run(tune, index_embeddings, query_embeddings, trained, shards, config.index)
     evaluation = run(
         evaluate,
@@ -111,11 +112,15 @@ def run_data_stages(
     source_revision = read_source_revision(config.dataset, root)
     if record_revision and root.read_last_revision(config.name) not in (None, source_revision):
         process.preload(config.encoder)  # the source has changed, so there will be something to encode
-    dataset = run(ingest, config.name, config.dataset, source_revision, rehash, staleness_check=describe_stale_listing)
+    source_config = config.dataset.model_copy(update={"chunk": None})  # texts are listed in the same way, chunks or not
+    dataset = run(ingest, config.name, source_config, source_revision, rehash, staleness_check=describe_stale_listing)
     if record_revision:
         root.scratch.write_text(root.revision_file(config.name), dataset.revision + "\n")
     validated = run(validate, dataset, config.validate_, staleness_check=list_transient_reasons)
-    return dataset, validated, run(split, validated, config.split), identity
+    split_dataset = run(split, validated, config.split)
+    if config.dataset.chunk:
+        split_dataset = run(chunk, split_dataset, config.dataset.chunk, config.encoder, identity.fingerprint)
+    return dataset, validated, split_dataset, identity
 
 
 @flow(

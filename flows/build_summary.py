@@ -32,6 +32,7 @@ class BuildSummary:
         encoded: Distinct contents encoded by this build.
         reused: Distinct contents whose embeddings were already stored.
         truncated: Texts of which the encoder read only the beginning.
+        chunks: Chunks that the texts were divided into; None if they were not.
         precision: The number format of the forward pass.
         precision_check: How it compares with float32; None if it was not checked.
         index: Factory, search parameters, and how they were chosen.
@@ -52,6 +53,7 @@ class BuildSummary:
     encoded: int
     reused: int
     truncated: int
+    chunks: int | None
     precision: str
     precision_check: dict[str, Any] | None
     index: dict[str, Any]
@@ -97,6 +99,7 @@ def summarize_build(
         encoded=encoded,
         reused=embeddings.encoded + embeddings.reused - encoded,
         truncated=embeddings.truncated,
+        chunks=embeddings.chunks.database + embeddings.chunks.query if embeddings.chunks else None,
         precision=embeddings.encoder["precision"],
         precision_check=embeddings.encoder.get("precision_check"),
         index=_describe_index(trained, tuned),

@@ -9,7 +9,7 @@ from prefect import flow
 from indexmill.flows.build_index import run_data_stages
 from indexmill.flows.cancellation import cancel_on_signal
 from indexmill.flows.pipeline_context import open_pipeline
-from indexmill.flows.planning import plan_build
+from indexmill.flows.planning import add_chunk_estimate, plan_build
 from indexmill.flows.stage_runner import StageRunner
 from indexmill.tasks.encoding.process import EncoderProcess
 
@@ -24,4 +24,5 @@ def plan_index(config: str, root: str | None = None, settings: list[str] | None 
     with open_pipeline(config, root, settings) as (pipeline, storage_root), storage_root.lease_index(pipeline.name, "plan-index"):
         with EncoderProcess() as process:
             _, validated, split_dataset, identity = run_data_stages(pipeline, StageRunner(storage_root), process)
-        return plan_build(pipeline, storage_root, identity, validated, split_dataset).to_json()
+        plan = plan_build(pipeline, storage_root, identity, validated, split_dataset)
+        return add_chunk_estimate(plan, pipeline, storage_root, split_dataset).to_json()

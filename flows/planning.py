@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from indexmill.storage.records import Modality, SplitDataset, ValidatedDataset
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 from indexmill.tasks.encoding import EncoderIdentity
+from indexmill.tasks.encoding.chunk_table import find_chunk_estimate
 from indexmill.tasks.encoding.device import get_device_name
 from indexmill.tasks.encoding.fill_store import encodes_captions, open_captions
 from indexmill.tasks.indexing.factory import min_training_items
@@ -77,6 +78,8 @@ class BuildPlan:
         peak_bytes: The estimated peak of resident memory, the encoding process included.
         available_bytes: Memory available to the build.
         obstacles: Why the build does not fit; empty if it does.
+        chunks: Chunks that the texts are divided into; None if they are not.
+        chunk_estimate: What dividing them would give; None if they are divided, cannot be, or nobody asked.
     """
 
     name: str
@@ -96,6 +99,8 @@ class BuildPlan:
     peak_bytes: int
     available_bytes: int
     obstacles: list[str]
+    chunks: int | None = None
+    chunk_estimate: dict[str, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as `--json` prints it."""
@@ -163,7 +168,16 @@ def plan_build(
         peak_bytes=peak_bytes,
         available_bytes=available_bytes,
         obstacles=_list_obstacles(disk_bytes, free_bytes, peak_bytes, available_bytes),
+        chunks=split.chunks.chunks if split.chunks else None,
     )
+
+
+def add_chunk_estimate(plan: BuildPlan, config: PipelineConfig, root: Root, split: SplitDataset) -> BuildPlan:
+    """Add how many texts the encoder would cut, and what indexing them in chunks would cost. Takes a few seconds at most."""
+    if split.modality != "text" or split.chunks:
+        return plan
+    estimate = find_chunk_estimate(config.encoder, root.file(split.table), temp_dir=root.tmp)
+    return replace(plan, chunk_estimate=estimate.model_dump() if estimate else None)
 
 
 def check_fit(plan: BuildPlan) -> None:
@@ -202,7 +216,7 @@ def _count_changes(root: Root, name: str, split: SplitDataset) -> _Changes:
 
 def _estimate_encoding(root: Root, config: PipelineConfig, identity: EncoderIdentity, split: SplitDataset) -> Iterator[_EncodeEstimate]:
     """Estimate the encoding of each modality."""
-    items = root.file(split.table)
+    items = root.file(split.chunks.table if split.chunks else split.table)
     yield _estimate_modality(root, config, identity, split.modality, items)
     if encodes_captions(config.encoder, split.modality):
         with open_captions(root, items) as captions:
@@ -243,17 +257,21 @@ def _estimate_disk_bytes(config: PipelineConfig, split: SplitDataset, to_encode:
     embedding_bytes = to_encode * (dim * number_bytes + ROW_OVERHEAD_BYTES)
     if not has_changes and not to_encode:
         return embedding_bytes
-    return embedding_bytes + (split.database + split.query) * (dim * 4 + 8 + ITEM_OVERHEAD_BYTES)
+    dim = min(dim, config.encoder.dimensions or dim)
+    vectors = split.chunks.chunks if split.chunks else split.database + split.query
+    return embedding_bytes + vectors * (dim * 4 + 8 + ITEM_OVERHEAD_BYTES)
 
 
 def _estimate_peak_bytes(config: PipelineConfig, split: SplitDataset, dim: int, encoder_bytes: int) -> int:
     """Estimate the build process plus the largest of encoding, training (two copies of its sample) and filling shards."""
+    dim = min(dim, config.encoder.dimensions or dim)
     sample = min(split.database, max(10_000, min_training_items(config.index.factory) * config.index.train_points_per_list))
     training_bytes = min(2 * sample * dim * 4, config.index.train_memory)
     if config.index.shards == "auto":
         shard_bytes: int = config.index.shard_bytes
     else:
-        shard_bytes = -(-split.database // config.index.shards) * (dim * 4 + 8)
+        vectors = split.chunks.chunks if split.chunks else split.database
+        shard_bytes = -(-vectors // config.index.shards) * (dim * 4 + 8)
     return BUILD_PROCESS_BYTES + max(encoder_bytes, training_bytes, MAX_CONCURRENT_SHARDS * shard_bytes)
 
 

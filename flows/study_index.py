@@ -100,8 +100,14 @@ def get_encoder_name(encoder: EncoderConfig) -> str:
 
 
 def _split_by_encoder(config: PipelineConfig) -> dict[str, PipelineConfig]:
-    """Return one pipeline per encoder, by the encoder's name in the results."""
+    """Return one pipeline per encoder and number of dimensions, by the encoder's name in the results."""
     encoders = config.study.encoders or {get_encoder_name(config.encoder): config.encoder}
+    if config.study.dimensions:
+        encoders = {
+            f"{name}, {dimensions} dimensions": encoder.model_copy(update={"dimensions": dimensions})
+            for name, encoder in encoders.items()
+            for dimensions in config.study.dimensions
+        }
     return {name: config.model_copy(update={"encoder": encoder}) for name, encoder in encoders.items()}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from indexmill.configs.encoders import EncoderConfig
+from indexmill.storage.embedding_store import shorten_vectors
 from indexmill.storage.errors import InputError
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.records import Modality
@@ -20,15 +21,16 @@ from indexmill.tasks.encoding.onnx import open_onnx_encoder
 
 
 class QueryEncoder:
-    """The encoder of a snapshot, loaded on first use and safe to share between threads and snapshots.
+    """The encoder of a snapshot as it encodes queries, loaded on first use; safe to share between threads and snapshots.
 
     Loading raises InputError if the installed encoder has another fingerprint (other weights, libraries or precision):
     its vectors would not be comparable with those in the index.
     """
 
     def __init__(self, root: Root, manifest: Manifest) -> None:
-        self.fingerprint = manifest.fingerprint
+        self.identity = get_query_identity(manifest)
         self._root, self._manifest = root, manifest
+        self._config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(manifest.config["encoder"])
         self._model: Encoder | None = None
         self._load_lock, self._encode_lock = Lock(), Lock()
 
@@ -36,7 +38,7 @@ class QueryEncoder:
         """Return the model. Concurrent first calls load it once."""
         with self._load_lock:
             if self._model is None:
-                self._model = _load_encoder(self._root, self._manifest)
+                self._model = _load_encoder(self._root, self._manifest, self._config)
             return self._model
 
     def encoder_for(self, modality: Modality) -> Encoder:
@@ -52,12 +54,26 @@ class QueryEncoder:
         """Encode prepared items as float32 (n, dim). Calls from several threads run one after another."""
         encoder = self.encoder_for(modality)
         with self._encode_lock:
-            return encode_batches(encoder, prepared).vectors
+            vectors = encode_batches(encoder, prepared).vectors
+        if self._config.dimensions is None:
+            return vectors
+        return shorten_vectors(vectors, self._config.dimensions, normalize=self._config.normalize)
 
 
-def check_fingerprint(manifest: Manifest, fingerprint: str) -> None:
-    """Raise InputError if `fingerprint` is not that of the encoder that built the snapshot."""
-    if fingerprint != manifest.fingerprint:
+def get_query_identity(manifest: Manifest) -> tuple[object, ...]:
+    """Return what determines how the queries of a snapshot are encoded."""
+    return manifest.fingerprint, manifest.query_fingerprint, manifest.prompts
+
+
+def check_fingerprint(manifest: Manifest, fingerprint: str, query_fingerprint: str = "") -> None:
+    """Raise InputError if the fingerprints are not those of the encoder that built the snapshot.
+
+    Args:
+        manifest: The snapshot's manifest.
+        fingerprint: That of the installed encoder.
+        query_fingerprint: That of the same encoder for queries; checked if the manifest has one.
+    """
+    if fingerprint != manifest.fingerprint or (manifest.query_fingerprint and query_fingerprint != manifest.query_fingerprint):
         raise InputError(
             "the installed encoder is not the one that built this snapshot; its scores would be meaningless",
             where=f"index {manifest.name}, snapshot {manifest.snapshot_id}",
@@ -67,9 +83,13 @@ def check_fingerprint(manifest: Manifest, fingerprint: str) -> None:
         )
 
 
-def _load_encoder(root: Root, manifest: Manifest) -> Encoder:
-    """Open the ONNX export of a text encoder if there is one: it needs no torch, and computes in float32."""
-    config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(manifest.config["encoder"])
+def _load_encoder(root: Root, manifest: Manifest, config: EncoderConfig) -> Encoder:
+    """Load the encoder with the prompt of queries. An ONNX export of a text encoder needs no torch, and computes in float32."""
     precision, identity = manifest.encoder["precision"], identify(config)
-    check_fingerprint(manifest, identity.for_store(manifest.index_modality, precision, config.storage_dtype).fingerprint)
-    return open_onnx_encoder(root, identity.fingerprint) or load_encoder(config, precision)
+    query_identity = identity.for_role("query")
+    fingerprints = (
+        role_identity.for_store(manifest.index_modality, precision, config.storage_dtype).with_dimensions(config.dimensions).fingerprint
+        for role_identity in (identity, query_identity)
+    )
+    check_fingerprint(manifest, *fingerprints)
+    return open_onnx_encoder(root, query_identity.fingerprint) or load_encoder(config, precision, "query")

@@ -29,6 +29,7 @@ from indexmill.storage.records import FileRef, Modality
 from indexmill.storage.retention import hold_snapshot
 from indexmill.storage.root import Root, verify_file
 from indexmill.storage.snapshots import Snapshots
+from indexmill.tasks.indexing.chunk_search import ChunkSearcher, read_chunk_map
 from indexmill.tasks.indexing.filtered_search import reconstruct_vectors, search_filtered
 from indexmill.tasks.indexing.searcher import Searcher
 from indexmill.tasks.indexing.shard_store import open_searcher
@@ -39,7 +40,8 @@ WhereFilter = Mapping[Any, str | Sequence[str]]
 class SearchResult(NamedTuple):
     """One retrieved item.
 
-    `score` is what FAISS returns; `distance` is smaller for nearer items, whatever the metric (`to_distance`).
+    `text` is the item's, or in an index of chunks that of its best chunk. `score` is what FAISS returns; `distance` is smaller
+    for nearer items, whatever the metric (`to_distance`).
     """
 
     rank: int
@@ -67,9 +69,9 @@ class SearchResults:
 class OpenIndex:
     """One snapshot of one index, with all files verified. It keeps serving that snapshot when newer ones are published.
 
-    In RAM are the codes of the index, the item ids, and the encoder once something has been encoded. Threads may
-    share it. While it is open, retention does not remove the snapshot; `close` or the end of a `with` block releases
-    it.
+    In RAM are the codes of the index, the item ids, and the encoder once something has been encoded; for an index of chunks
+    also 32 bytes per chunk. Threads may share it. While it is open, retention does not remove the snapshot; `close` or the
+    end of a `with` block releases it.
     """
 
     def __init__(self, root: Root, name: str, snapshot_id: str | None = None, *, encoder: QueryEncoder | None = None) -> None:
@@ -78,13 +80,14 @@ class OpenIndex:
             self.manifest = stack.enter_context(hold_snapshot(snapshots, snapshot_id))
             self.snapshot_dir = snapshots.fetch(self.manifest)
             try:
-                self.searcher = self._open_files()
+                self.searcher = self._open_files(root.tmp)
             except DamagedFile:
                 if not snapshots.drop_damaged_copies(self.manifest):
                     raise
                 snapshots.fetch(self.manifest)
-                self.searcher = self._open_files()
+                self.searcher = self._open_files(root.tmp)
             self.items = ItemTable(self.snapshot_dir / "items.parquet", root.scratch)
+            self.chunks = ItemTable(self._chunks_file, root.scratch) if self._chunks_file else None
             self._hold = stack.pop_all()
         self.encoder = encoder or QueryEncoder(root, self.manifest)
         self._search_lock = Lock()
@@ -163,6 +166,8 @@ class OpenIndex:
     def reconstruct_vectors(self, ids: Sequence[int]) -> np.ndarray:
         """Return the vectors of items, float32 (n, dim). Raises InvalidQuery for an id that is not in the index."""
         try:
+            if isinstance(self.searcher, ChunkSearcher):  # an item as a query is its first chunk
+                ids = [self.searcher.chunks.find_first_chunk(item) for item in ids]
             with self._search_lock:
                 return read_query_vectors(self.manifest, reconstruct_vectors(self.searcher, list(ids)))
         except KeyError as error:
@@ -185,23 +190,36 @@ class OpenIndex:
         Several threads may call this at once, and should then use one FAISS thread each (`use_single_thread`).
 
         Returns:
-            Scores float32 and ids int64, both (n, k), with k cut to the number of items; id -1 where fewer were found.
+            Scores float32 and ids int64, both (n, k), with k cut to the number of items; id -1 where fewer were found. In an
+            index of chunks, an id is that of the best chunk of an item: see `find_item_ids` and `get_result_row`.
         """
         if k < 1:
             raise InvalidQuery("k is too small", expected="1 or more", got=str(k))
-        k = min(k, self.searcher.items if allowed_ids is None else len(allowed_ids))
+        k = min(k, self.manifest.items if allowed_ids is None else len(allowed_ids))
         if not k or not len(queries):
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        if isinstance(self.searcher, ChunkSearcher):
+            return self.searcher.search_chunks(queries, k, allowed_items=allowed_ids, rerank=rerank)
         return search_filtered(self.searcher, queries, k, allowed_ids=allowed_ids, rerank=rerank)
+
+    def find_item_ids(self, ids: np.ndarray) -> np.ndarray:
+        """Return the items of ids that `search_vectors` returned, int64 of the same shape."""
+        return self.searcher.chunks.find_items(ids) if isinstance(self.searcher, ChunkSearcher) else ids
+
+    def get_result_row(self, result_id: int) -> tuple[int, dict[str, Any] | None]:
+        """Return the item of an id that `search_vectors` returned, and its row, whose text is that of the best chunk."""
+        if self.chunks is None:
+            return result_id, self.items.get_rows([result_id])[0]
+        item = int(self.find_item_ids(np.array([result_id]))[0])
+        (row,), (chunk,) = self.items.get_rows([item]), self.chunks.get_rows([result_id])
+        return item, row and chunk and {**row, "text": chunk["text"]}
 
     def make_results(self, scores: np.ndarray, ids: np.ndarray) -> list[list[SearchResult]]:
         """Join the output of `search_vectors` with the rows of the items."""
         return [
             [
                 self._make_result(rank, item, score, row)
-                for rank, (item, score, row) in enumerate(
-                    zip(query_ids, query_scores, self.items.get_rows(query_ids), strict=True), start=1
-                )
+                for rank, (score, (item, row)) in enumerate(zip(query_scores, map(self.get_result_row, query_ids), strict=True), start=1)
                 if row is not None
             ]
             for query_ids, query_scores in zip(ids.tolist(), scores.tolist(), strict=True)
@@ -234,13 +252,21 @@ class OpenIndex:
     def _encode(self, prepared: Sequence[Any], modality: Modality) -> np.ndarray:
         return read_query_vectors(self.manifest, self.encoder.encode(prepared, modality))
 
-    def _open_files(self) -> Searcher:
+    def _open_files(self, temp_dir: Path) -> Searcher:
         """Verify all files, those of shards as they are opened."""
         shard_paths = {ref.path for shard in self.manifest.shards for ref in shard.files}
         for ref in self.manifest.files:
             if ref.path not in shard_paths:
                 verify_file(self.snapshot_dir / ref.path, ref)
-        return open_searcher(self.manifest.shards, self._resolve_path, self.manifest.metric, self.manifest.search.params)
+        chunk_map = read_chunk_map(self._chunks_file, temp_dir=temp_dir) if self._chunks_file else None
+        params = self.manifest.search.params
+        return open_searcher(self.manifest.shards, self._resolve_path, self.manifest.metric, params, chunk_map)
+
+    @property
+    def _chunks_file(self) -> Path | None:
+        """The snapshot's table of chunks, if its texts were divided."""
+        path = self.snapshot_dir / "chunks.parquet"
+        return path if any(ref.path == path.name for ref in self.manifest.files) else None
 
     def _resolve_path(self, ref: FileRef) -> Path:
         return self.snapshot_dir / ref.path

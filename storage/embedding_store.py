@@ -169,6 +169,8 @@ def open_vectors(
             contents that follow each other in the order of their digests (`_write_database_sample`), which are in few parts,
             and no other part is read; of the queries, items drawn by a keyed hash of their ids.
 
+    An item in chunks has the vector of its first chunk. Vectors longer than the set's `dim` are cut to it (`shorten_vectors`).
+
     Raises:
         DamagedFile: when an item does not have exactly one vector.
     """
@@ -235,6 +237,26 @@ def _write_database_sample(root: Root, items: str, size: int, seed: int, target:
         parquet.copy_query(sql, target, temp_dir=root.tmp)
 
 
+def shorten_vectors(vectors: np.ndarray, dim: int, *, normalize: bool) -> np.ndarray:
+    """Keep the first `dim` numbers of each vector, as `truncate_dim` of sentence-transformers does, and then normalize.
+
+    That the whole vectors may have been normalized before changes only their length, and so nothing.
+
+    Args:
+        vectors: float32 (n, at least dim).
+        dim: The numbers to keep.
+        normalize: Whether to scale the result to unit length.
+
+    Returns:
+        float32 (n, dim).
+    """
+    shortened = np.ascontiguousarray(vectors[:, :dim], dtype=np.float32)
+    if not normalize:
+        return shortened
+    norms: np.ndarray = np.linalg.norm(shortened, axis=1, keepdims=True)
+    return shortened / np.maximum(norms, np.finfo(np.float32).tiny)
+
+
 def concatenate_blocks(blocks: Iterator[tuple[np.ndarray, np.ndarray]], dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Concatenate all blocks to ids int64 (n,) and vectors float32 (n, dim); n may be 0.
 
@@ -248,7 +270,10 @@ def concatenate_blocks(blocks: Iterator[tuple[np.ndarray, np.ndarray]], dim: int
 
 
 def _items_sql(root: Root, embeddings: EmbeddingSet, side: Side, *, leaking: bool = True) -> str:
-    items = f"SELECT item_id, content_digest FROM {parquet.scan_sql(root.file(embeddings.items))} WHERE side = '{side}'"
+    table = parquet.scan_sql(root.file(embeddings.indexed_vectors.items))
+    if embeddings.chunks:
+        table = f"(SELECT parent_id AS item_id, content_digest, side, leak FROM {table} WHERE chunk = 0)"
+    items = f"SELECT item_id, content_digest FROM {table} WHERE side = '{side}'"
     return items if leaking else items + " AND NOT leak"
 
 
@@ -274,12 +299,15 @@ def _iter_blocks(batches: Iterator[pa.RecordBatch], embeddings: EmbeddingSet) ->
             raise _build_vector_error(embeddings)
         previous_id = int(ids[-1])
         values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-        yield ids, values.reshape(-1, embeddings.dim)
+        if embeddings.stored is None:
+            yield ids, values.reshape(-1, embeddings.dim)
+        else:
+            yield ids, shorten_vectors(values.reshape(-1, embeddings.stored.dim), embeddings.dim, normalize=embeddings.stored.normalize)
 
 
 def _build_vector_error(embeddings: EmbeddingSet) -> DamagedFile:
     return DamagedFile(
         "the embedding store does not hold exactly one vector per item",
-        where=f"embeddings/{embeddings.fingerprint}",
+        where=f"embeddings/{embeddings.store_fingerprint}",
         next_step="delete that folder and build again, which encodes everything again",
     )

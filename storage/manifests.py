@@ -16,7 +16,7 @@ from pydantic import Field
 
 from indexmill.storage.index_records import Shard, TunedIndex
 from indexmill.storage.names import RelativePath
-from indexmill.storage.records import FileRef, FrozenModel, Modality
+from indexmill.storage.records import ChunkEstimate, FileRef, FrozenModel, Modality, Role
 
 OLDEST_SCHEMA_VERSION, NEWEST_SCHEMA_VERSION = 2, 2
 
@@ -41,6 +41,10 @@ class Manifest(FrozenModel):
         description="fingerprint -> the snapshot's table of the contents that this embedding store has vectors of"
     )
     fingerprint: str = Field(description="the encoder's fingerprint")
+    query_fingerprint: str = Field(default="", description="the encoder's fingerprint for queries, if it is another one")
+    prompts: dict[Role, str] = Field(
+        default_factory=dict, description="role -> what the encoder puts before its texts; empty without prompts"
+    )
     encoder: dict[str, Any]
     truncated: int = Field(description="items of which the encoder saw only the beginning")
     datasets: dict[str, str] = Field(description="digests of the validated and of the split items")
@@ -48,6 +52,10 @@ class Manifest(FrozenModel):
     metric: str
     dim: int
     items: int
+    chunk_estimate: ChunkEstimate | None = Field(
+        default=None, description="if the encoder truncated texts: what indexing them in chunks would cost"
+    )
+    vectors: int | None = Field(default=None, description="vectors in the index: more than the items if those are in chunks")
     database: int
     query: int
     rejected: int

@@ -58,7 +58,7 @@ def scan_keys_sql(root: Root, parts: Sequence[Path]) -> str:
 
 def list_part_refs(embeddings: EmbeddingSet) -> tuple[FileRef, ...]:
     """List the parts that hold the vectors of a set, and not those of its captions, which may be of another store."""
-    return tuple(ref for ref in embeddings.files if ref.path.startswith(f"embeddings/{embeddings.fingerprint}/part-"))
+    return tuple(ref for ref in embeddings.files if ref.path.startswith(f"embeddings/{embeddings.store_fingerprint}/part-"))
 
 
 def find_parts(

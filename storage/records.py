@@ -18,6 +18,7 @@ Modality = Literal["text", "image"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Rerank = Literal["none", "sq8", "fp16", "exact"]
 Side = Literal["database", "query"]
+Role = Literal["document", "query"]  # what a text is encoded as; models may have a prompt for each
 
 
 class FrozenModel(BaseModel):
@@ -74,6 +75,26 @@ class ValidatedDataset(Record):
     pairs: FileRef | None
 
 
+class ChunkTable(FrozenModel):
+    """The texts of a data set in chunks that an encoder sees as a whole."""
+
+    table: FileRef = Field(description="like the table of the items, by chunk id, with parent_id (the item) and chunk (its position)")
+    chunks: int
+    items: int = Field(description="items that have more than one chunk")
+    context: int | None = Field(description="the most tokens that the encoder sees")
+
+
+class ChunkEstimate(FrozenModel):
+    """What dividing the texts of a data set into chunks would give, or give up."""
+
+    texts: int
+    cut: int = Field(description="texts of which the encoder sees only the beginning")
+    chunks: int = Field(description="chunks of all texts")
+    tokens: int = Field(description="tokens of a chunk: the encoder's context")
+    overlap: int
+    sampled: int = Field(description="texts that the numbers were estimated from; all of them if it equals `texts`")
+
+
 class SplitDataset(Record):
     """The items that passed validation, each with its side."""
 
@@ -91,10 +112,19 @@ class SplitDataset(Record):
     table: FileRef
     by_label: FileRef = Field(description="a table of the items per label on either side")
     pairs: FileRef | None
+    chunks: ChunkTable | None = Field(default=None, description="the texts in chunks, if they are to be indexed as such")
+
+
+class StoredVectors(FrozenModel):
+    """Whole vectors in an embedding store, of which an embedding set uses the beginnings."""
+
+    fingerprint: str = Field(description="the embedding store")
+    dim: int
+    normalize: bool = Field(description="whether the beginnings are scaled to unit length")
 
 
 class EmbeddingSet(Record):
-    """A vector for every item of its table, in the embedding store `fingerprint`."""
+    """A vector for every item of its table, in the embedding store `fingerprint` or derived from those in `stored`."""
 
     split: str
     modality: Modality = Field(description="what was encoded: the images or the texts")
@@ -109,9 +139,25 @@ class EmbeddingSet(Record):
     truncated: int = Field(description="items of which the model saw only the beginning")
     items: FileRef = Field(description="the split's table without the rejected items")
     rejects: FileRef | None = Field(description="the rejected items with their reasons")
+    prompts: dict[Role, str] = Field(default_factory=dict, description="role -> what precedes its texts; empty without prompts")
+    query_fingerprint: str = Field(default="", description="the fingerprint of the same encoder for queries, if it is another one")
+    stored: StoredVectors | None = Field(default=None, description="the vectors that these are the beginnings of, if any")
+    chunks: EmbeddingSet | None = Field(
+        default=None, description="the chunks of the items, which the index holds; then the vector of an item is that of its first chunk"
+    )
     captions: EmbeddingSet | None = Field(
         default=None, description="the captions of the images, by the same encoder; item ids are those of the images"
     )
+
+    @property
+    def store_fingerprint(self) -> str:
+        """The embedding store that holds the vectors."""
+        return self.stored.fingerprint if self.stored else self.fingerprint
+
+    @property
+    def indexed_vectors(self) -> EmbeddingSet:
+        """The set with one row per vector of an index: the chunks, or else the items themselves."""
+        return self.chunks or self
 
     def for_modality(self, modality: Modality | None) -> EmbeddingSet:
         """Return the vectors of one modality, by default the items' own. Raises KeyError when there are none."""

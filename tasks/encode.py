@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prefect import task
@@ -12,9 +12,10 @@ from indexmill.storage.device_profiles import DeviceProfile, load_device_profile
 from indexmill.storage.digests import json_digest
 from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.errors import InputError
-from indexmill.storage.records import EmbeddingSet, Modality, Precision, SplitDataset
+from indexmill.storage.records import EmbeddingSet, Modality, Precision, Role, SplitDataset, StoredVectors
 from indexmill.storage.root import Root
-from indexmill.tasks.encoding import MODALITIES_BY_KIND, EncoderIdentity
+from indexmill.tasks.encoding import MODALITIES_BY_KIND, EncoderIdentity, check_dimensions
+from indexmill.tasks.encoding.chunked_items import gather_items
 from indexmill.tasks.encoding.device import get_device_name
 from indexmill.tasks.encoding.fill_store import EncodeRequest, encodes_captions, fill_store, open_captions, partition_items
 from indexmill.tasks.encoding.onnx import ensure_onnx_export
@@ -52,7 +53,10 @@ def encode(
         try:
             embeddings = _encode_all_modalities(encoder)
             if split.modality == "text":
-                ensure_onnx_export(root, process, config, fingerprint=identity.fingerprint, items=root.file(embeddings.items))
+                # The export is compared with the encoder on the texts that it encodes.
+                texts = embeddings.indexed_vectors.items
+                query_fingerprint = identity.for_role("query").fingerprint
+                ensure_onnx_export(root, process, config, fingerprint=query_fingerprint, items=root.file(texts))
             return embeddings
         finally:
             process.stop()
@@ -66,7 +70,7 @@ def encode_chunk(process: EncoderProcess, job: EncodeChunk, advance: Advance) ->
 
 @dataclass(frozen=True)
 class ModalityEncoder:
-    """Encodes a split with one encoder, one modality at a time. The attributes are the arguments of `encode`."""
+    """Encodes a split with one encoder, one modality and role at a time. The attributes are the arguments of `encode`."""
 
     root: Root
     process: EncoderProcess
@@ -75,17 +79,33 @@ class ModalityEncoder:
     identity: EncoderIdentity
     max_reject_fraction: float
 
-    def encode(self, modality: Modality, items: Path) -> EmbeddingSet:
-        """Encode an items table."""
-        image_root = self.split.image_root if modality == "image" else None
-        profile = self._choose_profile(modality, items, image_root)
+    def encode(self, modality: Modality, items: Path, role: Role = "document", *, image_root: str | None = None) -> EmbeddingSet:
+        """Encode an items table.
+
+        Args:
+            modality: What to encode of the items.
+            items: The items table.
+            role: What the texts are encoded as. Queries have a prompt of their own, and a store of their own if that differs
+                from the documents'. They run in the precision of the documents, if those were encoded first.
+            image_root: The folder that image paths are relative to, for queries; that of the data set for documents.
+        """
+        if role == "document" and modality == "image":
+            image_root = self.split.image_root
+        profile = self._choose_profile(modality, items, image_root, role)
         precision: Precision = profile.precision or "float32"
-        identity = self.identity.for_store(modality, precision, self.config.storage_dtype)
-        store = EmbeddingStore(self.root, identity.fingerprint)
-        request = EncodeRequest(self.root, store, items, image_root, ModelSpec(self.config, precision, modality), profile)
+        stored_identity, query_identity = (
+            self.identity.for_role(name).for_store(modality, precision, self.config.storage_dtype) for name in (role, "query")
+        )
+        identity, query_identity = (entry.with_dimensions(self.config.dimensions) for entry in (stored_identity, query_identity))
+        store = EmbeddingStore(self.root, stored_identity.fingerprint)
+        if store.list_readable_parts():
+            check_dimensions(self.config, store.dim)
+        request = EncodeRequest(self.root, store, items, image_root, ModelSpec(self.config, precision, modality, role), profile)
         with store.lease(), self.root.scratch.staging() as staging:
             failed_path = staging / "failed.parquet"
             result = fill_store(request, failed_path, self._run_chunk)
+            if role == "query":  # queries are short, so their rate says nothing about the next build's documents
+                result = replace(result, profile=result.profile.model_copy(update={"rates": profile.rates}))
             self._save_profile(modality, result.profile)
             partition = partition_items(
                 self.root, items, store, name=self.split.name, failed_path=failed_path, max_reject_fraction=self.max_reject_fraction
@@ -99,7 +119,7 @@ class ModalityEncoder:
                 modality=modality,
                 fingerprint=identity.fingerprint,
                 encoder=identity.details | _describe_precision_check(profile),
-                dim=store.dim,
+                dim=self.config.dimensions or store.dim,
                 database=partition.database_count,
                 query=partition.query_count,
                 encoded=result.encoded,
@@ -108,16 +128,27 @@ class ModalityEncoder:
                 truncated=store.count_truncated(table),
                 items=partition.items,
                 rejects=partition.rejects,
+                prompts=self.identity.prompts,
+                query_fingerprint="" if query_identity.fingerprint == identity.fingerprint else query_identity.fingerprint,
+                stored=self._describe_stored_vectors(store, stored_identity),
             )
+
+    def _describe_stored_vectors(self, store: EmbeddingStore, identity: EncoderIdentity) -> StoredVectors | None:
+        """Describe the store's whole vectors, if only their beginnings are used."""
+        if self.config.dimensions is None:
+            return None
+        return StoredVectors(fingerprint=identity.fingerprint, dim=store.dim, normalize=self.config.normalize)
 
     def _run_chunk(self, job: EncodeChunk, advance: Advance) -> ChunkResult:
         return encode_chunk(self.process, job, advance)
 
-    def _choose_profile(self, modality: Modality, items: Path, image_root: str | None) -> DeviceProfile:
+    def _choose_profile(self, modality: Modality, items: Path, image_root: str | None, role: Role) -> DeviceProfile:
         """Load the device profile, with the precision to use."""
         profile = load_device_profile(self.root, self.identity.fingerprint, modality, get_device_name())
         if self.config.precision != "auto":
             return profile.model_copy(update={"precision": self.config.precision, "check": None})
+        if role == "query" and profile.precision is not None:
+            return profile
         request = PrecisionRequest(config=self.config, identity=self.identity, modality=modality, items=items, image_root=image_root)
         return choose_precision(self.root, self.process, request, profile)
 
@@ -132,6 +163,9 @@ class ModalityEncoder:
 def _encode_all_modalities(encoder: ModalityEncoder) -> EmbeddingSet:
     """Encode the items, and then the captions of the images that have a vector."""
     root, split = encoder.root, encoder.split
+    if split.chunks:
+        chunks = encoder.encode("text", root.file(split.chunks.table))
+        return gather_items(root, split, chunks)
     embeddings = encoder.encode(split.modality, root.file(split.table))
     if not encodes_captions(encoder.config, split.modality):
         return embeddings

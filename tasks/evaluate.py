@@ -34,6 +34,7 @@ from indexmill.tasks.evaluation.search_sweep import sweep_search_params
 from indexmill.tasks.evaluation.tables import write_per_label, write_per_query, write_search_sweep
 from indexmill.tasks.evaluation.trec import write_qrels, write_run
 from indexmill.tasks.gpu_slot import acquire_gpu_slot
+from indexmill.tasks.indexing.chunk_search import load_chunk_map
 from indexmill.tasks.indexing.searcher import Searcher
 from indexmill.tasks.indexing.shard_store import open_searcher
 from indexmill.tasks.metrics.latency import bytes_per_vector, measure_search_speed
@@ -77,7 +78,7 @@ def evaluate(
     queries = embeddings.for_modality(config.query_modality or index.modality)
     include_leaks = leaks == "keep"
     folder = root.index(name) / "evaluations"
-    searcher = open_searcher(shards.shards, root.file, index.metric, tuned.params)
+    searcher = open_searcher(shards.shards, root.file, index.metric, tuned.params, load_chunk_map(root, indexed))
     judge = RelevanceJudge(root, embeddings, indexed)
     with open_vectors(root, queries, side="query", leaking=include_leaks, sample=(config.max_queries, index.seed)) as blocks:
         query_ids, query_vectors = concatenate_blocks(blocks, queries.dim)
@@ -95,7 +96,7 @@ def evaluate(
     timings |= load_or_measure_encode_latency(
         root, queries, encoder, image_root, config.encode_latency_queries, gpu_slot=acquire_gpu_slot()
     )
-    timings["bytes_per_vector"] = bytes_per_vector([shard.index.size for shard in shards.shards], indexed.database)
+    timings["bytes_per_vector"] = bytes_per_vector([shard.index.size for shard in shards.shards], indexed.indexed_vectors.database)
     configs = [index.model_dump(mode="json"), config.model_dump(mode="json")]
     digest = json_digest([embeddings.digest, tuned.digest, *configs, leaks, metrics, scored_pairs])
     sweep = sweep_search_params(searcher, judgment.run, judgment.ground_truth, tuned.params)

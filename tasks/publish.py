@@ -111,7 +111,7 @@ def _assemble_snapshot(build: BuildCandidate, snapshots: Snapshots) -> Manifest:
     )
     snapshot_id = snapshots.assign_id(content)
     verdict = evaluate_gate(build, served, snapshot_id)
-    manifest = build_manifest(build, served.shards, snapshot_id, content, verdict.failed_rules)
+    manifest = build_manifest(build, served, snapshot_id, content, verdict.failed_rules)
     report = write_report(build, served, manifest, verdict)
     sources = _list_snapshot_files(build, served) | report.files | {"index_infos.json": _write_index_infos(build, served)}
     manifest = manifest.model_copy(
@@ -132,6 +132,8 @@ def _list_snapshot_files(build: BuildCandidate, served: ServedShards) -> dict[st
     files |= {"items.parquet": build.embeddings.items, "rejects.parquet": served.rejects, "labels.parquet": build.split.by_label}
     if build.embeddings.captions:
         files["captions.parquet"] = build.embeddings.captions.items
+    if build.embeddings.chunks:
+        files["chunks.parquet"] = build.embeddings.chunks.items
     if build.split.pairs:
         files["pairs.parquet"] = build.split.pairs
     return files
@@ -144,7 +146,7 @@ def _write_index_infos(build: BuildCandidate, served: ServedShards) -> FileRef:
         build.config.index,
         [f"shard-{number:05d}.faiss" for number in range(len(served.shards))],
         size=sum(shard.index.size for shard in served.shards),
-        vectors=served.items,
+        vectors=served.vectors,
         dim=build.index_embeddings.dim,
         lists=build.trained.lists,
         timings=build.evaluation.timings,

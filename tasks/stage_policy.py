@@ -67,6 +67,10 @@ TASK_POLICIES = {
         version=3,
         libraries=("faiss-cpu",),
     ),
+    "chunk": StagePolicy(
+        cache_inputs=("split", "config", "encoder", "fingerprint"),
+        libraries=("tokenizers",),
+    ),
     "encode": StagePolicy(
         cache_inputs=("split", "config", "identity", "max_reject_fraction"),
         version=3,

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
 from prefect import task
 
 from indexmill.configs.models import IndexConfig
 from indexmill.storage.digests import json_digest
-from indexmill.storage.embedding_store import concatenate_blocks, open_vectors, open_vectors_by_part
+from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.index_records import IndexShards, SearchParams, TrainedIndex, TunedIndex
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
 from indexmill.tasks.indexing.auto_factory import DEFAULT_RECALL_TARGET, TUNING_QUERIES
+from indexmill.tasks.indexing.chunk_search import exact_search_items, load_chunk_map
 from indexmill.tasks.indexing.searcher import Searcher
 from indexmill.tasks.indexing.shard_store import open_searcher
 from indexmill.tasks.indexing.tuning import TuningResult, tune_search
-from indexmill.tasks.metrics.exact_search import exact_search
 from indexmill.tasks.progress import track
 from indexmill.tasks.stage_policy import get_task_options
 
@@ -47,7 +46,7 @@ def tune(
     if is_configured or target is None or not query_embeddings.query or embeddings.database <= TUNING_K:
         return _make_record(shards, params, "as configured" if is_configured else "by default", config)
     with track("tuning", 1) as advance:
-        searcher = open_searcher(shards.shards, root.file, config.metric, params)
+        searcher = open_searcher(shards.shards, root.file, config.metric, params, load_chunk_map(root, embeddings))
         result = _tune_searcher(root, embeddings, query_embeddings, searcher, config.seed, target)
         advance(1)
     return _make_record(shards, result.chosen.params, str(result), config, result)
@@ -58,8 +57,7 @@ def _tune_searcher(
 ) -> TuningResult:
     with open_vectors(root, query_embeddings, side="query", sample=(TUNING_QUERIES, seed)) as blocks:
         _, queries = concatenate_blocks(blocks, query_embeddings.dim)
-    with open_vectors_by_part(root, embeddings, side="database") as blocks:
-        exact: np.ndarray = exact_search(queries, blocks, TUNING_K, searcher.metric)[1]
+    exact = exact_search_items(root, embeddings, queries, TUNING_K, searcher.metric)[1]
     return tune_search(searcher, queries, exact, target, k=TUNING_K)
 
 

@@ -55,6 +55,7 @@ def print_summary(summary: dict[str, Any]) -> None:
         f"  items    {summary['items']:,}: {summary['database']:,} database, {summary['query']:,} query, {summary['rejected']:,} rejected; "
         f"{summary['encoded']:,} encoded, {summary['reused']:,} reused, in {_describe_precision(summary)}"
         + (f"; {summary['truncated']:,} texts too long for the encoder were cut" if summary["truncated"] else "")
+        + (f"; {summary['chunks']:,} chunks" if summary["chunks"] else "")
     )
     index = summary["index"]
     params = ", ".join(f"{name} {value}" for name, value in index["params"].items())
@@ -112,6 +113,8 @@ def print_plan(plan: dict[str, Any]) -> None:
     for encode_plan in plan["encoding"]:
         counts = f"{encode_plan['to_encode']:,} to encode, {encode_plan['reused']:,} reused"
         console.print(f"  {encode_plan['modality'] + 's':<9} {counts}: {_describe_encode_time(encode_plan)}")
+    if long_texts := _describe_long_texts(plan):
+        console.print(f"  long      {long_texts}")
     console.print(f"  training  {plan['training']}")
     console.print(f"  disk      at most {_format_bytes(plan['bytes'])} more; {_format_bytes(plan['free_bytes'])} free")
     console.print(f"  memory    about {_format_bytes(plan['peak_bytes'])} at the peak; {_format_bytes(plan['available_bytes'])} available")
@@ -127,6 +130,20 @@ def _describe_encode_time(encode_plan: dict[str, Any]) -> str:
     if encode_plan["seconds"] is None:
         return "no time estimate until this encoder has run once"
     return f"about {encode_plan['seconds']:,.0f} s at {encode_plan['rate']:,.0f}/s, {encode_plan['precision']}"
+
+
+def _describe_long_texts(plan: dict[str, Any]) -> str:
+    """Describe chunks, or how many texts the encoder would cut and what chunks would cost; empty if it would cut none."""
+    if plan["chunks"] is not None:
+        return f"{plan['items']:,} texts in {plan['chunks']:,} chunks"
+    estimate = plan["chunk_estimate"]
+    if not estimate or not estimate["cut"]:
+        return ""
+    about = "" if estimate["sampled"] == estimate["texts"] else "about "
+    return (
+        f"{about}{estimate['cut']:,} of {estimate['texts']:,} texts are cut at {estimate['tokens']} tokens; with dataset.chunk={{tokens: "
+        f"{estimate['tokens']}, overlap: {estimate['overlap']}}} the index would hold {about}{estimate['chunks']:,} vectors"
+    )
 
 
 def _format_bytes(count: int) -> str:

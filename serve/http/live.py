@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 
-from indexmill.serve.encoder import QueryEncoder
+from indexmill.serve.encoder import QueryEncoder, get_query_identity
 from indexmill.serve.http.metrics import Metrics
 from indexmill.serve.index import OpenIndex
 from indexmill.storage.root import Root
@@ -79,7 +79,8 @@ class LiveIndex:
     def _reuse_encoder(self, snapshot_id: str | None) -> QueryEncoder | None:
         """Return the loaded encoder if it also built the new snapshot."""
         encoder = self.index.encoder if self.index else None
-        return encoder if encoder and encoder.fingerprint == self._snapshots.read_manifest(snapshot_id).fingerprint else None
+        manifest = self._snapshots.read_manifest(snapshot_id)
+        return encoder if encoder and encoder.identity == get_query_identity(manifest) else None
 
     def _swap_in(self, index: OpenIndex) -> None:
         # The old index is not closed here: requests in progress still use it, and it is released with the last of them.
@@ -87,6 +88,6 @@ class LiveIndex:
             self._metrics.snapshot_info.remove(self.name, self.snapshot_id)
         self.index, self.error = index, ""
         self._metrics.snapshot_info.labels(self.name, index.manifest.snapshot_id).set(1)
-        self._metrics.items.labels(self.name).set(index.searcher.items)
+        self._metrics.items.labels(self.name).set(index.manifest.items)
         self._metrics.snapshots_opened.labels(self.name).inc()
         log.info("%s: serving snapshot %s", self.name, index.manifest.snapshot_id)

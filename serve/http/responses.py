@@ -22,6 +22,8 @@ PUBLIC_FIELDS = (
     "parent",
     "created_at",
     "fingerprint",
+    "query_fingerprint",
+    "prompts",
     "modality",
     "index_modality",
     "metric",
@@ -53,6 +55,8 @@ def raw_response(answer: dict[str, Any]) -> Response:
 
 def format_results(index: OpenIndex, scores: np.ndarray, ids: np.ndarray, fields: Sequence[str]) -> list[list[dict[str, Any]]]:
     """Format the results of each query as JSON objects with the requested fields."""
+    if not fields:
+        ids = index.find_item_ids(ids)
     pairs = [
         [(item, score) for item, score in zip(query_ids, query_scores, strict=True) if item >= 0]
         for query_ids, query_scores in zip(ids.tolist(), scores.tolist(), strict=True)
@@ -62,8 +66,9 @@ def format_results(index: OpenIndex, scores: np.ndarray, ids: np.ndarray, fields
     return [[_format_result(index, rank, item, score, fields) for rank, (item, score) in enumerate(row, start=1)] for row in pairs]
 
 
-def _format_result(index: OpenIndex, rank: int, item: int, score: float, fields: Sequence[str]) -> dict[str, Any]:
-    row = index.items.get_rows([item])[0] or {}
+def _format_result(index: OpenIndex, rank: int, result_id: int, score: float, fields: Sequence[str]) -> dict[str, Any]:
+    item, found = index.get_result_row(result_id)
+    row = found or {}
     is_image = bool(index.manifest.image_root and row.get("path"))
     values = {
         "rank": rank,

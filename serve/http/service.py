@@ -110,7 +110,7 @@ class Service:
             The fields of `SearchResponse`.
         """
         manifest = index.manifest
-        if request.fingerprint not in (None, manifest.fingerprint):
+        if request.fingerprint not in (None, manifest.fingerprint, manifest.query_fingerprint):
             raise Problem(409, "the snapshot was built by another encoder; get the index's current fingerprint")
         start = time.perf_counter()
         queries = await self._resolve_vectors(index, request)
@@ -179,7 +179,9 @@ def search_jobs(jobs: Sequence[SearchJob]) -> list[Any]:
         counts = [len(jobs[position].queries) for position in positions]
         for position, job_scores, job_ids in zip(positions, _split_rows(scores, counts), _split_rows(ids, counts), strict=True):
             job = jobs[position]
-            results[position] = (job_scores, job_ids) if job.raw else format_results(index, job_scores, job_ids, job.options.fields)
+            results[position] = (
+                (job_scores, index.find_item_ids(job_ids)) if job.raw else format_results(index, job_scores, job_ids, job.options.fields)
+            )
     return results
 
 

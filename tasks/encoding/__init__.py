@@ -3,33 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from indexmill.configs.encoders import (
     EfficientNetLiteEncoderConfig,
     EncoderConfig,
     OpenClipEncoderConfig,
     SentenceTransformersEncoderConfig,
+    TextEncoderConfig,
     TimmEncoderConfig,
 )
-from indexmill.storage.records import Precision
+from indexmill.storage.errors import InputError
+from indexmill.storage.records import Precision, Role
 from indexmill.tasks.encoding.base import EncodedItems, Encoder
 from indexmill.tasks.encoding.identity import MODALITIES_BY_KIND, EncoderIdentity, identify
 
-__all__ = ["MODALITIES_BY_KIND", "EncodedItems", "Encoder", "EncoderIdentity", "get_encoder_class", "identify", "load_encoder"]
+__all__ = [
+    "MODALITIES_BY_KIND",
+    "EncodedItems",
+    "Encoder",
+    "EncoderIdentity",
+    "check_dimensions",
+    "get_encoder_class",
+    "identify",
+    "load_encoder",
+]
 
 
-def load_encoder(config: EncoderConfig, precision: Precision = "float32") -> Encoder:
+def load_encoder(config: EncoderConfig, precision: Precision = "float32", role: Role = "document") -> Encoder:
     """Load a model in a precision. Slow, since it imports torch; `identify` computes a fingerprint without it.
 
     Args:
         config: The encoder; its own `precision` is ignored, since resolving `auto` is up to the caller.
         precision: The number format of the weights and the forward pass.
+        role: What texts are encoded as. Images have no roles.
+
+    Returns:
+        The encoder of whole vectors, whatever `config.dimensions` is.
+
+    Raises:
+        InputError: The model cannot be loaded, or has fewer dimensions than the config asks for.
     """
-    return get_encoder_class(config)(config, precision)
+    encoder_class = get_encoder_class(config)
+    encoder = encoder_class(config, precision, role) if isinstance(config, TextEncoderConfig) else encoder_class(config, precision)
+    check_dimensions(config, encoder.dim)
+    return encoder
 
 
-def get_encoder_class(config: EncoderConfig) -> Callable[[Any, Precision], Encoder]:
+def check_dimensions(config: EncoderConfig, dim: int) -> None:
+    """Raise InputError if the config asks for more dimensions than the model has."""
+    if config.dimensions is not None and config.dimensions > dim:
+        raise InputError(
+            "the model's vectors are shorter than this",
+            where=f"encoder.dimensions = {config.dimensions}",
+            expected=f"at most {dim} for {config.model}",
+            got=str(config.dimensions),
+            next_step=f"set encoder.dimensions to {dim} or less, or remove it",
+        )
+
+
+def get_encoder_class(config: EncoderConfig) -> Callable[..., Encoder]:
     """Return the encoder class for a config. Imports the model library, which takes seconds."""
     match config:
         case SentenceTransformersEncoderConfig():

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from operator import not_
 from typing import Any
+
+from pydantic import Field
 
 from indexmill.configs.encoders import EncoderConfig, OpenClipEncoderConfig, SentenceTransformersEncoderConfig, TimmEncoderConfig
 from indexmill.storage.digests import file_digest, json_digest
 from indexmill.storage.errors import InputError
-from indexmill.storage.records import FrozenModel, Modality, Precision
+from indexmill.storage.records import FrozenModel, Modality, Precision, Role
 from indexmill.tasks.encoding.checkpoints import Checkpoint, find_folder_weights, find_open_clip_checkpoint, find_timm_checkpoint
 from indexmill.tasks.encoding.model_files import CONFIG_SUFFIXES, find_model_path, find_sentence_transformer_folder, list_model_files
+from indexmill.tasks.encoding.prompts import describe_role, resolve_prompts
 
 LIBRARIES = {
     "sentence-transformers": ("sentence-transformers", "transformers", "torch"),
@@ -29,30 +33,59 @@ MODALITIES_BY_KIND: dict[str, tuple[Modality, ...]] = {
 ENCODER_VERSIONS = {"sentence-transformers": 1, "efficientnet-lite": 2, "open-clip": 2, "timm": 2}
 
 
+ROLE_KEYS = ("prompt", "task")  # what `describe_role` may add to the details
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class EncoderIdentity(FrozenModel):
     """What determines an encoder's vectors.
 
     Attributes:
         fingerprint: Names the embedding store; encoders with equal fingerprints give interchangeable vectors.
         details: What the fingerprint is computed from.
+        prompts: Role -> what precedes its texts; empty for an encoder without prompts.
+        query_settings: What replaces the prompt and the task in `details` for queries; None if they are encoded as documents
+            are. Unset, neither is dumped: the cache keys of encoders without prompts stay as they were.
     """
 
     fingerprint: str
     details: dict[str, Any]
+    prompts: dict[Role, str] = Field(default_factory=dict, exclude_if=not_)
+    query_settings: dict[str, str] | None = Field(default=None, exclude_if=_is_none)
+
+    def for_role(self, role: Role) -> EncoderIdentity:
+        """Return the identity of the encoder as it encodes one role."""
+        if role == "document" or self.query_settings is None:
+            return self
+        details = {key: value for key, value in self.details.items() if key not in ROLE_KEYS} | self.query_settings
+        return EncoderIdentity(fingerprint=_compute_fingerprint(details), details=details, prompts=self.prompts)
 
     def for_store(self, modality: Modality, precision: Precision, storage_dtype: str = "float32") -> EncoderIdentity:
         """Return the identity of the store for one modality, encoded in `precision` and stored as `storage_dtype`."""
         details = self.details | {"precision": precision, "stored": storage_dtype}
+        if modality == "image":  # prompts precede texts only
+            details = {key: value for key, value in details.items() if key not in ROLE_KEYS}
         if modality != MODALITIES_BY_KIND[details["kind"]][0]:
             details["side"] = modality
-        return EncoderIdentity(fingerprint=_compute_fingerprint(details), details=details)
+        return self.model_copy(update={"fingerprint": _compute_fingerprint(details), "details": details})
+
+    def with_dimensions(self, dimensions: int | None) -> EncoderIdentity:
+        """Return the identity of the first `dimensions` numbers of each vector; None for whole vectors."""
+        if dimensions is None:
+            return self
+        details = self.details | {"dimensions": dimensions}
+        return self.model_copy(update={"fingerprint": _compute_fingerprint(details), "details": details})
 
 
 def identify(config: EncoderConfig, precision: Precision = "float32") -> EncoderIdentity:
-    """Compute the identity of the encoder that a config names, in a precision.
+    """Compute the identity of the encoder that a config names, in a precision. It is that of documents; see `for_role`.
 
     Raises:
-        InputError: The weights are missing, or do not have the digest that the config expects.
+        InputError: The weights are missing, or do not have the digest that the config expects; or the model does not have
+            the prompt that the config names.
         SourceUnreachable: The hub that has the weights does not answer.
     """
     weights, settings = _digest_weights(config)
@@ -65,6 +98,7 @@ def identify(config: EncoderConfig, precision: Precision = "float32") -> Encoder
         "precision": precision,
         "normalize": config.normalize,
         **settings,
+        **describe_role(config, "document"),
     }
     if config.weights_sha256 and config.weights_sha256 not in weights.values():
         raise InputError(
@@ -74,7 +108,13 @@ def identify(config: EncoderConfig, precision: Precision = "float32") -> Encoder
             got=", ".join(f"{name} {digest}" for name, digest in weights.items()),
             next_step="reinstall or download the model again, or correct encoder.weights_sha256",
         )
-    return EncoderIdentity(fingerprint=_compute_fingerprint(details), details=details)
+    prompts, query_settings = resolve_prompts(config), describe_role(config, "query")
+    return EncoderIdentity(
+        fingerprint=_compute_fingerprint(details),
+        details=details,
+        prompts=prompts if any(prompts.values()) else {},
+        query_settings=None if query_settings == describe_role(config, "document") else query_settings,
+    )
 
 
 def _compute_fingerprint(details: dict[str, Any]) -> str:

@@ -84,7 +84,7 @@ def open_onnx_encoder(root: Root, fingerprint: str) -> OnnxTextEncoder | None:
 
     Args:
         root: The storage root.
-        fingerprint: The fingerprint of the encoder in float32.
+        fingerprint: The fingerprint of the encoder of queries in float32.
 
     Returns:
         The export; None if there is none, if it is damaged or not accurate enough, or if it cannot run here.
@@ -120,7 +120,7 @@ def ensure_onnx_export(root: Root, process: EncoderProcess, config: EncoderConfi
         root: The storage root.
         process: Exports and compares.
         config: The encoder.
-        fingerprint: The fingerprint of the encoder in float32.
+        fingerprint: The fingerprint of the encoder of queries in float32.
         items: The table of the encoded texts.
     """
     if not can_export_onnx(config):
@@ -132,7 +132,7 @@ def ensure_onnx_export(root: Root, process: EncoderProcess, config: EncoderConfi
         root.remove(path)
     with root.scratch.staging() as staging, track("exporting the encoder", 1) as advance:
         job = ExportTextEncoder(
-            ModelSpec(config, "float32", "text"),
+            ModelSpec(config, "float32", "text", role="query"),
             sample=str(_write_length_sample(root, items, staging / "sample.parquet")),
             graph_path=str(staging / "graph.onnx"),
             tokenizer_path=str(staging / "tokenizer.json"),

@@ -14,11 +14,12 @@ from timm.layers.norm_act import BatchNormAct2d
 
 from indexmill.configs.encoders import OpenClipEncoderConfig
 from indexmill.storage.errors import InputError
-from indexmill.storage.records import Modality, Precision
+from indexmill.storage.records import Modality, Precision, Role
 from indexmill.tasks.encoding.base import EncodedItems
 from indexmill.tasks.encoding.checkpoints import CHECKPOINT_ERRORS, Checkpoint, build_checkpoint_error, find_open_clip_checkpoint
 from indexmill.tasks.encoding.image_encoder import ImageEncoder
 from indexmill.tasks.encoding.preprocessing import build_preprocessor
+from indexmill.tasks.encoding.prompts import resolve_prompts
 from indexmill.tasks.encoding.torch_runtime import (
     batch_by_length,
     fuse_batch_norm,
@@ -31,7 +32,7 @@ from indexmill.tasks.encoding.torch_runtime import (
 class OpenClipModel(ImageEncoder):
     """The image encoder of a CLIP model; `text_encoder` maps texts into the same space."""
 
-    def __init__(self, config: OpenClipEncoderConfig, precision: Precision) -> None:
+    def __init__(self, config: OpenClipEncoderConfig, precision: Precision, role: Role = "document") -> None:
         checkpoint = find_open_clip_checkpoint(config)
         name = checkpoint.architecture or f"local-dir:{checkpoint.path}"
         model, transform = _load_model(name, checkpoint, config)
@@ -39,7 +40,7 @@ class OpenClipModel(ImageEncoder):
         move_model_to_device(model, precision, channels_last=True)
         dim = int(open_clip.get_model_config(name)["embed_dim"])
         super().__init__(model.encode_image, preprocessor=build_preprocessor(transform), dim=dim, config=config, precision=precision)
-        self.text_encoder = OpenClipTextEncoder(name, model, dim, config)
+        self.text_encoder = OpenClipTextEncoder(name, model, dim, config, resolve_prompts(config)[role])
 
 
 def _load_model(name: str, checkpoint: Checkpoint, config: OpenClipEncoderConfig) -> tuple[Any, Any]:
@@ -78,15 +79,15 @@ class OpenClipTextEncoder:
     modality: Modality = "text"
     decode_size: tuple[int, int] | None = None
 
-    def __init__(self, name: str, model: Any, dim: int, config: OpenClipEncoderConfig) -> None:
-        self._name, self._model, self._normalize = name, model, config.normalize
+    def __init__(self, name: str, model: Any, dim: int, config: OpenClipEncoderConfig, prompt: str = "") -> None:
+        self._name, self._model, self._normalize, self._prompt = name, model, config.normalize, prompt
         self.dim = dim
         self.batch_size = DEFAULT_BATCH_SIZE if config.batch_size == "auto" else config.batch_size
         self.window = max(WINDOW_SIZE, self.batch_size)
 
     def preprocess(self, item: str) -> str:
-        """Return the text itself: `encode` tokenizes it."""
-        return item
+        """Return the text with its prompt: `encode` tokenizes it."""
+        return self._prompt + item
 
     def encode(self, inputs: Sequence[str], batch_size: int) -> EncodedItems:
         """Encode n texts into the space of the images: vectors float32 (n, dim)."""

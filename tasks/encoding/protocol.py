@@ -7,16 +7,17 @@ from typing import NamedTuple
 
 from indexmill.configs.encoders import EncoderConfig
 from indexmill.storage.embedding_store import StorageDtype
-from indexmill.storage.records import Modality, Precision
+from indexmill.storage.records import Modality, Precision, Role
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The encoder to load, its precision and its modality."""
+    """The encoder to load, its precision, its modality, and what texts are encoded as."""
 
     config: EncoderConfig
     precision: Precision
     modality: Modality
+    role: Role = "document"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,7 +97,7 @@ class ModelCache:
 
 def load_modality_encoder(spec: ModelSpec) -> Encoder:
     """Load a model and return its encoder for the modality."""
-    encoder = load_encoder(spec.config, spec.precision)
+    encoder = load_encoder(spec.config, spec.precision, spec.role)
     if encoder.modality == spec.modality:
         return encoder
     if not isinstance(encoder, SupportsTexts):

@@ -57,7 +57,7 @@ def _measure_encode_latency(
         items = parquet.scan_sql(root.file(query_embeddings.items))
         sql = f"SELECT item_id, content_digest, text, path FROM {items} WHERE side = 'query' ORDER BY item_id LIMIT {count}"
         parquet.copy_query(sql, sample, temp_dir=root.tmp)
-        model = ModelSpec(config, query_embeddings.encoder["precision"], query_embeddings.modality)
+        model = ModelSpec(config, query_embeddings.encoder["precision"], query_embeddings.modality, role="query")
         query_times = process.time_queries(TimeQueries(model, str(sample), image_root if query_embeddings.modality == "image" else None))
         advance(1)
     return query_times

@@ -38,11 +38,12 @@ def compute_full_ranking_map(
 ) -> FullRankingMap:
     """Rank the whole database exactly for a seeded sample of the judged queries, at most MAX_QUERIES and MAX_SCORES.
 
-    Defined for relevance by label and inner-product scores only: no metric for `index.metric: l2` or relevance by pairs.
+    Defined for relevance by label and inner-product scores only: no metric for `index.metric: l2`, relevance by pairs, or an index of
+    chunks.
     """
     indexed, rows = judge.indexed, np.flatnonzero(relevance.judged)
     count = min(len(rows), MAX_QUERIES, MAX_SCORES // max(indexed.database, 1))
-    if relevance.source != "label" or config.metric == "l2" or not count:
+    if relevance.source != "label" or config.metric == "l2" or not count or indexed.chunks:
         return FullRankingMap({}, 0)
     sample = np.sort(np.random.default_rng(config.seed).permutation(rows)[:count])
     with track("ranking the full database", 1) as advance, root.scratch.staging() as staging:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +11,13 @@ import faiss
 import numpy as np
 
 from indexmill.storage.digests import json_digest
-from indexmill.storage.embedding_store import open_vectors_by_part
 from indexmill.storage.records import EmbeddingSet, FileRef
 from indexmill.storage.root import Root
+from indexmill.tasks.indexing.chunk_search import exact_search_items
 from indexmill.tasks.indexing.searcher import Searcher
-from indexmill.tasks.metrics.exact_search import exact_search
 from indexmill.tasks.metrics.exclusion import drop_excluded
 from indexmill.tasks.metrics.neighbors import ann_recall_at, distance_ratio_at, distance_recall_at, fraction_below
-from indexmill.tasks.progress import Advance, track
+from indexmill.tasks.progress import track
 
 QUERIES_AT_ONCE = 256
 ANN_K = 10  # ANN metrics are always measured at this cutoff too
@@ -95,8 +93,8 @@ def compute_ground_truth(
     path = folder / f"ground_truth-{key[:16]}.npz"
     if root.exists(path) and (cached := _read_cached_ground_truth(root.fetch(path), key)):
         return GroundTruth(*cached, root.make_ref(path))
-    with track("exact search", indexed.database) as advance, open_vectors_by_part(root, indexed, side="database") as blocks:
-        scores, ids = exact_search(run.query_vectors, _track_blocks(blocks, advance), k, metric)
+    with track("exact search", indexed.indexed_vectors.database) as advance:
+        scores, ids = exact_search_items(root, indexed, run.query_vectors, k, metric, advance)
     with root.replace_atomically(path) as temporary, temporary.open("wb") as file:
         np.savez(file, scores=scores, ids=ids, key=np.array(key))
     return GroundTruth(scores, ids, root.make_ref(path))
@@ -142,13 +140,6 @@ def _search_in_two_passes(searcher: Searcher, queries: np.ndarray, k: int, depth
     worst = -np.inf if searcher.higher_is_better else np.inf
     rest_scores, rest = drop_excluded(deep_scores, is_repeated, worst), drop_excluded(deep, is_repeated)
     return np.hstack([scores, rest_scores])[:, :depth], np.hstack([retrieved, rest])[:, :depth]
-
-
-def _track_blocks(blocks: Iterable[tuple[np.ndarray, np.ndarray]], advance: Advance) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Report progress after each block was used."""
-    for ids, block in blocks:
-        yield ids, block
-        advance(len(ids))
 
 
 def _read_cached_ground_truth(path: Path, key: str) -> tuple[np.ndarray, np.ndarray] | None:

@@ -36,10 +36,27 @@ def search_filtered(
         Scores and ids (n, k), as `Searcher.search` returns them.
     """
     if allowed_ids is None and (rerank or not searcher.stores):
-        return searcher.search(queries, k)
+        return searcher.search_vectors(queries, k)
     queries = np.ascontiguousarray(queries, np.float32)
     depth = k * searcher.copies_per_item
     results = [_search_shard(searcher, number, queries, depth, allowed_ids, rerank) for number in range(len(searcher.shards))]
+    if searcher.copies_per_item > 1:
+        results = [select_distinct_top_k(scores, ids, k, higher_is_better=searcher.higher_is_better) for scores, ids in results]
+    scores, ids = (np.concatenate(part, axis=1) for part in zip(*results, strict=True))
+    return select_top_k(scores, ids, k, higher_is_better=searcher.higher_is_better)
+
+
+def search_exhaustively(searcher: Searcher, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compare queries with every vector, as far as the index stores vectors; with every code otherwise.
+
+    For the few queries whose search of some lists, or of a graph, finds too little.
+
+    Returns:
+        Scores and ids (n, k), as `Searcher.search_vectors` returns them.
+    """
+    queries = np.ascontiguousarray(queries, np.float32)
+    depth = k * searcher.copies_per_item
+    results = [_search_whole_shard(searcher, number, queries, depth) for number in range(len(searcher.shards))]
     if searcher.copies_per_item > 1:
         results = [select_distinct_top_k(scores, ids, k, higher_is_better=searcher.higher_is_better) for scores, ids in results]
     scores, ids = (np.concatenate(part, axis=1) for part in zip(*results, strict=True))
@@ -108,6 +125,30 @@ def _search_shard(
         scores, rows = index.search(queries, depth, params=params)
     _fill_missing(exact, queries, scores, rows, allowed_rows)
     return scores, store.row_to_id[rows]
+
+
+def _search_whole_shard(searcher: Searcher, number: int, queries: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores and ids (n, depth) among all vectors of one shard."""
+    index: Any = searcher.shards[number]
+    if searcher.stores:
+        store = searcher.stores[number]
+        scores, rows = store.index.search(queries, depth)
+        return scores, store.row_to_id[rows]
+    vectors = _get_graph_vectors(index.index) if isinstance(index, faiss.IndexIDMap) else None
+    if vectors is not None:
+        scores, rows = vectors.search(queries, depth)
+        row_to_id = faiss.rev_swig_ptr(index.id_map.data(), index.ntotal)
+        return scores, np.where(rows < 0, -1, row_to_id[rows])
+    scores, ids = index.search(queries, depth, params=_make_exhaustive_params(index))
+    return scores, ids
+
+
+def _make_exhaustive_params(index: Any) -> Any:
+    """Make FAISS's parameters to visit all inverted lists; None for an index without lists."""
+    index = faiss.downcast_index(index.index if isinstance(index, faiss.IndexIDMap) else index)
+    if isinstance(index, faiss.IndexPreTransform):
+        return FAISS_UNTYPED.SearchParametersPreTransform(index_params=_make_exhaustive_params(faiss.downcast_index(index.index)))
+    return FAISS_UNTYPED.SearchParametersIVF(nprobe=index.nlist) if isinstance(index, faiss.IndexIVF) else None
 
 
 def _search_without_store(index: Any, queries: np.ndarray, depth: int, allowed_ids: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

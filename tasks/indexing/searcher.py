@@ -56,6 +56,11 @@ class Searcher:
     @property
     def items(self) -> int:
         """The number of items in all shards."""
+        return self.vectors
+
+    @property
+    def vectors(self) -> int:
+        """The number of distinct vectors in all shards."""
         return sum(int(shard.ntotal) for shard in self.shards) // self.copies_per_item
 
     @property
@@ -103,6 +108,10 @@ class Searcher:
             inner product (higher is better) or squared Euclidean distance (lower is better). Ranks beyond the last
             result have id -1.
         """
+        return self.search_vectors(queries, k)
+
+    def search_vectors(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Find the k best vectors of each query: the same as `search`, unless items have several vectors."""
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if len(queries) == 1:
             faiss.cvar.distance_compute_blas_threshold = DEFAULT_BLAS_THRESHOLD

@@ -14,13 +14,20 @@ from indexmill.storage.index_records import SearchParams, Shard
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.records import FileRef, FrozenModel, Side
 from indexmill.storage.root import Root, verify_file
+from indexmill.tasks.indexing.chunk_search import ChunkMap, ChunkSearcher
 from indexmill.tasks.indexing.reranking import VectorStore, open_store
 from indexmill.tasks.indexing.searcher import Searcher
 
 RecordT = TypeVar("RecordT", bound=FrozenModel)
 
 
-def open_searcher(shards: Sequence[Shard], resolve_path: Callable[[FileRef], Path], metric: str, params: SearchParams) -> Searcher:
+def open_searcher(
+    shards: Sequence[Shard],
+    resolve_path: Callable[[FileRef], Path],
+    metric: str,
+    params: SearchParams,
+    chunks: ChunkMap | None = None,
+) -> Searcher:
     """Open the shards as one index.
 
     Without re-ranking, inverted lists stay on disk and are paged in as they are searched. With re-ranking, codes are
@@ -31,12 +38,15 @@ def open_searcher(shards: Sequence[Shard], resolve_path: Callable[[FileRef], Pat
         resolve_path: maps a file reference to its path, in the pool or in a snapshot.
         metric: cosine, ip or l2.
         params: the search parameters.
+        chunks: the items of the shards' chunks; the searcher then returns items.
 
     Raises:
         DamagedFile: a file differs from its reference.
     """
     stores = [_open_store(shard, resolve_path, metric) for shard in shards if shard.vectors]
     indexes: list[faiss.Index] = [read_index(resolve_path(shard.index), shard.index, mapped=not stores) for shard in shards]
+    if chunks is not None:
+        return ChunkSearcher(indexes, metric, params, stores=stores, chunks=chunks)
     return Searcher(indexes, metric, params, stores=stores)
 
 

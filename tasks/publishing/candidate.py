@@ -48,12 +48,13 @@ class BuildCandidate:
 
 @dataclass(frozen=True)
 class ServedShards:
-    """The shards of both sides, the database's first, and the table of all rejects."""
+    """The shards of both sides, the database's first, the table of all rejects, and the number of items in all shards."""
 
     shards: tuple[Shard, ...]
     rejects: FileRef
+    items: int
 
     @property
-    def items(self) -> int:
-        """Number of items in all shards."""
+    def vectors(self) -> int:
+        """Number of vectors in all shards: that of the items, or of their chunks."""
         return sum(shard.count for shard in self.shards)

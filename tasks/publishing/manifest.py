@@ -7,19 +7,18 @@ from typing import Any
 
 import faiss
 
-from indexmill.storage.index_records import Shard, TrainedIndex
+from indexmill.storage.index_records import TrainedIndex
 from indexmill.storage.manifests import Manifest
-from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.records import ChunkEstimate, EmbeddingSet
 from indexmill.storage.versions import get_installed_version
+from indexmill.tasks.encoding.chunk_table import find_chunk_estimate
 from indexmill.tasks.indexing.shard_store import with_snapshot_paths
-from indexmill.tasks.publishing.candidate import BuildCandidate
+from indexmill.tasks.publishing.candidate import BuildCandidate, ServedShards
 
 RECORDED_PACKAGES = ("indexmill", "faiss-cpu", "numpy", "torch", "sentence-transformers", "pyarrow", "duckdb", "prefect", "pillow")
 
 
-def build_manifest(
-    build: BuildCandidate, served: tuple[Shard, ...], snapshot_id: str, content: str, failed_rules: tuple[str, ...]
-) -> Manifest:
+def build_manifest(build: BuildCandidate, served: ServedShards, snapshot_id: str, content: str, failed_rules: tuple[str, ...]) -> Manifest:
     """Build the manifest without its list of files. Shards are numbered in order, the database's first."""
     config, split, trained, embeddings = build.config, build.split, build.trained, build.index_embeddings
     return Manifest(
@@ -33,6 +32,8 @@ def build_manifest(
         image_root=split.image_root,
         embedding_stores=_list_embedding_stores(build.embeddings),
         fingerprint=embeddings.fingerprint,
+        query_fingerprint=embeddings.query_fingerprint,
+        prompts=embeddings.prompts,
         encoder=embeddings.encoder,
         index_modality=embeddings.modality,
         truncated=embeddings.truncated,
@@ -40,7 +41,9 @@ def build_manifest(
         factory=trained.factory,
         metric=config.index.metric,
         dim=embeddings.dim,
-        items=sum(shard.count for shard in served),
+        items=served.items,
+        vectors=served.vectors,
+        chunk_estimate=_estimate_chunks(build),
         database=embeddings.database,
         query=embeddings.query,
         rejected=build.rejected_items,
@@ -49,7 +52,7 @@ def build_manifest(
         timings=build.evaluation.timings,
         training=_describe_training(trained),
         search=build.tuned,
-        shards=tuple(with_snapshot_paths(shard, number) for number, shard in enumerate(served)),
+        shards=tuple(with_snapshot_paths(shard, number) for number, shard in enumerate(served.shards)),
         files=(),
         sources={},
         pool_files=(),
@@ -61,6 +64,15 @@ def build_manifest(
     )
 
 
+def _estimate_chunks(build: BuildCandidate) -> ChunkEstimate | None:
+    """Estimate what indexing chunks would cost, if texts were truncated; that number is known exactly."""
+    embeddings = build.index_embeddings
+    if not embeddings.truncated or embeddings.modality != "text" or embeddings.chunks:
+        return None
+    estimate = find_chunk_estimate(build.config.encoder, build.root.file(embeddings.items), temp_dir=build.root.tmp)
+    return estimate and estimate.model_copy(update={"cut": embeddings.truncated})
+
+
 def _find_parent(live: Manifest | None, snapshot_id: str) -> str | None:
     """Return the id of the live snapshot, or its parent if this is the live snapshot again."""
     if live is None:
@@ -70,8 +82,10 @@ def _find_parent(live: Manifest | None, snapshot_id: str) -> str | None:
 
 def _list_embedding_stores(embeddings: EmbeddingSet) -> dict[str, str]:
     """Map the fingerprint of each embedding store to the table of its items."""
-    captions = {embeddings.captions.fingerprint: "captions.parquet"} if embeddings.captions else {}
-    return {embeddings.fingerprint: "items.parquet"} | captions
+    if embeddings.chunks:
+        return {embeddings.store_fingerprint: "chunks.parquet"}
+    captions = {embeddings.captions.store_fingerprint: "captions.parquet"} if embeddings.captions else {}
+    return {embeddings.store_fingerprint: "items.parquet"} | captions
 
 
 def _describe_training(trained: TrainedIndex) -> dict[str, Any]:

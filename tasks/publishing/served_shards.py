@@ -14,12 +14,15 @@ from indexmill.tasks.publishing.candidate import BuildCandidate, ServedShards
 
 def build_served_shards(build: BuildCandidate) -> ServedShards:
     """Collect the database's shards, build the query side's unless only the database is served, and merge the rejects of all stages."""
-    return ServedShards((*build.shards.shards, *_build_query_shards(build)), _merge_rejects(build))
+    shards = (*build.shards.shards, *_build_query_shards(build))
+    items = build.index_embeddings
+    served_items = items.database + (items.query if any(shard.side == "query" for shard in shards) else 0)
+    return ServedShards(shards, _merge_rejects(build), items=served_items)
 
 
 def _build_query_shards(build: BuildCandidate) -> tuple[Shard, ...]:
     """Build shards of the query side, about as large as the database's."""
-    index_embeddings, config = build.index_embeddings, build.config
+    index_embeddings, config = build.index_embeddings.indexed_vectors, build.config
     if config.publish.serve == "database" or not index_embeddings.query:
         return ()
     previous = load_previous_shards(build.root, config.name, build.live, "query", config.index.shards)

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from indexmill.tasks.reports import example_queries, formats, metric_tables, svg
+from indexmill.tasks.reports.encoding_notes import list_encoding_notes
 from indexmill.tasks.reports.metric_definitions import define_metric
 from indexmill.tasks.reports.model import ReportModel
 from indexmill.tasks.reports.thumbnails import MAX_THUMBNAIL_BYTES, make_thumbnails
@@ -42,6 +43,7 @@ def _render(report: ReportModel, thumbnail_budget: int) -> str:
         "report": report,
         "build_metrics": build_metrics,
         "manifest": report.manifest,
+        "encoding_notes": list_encoding_notes(report.manifest),
         "report_data": report.report_data,
         "headlines": metric_tables.list_headline_metrics(report),
         "change_summary": metric_tables.summarize_changes(report),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from indexmill.tasks.reports import metric_tables
+from indexmill.tasks.reports.encoding_notes import list_encoding_notes
 from indexmill.tasks.reports.formats import (
     MISSING,
     clip,
@@ -113,6 +114,7 @@ def _render_items(report: ReportModel) -> Iterator[str]:
         f"- {pluralize(split['labels'], 'label', 'labels')}; {pluralize(split['leaks'], 'leaking query', 'leaking queries')}; "
         f"{pluralize(split['conflicts'], 'content group', 'content groups')} with more than one label"
     )
+    yield from (f"- {escape_markdown(note, 600)}" for note in list_encoding_notes(manifest))
 
 
 def _render_gate(report: ReportModel) -> Iterator[str]:

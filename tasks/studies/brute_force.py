@@ -5,6 +5,8 @@ from __future__ import annotations
 import faiss
 import numpy as np
 
+from indexmill.tasks.indexing.chunk_search import ChunkMap, find_best_chunks
+
 MAX_SCORES_PER_BLOCK = 1 << 24  # 64 MB of scores, and twice as much for column numbers
 
 
@@ -14,20 +16,28 @@ class BruteForce:
     A block of queries computes at most MAX_SCORES_PER_BLOCK scores, or those of one query.
     """
 
-    def __init__(self, ids: np.ndarray, database: np.ndarray, metric: int) -> None:
+    def __init__(self, ids: np.ndarray, database: np.ndarray, metric: int, chunks: ChunkMap | None = None) -> None:
         """Take the vectors.
 
         Args:
             ids: int64 (n,), ascending.
             database: float32 (n, dim), possibly memory-mapped.
             metric: A FAISS metric type.
+            chunks: The item of each vector, if items have several; `search` then returns items.
         """
-        self.ids, self.database = ids, database
+        self.ids, self.database, self.chunks = ids, database, chunks
         self.higher_is_better = metric == faiss.METRIC_INNER_PRODUCT
         self._squares = None if self.higher_is_better else np.einsum("ij,ij->i", database, database)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return scores float32 (n, k) and item ids int64 (n, k), best first, ties by ascending id; k is at most the number of items."""
+        if self.chunks is None:
+            return self._search_vectors(queries, k)
+        total, higher_is_better = len(self.ids), self.higher_is_better
+        scores, ids = find_best_chunks(self._search_vectors, self.chunks, queries, k, total, higher_is_better=higher_is_better)
+        return scores, self.chunks.find_items(ids)
+
+    def _search_vectors(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         step = max(1, MAX_SCORES_PER_BLOCK // len(self.ids))
         parts = [self._search_block(queries[start : start + step], k) for start in range(0, len(queries), step)]
         scores, rows = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))

@@ -16,8 +16,8 @@ from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
 from indexmill.tasks.evaluation.labels import ItemLabels
 from indexmill.tasks.indexing.auto_factory import TUNING_QUERIES
+from indexmill.tasks.indexing.chunk_search import exact_search_items
 from indexmill.tasks.indexing.factory import FAISS_METRICS
-from indexmill.tasks.metrics.exact_search import exact_search
 from indexmill.tasks.metrics.latency import SupportsSearch, measure_search_speed
 from indexmill.tasks.metrics.neighbors import ann_recall_at, distance_recall_at
 from indexmill.tasks.metrics.per_label import UNLABELED
@@ -113,8 +113,7 @@ def load_query_set(root: Root, config: PipelineConfig, embeddings: EmbeddingSet)
         )
     is_left_over = ~np.isin(larger_ids, ids)
     tuning_queries = larger_sample[is_left_over] if is_left_over.sum() >= MIN_TUNING_QUERIES else queries
-    with open_vectors(root, indexed, side="database") as blocks:
-        scores, exact_ids = exact_search(np.concatenate([queries, tuning_queries]), blocks, K, metric)
+    scores, exact_ids = exact_search_items(root, indexed, np.concatenate([queries, tuning_queries]), K, metric)
     labels = ItemLabels(root, embeddings, indexed)
     query_labels = labels.lookup(ids)
     label_counts = labels.count_per_label("database")[query_labels] if labels.names else 0

@@ -15,6 +15,7 @@ from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
 from indexmill.tasks.evaluation.extra_metrics import write_database_memmap
 from indexmill.tasks.indexing.auto_factory import DEFAULT_RECALL_TARGET
+from indexmill.tasks.indexing.chunk_search import load_chunk_map
 from indexmill.tasks.indexing.factory import FAISS_METRICS
 from indexmill.tasks.indexing.searcher import DEFAULT_RERANK_CANDIDATES, Searcher
 from indexmill.tasks.indexing.shard_builder import build_shards
@@ -36,7 +37,7 @@ VECTORS_FILE = "vectors.npy"  # the file of a shard that is paged in as needed, 
 class BuildStats:
     """A built index, and the cost of building it. Seconds are wall-clock, from store to finished files; bytes as in `StudyRow`."""
 
-    items: int
+    vectors: int
     factory: str
     rerank: str
     seconds: float
@@ -56,7 +57,7 @@ def run_study(root: Root, encoder: str, config: PipelineConfig, embeddings: Embe
         encode_stats: The cost of encoding them.
     """
     indexed = embeddings.for_modality(config.index.modality)
-    entries = plan_indexes(config.study, indexed.database, indexed.dim)
+    entries = plan_indexes(config.study, indexed.indexed_vectors.database, indexed.dim)
     rows = []
     with track(f"comparing indexes, {encoder}", len(entries) + 1) as advance:
         query_set = load_query_set(root, config, embeddings)
@@ -84,19 +85,20 @@ def run_study(root: Root, encoder: str, config: PipelineConfig, embeddings: Embe
 @contextmanager
 def build_study_index(root: Root, name: str, embeddings: EmbeddingSet, config: IndexConfig) -> Iterator[tuple[Searcher, BuildStats]]:
     """Build an index over the database side. Its files are deleted when the block ends."""
+    chunks, embeddings = load_chunk_map(root, embeddings), embeddings.indexed_vectors
     with root.scratch.staging() as folder:
         temporary_root = root.with_index_dir(folder)
         start, cpu_start = time.perf_counter(), time.process_time()
         trained = reuse_or_train(temporary_root, name, embeddings, config, None)
         build = build_shards(temporary_root, name, embeddings, trained, config)
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-        searcher = open_searcher(build.shards, temporary_root.file, config.metric, SearchParams(spill=trained.spill))
+        searcher = open_searcher(build.shards, temporary_root.file, config.metric, SearchParams(spill=trained.spill), chunks)
         mapped_bytes = sum(ref.size for shard in build.shards for suffix, ref in shard.vectors.items() if suffix == VECTORS_FILE)
         total_bytes = sum(ref.size for shard in build.shards for ref in (shard.index, *shard.vectors.values()))
         yield (
             searcher,
             BuildStats(
-                items=searcher.items,
+                vectors=searcher.vectors,
                 factory=trained.factory,
                 rerank=trained.rerank,
                 seconds=seconds,
@@ -110,14 +112,15 @@ def build_study_index(root: Root, name: str, embeddings: EmbeddingSet, config: I
 @contextmanager
 def build_brute_force(root: Root, embeddings: EmbeddingSet, metric: str) -> Iterator[tuple[BruteForce, BuildStats]]:
     """Prepare brute force over the database side. The vectors are memory-mapped here, but count as arrays in memory."""
+    chunks, embeddings = load_chunk_map(root, embeddings), embeddings.indexed_vectors
     with root.scratch.staging() as folder:
         start, cpu_start = time.perf_counter(), time.process_time()
         ids, database = write_database_memmap(root, embeddings, Path(folder) / VECTORS_FILE)
-        brute_force = BruteForce(ids, database, FAISS_METRICS[metric])
+        brute_force = BruteForce(ids, database, FAISS_METRICS[metric], chunks)
         yield (
             brute_force,
             BuildStats(
-                items=len(ids),
+                vectors=len(ids),
                 factory=BRUTE_FORCE,
                 rerank="none",
                 seconds=time.perf_counter() - start,
@@ -166,6 +169,6 @@ def _make_row(
         "build_cpu_seconds": stats.cpu_seconds,
         "memory_bytes": stats.memory_bytes,
         "mapped_bytes": stats.mapped_bytes,
-        "bytes_per_vector": bytes_per_vector([stats.memory_bytes], stats.items),
+        "bytes_per_vector": bytes_per_vector([stats.memory_bytes], stats.vectors),
     }
     return StudyRow.model_validate(columns)

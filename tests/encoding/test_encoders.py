@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -56,15 +55,6 @@ def test_a_text_is_truncated_exactly_when_its_tokens_do_not_fit() -> None:
     encoded = encode_items(load_encoder(load_config("demo-text").encoder), ["word " * count for count in words])
     assert encoded.truncated.tolist() == [count > 254 for count in words]
     assert compute_cosines(encoded.vectors[3:4], encoded.vectors[5:]) == pytest.approx(1)
-
-
-def test_a_default_prompt_precedes_every_text(tmp_path: Path) -> None:
-    """As in the library's own loop."""
-    folder = write_sentence_transformer_folder(tmp_path / "sentences")
-    settings = {"prompts": {"query": "search for: "}, "default_prompt_name": "query"}
-    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
-    theirs = SentenceTransformer(str(folder)).encode(SENTENCES, normalize_embeddings=True)
-    assert compute_cosines(encode_items(load_encoder(make_config(str(folder))), SENTENCES).vectors, theirs).min() > 0.9999
 
 
 def test_a_model_without_a_transformer_uses_the_librarys_loop(tmp_path: Path) -> None:

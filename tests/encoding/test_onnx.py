@@ -44,7 +44,7 @@ def prompted_config(tmp_path_factory: pytest.TempPathFactory) -> SentenceTransfo
 
 def load_and_export(config: SentenceTransformersEncoderConfig, folder: Path) -> tuple[SentenceTransformersModel, OnnxTextEncoder]:
     """A model and its export."""
-    model = SentenceTransformersModel(config, "float32")
+    model = SentenceTransformersModel(config, "float32", "query")
     prompt = model.export(folder / "graph.onnx", folder / "tokenizer.json")
     return model, OnnxTextEncoder(folder / "graph.onnx", folder / "tokenizer.json", prompt, model.dim)
 

@@ -11,7 +11,7 @@ import pytest
 
 from indexmill.configs.loading import load_config
 from indexmill.flows.cli.render_study import print_study
-from indexmill.flows.study_index import get_encoder_name
+from indexmill.flows.study_index import _split_by_encoder, get_encoder_name
 from indexmill.storage.errors import InputError
 from indexmill.tasks.metrics import latency
 from indexmill.tasks.studies.results import StudyRow
@@ -171,3 +171,12 @@ def test_an_unknown_key_inside_a_list_or_mapping_is_reported_with_the_nearest_va
         load_config("demo-text", ["study.encoders={one: {kind: timm, model: m, modle: n}}"])
     with pytest.raises(InputError, match="did you mean nprobe"):
         load_config("demo-text", ["study.indexes=[{factory: Flat, nprobes: [1]}]"])
+
+
+def test_dimensions_are_compared_for_every_encoder() -> None:
+    """One entry per encoder and number of dimensions, which differ in nothing else."""
+    config = load_config("demo-text", ["study.dimensions=[64, 128]"])
+    pipelines = _split_by_encoder(config)
+    assert list(pipelines) == [f"{get_encoder_name(config.encoder)}, {dimensions} dimensions" for dimensions in (64, 128)]
+    assert [pipeline.encoder.dimensions for pipeline in pipelines.values()] == [64, 128]
+    assert all(pipeline.encoder.model_copy(update={"dimensions": None}) == config.encoder for pipeline in pipelines.values())

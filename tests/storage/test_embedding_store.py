@@ -8,10 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from indexmill.storage import parquet
 from indexmill.storage.digests import content_digest
-from indexmill.storage.embedding_store import REJECTED_SCHEMA, EmbeddingStore, open_vectors
+from indexmill.storage.embedding_store import REJECTED_SCHEMA, EmbeddingStore, open_vectors, shorten_vectors
 from indexmill.storage.errors import DamagedFile
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
@@ -170,3 +172,18 @@ def test_float16_parts_take_half_the_space_and_are_read_as_float32(root: Root) -
         rtol, atol = (0, 0) if storage_dtype == "float32" else (2**-10, 1e-7)
         np.testing.assert_allclose(stored, vectors, rtol=rtol, atol=atol)
     assert sizes["float16"] < 0.6 * sizes["float32"]
+
+
+@settings(deadline=None)  # the first example imports torch
+@given(rows=st.integers(0, 5), dim=st.integers(1, 9), whole=st.integers(9, 12), seed=st.integers(0, 99), normalize=st.booleans())
+def test_shorter_vectors_are_those_of_the_library(rows: int, dim: int, whole: int, seed: int, normalize: bool) -> None:
+    """Truncated and normalized by sentence-transformers; that ours were normalized before changes nothing."""
+    import torch
+    from sentence_transformers.util import truncate_embeddings
+
+    vectors = np.random.default_rng(seed).normal(size=(rows, whole)).astype(np.float32)
+    theirs = truncate_embeddings(torch.tensor(vectors), dim)
+    if normalize:
+        theirs = torch.nn.functional.normalize(theirs, dim=1)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert shorten_vectors(vectors, dim, normalize=normalize) == pytest.approx(theirs.numpy(), abs=1e-6)
