@@ -67,6 +67,11 @@ TASK_POLICIES = {
         version=2,
         libraries=("faiss-cpu",),
     ),
+    "queries": StagePolicy(
+        cache_inputs=("split", "config", "revision"),
+        libraries=("faiss-cpu", "pillow", "ImageHash"),
+        retry=NETWORK_RETRY,
+    ),
     "encode": StagePolicy(
         cache_inputs=("split", "config", "identity", "max_reject_fraction"),
         version=2,
