@@ -92,11 +92,14 @@ def _collect_snapshots(snapshots: Snapshots, *, dry_run: bool) -> list[Garbage]:
 
 def _list_tables(snapshots: Snapshots, fingerprint: str, expired_ids: set[str]) -> list[Path]:
     """List the tables of kept snapshots whose contents have vectors in this store."""
-    return [
-        snapshots.get_path(snapshot_id) / table
-        for snapshot_id in snapshots.list_ids()
-        if snapshot_id not in expired_ids and (table := snapshots.read_manifest(snapshot_id).embedding_stores.get(fingerprint))
-    ]
+    tables = []
+    for snapshot_id in snapshots.list_ids():
+        if snapshot_id in expired_ids:
+            continue
+        manifest = snapshots.read_manifest(snapshot_id)
+        names = [manifest.embedding_stores.get(fingerprint), *manifest.query_stores.get(fingerprint, ())]
+        tables += [snapshots.get_path(snapshot_id) / name for name in names if name]
+    return tables
 
 
 def _collect_vectors(root: Root, folder: Path, tables: list[Path], cutoff: float, *, dry_run: bool) -> Iterator[Garbage]:

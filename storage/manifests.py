@@ -40,6 +40,11 @@ class Manifest(FrozenModel):
     embedding_stores: dict[str, RelativePath] = Field(
         description="fingerprint -> the snapshot's table of the contents that this embedding store has vectors of"
     )
+    query_stores: dict[str, tuple[RelativePath, ...]] = Field(
+        default_factory=dict,
+        exclude_if=lambda stores: not stores,
+        description="fingerprint -> the snapshot's tables of queries of one's own that this embedding store has vectors of",
+    )
     fingerprint: str = Field(description="the encoder's fingerprint")
     encoder: dict[str, Any]
     truncated: int = Field(description="items of which the encoder saw only the beginning")

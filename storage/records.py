@@ -106,6 +106,9 @@ class SplitDataset(Record):
     by_label: FileRef = Field(description="a table of the items per label on either side")
     pairs: FileRef | None
     query_tables: tuple[QueryTable, ...] = Field(default=(), exclude_if=lambda tables: not tables, description="queries of one's own")
+    items_digest: str | None = Field(
+        default=None, exclude_if=lambda digest: digest is None, description="the digest without `query_tables`; None without any"
+    )
 
 
 class EmbeddingSet(Record):
@@ -163,6 +166,10 @@ class EncodedQueries(FrozenModel):
     judgements: FileRef | None
     is_pairs: bool = Field(default=False, description="made from the images and captions of the data set")
     counts: dict[str, int]
+
+    def name_file(self, stem: str) -> str:
+        """Return the name of one of the set's files in a snapshot: `queries.parquet`, or with the set's name `queries-NAME.parquet`."""
+        return f"{stem}-{self.name}.parquet" if self.name else f"{stem}.parquet"
 
 
 class Evaluation(Record):

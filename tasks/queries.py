@@ -19,13 +19,16 @@ from indexmill.storage.errors import InputError
 from indexmill.storage.records import Modality, QueryTable, SplitDataset
 from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item
+from indexmill.tasks.sources.judgements import write_judgements
 from indexmill.tasks.sources.query_files import QuerySource, open_query_sources
 from indexmill.tasks.stage_policy import get_task_options
-from indexmill.tasks.validation.judgements import match_judgements, write_raw_judgements
+from indexmill.tasks.validation.judgements import match_judgements
 from indexmill.tasks.validation.near_duplicates import LEAKS_SCHEMA, find_leaks
 from indexmill.tasks.validation.pair_queries import write_caption_queries, write_image_queries
 from indexmill.tasks.validation.query_checks import LISTED_SCHEMA, QUERIES_SCHEMA, check_queries
 from indexmill.tasks.validation.text_normalization import normalize_text
+
+TABLES = ("queries", "rejects", "judgements")
 
 
 def read_query_revision(config: OwnQueriesConfig, root: Root) -> str:
@@ -46,55 +49,79 @@ def read_queries(root: Root, split: SplitDataset, config: OwnQueriesConfig, revi
     Raises:
         InputError: A file is malformed, two queries have the same id, no query can be used, or no judgement names a query and an item.
     """
-    reader = QueryReader(root, split, config)
-    if config.dataset.queries == "pairs":
-        tables = [reader.write_pairs()]
-        tables += [reader.write_set(name, source) for name, source in open_query_sources(config, root).items() if name]
-    else:
-        tables = [reader.write_set(name, source) for name, source in open_query_sources(config, root).items()]
-    digest = json_digest([split.digest, [_describe_table(table) for table in tables]])
-    refs = [ref for table in tables for ref in (table.table, table.rejects, table.judgements) if ref]
-    record = split.model_copy(update={"digest": digest, "files": (*split.files, *refs), "query_tables": tuple(tables)})
-    root.write_record(root.dataset(split.name, "queries", digest) / "manifest.json", record)
+    sources = open_query_sources(config, root)
+    with root.scratch.staging() as staging:
+        reader = QueryReader(root, split, config, staging)
+        written = [reader.write_pairs()] if config.dataset.queries == "pairs" else []
+        written += [reader.write_set(name, source) for name, source in sources.items()]
+        digest = json_digest([split.digest, [query_set.describe() for query_set in written]])
+        folder = root.dataset(split.name, "queries", digest)
+        tables = tuple(_commit_set(root, query_set, folder) for query_set in written)
+    refs = tuple(ref for table in tables for ref in (table.table, table.rejects, table.judgements) if ref)
+    update = {"digest": digest, "files": (*split.files, *refs), "query_tables": tables, "items_digest": split.digest}
+    record = split.model_copy(update=update)
+    root.write_record(folder / "manifest.json", record)
     return record
 
 
 @dataclass(frozen=True)
+class WrittenSet:
+    """One set of queries in a folder of its own: queries.parquet, rejects.parquet and, if there are any, judgements.parquet."""
+
+    name: str
+    folder: Path
+    modality: Modality
+    image_root: str | None
+    counts: dict[str, int]
+    is_pairs: bool = False
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files that exist, by their names without the ending."""
+        return {stem: path for stem in TABLES if (path := self.folder / f"{stem}.parquet").exists()}
+
+    def describe(self) -> list[Any]:
+        """Everything that identifies the set, for the digest of the record."""
+        contents = {stem: parquet.compute_digest(path) for stem, path in self.files.items()}
+        return [self.name, self.modality, self.image_root, self.counts, self.is_pairs, contents]
+
+
+@dataclass(frozen=True)
 class QueryReader:
-    """Writes the tables of one set of queries after another. The attributes are the arguments of `read_queries`."""
+    """Writes the tables of one set of queries after another, each in a folder below `staging`."""
 
     root: Root
     split: SplitDataset
     config: OwnQueriesConfig
+    staging: Path
 
-    def write_set(self, name: str, source: QuerySource) -> QueryTable:
+    def write_set(self, name: str, source: QuerySource) -> WrittenSet:
         """Write the queries of a source, and the judgements that name them."""
-        setting = f"evaluation.sets.{name}" if name else "dataset"
-        with self.root.scratch.staging() as staging:
-            listed, raw = staging / "listed.parquet", staging / "raw.parquet"
-            read = parquet.write_parquet(listed, LISTED_SCHEMA, _iterate_queries(name, source.queries()))
-            self._check_ids(listed, f"{setting}.queries")
-            judged = write_raw_judgements(raw, source.judgements())
-            if source.has_judgements and not judged:
-                raise _build_empty_error(f"{setting}.judgements", "judgement")
-            unjudged = self._count_unjudged(listed, raw) if source.has_judgements else 0
-            if source.judged_only:
-                listed = self._drop_unjudged(listed, raw, staging)
-            image_root = str(source.image_root) if source.image_root else None
-            usable = self._check(listed, staging, source.modality, image_root, f"{setting}.queries")
-            counts = {"queries_read": read, "queries_unjudged": unjudged}
-            if source.has_judgements:
-                counts |= match_judgements(
-                    raw,
-                    staging / "queries.parquet",
-                    self.root.file(self.split.table),
-                    staging / "judgements.parquet",
-                    where=f"{setting}.judgements",
-                    temp_dir=self.root.tmp,
-                )
-            return self._commit(name, staging, source.modality, image_root, counts | usable)
+        setting, staging = f"evaluation.sets.{name}" if name else "dataset", self._make_folder(name)
+        listed, raw = staging / "listed.parquet", staging / "raw.parquet"
+        read = parquet.write_parquet(listed, LISTED_SCHEMA, _iterate_queries(name, source.queries()))
+        self._check_ids(listed, f"{setting}.queries")
+        judged = write_judgements(raw, source.judgements())
+        if source.has_judgements and not judged:
+            raise _build_empty_error(f"{setting}.judgements", "judgement")
+        unjudged = self._count_unjudged(listed, raw) if source.has_judgements else 0
+        if source.judged_only and unjudged < read:  # if no id matches, `match_judgements` says so
+            listed = self._drop_unjudged(listed, raw, staging)
+        image_root = str(source.image_root) if source.image_root else None
+        usable = self._check(listed, staging, source.modality, image_root, f"{setting}.queries")
+        counts = {"queries_read": read, "queries_unjudged": unjudged}
+        if source.has_judgements:
+            counts |= match_judgements(
+                raw,
+                staging / "queries.parquet",
+                self.root.file(self.split.table),
+                staging / "judgements.parquet",
+                where=f"{setting}.judgements",
+                temp_dir=self.root.tmp,
+            )
+        return WrittenSet(name, staging, source.modality, image_root, counts | usable)
 
-    def write_pairs(self) -> QueryTable:
+    def write_pairs(self) -> WrittenSet:
         """Write the captions as queries for their images, or with an index of captions the images as queries for them."""
         if self.split.modality != "image":
             raise InputError(
@@ -106,14 +133,18 @@ class QueryReader:
             )
         modality: Modality = "image" if self.config.modality == "text" else "text"
         write = write_image_queries if modality == "image" else write_caption_queries
-        with self.root.scratch.staging() as staging:
-            read = write(self.root.file(self.split.table), staging, temp_dir=self.root.tmp)
-            if not read:
-                raise _build_empty_error("dataset.queries = pairs", "caption")
-            image_root = self.split.image_root if modality == "image" else None
-            usable = self._check(staging / "listed.parquet", staging, modality, image_root, "dataset.queries")
-            table = self._commit("", staging, modality, image_root, {"queries_read": read, "queries_unjudged": 0} | usable)
-            return table.model_copy(update={"is_pairs": True})
+        staging = self._make_folder("")
+        read = write(self.root.file(self.split.table), staging, temp_dir=self.root.tmp)
+        if not read:
+            raise _build_empty_error("dataset.queries = pairs", "caption")
+        image_root = self.split.image_root if modality == "image" else None
+        usable = self._check(staging / "listed.parquet", staging, modality, image_root, "dataset.queries")
+        return WrittenSet("", staging, modality, image_root, {"queries_read": read, "queries_unjudged": 0} | usable, is_pairs=True)
+
+    def _make_folder(self, name: str) -> Path:
+        folder = self.staging / (name or "_main")  # no set can have this name
+        folder.mkdir()
+        return folder
 
     def _check_ids(self, listed: Path, setting: str) -> None:
         sql = f"SELECT key, count(*) FROM {parquet.scan_sql(listed)} GROUP BY item_id, key HAVING count(*) > 1 ORDER BY 1 LIMIT 1"
@@ -167,27 +198,25 @@ class QueryReader:
         parquet.copy_query(f"SELECT {columns} FROM {items} UNION ALL SELECT {columns} FROM {queries}", both, temp_dir=self.root.tmp)
         find_leaks(self.root, both, leaks, groups_are_hashes=is_image, max_distance=self.config.leak_distance)
 
-    def _commit(self, name: str, staging: Path, modality: Modality, image_root: str | None, counts: dict[str, int]) -> QueryTable:
-        files = {stem: path for stem in ("queries", "rejects", "judgements") if (path := staging / f"{stem}.parquet").exists()}
-        contents = {stem: parquet.compute_digest(path) for stem, path in files.items()}
-        folder = self.root.dataset(self.split.name, "queries", json_digest([name, image_root, contents]))
-        for path in files.values():
-            commit(path, folder / path.name)
-        refs = {stem: self.root.make_ref(folder / path.name) for stem, path in files.items()}
-        return QueryTable(
-            name=name,
-            modality=modality,
-            image_root=image_root,
-            table=refs["queries"],
-            judgements=refs.get("judgements"),
-            rejects=refs["rejects"],
-            counts=counts,
-        )
 
-
-def _describe_table(table: QueryTable) -> list[Any]:
-    judgements = table.judgements and table.judgements.sha256
-    return [table.name, table.modality, table.image_root, table.table.sha256, judgements, table.rejects.sha256, table.counts]
+def _commit_set(root: Root, query_set: WrittenSet, folder: Path) -> QueryTable:
+    """Move the files of a set into the folder of all sets; those of a further set carry its name."""
+    suffix = f"-{query_set.name}" if query_set.name else ""
+    refs = {}
+    for stem, path in query_set.files.items():
+        target = folder / f"{stem}{suffix}.parquet"
+        commit(path, target)
+        refs[stem] = root.make_ref(target)
+    return QueryTable(
+        name=query_set.name,
+        modality=query_set.modality,
+        image_root=query_set.image_root,
+        table=refs["queries"],
+        judgements=refs.get("judgements"),
+        rejects=refs["rejects"],
+        is_pairs=query_set.is_pairs,
+        counts=query_set.counts,
+    )
 
 
 def _iterate_queries(set_name: str, queries: Iterable[Item]) -> Iterator[pa.RecordBatch]:

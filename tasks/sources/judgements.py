@@ -7,17 +7,22 @@ Formats: TREC's qrels (`query iteration document grade`, separated by spaces or 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import pyarrow as pa
+
+from indexmill.storage import parquet
+from indexmill.storage.digests import item_id
 from indexmill.storage.errors import InputError
 from indexmill.tasks.sources.table_reader import TableFormat, read_text_rows, require_columns
 
 BEIR_COLUMNS = ("query-id", "corpus-id", "score")
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 MAX_GRADE = 1_000_000
+JUDGEMENTS_SCHEMA = pa.schema({"query": pa.string(), "item": pa.string(), "grade": pa.int64(), "item_id": pa.int64()})
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,21 @@ def read_judgements(path: Path, temp_dir: Path) -> Iterator[Judgement]:
     rows = _read_table(path, temp_dir) if name.endswith(TABLE_SUFFIXES) else _read_lines(path)
     for place, query, item, grade in rows:
         yield Judgement(query, item, _parse_grade(grade, f"{path}, {place}"))
+
+
+def write_judgements(path: Path, judgements: Iterable[Judgement]) -> int:
+    """Write judgements as a table (JUDGEMENTS_SCHEMA), with the id of the item that each names. Returns their number."""
+    return parquet.write_parquet(path, JUDGEMENTS_SCHEMA, _iterate_batches(judgements))
+
+
+def _iterate_batches(judgements: Iterable[Judgement]) -> Iterator[pa.RecordBatch]:
+    remaining = iter(judgements)
+    while batch := list(itertools.islice(remaining, parquet.BATCH_ROWS)):
+        rows = [
+            {"query": judgement.query, "item": judgement.item, "grade": judgement.grade, "item_id": item_id(judgement.item)}
+            for judgement in batch
+        ]
+        yield pa.RecordBatch.from_pylist(rows, schema=JUDGEMENTS_SCHEMA)
 
 
 def _read_table(path: Path, temp_dir: Path) -> Iterator[tuple[str, str, str, str]]:

@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 
-import pyarrow as pa
-
 from indexmill.storage import parquet
-from indexmill.storage.digests import item_id
 from indexmill.storage.errors import InputError
-from indexmill.tasks.sources.judgements import Judgement
-
-RAW_SCHEMA = pa.schema({"query": pa.string(), "item": pa.string(), "grade": pa.int64(), "item_id": pa.int64()})
-
-
-def write_raw_judgements(path: Path, judgements: Iterable[Judgement]) -> int:
-    """Write judgements as they are, with the id of the item that each names. Returns their number."""
-    return parquet.write_parquet(path, RAW_SCHEMA, _iterate_batches(judgements))
 
 
 def match_judgements(raw: Path, queries: Path, items: Path, target: Path, *, where: str, temp_dir: Path) -> dict[str, int]:
@@ -27,7 +14,7 @@ def match_judgements(raw: Path, queries: Path, items: Path, target: Path, *, whe
     A judgement of an item that the data set lacks is kept: the item counts as relevant and not found, as in trec_eval.
 
     Args:
-        raw: From `write_raw_judgements`.
+        raw: A table with the columns query, item, grade and item_id, as `tasks.sources.judgements` writes it.
         queries: A table with the columns item_id and key, the usable queries.
         items: The table of the items.
         target: The Parquet file to write.
@@ -73,18 +60,6 @@ def match_judgements(raw: Path, queries: Path, items: Path, target: Path, *, whe
         "judgements_negative": int(negative),
         "judgements_repeated": int(repeated),
     }
-
-
-def _iterate_batches(judgements: Iterable[Judgement]) -> Iterator[pa.RecordBatch]:
-    remaining = iter(judgements)
-    while batch := list(islice(remaining, parquet.BATCH_ROWS)):
-        columns = [
-            pa.array([judgement.query for judgement in batch], pa.string()),
-            pa.array([judgement.item for judgement in batch], pa.string()),
-            pa.array([judgement.grade for judgement in batch], pa.int64()),
-            pa.array([item_id(judgement.item) for judgement in batch], pa.int64()),
-        ]
-        yield pa.RecordBatch.from_arrays(columns, schema=RAW_SCHEMA)
 
 
 def _build_mismatch_error(raw: str, queries: str, items: str, is_query: bool, where: str, temp_dir: Path) -> InputError:
