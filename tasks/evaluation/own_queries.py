@@ -79,7 +79,9 @@ def order_ties(run: RetrievalRun, names: dict[int, str]) -> RetrievalRun:
     ranks[order] = np.arange(len(tied_ids))
     positions = np.minimum(np.searchsorted(tied_ids, run.retrieved), len(tied_ids) - 1)
     name_ranks = np.where(tied_ids[positions] == run.retrieved, ranks[positions], -1)
-    groups = np.cumsum(np.diff(run.scores, axis=1, prepend=run.scores[:, :1]) != 0, axis=1)
+    is_new_score = np.zeros(run.scores.shape, bool)
+    is_new_score[:, 1:] = run.scores[:, 1:] != run.scores[:, :-1]
+    groups = np.cumsum(is_new_score, axis=1)
     columns = np.lexsort((-name_ranks, groups), axis=1)
     return replace(run, retrieved=np.take_along_axis(run.retrieved, columns, axis=1))
 

@@ -93,7 +93,7 @@ def _render_query_sets(report: ReportModel) -> Iterator[str]:
         yield f"- {escape_markdown(query_set.name or 'main set')}: {', '.join(counted)}" + "".join(f"; {note}" for note in query_set.notes)
     rows = [
         (
-            escape_markdown(row.definition.label),
+            row.definition.label,
             format_number(row.value),
             f"{format_number(row.interval[0])} to {format_number(row.interval[1])}" if row.interval else MISSING,
             str(row.change) if row.change else MISSING,
