@@ -52,8 +52,8 @@ def read_judgements(path: Path, temp_dir: Path) -> Iterator[Judgement]:
     """
     name = path.name.removesuffix(".gz")
     rows = _read_table(path, temp_dir) if name.endswith(TABLE_SUFFIXES) else _read_lines(path)
-    for place, query, item, grade in rows:
-        yield Judgement(query, item, _parse_grade(grade, f"{path}, {place}"))
+    for position, query, item, grade in rows:
+        yield Judgement(query, item, _parse_grade(grade, f"{path}, {position}"))
 
 
 def write_judgements(path: Path, judgements: Iterable[Judgement]) -> int:

@@ -22,7 +22,11 @@ from indexmill.tasks.sources.judgements import Judgement
 from tests.sources.fake_hub import FakeHub
 from tests.sources.hub_datasets import FAST_RETRY, open_fake_hub
 
-CORPUS = [{"_id": "1", "title": "wings", "text": "lift and drag"}, {"_id": "2", "title": "", "text": "heat"}, {"_id": "3", "title": "", "text": ""}]  # fmt: skip
+CORPUS = [
+    {"_id": "1", "title": "wings", "text": "lift and drag"},
+    {"_id": "2", "title": "", "text": "heat"},
+    {"_id": "3", "title": "", "text": ""},
+]
 QUERIES = [{"_id": "1", "text": "what is lift"}, {"_id": "2", "text": "of another split"}]
 QRELS = {"test": "query-id\tcorpus-id\tscore\n1\t1\t2\n", "dev": "query-id\tcorpus-id\tscore\n2\t2\t1\n"}
 ITEMS = [Item(key="1", text="wings lift and drag"), Item(key="2", text="heat"), Item(key="3", text="")]

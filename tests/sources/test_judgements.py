@@ -11,6 +11,8 @@ import pytest
 from indexmill.storage.errors import InputError
 from indexmill.tasks.sources.judgements import Judgement, read_judgements
 
+ROWS = [("q1", "a", 2), ("q1", "b", 0), (7, "a", -1)]
+JSON_LINES = "".join(f'{{"query-id": "{query}", "corpus-id": "{item}", "score": {grade}}}\n' for query, item, grade in ROWS)
 EXPECTED = [Judgement("q1", "a", 2), Judgement("q1", "b", 0), Judgement("7", "a", -1)]
 
 
@@ -26,10 +28,10 @@ def read(path: Path) -> list[Judgement]:
         ("test.tsv", "query-id\tcorpus-id\tscore\nq1\ta\t2\nq1\tb\t0\n7\ta\t-1\n"),
         ("test.tsv", "\ufeffq1\ta\t2\nq1\tb\t0\n7\ta\t-1\n"),
         ("test.csv", "query-id,corpus-id,score\nq1,a,2\nq1,b,0\n7,a,-1\n"),
-        ("test.jsonl", "".join(f'{{"query-id": "{q}", "corpus-id": "{i}", "score": {g}}}\n' for q, i, g in [("q1", "a", 2), ("q1", "b", 0), (7, "a", -1)])),
+        ("test.jsonl", JSON_LINES),
     ],
     ids=["trec", "trec with tabs", "beir", "beir without a header", "csv", "jsonl"],
-)  # fmt: skip
+)
 def test_every_format_gives_the_same_judgements(tmp_path: Path, name: str, text: str) -> None:
     """Spaces or tabs, with and without a header, with a byte-order mark, and as tables."""
     (tmp_path / name).write_text(text, encoding="utf-8")
