@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from indexmill.storage.records import FrozenModel
 
@@ -22,8 +22,41 @@ class ChunkConfig(FrozenModel):
         return self
 
 
+class QueriesConfig(FrozenModel):
+    """A table of queries of your own: Parquet, CSV with a header, or JSON lines, by the ending of its name."""
+
+    path: str = Field(
+        pattern=r"\.(parquet|csv|jsonl)$", description="the file: .parquet, .csv or .jsonl; relative to the working directory"
+    )
+    id_column: str = Field(default="id", description="column of unique query ids, which the judgements name")
+    text_column: str = Field(default="text", description="column of texts, unless image_column is set")
+    image_column: str | None = Field(
+        default=None, description="column of images; with it the queries are images, and paths are relative to the table's folder"
+    )
+
+
+def _read_path_alone(value: Any) -> Any:
+    """Read `queries: FILE` as `queries: {path: FILE}`."""
+    return {"path": value} if isinstance(value, str) and value != "pairs" else value
+
+
+Queries = Annotated[Literal["pairs"] | QueriesConfig, BeforeValidator(_read_path_alone)]
+
+
 class BaseDatasetConfig(FrozenModel):
     """Settings of every source."""
+
+    queries: Queries | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="queries of your own, a file or a section, instead of held-out items; `pairs`: every caption is a query for its"
+        " image, or with index.modality text every image for its captions",
+    )
+    judgements: str | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="graded relevance of items (by key) to those queries (by id): a file in TREC's qrels format, or BEIR's .tsv",
+    )
 
     exclude_labels: tuple[str, ...] = Field(default=(), description="leave out the items with these labels")
     limit: int | None = Field(
@@ -35,6 +68,17 @@ class BaseDatasetConfig(FrozenModel):
         exclude_if=lambda value: value is None,
         description="divide texts for the index into chunks of at most this many tokens; searches still return items",
     )
+
+    @property
+    def has_own_queries(self) -> bool:
+        """Whether the data set brings queries, so that no item is held out."""
+        return self.queries is not None
+
+    @model_validator(mode="after")
+    def _require_queries_of_judgements(self) -> BaseDatasetConfig:
+        if self.judgements is not None and not isinstance(self.queries, QueriesConfig):
+            raise ValueError("dataset.queries as a file, because dataset.judgements names its ids")
+        return self
 
 
 class StdlibDatasetConfig(BaseDatasetConfig):
@@ -146,6 +190,39 @@ class TableDatasetConfig(ColumnsConfig):
     path: str = Field(description="the file, or a pattern such as data/*.parquet")
 
 
+class BeirDatasetConfig(BaseDatasetConfig):
+    """A retrieval data set in BEIR's layout: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, on disk or on the Hugging Face Hub.
+
+    The text of an item is its title and its text, joined by a space. The queries are those that the split judges.
+    """
+
+    source: Literal["beir"]
+    path: str | None = Field(default=None, description="the folder with corpus.jsonl, or Parquet files in folders of these names")
+    id: str | None = Field(
+        default=None, pattern=r"^[\w.-]+/[\w.-]+$", description="instead of path: the data set's id on the hub, as in BeIR/scifact"
+    )
+    qrels_id: str | None = Field(
+        default=None,
+        pattern=r"^[\w.-]+/[\w.-]+$",
+        description="the hub's data set with the judgements; by default ID-qrels for BeIR/…, else the same",
+    )
+    revision: str = Field(default="main", description="branch, tag or commit on the hub")
+    split: SplitName = Field(default="test", description="the judgements to read, qrels/SPLIT")
+
+    @property
+    def has_own_queries(self) -> bool:
+        """Always true."""
+        return True
+
+    @model_validator(mode="after")
+    def _require_one_place(self) -> BeirDatasetConfig:
+        if (self.path is None) == (self.id is None):
+            raise ValueError("dataset.path or dataset.id, one of the two")
+        if self.queries is not None:
+            raise ValueError("no dataset.queries: a BEIR data set brings its own; evaluation.sets adds others")
+        return self
+
+
 DatasetConfig = Annotated[
     StdlibDatasetConfig
     | FolderDatasetConfig
@@ -153,6 +230,7 @@ DatasetConfig = Annotated[
     | HuggingFaceDatasetConfig
     | TinyImagenetDatasetConfig
     | StsDatasetConfig
-    | TableDatasetConfig,
+    | TableDatasetConfig
+    | BeirDatasetConfig,
     Field(discriminator="source"),
 ]

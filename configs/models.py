@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ByteSize, Field, field_validator, model_validator
 
-from indexmill.configs.datasets import DatasetConfig
+from indexmill.configs.datasets import BeirDatasetConfig, DatasetConfig, Queries, SplitName
 from indexmill.configs.encoders import EncoderConfig
 from indexmill.storage.records import FrozenModel, Rerank
 
@@ -96,6 +96,23 @@ class IndexConfig(FrozenModel):
     seed: int = Field(default=0, description="seed of training and of samples")
 
 
+class QuerySetConfig(FrozenModel):
+    """Further queries or judgements, reported and gated by the name of the set. What is not given is that of `dataset`."""
+
+    queries: Queries | None = Field(default=None, description="as dataset.queries")
+    judgements: str | None = Field(default=None, description="as dataset.judgements")
+    split: SplitName | None = Field(default=None, description="for source `beir`: another split's judgements")
+
+    @model_validator(mode="after")
+    def _require_difference(self) -> QuerySetConfig:
+        if not (self.queries or self.judgements or self.split):
+            raise ValueError("queries, judgements or split")
+        return self
+
+
+QuerySetName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,30}$")]
+
+
 class EvaluationConfig(FrozenModel):
     """What is measured, and with how many queries."""
 
@@ -116,6 +133,11 @@ class EvaluationConfig(FrozenModel):
         default=20, ge=0, description="approximate time for t-SNE, which determines the number of points; 0: no projection"
     )
     trec: bool = Field(default=False, description="also write the run and its qrels in trec_eval's format")
+    sets: dict[QuerySetName, QuerySetConfig] = Field(
+        default_factory=dict,
+        exclude_if=lambda value: not value,
+        description="name -> further queries or judgements, besides dataset.queries; their metrics are named NAME/METRIC",
+    )
 
     @field_validator("k")
     @classmethod
@@ -185,6 +207,31 @@ class StudyConfig(FrozenModel):
     )
 
 
+class OwnQueriesConfig(FrozenModel):
+    """What the queries of a pipeline are read by: the input of the stage `queries`."""
+
+    dataset: DatasetConfig
+    sets: dict[str, QuerySetConfig]
+    modality: Literal["image", "text"] | None
+    limits: ValidateConfig
+    leaks: Literal["exclude", "keep"]
+    leak_distance: int
+
+    @property
+    def by_name(self) -> dict[str, QuerySetConfig]:
+        """All sets, each complete; the name of the main one is empty. Queries that source `beir` brings are None."""
+        main_split = self.dataset.split if isinstance(self.dataset, BeirDatasetConfig) else None
+        main = QuerySetConfig.model_construct(queries=self.dataset.queries, judgements=self.dataset.judgements, split=main_split)
+        return {"": main} | {
+            name: QuerySetConfig.model_construct(
+                queries=entry.queries or main.queries,
+                judgements=entry.judgements or (None if entry.queries or entry.split else main.judgements),
+                split=None if entry.queries or entry.judgements else entry.split or main.split,
+            )
+            for name, entry in self.sets.items()
+        }
+
+
 class PipelineConfig(FrozenModel):
     """One pipeline, which builds one index."""
 
@@ -198,6 +245,52 @@ class PipelineConfig(FrozenModel):
     evaluation: EvaluationConfig = EvaluationConfig()
     publish: PublishConfig = PublishConfig()
     study: StudyConfig = StudyConfig()
+
+    @property
+    def own_queries(self) -> OwnQueriesConfig | None:
+        """How the pipeline's own queries are read; None if items are held out instead."""
+        if not self.dataset.has_own_queries:
+            return None
+        return OwnQueriesConfig(
+            dataset=self.dataset,
+            sets=self.evaluation.sets,
+            modality=self.index.modality,
+            limits=self.validate_,
+            leaks=self.split.leaks,
+            leak_distance=self.split.leak_distance,
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hold_nothing_out_beside_own_queries(cls, values: Any) -> Any:
+        """With queries of one's own, the defaults of the split are that no item is held out and that no leaks are looked for."""
+        dataset = values.get("dataset") if isinstance(values, dict) else None
+        split = values.get("split", {}) if isinstance(values, dict) else None
+        if not isinstance(dataset, dict) or not isinstance(split, dict):
+            return values
+        if dataset.get("queries") is None and dataset.get("source") != "beir":
+            return values
+        return {**values, "split": {"mode": "none", "leaks": "keep", **split}}
+
+    @model_validator(mode="after")
+    def _require_one_kind_of_queries(self) -> PipelineConfig:
+        if not self.dataset.has_own_queries:
+            if self.evaluation.sets:
+                raise ValueError("dataset.queries, or source beir, besides evaluation.sets")
+            return self
+        if self.split.mode != "none":
+            raise ValueError("split.mode: none, because the queries of dataset.queries are measured, and no item is held out")
+        if self.evaluation.query_modality:
+            raise ValueError("no evaluation.query_modality: dataset.queries decides the modality")
+        if self.evaluation.relevance_threshold is not None:
+            raise ValueError("no evaluation.relevance_threshold: judgements decide relevance")
+        is_beir = isinstance(self.dataset, BeirDatasetConfig)
+        for name, entry in self.evaluation.sets.items():
+            if entry.split and not is_beir:
+                raise ValueError(f"no evaluation.sets.{name}.split: only source beir has splits of judgements")
+            if entry.queries == "pairs":
+                raise ValueError(f"a file in evaluation.sets.{name}.queries; pairs can only be the main set, dataset.queries")
+        return self
 
     @model_validator(mode="after")
     def _require_normalized_vectors_for_cosine(self) -> PipelineConfig:

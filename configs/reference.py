@@ -33,17 +33,19 @@ TYPE_NAMES: dict[Any, str] = {
 
 def render_reference() -> str:
     """The Markdown page."""
-    parts = [HEADER, *_render_section("pipeline", PipelineConfig)]
+    described: set[type[BaseModel]] = set()
+    parts = [HEADER, *_render_section("pipeline", PipelineConfig, described)]
     for name, field in PipelineConfig.model_fields.items():
         section = field.alias or name
         for model in _find_models(field.annotation):
             tag = _get_tag(model)
-            parts += _render_section(f"{section}, {tag[0]}: {tag[1]}" if tag else section, model)
+            parts += _render_section(f"{section}, {tag[0]}: {tag[1]}" if tag else section, model, described)
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _render_section(title: str, model: type[BaseModel]) -> Iterator[str]:
-    """One section: its meaning, a table of its keys, and the sections inside it."""
+def _render_section(title: str, model: type[BaseModel], described: set[type[BaseModel]]) -> Iterator[str]:
+    """One section: its meaning, a table of its keys, and the sections inside it, unless they were described before."""
+    described.add(model)
     yield f"\n## {title}\n"
     yield " ".join((inspect.getdoc(model) or "").split()) + "\n"
     yield "| key | type | default | meaning |"
@@ -53,10 +55,12 @@ def _render_section(title: str, model: type[BaseModel]) -> Iterator[str]:
         key = field.alias or name
         inner = [inner_model for inner_model in _find_models(field.annotation) if _get_tag(inner_model) is None]
         if model is not PipelineConfig:
-            nested += [(f"{title}.{key}", inner_model) for inner_model in inner]
+            section = title.split(",")[0]  # a section inside several sources is that of all of them
+            nested += [(f"{section}.{key}", inner_model) for inner_model in inner]
         yield f"| `{key}` | {_describe_type(field.annotation)} | {_describe_default(field)} | {_describe_meaning(field, model, name)} |"
     for inner_title, inner_model in nested:
-        yield from _render_section(inner_title, inner_model)
+        if inner_model not in described:
+            yield from _render_section(inner_title, inner_model, described)
 
 
 def _describe_meaning(field: FieldInfo, model: type[BaseModel], name: str) -> str:

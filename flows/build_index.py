@@ -11,7 +11,7 @@ from indexmill.flows.build_summary import BuildSummary, summarize_build
 from indexmill.flows.cancellation import cancel_on_signal
 from indexmill.flows.pipeline_context import open_pipeline
 from indexmill.flows.planning import check_fit, plan_build
-from indexmill.flows.preflight import check_encoder, check_sizes, get_index_embeddings
+from indexmill.flows.preflight import check_encoder, check_sizes, get_index_embeddings, get_query_embeddings
 from indexmill.flows.stage_runner import StageName, StageRunner, select_stages_from
 from indexmill.flows.webhook import send_webhook
 from indexmill.storage.disk_errors import translate_disk_errors
@@ -27,6 +27,7 @@ from indexmill.tasks.evaluate import evaluate
 from indexmill.tasks.indexing.factory import check_factory
 from indexmill.tasks.ingest import describe_stale_listing, ingest, read_source_revision
 from indexmill.tasks.publish import publish
+from indexmill.tasks.queries import read_queries, read_query_revision
 from indexmill.tasks.shard import shard
 from indexmill.tasks.split import split
 from indexmill.tasks.train import train
@@ -43,7 +44,7 @@ def run_stages(config: PipelineConfig, stages: StageRunner, *, rehash: bool = Fa
         check_fit(plan_build(config, root, identity, validated, split_dataset))
         embeddings = run(encode, process, split_dataset, config.encoder, identity, config.validate_.max_reject_fraction)
     index_embeddings = get_index_embeddings(config, embeddings)
-    query_embeddings = embeddings.for_modality(config.evaluation.query_modality or config.index.modality)
+    query_embeddings = get_query_embeddings(config, embeddings)
     trained = run(train, config.name, index_embeddings.indexed_vectors, config.index)
     shards = run(shard, config.name, index_embeddings.indexed_vectors, trained, config.index)
     tuned = run(tune, index_embeddings, query_embeddings, trained, shards, config.index)
@@ -91,7 +92,7 @@ def run_stages(config: PipelineConfig, stages: StageRunner, *, rehash: bool = Fa
 def run_data_stages(
     config: PipelineConfig, stages: StageRunner, process: EncoderProcess, *, rehash: bool = False, record_revision: bool = False
 ) -> tuple[Dataset, ValidatedDataset, SplitDataset, EncoderIdentity]:
-    """Run the stages before encoding, and identify the encoder.
+    """Run the stages before encoding, `queries` among them if there are any of one's own, and identify the encoder.
 
     The encoder is checked first, so that a wrong model is found before the data are read.
 
@@ -120,6 +121,8 @@ def run_data_stages(
     split_dataset = run(split, validated, config.split)
     if config.dataset.chunk:
         split_dataset = run(chunk, split_dataset, config.dataset.chunk, config.encoder, identity.fingerprint)
+    if own_queries := config.own_queries:
+        split_dataset = run(read_queries, split_dataset, own_queries, read_query_revision(own_queries, root))
     return dataset, validated, split_dataset, identity
 
 

@@ -215,13 +215,15 @@ def _count_changes(root: Root, name: str, split: SplitDataset) -> _Changes:
 
 
 def _estimate_encoding(root: Root, config: PipelineConfig, identity: EncoderIdentity, split: SplitDataset) -> Iterator[_EncodeEstimate]:
-    """Estimate the encoding of each modality."""
+    """Estimate the encoding of each modality, and of each set of one's own queries."""
     items = root.file(split.chunks.table if split.chunks else split.table)
     yield _estimate_modality(root, config, identity, split.modality, items)
     if encodes_captions(config.encoder, split.modality):
         with open_captions(root, items) as captions:
             if captions:
                 yield _estimate_modality(root, config, identity, "text", captions)
+    for table in split.query_tables:
+        yield _estimate_modality(root, config, identity, table.modality, root.file(table.table))
 
 
 def _estimate_modality(root: Root, config: PipelineConfig, identity: EncoderIdentity, modality: Modality, items: Path) -> _EncodeEstimate:

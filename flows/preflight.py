@@ -35,7 +35,7 @@ def check_sizes(config: PipelineConfig, split: SplitDataset) -> None:
     """Raise InputError if there are too few items for evaluation.k or the factory, no queries, or only one label."""
     ks, factory = config.evaluation.k, config.index.factory
     side_counts = f"{split.database} on the database side, {split.query} on the query side"
-    if split.labeled and split.labels == 1:
+    if split.labeled and split.labels == 1 and not split.query_tables:
         raise InputError(
             "all items have one label, so every result would count as relevant",
             where=f"dataset of {config.name}" + (f": {split.image_root}" if split.image_root else ""),
@@ -71,7 +71,7 @@ def check_sizes(config: PipelineConfig, split: SplitDataset) -> None:
 
 
 def get_index_embeddings(config: PipelineConfig, embeddings: EmbeddingSet) -> EmbeddingSet:
-    """Return the embeddings that the index will hold.
+    """Return the embeddings that the index will hold, whatever the queries are.
 
     Raises:
         InputError: There are no embeddings of index.modality or of evaluation.query_modality.
@@ -87,3 +87,10 @@ def get_index_embeddings(config: PipelineConfig, embeddings: EmbeddingSet) -> Em
             got=f"{embeddings.modality}s, {config.encoder.kind}",
             next_step="set dataset.captions (folders) or dataset.text_column (tables), or remove both keys",
         ) from None
+
+
+def get_query_embeddings(config: PipelineConfig, embeddings: EmbeddingSet) -> EmbeddingSet:
+    """Return the embeddings whose query side is searched for: the main set of one's own queries, else the held-out items'."""
+    if embeddings.query_sets:
+        return embeddings.query_sets[0].embeddings
+    return embeddings.for_modality(config.evaluation.query_modality or config.index.modality)

@@ -20,7 +20,7 @@ from indexmill.tasks.stage_policy import STAGES
 R = TypeVar("R", bound=Record)
 
 # The names in STAGES, written out so that Prefect's form for a run can offer them.
-StageName = Literal["ingest", "validate", "split", "chunk", "encode", "train", "shard", "tune", "evaluate", "publish"]
+StageName = Literal["ingest", "validate", "split", "chunk", "queries", "encode", "train", "shard", "tune", "evaluate", "publish"]
 
 
 def select_stages_from(stage: str | None) -> frozenset[str]:

@@ -24,6 +24,11 @@ def item_id(key: str) -> int:
     return (int.from_bytes(raw, "big") >> 1) or 1
 
 
+def query_id(set_name: str, key: str) -> int:
+    """Return the id of the query `key` of a set. It differs from any item's, even one with the same key: query ids are often ordinals."""
+    return item_id(f"query\0{set_name}\0{key}")
+
+
 def unit_interval(seed: int, key: str) -> float:
     """Draw a number in [0, 1) with a keyed hash. It depends on `seed` and `key` alone, on every machine."""
     raw = hashlib.blake2b(key.encode(), digest_size=8, key=str(seed).encode()).digest()

@@ -98,11 +98,12 @@ def _collect_snapshots(snapshots: Snapshots, *, dry_run: bool) -> list[Garbage]:
 
 def _list_tables(snapshots: Snapshots, fingerprint: str, expired_ids: set[str]) -> list[Path]:
     """List the tables of kept snapshots whose contents have vectors in this store."""
-    return [
-        snapshots.file(manifest, table)
-        for manifest in snapshots.read_manifests()
-        if manifest.snapshot_id not in expired_ids and (table := manifest.embedding_stores.get(fingerprint))
-    ]
+    tables = []
+    for manifest in snapshots.read_manifests():
+        if manifest.snapshot_id not in expired_ids:
+            names = [manifest.embedding_stores.get(fingerprint), *manifest.query_stores.get(fingerprint, ())]
+            tables += [snapshots.file(manifest, name) for name in names if name]
+    return tables
 
 
 def _list_linked_folders(snapshots: Snapshots, expired_ids: set[str]) -> Iterator[str]:

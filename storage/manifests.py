@@ -40,6 +40,11 @@ class Manifest(FrozenModel):
     embedding_stores: dict[str, RelativePath] = Field(
         description="fingerprint -> the snapshot's table of the contents that this embedding store has vectors of"
     )
+    query_stores: dict[str, tuple[RelativePath, ...]] = Field(
+        default_factory=dict,
+        exclude_if=lambda stores: not stores,
+        description="fingerprint -> the snapshot's tables of queries of one's own that this embedding store has vectors of",
+    )
     fingerprint: str = Field(description="the encoder's fingerprint")
     query_fingerprint: str = Field(default="", description="the encoder's fingerprint for queries, if it is another one")
     prompts: dict[Role, str] = Field(

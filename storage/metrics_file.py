@@ -71,7 +71,7 @@ class MetricsFile(FrozenModel):
     encoder: dict[str, Any]
     index: dict[str, Any]
     k: tuple[int, ...] = Field(description="the cut-offs")
-    relevance_source: Literal["label", "pairs"] | None = Field(description="what makes an item relevant to a query")
+    relevance_source: Literal["label", "pairs", "judgements"] | None = Field(description="what makes an item relevant to a query")
     counts: dict[str, int]
     metrics: dict[str, float] = Field(
         description="means over queries, between 0 and 1 unless the name says otherwise; relevance metrics (map, precision_at_10, …)"

@@ -95,6 +95,19 @@ class ChunkEstimate(FrozenModel):
     sampled: int = Field(description="texts that the numbers were estimated from; all of them if it equals `texts`")
 
 
+class QueryTable(FrozenModel):
+    """One set of queries of one's own, with the judgements of items."""
+
+    name: str = Field(description="empty for the main set")
+    modality: Modality
+    image_root: str | None = Field(description="the folder that image paths are relative to; None for texts")
+    table: FileRef = Field(description="a table like that of the items, all on the query side; keys are query ids")
+    judgements: FileRef | None = Field(description="query_id, item_id, item (its key) and grade of each judged pair; None without any")
+    rejects: FileRef = Field(description="the queries that cannot be used, with their reasons")
+    is_pairs: bool = Field(default=False, description="made from the images and captions of the data set")
+    counts: dict[str, int] = Field(description="queries and judgements by what became of them")
+
+
 class SplitDataset(Record):
     """The items that passed validation, each with its side."""
 
@@ -113,6 +126,10 @@ class SplitDataset(Record):
     by_label: FileRef = Field(description="a table of the items per label on either side")
     pairs: FileRef | None
     chunks: ChunkTable | None = Field(default=None, description="the texts in chunks, if they are to be indexed as such")
+    query_tables: tuple[QueryTable, ...] = Field(default=(), exclude_if=lambda tables: not tables, description="queries of one's own")
+    items_digest: str | None = Field(
+        default=None, exclude_if=lambda digest: digest is None, description="the digest without `query_tables`; None without any"
+    )
 
 
 class StoredVectors(FrozenModel):
@@ -148,6 +165,15 @@ class EmbeddingSet(Record):
     captions: EmbeddingSet | None = Field(
         default=None, description="the captions of the images, by the same encoder; item ids are those of the images"
     )
+    query_sets: tuple[EncodedQueries, ...] = Field(
+        default=(), exclude_if=lambda sets: not sets, description="queries of one's own, the main set first"
+    )
+    items_digest: str | None = Field(
+        default=None, exclude_if=lambda digest: digest is None, description="the digest without `query_sets`; None without any"
+    )
+    items_files: int | None = Field(
+        default=None, exclude_if=lambda count: count is None, description="how many of `files`, the first ones, are not of `query_sets`"
+    )
 
     @property
     def store_fingerprint(self) -> str:
@@ -160,19 +186,42 @@ class EmbeddingSet(Record):
         return self.chunks or self
 
     def for_modality(self, modality: Modality | None) -> EmbeddingSet:
-        """Return the vectors of one modality, by default the items' own. Raises KeyError when there are none."""
+        """Return the vectors of one modality without queries, by default the items' own. Raises KeyError when there are none."""
         if modality in (None, self.modality):
-            return self
+            return self.without_queries()
         if self.captions is None:
             raise KeyError(modality)
         return self.captions
+
+    def without_queries(self) -> EmbeddingSet:
+        """Return the items' vectors alone, whose digest does not depend on queries and judgements."""
+        if self.items_digest is None:
+            return self
+        files = self.files[: self.items_files]
+        no_queries = {"query_sets": (), "items_digest": None, "items_files": None}
+        return self.model_copy(update={"digest": self.items_digest, "files": files} | no_queries)
+
+
+class EncodedQueries(FrozenModel):
+    """The vectors of one set of queries, with the judgements."""
+
+    name: str = Field(description="empty for the main set")
+    embeddings: EmbeddingSet = Field(description="all on the query side; keys are query ids")
+    image_root: str | None
+    judgements: FileRef | None
+    is_pairs: bool = Field(default=False, description="made from the images and captions of the data set")
+    counts: dict[str, int]
+
+    def name_file(self, stem: str) -> str:
+        """Return the name of one of the set's files in a snapshot: `queries.parquet`, or with the set's name `queries-NAME.parquet`."""
+        return f"{stem}-{self.name}.parquet" if self.name else f"{stem}.parquet"
 
 
 class Evaluation(Record):
     """The metrics of an index, and the files behind them."""
 
     shards: str
-    relevance_source: Literal["label", "pairs"] | None = Field(description="what makes an item relevant to a query")
+    relevance_source: Literal["label", "pairs", "judgements"] | None = Field(description="what makes an item relevant to a query")
     metrics: dict[str, float] = Field(description="reproducible metrics")
     intervals: dict[str, tuple[float, float]] = Field(description="95 % bootstrap intervals of means in `metrics`")
     scored_pairs: dict[str, dict[str, float | int | None]] = Field(description="correlations per file of scored pairs")
@@ -184,6 +233,9 @@ class Evaluation(Record):
     report_data: FileRef = Field(description="JSON, the data of the report's figures")
     ground_truth: FileRef = Field(description="the exact nearest neighbors of the queries")
     trec: tuple[FileRef, ...] = Field(default=(), description="run and qrels in trec_eval's format, when the config asks for them")
+    set_ground_truths: tuple[FileRef, ...] = Field(
+        default=(), exclude_if=lambda refs: not refs, description="those of further sets of queries"
+    )
 
 
 class Snapshot(Record):

@@ -12,7 +12,7 @@ from indexmill.storage.device_profiles import DeviceProfile, load_device_profile
 from indexmill.storage.digests import json_digest
 from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.errors import InputError
-from indexmill.storage.records import EmbeddingSet, Modality, Precision, Role, SplitDataset, StoredVectors
+from indexmill.storage.records import EmbeddingSet, EncodedQueries, Modality, Precision, QueryTable, Role, SplitDataset, StoredVectors
 from indexmill.storage.root import Root
 from indexmill.tasks.encoding import MODALITIES_BY_KIND, EncoderIdentity, check_dimensions
 from indexmill.tasks.encoding.chunked_items import gather_items
@@ -31,7 +31,7 @@ from indexmill.tasks.stage_policy import get_task_options
 def encode(
     root: Root, process: EncoderProcess, split: SplitDataset, config: EncoderConfig, identity: EncoderIdentity, max_reject_fraction: float
 ) -> EmbeddingSet:
-    """Fill the embedding store for these items, and one for the captions of images if the encoder takes texts.
+    """Fill the embedding store for these items, and one for the captions of images if the encoder takes texts; then for queries.
 
     A text encoder is also exported to ONNX, for serving (`ensure_onnx_export`).
 
@@ -48,10 +48,13 @@ def encode(
     """
     if split.modality not in MODALITIES_BY_KIND[config.kind]:
         raise _build_modality_error(config, split)
+    for table in split.query_tables:
+        if table.modality not in MODALITIES_BY_KIND[config.kind]:
+            raise _build_query_modality_error(config, table)
     encoder = ModalityEncoder(root, process, split, config, identity, max_reject_fraction)
     with acquire_gpu_slot():
         try:
-            embeddings = _encode_all_modalities(encoder)
+            embeddings = _encode_queries(encoder, _encode_all_modalities(encoder))
             if split.modality == "text":
                 # The export is compared with the encoder on the texts that it encodes.
                 texts = embeddings.indexed_vectors.items
@@ -177,6 +180,31 @@ def _encode_all_modalities(encoder: ModalityEncoder) -> EmbeddingSet:
     return embeddings.model_copy(update={"digest": digest, "files": (*embeddings.files, *captions.files), "captions": captions})
 
 
+def _encode_queries(encoder: ModalityEncoder, embeddings: EmbeddingSet) -> EmbeddingSet:
+    """Encode the queries of one's own, set by set. Each set has an items table of its own, all on the query side."""
+    if not encoder.split.query_tables:
+        return embeddings
+    query_sets = []
+    for table in encoder.split.query_tables:
+        encoded = encoder.encode(table.modality, encoder.root.file(table.table), "query", image_root=table.image_root)
+        counts = table.counts | {"queries": encoded.query, "queries_rejected": table.counts["queries_rejected"] + encoded.rejected}
+        query_sets.append(
+            EncodedQueries(
+                name=table.name,
+                embeddings=encoded,
+                image_root=table.image_root,
+                judgements=table.judgements,
+                is_pairs=table.is_pairs,
+                counts=counts,
+            )
+        )
+    described = [[entry.name, entry.embeddings.digest, entry.judgements and entry.judgements.sha256, entry.counts] for entry in query_sets]
+    query_files = [ref for entry in query_sets for ref in (*entry.embeddings.files, *((entry.judgements,) if entry.judgements else ()))]
+    files = (*embeddings.files, *(ref for ref in dict.fromkeys(query_files) if ref not in embeddings.files))
+    update = {"query_sets": tuple(query_sets), "items_digest": embeddings.digest, "items_files": len(embeddings.files)}
+    return embeddings.model_copy(update={"digest": json_digest([embeddings.digest, described]), "files": files, **update})
+
+
 def _describe_precision_check(profile: DeviceProfile) -> dict[str, object]:
     """Describe the check that the precision is based on, for the manifest."""
     return {"precision_check": profile.check.model_dump() | {"device": profile.device}} if profile.check else {}
@@ -189,4 +217,14 @@ def _build_modality_error(config: EncoderConfig, split: SplitDataset) -> InputEr
         where="encoder.kind",
         got=config.kind,
         next_step="choose sentence-transformers for texts, efficientnet-lite, timm or open-clip for images",
+    )
+
+
+def _build_query_modality_error(config: EncoderConfig, table: QueryTable) -> InputError:
+    supported = " and ".join(f"{modality}s" for modality in MODALITIES_BY_KIND[config.kind])
+    return InputError(
+        f"this encoder takes {supported}, but the queries are {table.modality}s",
+        where="encoder.kind",
+        got=config.kind,
+        next_step="choose open-clip for images and texts together, or other queries",
     )

@@ -127,7 +127,7 @@ def _assemble_snapshot(build: BuildCandidate, snapshots: Snapshots) -> Manifest:
 
 
 def _list_snapshot_files(build: BuildCandidate, served: ServedShards) -> dict[str, FileRef]:
-    """Map names in the snapshot to files: shards, items, rejects, labels, captions and pairs."""
+    """Map names in the snapshot to files: shards, items, rejects, labels, captions, pairs, queries and judgements."""
     files = {name: ref for number, shard in enumerate(served.shards) for name, ref in name_snapshot_files(shard, number).items()}
     files |= {"items.parquet": build.embeddings.items, "rejects.parquet": served.rejects, "labels.parquet": build.split.by_label}
     if build.embeddings.captions:
@@ -136,6 +136,13 @@ def _list_snapshot_files(build: BuildCandidate, served: ServedShards) -> dict[st
         files["chunks.parquet"] = build.embeddings.chunks.items
     if build.split.pairs:
         files["pairs.parquet"] = build.split.pairs
+    for query_set in build.embeddings.query_sets:
+        files[query_set.name_file("queries")] = query_set.embeddings.items
+        if query_set.judgements:
+            files[query_set.name_file("judgements")] = query_set.judgements
+    for query_set, table in zip(build.embeddings.query_sets, build.split.query_tables, strict=True):
+        if table.counts["queries_rejected"]:
+            files[query_set.name_file("query-rejects")] = table.rejects
     return files
 
 
@@ -160,6 +167,7 @@ def _list_pool_files(build: BuildCandidate, served: ServedShards, report_files: 
     """List the files under the root that must be kept as long as the snapshot."""
     root, name, trained, evaluation = build.root, build.config.name, build.trained, build.evaluation
     refs = {*(ref.path for ref in report_files), evaluation.report_data.path, evaluation.ground_truth.path}
+    refs |= {ref.path for ref in evaluation.set_ground_truths}
     training_record = root.trained_path(name, trained.digest, "json").relative_to(root.path).as_posix()
     shard_paths = [path for shard in served.shards for path in list_shard_paths(root, name, shard)]
     return tuple(sorted([training_record, trained.index.path, trained.rows.path, *refs, *shard_paths]))

@@ -71,6 +71,11 @@ TASK_POLICIES = {
         cache_inputs=("split", "config", "encoder", "fingerprint"),
         libraries=("tokenizers",),
     ),
+    "queries": StagePolicy(
+        cache_inputs=("split", "config", "revision"),
+        libraries=("faiss-cpu", "pillow", "ImageHash"),
+        retry=NETWORK_RETRY,
+    ),
     "encode": StagePolicy(
         cache_inputs=("split", "config", "identity", "max_reject_fraction"),
         version=3,

@@ -50,7 +50,9 @@ def print_study(study_result: dict[str, Any]) -> None:
 
 def _build_study_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
+    is_judged = any(row.get("ndcg_at_10") is not None for row in rows)
     for number, heading in enumerate(STUDY_COLUMNS):
+        heading = heading.replace("label", "judged") if is_judged else heading
         table.add_column(heading, justify="left" if number < 2 else "right", vertical="bottom", no_wrap=True)
     for row in rows:
         index = row["index"] if row["factory"] in (row["index"], "NumPy") else f"{row['index']}: {row['factory']}"

@@ -17,6 +17,7 @@ from indexmill.tasks.evaluation.relevance import RelevanceJudge, RelevanceResult
 from indexmill.tasks.evaluation.retrieval import RetrievalRun
 from indexmill.tasks.metrics.correlation import compute_correlations, cosine_similarities
 from indexmill.tasks.metrics.cross_modal import compute_cross_modal_metrics
+from indexmill.tasks.metrics.embedding_space import select_vectors
 from indexmill.tasks.metrics.full_ranking import full_average_precision
 from indexmill.tasks.progress import track
 
@@ -89,6 +90,39 @@ def evaluate_captions(root: Root, embeddings: EmbeddingSet, *, include_leaks: bo
     if not len(text_ids) or not len(image_ids):
         return {}
     return compute_cross_modal_metrics(texts, images, text_ids, image_ids)
+
+
+def evaluate_all_captions(root: Root, embeddings: EmbeddingSet, *, max_images: int, seed: int) -> dict[str, float]:
+    """Measure image-text retrieval on the whole data set: as `evaluate_captions`, over distinct images and all of their captions.
+
+    Rows with equal images are one image with several captions. The candidates are at most `max_images` images and their captions.
+    """
+    if embeddings.captions is None:
+        return {}
+    images, captions = (parquet.scan_sql(root.file(ref)) for ref in (embeddings.items, embeddings.captions.items))
+    sampled = (
+        f"SELECT content_digest, min(item_id) AS item_id FROM {images} SEMI JOIN {captions} c USING (item_id) "
+        f"GROUP BY 1 ORDER BY md5('{seed}/' || content_digest), 1 LIMIT {max_images}"
+    )
+    image_rows = parquet.fetch_rows(f"SELECT content_digest, item_id FROM ({sampled}) ORDER BY item_id", temp_dir=root.tmp)
+    numbers = {digest: number for number, (digest, _) in enumerate(image_rows)}
+    caption_sql = (
+        f"SELECT c.item_id, i.content_digest FROM {captions} c JOIN {images} i USING (item_id) "
+        f"SEMI JOIN ({sampled}) s ON s.content_digest = i.content_digest ORDER BY 1"
+    )
+    caption_rows = parquet.fetch_rows(caption_sql, temp_dir=root.tmp)
+    if not image_rows:
+        return {}
+    image_vectors = _select_database_vectors(root, embeddings, np.array([item_id for _, item_id in image_rows], np.int64))
+    caption_vectors = _select_database_vectors(root, embeddings.captions, np.array([item_id for item_id, _ in caption_rows], np.int64))
+    caption_pairs = np.array([numbers[digest] for _, digest in caption_rows], np.int64)
+    return compute_cross_modal_metrics(caption_vectors, image_vectors, caption_pairs, np.arange(len(image_rows)))
+
+
+def _select_database_vectors(root: Root, embeddings: EmbeddingSet, item_ids: np.ndarray) -> np.ndarray:
+    """Return the vectors of database items, int64 (n,), ascending, as float32 (n, dim)."""
+    with open_vectors(root, embeddings, side="database") as blocks:
+        return select_vectors(blocks, item_ids)[1]
 
 
 def _sample_queries(root: Root, embeddings: EmbeddingSet, include_leaks: bool, max_items: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
-"""Relevance of retrieved items, by label or by scored pairs, and the mean metrics with their confidence intervals.
+"""Relevance of retrieved items, by label, by scored pairs or by judgements, and the mean metrics with their confidence intervals.
 
-The query itself and its duplicates never count as relevant.
+The query itself and its duplicates never count as relevant, unless judgements say so.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from indexmill.tasks.metrics.bootstrap import bootstrap_intervals
 from indexmill.tasks.metrics.exclusion import count_own_relevant, drop_excluded, mask_own_results
 from indexmill.tasks.metrics.per_label import UNLABELED, macro_average
 from indexmill.tasks.metrics.qrels import Qrels
-from indexmill.tasks.metrics.ranking import compute_query_metrics
+from indexmill.tasks.metrics.ranking import compute_query_metrics, judged_at, reciprocal_rank_at
 
 ConfidenceIntervals = dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class RelevanceResult:
-    """Relevance of a run. Only queries with at least one relevant item are judged.
+    """Relevance of a run. By label and by pairs, only queries with at least one relevant item are judged.
 
     Attributes:
         source: What decides relevance; None if no query is judged.
@@ -37,15 +37,45 @@ class RelevanceResult:
         hits: Which of these are relevant, bool (judged, depth).
         relevant: Relevant items in the database, int64 (judged,).
         metrics: One float64 (judged,) array per metric.
+        qrels: The judgements of all queries; None if there are none.
     """
 
-    source: Literal["label", "pairs"] | None
+    source: Literal["label", "pairs", "judgements"] | None
     judged: np.ndarray
     labels: np.ndarray
     retrieved: np.ndarray
     hits: np.ndarray
     relevant: np.ndarray
     metrics: dict[str, np.ndarray]
+    qrels: Qrels | None = None
+
+
+def judge_by_judgements(run: RetrievalRun, ks: tuple[int, ...], qrels: Qrels) -> RelevanceResult:
+    """Count items as relevant whose grade is 1 or more; the grade is the gain in nDCG.
+
+    As in trec_eval, a query is judged if any item is judged for it; one without a relevant item counts 0 in every mean. A query of
+    one's own is no item, so nothing is excluded from its results.
+    """
+    judged = qrels.judged > 0
+    gains, relevant = qrels.look_up_gains(run.retrieved)[judged], qrels.relevant[judged]
+    hits, is_judged = gains > 0, qrels.look_up_judged(run.retrieved)[judged]
+    metrics: dict[str, np.ndarray] = {}
+    if judged.any():
+        metrics = compute_query_metrics(hits, np.maximum(relevant, 1), ks, gains, qrels.ideal_gains(max(ks))[judged])
+        retrieved_counts = (run.retrieved[judged] >= 0).sum(axis=1)
+        for k in ks:
+            metrics[f"mrr_at_{k}"] = reciprocal_rank_at(hits, k)
+            metrics[f"judged_at_{k}"] = judged_at(is_judged, retrieved_counts, k)
+    return RelevanceResult(
+        source="judgements" if judged.any() else None,
+        judged=judged,
+        labels=np.full(len(judged), UNLABELED, np.int32),
+        retrieved=run.retrieved[judged],
+        hits=hits,
+        relevant=relevant,
+        metrics=metrics,
+        qrels=qrels,
+    )
 
 
 class RelevanceJudge:

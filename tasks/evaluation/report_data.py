@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from indexmill.storage import parquet
-from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.records import EmbeddingSet, EncodedQueries
 from indexmill.storage.root import Root
 from indexmill.tasks.evaluation.relevance import RelevanceJudge, RelevanceResult
 from indexmill.tasks.evaluation.retrieval import RetrievalRun
@@ -30,6 +30,7 @@ def build_report_data(
     relevance: RelevanceResult,
     label_rows: list[dict[str, Any]],
     examples: int,
+    own: EncodedQueries | None = None,
 ) -> dict[str, Any]:
     """Collect what the report shows of the queries, as JSON-ready data.
 
@@ -41,6 +42,7 @@ def build_report_data(
         relevance: The judge's result for the run.
         label_rows: The rows of per_label.parquet.
         examples: Queries to show in each group.
+        own: The set of the queries, if they are one's own.
 
     Returns:
         `examples`, `best`, `worst`: queries as `load_examples` returns them. `by_label`: the MAX_LABELS_SHOWN labels with the most queries.
@@ -56,8 +58,12 @@ def build_report_data(
     label_pairs = [(relevance.labels[relevance.judged], judge.labels.lookup(relevance.retrieved))] if is_by_label else []
     confusions = find_largest_confusions(label_pairs, CONFUSION_K)
     precisions = interpolated_precision(relevance.hits, relevance.relevant).mean(axis=0).tolist() if relevance.source else []
+    example_rows = choose_example_rows(average_precisions, len(run.query_ids), examples)
+    shown = load_examples(root, embeddings, run, example_rows, average_precisions, own)
+    if own:
+        shown = _mark_judged(shown, relevance)
     return {
-        **load_examples(root, embeddings, run, choose_example_rows(average_precisions, len(run.query_ids), examples), average_precisions),
+        **shown,
         "by_label": sorted(label_rows, key=lambda row: (-row["queries"], row["label"]))[:MAX_LABELS_SHOWN],
         "confusion": [
             asdict(confusion) | {"query": names[confusion.query], "retrieved": names[confusion.retrieved]} for confusion in confusions
@@ -84,12 +90,25 @@ def choose_example_rows(average_precisions: np.ndarray | None, queries: int, cou
 
 
 def load_examples(
-    root: Root, embeddings: EmbeddingSet, run: RetrievalRun, rows: dict[str, list[int]], average_precisions: np.ndarray | None
+    root: Root,
+    embeddings: EmbeddingSet,
+    run: RetrievalRun,
+    rows: dict[str, list[int]],
+    average_precisions: np.ndarray | None,
+    own: EncodedQueries | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Load the chosen queries: `query`, `results` (items, each with its `score`), and `average_precision` or None."""
+    """Load the chosen queries: `query`, `results` (items, each with its `score`), and `average_precision` or None.
+
+    A query of one's own also has `row`, its row in the run, and `image_root`.
+    """
     distinct_rows = sorted({row for group in rows.values() for row in group})
-    shown_ids = (*run.query_ids[distinct_rows], *run.retrieved[distinct_rows, :RESULTS_PER_EXAMPLE].ravel())
+    result_ids = run.retrieved[distinct_rows, :RESULTS_PER_EXAMPLE].ravel()
+    shown_ids = result_ids if own else (*run.query_ids[distinct_rows], *result_ids)
     items = _read_items(root, embeddings, sorted({int(item_id) for item_id in shown_ids if item_id >= 0}))
+    if own:
+        queries = _read_items(root, own.embeddings, sorted(run.query_ids[distinct_rows].tolist()))
+        row_of = dict(zip(run.query_ids[distinct_rows].tolist(), distinct_rows, strict=True))
+        items |= {item_id: {**item, "row": row_of[item_id], "image_root": own.image_root} for item_id, item in queries.items()}
     examples = {row: _build_example(run, row, items, average_precisions) for row in distinct_rows}
     return {name: [examples[row] for row in group] for name, group in rows.items()}
 
@@ -102,6 +121,17 @@ def _build_example(run: RetrievalRun, row: int, items: dict[int, dict[str, Any]]
         "results": [{**items[int(item_id)], "score": float(score)} for item_id, score in ranking if item_id >= 0],
         "average_precision": average_precision,
     }
+
+
+def _mark_judged(groups: dict[str, list[dict[str, Any]]], relevance: RelevanceResult) -> dict[str, list[dict[str, Any]]]:
+    """Add `grade` to every result: its grade for the query, 0 for not relevant, None if nobody judged it."""
+    qrels = relevance.qrels
+    for example in {id(example): example for group in groups.values() for example in group}.values():
+        row = example["query"].pop("row")
+        ids = np.array([result["item_id"] for result in example["results"]], np.int64)
+        for result, (grade, is_judged) in zip(example["results"], qrels.look_up_row(row, ids) if qrels else (), strict=True):
+            result["grade"] = int(grade) if is_judged else None
+    return groups
 
 
 def _read_items(root: Root, embeddings: EmbeddingSet, item_ids: list[int]) -> dict[int, dict[str, Any]]:

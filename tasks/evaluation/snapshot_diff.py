@@ -21,6 +21,8 @@ ITEM_CHANGES = ("added", "removed", "changed", "relabeled", "kept")
 # Compared besides the metrics that the gate names. A paired test of every metric would take long and hide the important ones.
 HEADLINE_METRICS = ("map", "mrr", "ndcg_at_10", "precision_at_1", "precision_at_10", "recall_at_10", "ann_recall_at_10")
 
+SET_METRICS = ("/map", "/ndcg_at_10")  # of further sets of queries
+
 
 class SnapshotTables(NamedTuple):
     """Two Parquet files of one snapshot: `per_query.parquet` and `items.parquet`."""
@@ -55,11 +57,12 @@ def compute_snapshot_diff(
         baseline: Its tables.
         candidate: The candidate's tables.
         rejected: How many more items the candidate rejects.
-        metrics: Metrics to compare in addition to HEADLINE_METRICS, where both tables have them.
+        metrics: Metrics to compare in addition to HEADLINE_METRICS and SET_METRICS, where both tables have them.
         temp_dir: Where DuckDB may write temporary files.
     """
-    names = dict.fromkeys((*HEADLINE_METRICS, *metrics))
     baseline_columns, candidate_columns = (pq.ParquetFile(tables.per_query).schema_arrow.names for tables in (baseline, candidate))
+    of_sets = [name for name in candidate_columns if name.endswith(SET_METRICS)]
+    names = dict.fromkeys((*HEADLINE_METRICS, *of_sets, *metrics))
     common = [name for name in names if name in baseline_columns and name in candidate_columns]
     query_ids, before, after = align_by_query(
         *_read_query_column(baseline.per_query, "neighbors"), *_read_query_column(candidate.per_query, "neighbors")

@@ -38,15 +38,44 @@ def write_per_query(
     Columns: `item_id`, `label`, `relevant` (relevant items in the database), `neighbors` (the first ten results), and one column per
     metric; null where the query is not judged.
     """
+    _write_parquet(path, build_per_query_table(run, judge, relevance, ann_metrics))
+
+
+def join_per_query_tables(path: Path, tables: list[pa.Table]) -> None:
+    """Write the rows of several sets of queries; a metric that belongs to another set is null."""
+    _write_parquet(path, pa.concat_tables(tables, promote_options="default"))
+
+
+def build_per_query_table(
+    run: RetrievalRun,
+    judge: RelevanceJudge,
+    relevance: RelevanceResult,
+    ann_metrics: dict[str, np.ndarray],
+    *,
+    prefix: str = "",
+    query_set: str | None = None,
+) -> pa.Table:
+    """Build the table of one set of queries.
+
+    Args:
+        run: The rankings.
+        judge: Provides the labels.
+        relevance: The judge's result for the run.
+        ann_metrics: Agreement with exact search, one float64 (queries,) array per metric.
+        prefix: Precedes the names of the metrics.
+        query_set: The set's name, for a column `query_set`; None for held-out items, which get no such column.
+    """
     columns: dict[str, pa.Array] = {
         "item_id": pa.array(run.query_ids),
         "label": pa.array([None if code == UNLABELED else judge.labels.names[code] for code in relevance.labels], pa.string()),
         "relevant": _expand_to_all_queries(relevance.relevant.astype(np.float64), relevance.judged).cast(pa.int64()),
         "neighbors": pa.array(list(run.retrieved[:, :STORED_NEIGHBORS]), pa.list_(pa.int64())),
     }
-    columns |= {name: _expand_to_all_queries(values, relevance.judged) for name, values in relevance.metrics.items()}
-    columns |= {name: pa.array(values, pa.float64(), from_pandas=True) for name, values in ann_metrics.items()}
-    _write_parquet(path, pa.table(columns))
+    if query_set is not None:
+        columns["query_set"] = pa.array([query_set] * len(run.query_ids), pa.string())
+    columns |= {prefix + name: _expand_to_all_queries(values, relevance.judged) for name, values in relevance.metrics.items()}
+    columns |= {prefix + name: pa.array(values, pa.float64(), from_pandas=True) for name, values in ann_metrics.items()}
+    return pa.table(columns)
 
 
 def write_per_label(path: Path, judge: RelevanceJudge, relevance: RelevanceResult) -> list[dict[str, Any]]:

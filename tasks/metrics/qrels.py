@@ -33,6 +33,11 @@ class Qrels:
         """
         return np.bincount(self._rows[self._gains > 0], minlength=self._queries)
 
+    @property
+    def judged(self) -> np.ndarray:
+        """The number of judged items per query, relevant or not, int64 (queries,)."""
+        return np.bincount(self._rows, minlength=self._queries)
+
     def look_up_gains(self, retrieved: np.ndarray) -> np.ndarray:
         """Look up the gain of each retrieved item; a hit is a gain above 0.
 
@@ -44,10 +49,18 @@ class Qrels:
         """
         if not len(self._pairs):
             return np.zeros(retrieved.shape)
-        columns = np.minimum(np.searchsorted(self._items, retrieved), len(self._items) - 1)
-        keys = np.where(self._items[columns] == retrieved, np.arange(len(retrieved))[:, None] * len(self._items) + columns, -1)
-        positions = np.minimum(np.searchsorted(self._pairs, keys), len(self._pairs) - 1)
-        return np.where(self._pairs[positions] == keys, self._gains[positions], 0.0)
+        positions, is_judged = self._find_pairs(retrieved)
+        return np.where(is_judged, self._gains[positions], 0.0)
+
+    def look_up_judged(self, retrieved: np.ndarray) -> np.ndarray:
+        """Look up whether each retrieved item, as in `look_up_gains`, was judged for its query: bool (queries, depth)."""
+        return self._find_pairs(retrieved)[1] if len(self._pairs) else np.zeros(retrieved.shape, bool)
+
+    def look_up_row(self, row: int, items: np.ndarray) -> list[tuple[float, bool]]:
+        """Look up the gain of items, int64 (n,), for one query, and whether each was judged at all."""
+        ranking = np.full((self._queries, len(items)), -1, np.int64)
+        ranking[row] = items
+        return list(zip(self.look_up_gains(ranking)[row].tolist(), self.look_up_judged(ranking)[row].tolist(), strict=True))
 
     def ideal_gains(self, k: int) -> np.ndarray:
         """Return the k largest gains of each query in descending order, padded with zeros: float64 (queries, k)."""
@@ -58,6 +71,13 @@ class Qrels:
         ideal_gains = np.zeros((self._queries, k))
         ideal_gains[self._rows[order][is_within], ranks[is_within]] = self._gains[order][is_within]
         return ideal_gains
+
+    def _find_pairs(self, retrieved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Find each result's position among the pairs, and whether it is there at all. There must be a pair."""
+        columns = np.minimum(np.searchsorted(self._items, retrieved), len(self._items) - 1)
+        keys = np.where(self._items[columns] == retrieved, np.arange(len(retrieved))[:, None] * len(self._items) + columns, -1)
+        positions = np.minimum(np.searchsorted(self._pairs, keys), len(self._pairs) - 1)
+        return positions, self._pairs[positions] == keys
 
     def _make_pair_keys(self, rows: np.ndarray, items: np.ndarray) -> np.ndarray:
         return rows * len(self._items) + np.searchsorted(self._items, items)

@@ -63,6 +63,25 @@ def reciprocal_rank(hits: np.ndarray) -> np.ndarray:
     return np.where(hits.any(axis=1), 1 / (hits.argmax(axis=1) + 1), 0.0) if hits.shape[1] else np.zeros(len(hits))
 
 
+def reciprocal_rank_at(hits: np.ndarray, k: int) -> np.ndarray:
+    """Compute RR@k = RR of the first k ranks, 0 without a relevant item among them."""
+    return reciprocal_rank(hits[:, :k])
+
+
+def judged_at(is_judged: np.ndarray, retrieved_counts: np.ndarray, k: int) -> np.ndarray:
+    """Compute judged@k = (judged items, relevant or not, among the first k) / min(k, retrieved items), as ir_measures does.
+
+    Args:
+        is_judged: whether the item at each rank was judged for the query, bool (queries, depth); an empty rank was not.
+        retrieved_counts: the number of retrieved items, int (queries,).
+        k: the cutoff.
+
+    Returns:
+        float64 (queries,); 0 if nothing was retrieved.
+    """
+    return is_judged[:, :k].sum(axis=1) / np.clip(retrieved_counts, 1, k)
+
+
 def dcg_at(gains: np.ndarray, k: int) -> np.ndarray:
     """Compute DCG@k = sum over ranks r <= k of gains[r] / log2(r + 1), with linear gains (Järvelin and Kekäläinen,
     2002).

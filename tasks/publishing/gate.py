@@ -61,7 +61,7 @@ def evaluate_rules(candidate: GateInput, live_metrics: Mapping[str, float] | Non
     return (
         *_check_bounds(candidate, config),
         *_check_drops(candidate, live_metrics or {}, config),
-        *_check_significant_drops(candidate, config),
+        *_check_significant_drops(candidate, live_metrics or {}, config),
         *_check_totals(candidate, config),
     )
 
@@ -106,11 +106,16 @@ def _check_drops(candidate: GateInput, live_metrics: Mapping[str, float], config
         yield _make_rule(rule, baseline - value, limit, baseline - value <= limit, message)
 
 
-def _check_significant_drops(candidate: GateInput, config: GateConfig) -> Iterator[GateRule]:
-    """A drop counts if the p-value of the paired bootstrap is below the limit."""
+def _check_significant_drops(candidate: GateInput, live_metrics: Mapping[str, float], config: GateConfig) -> Iterator[GateRule]:
+    """A drop counts if the p-value of the paired bootstrap is below the limit.
+
+    A set of queries that is new since the live snapshot has nothing to be compared with.
+    """
     if candidate.diff is None:
         return
     for name, limit in config.significant_drop.items():
+        if "/" in name and name not in live_metrics and name in candidate.metrics:
+            continue
         rule, comparison = f"significant_drop.{name}", candidate.diff.metrics.get(name)
         if comparison is None or comparison.difference is None or comparison.p_bootstrap is None:
             yield _make_rule(rule, None, limit, False, f"{name} cannot be compared: no query has it in both snapshots")

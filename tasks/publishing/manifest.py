@@ -31,13 +31,14 @@ def build_manifest(build: BuildCandidate, served: ServedShards, snapshot_id: str
         modality=split.modality,
         image_root=split.image_root,
         embedding_stores=_list_embedding_stores(build.embeddings),
+        query_stores=_list_query_stores(build.embeddings),
         fingerprint=embeddings.fingerprint,
         query_fingerprint=embeddings.query_fingerprint,
         prompts=embeddings.prompts,
         encoder=embeddings.encoder,
         index_modality=embeddings.modality,
         truncated=embeddings.truncated,
-        datasets={"validated": build.validated.digest, "split": split.digest},
+        datasets=_list_datasets(build),
         factory=trained.factory,
         metric=config.index.metric,
         dim=embeddings.dim,
@@ -86,6 +87,23 @@ def _list_embedding_stores(embeddings: EmbeddingSet) -> dict[str, str]:
         return {embeddings.store_fingerprint: "chunks.parquet"}
     captions = {embeddings.captions.store_fingerprint: "captions.parquet"} if embeddings.captions else {}
     return {embeddings.store_fingerprint: "items.parquet"} | captions
+
+
+def _list_query_stores(embeddings: EmbeddingSet) -> dict[str, tuple[str, ...]]:
+    """Map the fingerprint of each embedding store that has vectors of queries to the tables of these queries."""
+    stores: dict[str, tuple[str, ...]] = {}
+    for query_set in embeddings.query_sets:
+        fingerprint = query_set.embeddings.fingerprint
+        stores[fingerprint] = (*stores.get(fingerprint, ()), query_set.name_file("queries"))
+    return stores
+
+
+def _list_datasets(build: BuildCandidate) -> dict[str, str]:
+    """Map stages to the digests of their tables; `queries` only if there are any of one's own."""
+    split, digests = build.split, {"validated": build.validated.digest}
+    if split.items_digest is None:
+        return digests | {"split": split.digest}
+    return digests | {"split": split.items_digest, "queries": split.digest}
 
 
 def _describe_training(trained: TrainedIndex) -> dict[str, Any]:

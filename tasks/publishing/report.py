@@ -65,7 +65,11 @@ def _build_metrics_file(build: BuildCandidate, manifest: Manifest, verdict: Gate
         force_reason=manifest.force_reason,
         modality=manifest.modality,
         index_modality=manifest.index_modality,
-        query_modality=config.evaluation.query_modality or manifest.index_modality,
+        query_modality=(
+            build.embeddings.query_sets[0].embeddings.modality
+            if build.embeddings.query_sets
+            else config.evaluation.query_modality or manifest.index_modality
+        ),
         encoder={"kind": config.encoder.kind, "model": config.encoder.model, "fingerprint": manifest.fingerprint},
         index={
             "factory": manifest.factory,

@@ -31,6 +31,7 @@ class Tile:
         path: The path of its image; None if it has none.
         score: Its score as a result; None for a query.
         same_label: Whether it has the query's label; None if relevance does not come from labels.
+        grade: How relevant people judged it; None if nobody did.
     """
 
     key: str
@@ -39,6 +40,12 @@ class Tile:
     path: str | None
     score: float | None = None
     same_label: bool | None = None
+    grade: int | None = None
+
+    @property
+    def is_relevant(self) -> bool:
+        """Whether it is marked as relevant."""
+        return bool(self.same_label) or (self.grade or 0) > 0
 
 
 @dataclass(frozen=True)
@@ -78,9 +85,12 @@ def list_image_paths(groups: list[QueryGroup]) -> Iterator[str]:
             yield from (tile.path for tile in (example.query, *example.results) if tile.path)
 
 
-def resolve_image_path(report: ReportModel, path: str | None) -> str | None:
-    """Return the full path of an image; None without an image root or path, or if the path leaves the image root."""
-    image_root = report.manifest.image_root
+def resolve_image_path(report: ReportModel, path: str | None, image_root: str | None = None) -> str | None:
+    """Return the full path of an image; None without an image root or path, or if the path leaves the image root.
+
+    The image root is that of the data set unless another one is given.
+    """
+    image_root = image_root or report.manifest.image_root
     if image_root is None or not path or Path(path).is_absolute() or ".." in Path(path).parts:
         return None
     return str(Path(image_root) / path)
@@ -98,7 +108,8 @@ def _make_tile(item: dict[str, Any], report: ReportModel, same_label: bool | Non
         key=clip(item["key"], 80),
         label=clip(item["label"], 60),
         text=clip(item["text"]),
-        path=resolve_image_path(report, item.get("path")),
+        path=resolve_image_path(report, item.get("path"), item.get("image_root")),
         score=item.get("score"),
         same_label=same_label,
+        grade=item.get("grade"),
     )

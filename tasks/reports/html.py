@@ -53,6 +53,7 @@ def _render(report: ReportModel, thumbnail_budget: int) -> str:
         "latency": metric_tables.get_latency(build_metrics),
         "stage_times": metric_tables.list_stage_times(build_metrics),
         "cutoff_rows": metric_tables.list_cutoff_rows(build_metrics),
+        "query_sets": metric_tables.list_query_sets(report),
         "cross_modal_rows": metric_tables.list_cross_modal_rows(build_metrics),
         "config": formats.clip_lines(json.dumps(report.manifest.config, indent=2, ensure_ascii=False)),
     }

@@ -29,7 +29,7 @@ def render_markdown(report: ReportModel) -> str:
 
     Every string from data is escaped, so that it is shown as plain text.
     """
-    sections = (_render_verdict, _render_metrics, _render_speed, _render_items, _render_gate, _render_footer)
+    sections = (_render_verdict, _render_metrics, _render_query_sets, _render_speed, _render_items, _render_gate, _render_footer)
     return "\n\n".join(text for section in sections if (text := "\n".join(section(report)))) + "\n"
 
 
@@ -82,6 +82,30 @@ def _render_metrics(report: ReportModel) -> Iterator[str]:
         yield from _render_table(("metric", "value", "95% CI", "change", "mean over"), rows)
     else:
         yield "Nothing was measured."
+
+
+def _render_query_sets(report: ReportModel) -> Iterator[str]:
+    query_sets = metric_tables.list_query_sets(report)
+    if not query_sets:
+        return
+    yield "## Query sets\n"
+    for query_set in query_sets:
+        counted = [pluralize(query_set.queries, "query", "queries"), f"{format_count(query_set.judged)} judged"]
+        yield f"- {escape_markdown(query_set.name or 'main set')}: {', '.join(counted)}" + "".join(f"; {note}" for note in query_set.notes)
+    rows = [
+        (
+            row.definition.label,
+            format_number(row.value),
+            f"{format_number(row.interval[0])} to {format_number(row.interval[1])}" if row.interval else MISSING,
+            str(row.change) if row.change else MISSING,
+        )
+        for query_set in query_sets
+        if query_set.name
+        for row in query_set.metrics
+    ]
+    if rows:
+        yield ""
+        yield from _render_table(("metric", "value", "95% CI", "change"), rows)
 
 
 def _render_speed(report: ReportModel) -> Iterator[str]:

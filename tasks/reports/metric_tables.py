@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from indexmill.storage.metrics_file import MetricComparison, MetricsFile
 from indexmill.tasks.metrics.latency import compute_encode_fraction
-from indexmill.tasks.reports.formats import ROUNDS_TO_ZERO, format_count, format_p_value, format_signed
+from indexmill.tasks.reports.formats import ROUNDS_TO_ZERO, format_count, format_p_value, format_signed, pluralize
 from indexmill.tasks.reports.metric_definitions import MetricDefinition, define_metric, describe_population
 from indexmill.tasks.reports.model import ReportModel
 
@@ -18,13 +18,25 @@ HEADLINE_METRICS = (
     "recall_at_10",
     "ndcg_at_10",
     "mrr",
+    "mrr_at_10",
+    "judged_at_10",
     "text_to_image_recall_at_1",
     "text_to_image_recall_at_10",
     "image_to_text_recall_at_1",
     "image_to_text_recall_at_10",
     "ann_recall_at_10",
 )
-METRIC_FAMILIES = ("precision", "recall", "map", "ndcg", "hit_rate", "ann_recall", "ann_distance_recall")
+METRIC_FAMILIES = ("precision", "recall", "map", "ndcg", "hit_rate", "mrr", "judged", "ann_recall", "ann_distance_recall")
+SET_METRICS = ("ndcg_at_10", "map", "precision_at_10", "recall_at_10", "mrr_at_10", "hit_rate_at_10", "judged_at_10", "ann_recall_at_10")
+QUERY_COUNTS = (
+    ("queries_unjudged", "query without a judgement", "queries without a judgement"),
+    ("queries_rejected", "query that cannot be used", "queries that cannot be used"),
+    ("queries_leaking", "query that is nearly equal to an item", "queries that are nearly equal to an item"),
+    ("judgements_without_query", "judgement of an unknown query", "judgements of unknown queries"),
+    ("judgements_without_item", "judgement of an item that is not served", "judgements of items that are not served"),
+    ("judgements_negative", "judgement with a negative grade", "judgements with negative grades"),
+    ("judgements_repeated", "repeated judgement", "repeated judgements"),
+)
 CROSS_MODAL_DIRECTIONS = (("text_to_image", "text → image"), ("image_to_text", "image → text"))
 ALPHA = 0.05  # significance level
 
@@ -187,6 +199,38 @@ def list_cross_modal_rows(build_metrics: MetricsFile) -> list[MetricFamilyRow]:
         for direction, label in CROSS_MODAL_DIRECTIONS
     ]
     return [row for row in rows if any(value is not None for value in row.values)]
+
+
+class QuerySetRow(NamedTuple):
+    """One set of one's own queries.
+
+    Attributes:
+        name: Its name; empty for the main set.
+        queries: How many queries were measured.
+        judged: How many of these have judgements.
+        metrics: The set's metrics among SET_METRICS.
+        notes: What was left out or looks wrong, in words.
+    """
+
+    name: str
+    queries: int
+    judged: int
+    metrics: list[MetricRow]
+    notes: list[str]
+
+
+def list_query_sets(report: ReportModel) -> list[QuerySetRow]:
+    """List the sets of one's own queries, the main one first; empty for held-out queries."""
+    build_metrics = report.build_metrics
+    prefixes = [name.removesuffix("queries_read") for name in build_metrics.counts if name.endswith("queries_read")]
+    rows = []
+    for prefix in prefixes:
+        counts = {name.removeprefix(prefix): count for name, count in build_metrics.counts.items() if name.startswith(prefix)}
+        names = [prefix + name for name in SET_METRICS if prefix + name in build_metrics.metrics]
+        notes = [pluralize(counts[name], one, many) for name, one, many in QUERY_COUNTS if counts.get(name)]
+        metrics = [get_metric_row(report, name) for name in names]
+        rows.append(QuerySetRow(prefix.rstrip("/"), counts["queries"], counts["queries_judged"], metrics, notes))
+    return rows
 
 
 def get_latency(build_metrics: MetricsFile) -> QueryLatency | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from indexmill.configs.datasets import (
+    BeirDatasetConfig,
     DatasetConfig,
     FolderDatasetConfig,
     HuggingFaceDatasetConfig,
@@ -14,6 +15,7 @@ from indexmill.configs.datasets import (
 )
 from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item, Source
+from indexmill.tasks.sources.beir import BeirSource
 from indexmill.tasks.sources.folder import FolderSource
 from indexmill.tasks.sources.stdlib import StdlibSource
 from indexmill.tasks.sources.sts import StsSource
@@ -34,6 +36,8 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
             return TinyImagenetSource(config)
         case StsDatasetConfig():
             return StsSource(config)
+        case BeirDatasetConfig():
+            return BeirSource(config, root)
         case TableDatasetConfig():
             return TableSource(config, root)
         case HuggingFaceDatasetConfig():

@@ -67,6 +67,10 @@ class HubDataset:
         with _use_hub_cache(self._cache / "hub"):
             return load_dataset_builder(**source, name=config, cache_dir=str(self._cache / "datasets"))
 
+    def download(self, commit: str) -> Path:
+        """Download the files of a commit, unless they are in the cache, and return their folder."""
+        return self.call_with_retries(lambda: self._download_snapshot(self._fetch_info(commit, files=True)))
+
     @contextmanager
     def translate_read_errors(self, config: str | None) -> Iterator[None]:
         """Turn the libraries' errors about an unreadable data set into an InputError while the block runs."""

@@ -37,9 +37,7 @@ def require_columns(file: Path, table_format: TableFormat, columns: Mapping[str,
         columns: The setting that names a column -> the column's name.
         temp_dir: A folder for DuckDB's temporary files.
     """
-    with _translate_read_errors(file, table_format):
-        description = parquet.fetch_rows(f"DESCRIBE SELECT * FROM {_build_scan_sql(file, table_format)}", temp_dir=temp_dir)
-    types = {name: kind for name, kind, *_ in description}
+    types = _read_column_types(file, table_format, temp_dir)
     for setting, column in columns.items():
         if column not in types:
             raise _build_missing_column_error(file, setting, column, list(types))
@@ -51,6 +49,11 @@ def require_columns(file: Path, table_format: TableFormat, columns: Mapping[str,
                 got=types[column].split("(")[0],
                 next_step=f"choose another column in {setting}, or store this one as text",
             )
+
+
+def list_columns(file: Path, table_format: TableFormat, temp_dir: Path) -> list[str]:
+    """List the columns of a file. A JSON column must occur in its first 20,480 lines."""
+    return list(_read_column_types(file, table_format, temp_dir))
 
 
 def read_text_rows(
@@ -72,6 +75,12 @@ def read_text_rows(
     ):
         for batch in batches:
             yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def _read_column_types(file: Path, table_format: TableFormat, temp_dir: Path) -> dict[str, str]:
+    with _translate_read_errors(file, table_format):
+        description = parquet.fetch_rows(f"DESCRIBE SELECT * FROM {_build_scan_sql(file, table_format)}", temp_dir=temp_dir)
+    return {name: kind for name, kind, *_ in description}
 
 
 def _build_cell_sql(column: str | None, table_format: TableFormat) -> str:

@@ -1,4 +1,4 @@
-"""The queries of a study with their ground truth: exact neighbors and labels."""
+"""The queries of a study with their ground truth: exact neighbors, and labels or judgements."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from indexmill.storage.errors import InputError
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
 from indexmill.tasks.evaluation.labels import ItemLabels
+from indexmill.tasks.evaluation.own_queries import load_qrels, load_query_vectors
 from indexmill.tasks.indexing.auto_factory import TUNING_QUERIES
 from indexmill.tasks.indexing.chunk_search import exact_search_items
 from indexmill.tasks.indexing.factory import FAISS_METRICS
 from indexmill.tasks.metrics.latency import SupportsSearch, measure_search_speed
 from indexmill.tasks.metrics.neighbors import ann_recall_at, distance_recall_at
 from indexmill.tasks.metrics.per_label import UNLABELED
+from indexmill.tasks.metrics.qrels import Qrels
 from indexmill.tasks.metrics.ranking import compute_query_metrics
 from indexmill.tasks.studies.brute_force import BruteForce
 from indexmill.tasks.studies.results import SearchMeasurements
@@ -45,6 +47,7 @@ class QuerySet:
         tuning_exact_ids: Ids of their exact neighbors, int64 (m, K).
         depth: Ranking depth of `map`.
         higher_is_better: Whether scores are inner products.
+        qrels: The judgements of queries of one's own, which then decide relevance; None for held-out items.
     """
 
     queries: np.ndarray
@@ -57,6 +60,7 @@ class QuerySet:
     tuning_exact_ids: np.ndarray
     depth: int
     higher_is_better: bool
+    qrels: Qrels | None = None
 
     def measure_search(self, searcher: SupportsSearch) -> SearchMeasurements:
         """Measure one setting of the search parameters: the quality of its results, then its speed."""
@@ -79,32 +83,47 @@ class QuerySet:
         )
 
     def _measure_relevance(self, searcher: SupportsSearch, retrieved: np.ndarray) -> dict[str, float | None]:
-        judged = self.relevant_counts > 0
+        judged = self.qrels.judged > 0 if self.qrels else self.relevant_counts > 0
         if not judged.any():
             return {"precision_at_10": None, "recall_at_10": None, "map": None}
         _, deep = _search_batches(searcher, self.queries[judged], self.depth)
-        metrics, deep_metrics = (self._measure_by_label(ids, judged) for ids in (retrieved[judged], deep))
-        return {"precision_at_10": metrics["precision_at_10"], "recall_at_10": metrics["recall_at_10"], "map": deep_metrics["map"]}
+        measure = self._measure_by_judgements if self.qrels else self._measure_by_label
+        metrics, deep_metrics = measure(retrieved[judged], judged), measure(deep, judged)
+        measured: dict[str, float | None] = {name: metrics[name] for name in ("precision_at_10", "recall_at_10")}
+        if self.qrels:
+            measured["ndcg_at_10"] = metrics["ndcg_at_10"]
+        return measured | {"map": deep_metrics["map"]}
 
     def _measure_by_label(self, retrieved: np.ndarray, judged: np.ndarray) -> dict[str, float]:
         hits = self.labels.lookup(retrieved) == self.query_labels[judged, None]
         columns = compute_query_metrics(hits, self.relevant_counts[judged], (K,))
         return {name: float(values.mean()) for name, values in columns.items()}
 
+    def _measure_by_judgements(self, retrieved: np.ndarray, judged: np.ndarray) -> dict[str, float]:
+        """As in an evaluation: a judged query without a relevant item counts 0."""
+        if self.qrels is None:
+            return {}
+        all_retrieved = np.full((len(judged), retrieved.shape[1]), -1, np.int64)
+        all_retrieved[judged] = retrieved
+        gains, relevant = self.qrels.look_up_gains(all_retrieved)[judged], np.maximum(self.qrels.relevant[judged], 1)
+        columns = compute_query_metrics(gains > 0, relevant, (K,), gains, self.qrels.ideal_gains(K)[judged])
+        return {name: float(values.mean()) for name, values in columns.items()}
+
 
 def load_query_set(root: Root, config: PipelineConfig, embeddings: EmbeddingSet) -> QuerySet:
     """Load a seeded sample of the queries, and search for them exactly. Holds the queries and the labels of all items, not the database.
 
-    Queries that are nearly a copy of an item in the database are left out if `split.leaks` says so.
+    Of queries of one's own, the main set is taken, judged queries first. Queries that are nearly a copy of an item in the database are
+    left out if `split.leaks` says so.
 
     Raises:
         InputError: If there are no queries.
     """
     indexed = embeddings.for_modality(config.index.modality)
-    query_embeddings = embeddings.for_modality(config.evaluation.query_modality or config.index.modality)
+    own = embeddings.query_sets[0] if embeddings.query_sets else None
     max_queries, metric = config.study.max_queries, FAISS_METRICS[config.index.metric]
-    larger_ids, larger_sample = _sample_queries(root, config, query_embeddings, max_queries + TUNING_QUERIES)
-    ids, queries = _sample_queries(root, config, query_embeddings, max_queries)
+    larger_ids, larger_sample = _sample_queries(root, config, embeddings, max_queries + TUNING_QUERIES)
+    ids, queries = _sample_queries(root, config, embeddings, max_queries)
     if not len(ids):
         raise InputError(
             "no queries are held out, so there is nothing to compare",
@@ -114,7 +133,7 @@ def load_query_set(root: Root, config: PipelineConfig, embeddings: EmbeddingSet)
     is_left_over = ~np.isin(larger_ids, ids)
     tuning_queries = larger_sample[is_left_over] if is_left_over.sum() >= MIN_TUNING_QUERIES else queries
     scores, exact_ids = exact_search_items(root, indexed, np.concatenate([queries, tuning_queries]), K, metric)
-    labels = ItemLabels(root, embeddings, indexed)
+    labels = ItemLabels(root, embeddings.without_queries(), indexed)
     query_labels = labels.lookup(ids)
     label_counts = labels.count_per_label("database")[query_labels] if labels.names else 0
     return QuerySet(
@@ -128,6 +147,7 @@ def load_query_set(root: Root, config: PipelineConfig, embeddings: EmbeddingSet)
         tuning_exact_ids=exact_ids[len(ids) :],
         depth=min(max(config.evaluation.depth, K), indexed.database),
         higher_is_better=metric == faiss.METRIC_INNER_PRODUCT,
+        qrels=load_qrels(root, own.judgements, ids) if own else None,
     )
 
 
@@ -139,8 +159,12 @@ def count_threads(searcher: SupportsSearch) -> int:
 
 
 def _sample_queries(root: Root, config: PipelineConfig, embeddings: EmbeddingSet, count: int) -> tuple[np.ndarray, np.ndarray]:
-    with open_vectors(root, embeddings, side="query", leaking=config.split.leaks == "keep", sample=(count, config.index.seed)) as blocks:
-        return concatenate_blocks(blocks, embeddings.dim)
+    seed, include_leaks = config.index.seed, config.split.leaks == "keep"
+    if embeddings.query_sets:
+        return load_query_vectors(root, embeddings.query_sets[0], max_queries=count, include_leaks=include_leaks, seed=seed)
+    query_embeddings = embeddings.for_modality(config.evaluation.query_modality or config.index.modality)
+    with open_vectors(root, query_embeddings, side="query", leaking=include_leaks, sample=(count, seed)) as blocks:
+        return concatenate_blocks(blocks, query_embeddings.dim)
 
 
 def _search_batches(searcher: SupportsSearch, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

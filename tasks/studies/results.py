@@ -38,7 +38,8 @@ class SearchMeasurements(FrozenModel):
         cpu_ms_per_query: CPU time of all threads in batches of 256, measured once; other load on the machine affects it less.
         ann_recall_at_10: Against exact search, by ids.
         ann_distance_recall_at_10: Against exact search, by distance.
-        precision_at_10: By label, of the same results, as is `recall_at_10`; None if no query's label is in the database.
+        precision_at_10: By label or by judgements, of the same results, as is `recall_at_10`; None if no query's label is in the database.
+        ndcg_at_10: By judgements, of the same results; None without any.
         map: Mean average precision by label of a search to the depth `evaluation.depth`. A graph visits at least as many candidates as it
             returns, so this search is wider than one for k = 10.
     """
@@ -54,6 +55,7 @@ class SearchMeasurements(FrozenModel):
     precision_at_10: float | None
     recall_at_10: float | None
     map: float | None
+    ndcg_at_10: float | None = None
 
 
 class StudyRow(FrozenModel):
@@ -100,6 +102,7 @@ class StudyRow(FrozenModel):
     bytes_per_vector: float
     memory_bytes: int
     mapped_bytes: int
+    ndcg_at_10: float | None = None
     is_pareto_optimal: bool = False
     best: bool = False
 

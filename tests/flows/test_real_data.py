@@ -6,9 +6,11 @@ import json
 import os
 from pathlib import Path
 
+import ir_measures
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from ir_measures import AP, RR, P, R, nDCG
 from scipy.stats import spearmanr
 
 from indexmill.configs.loading import load_config
@@ -148,3 +150,28 @@ def test_minilm_reaches_its_published_correlations(server: str, root: Root, shor
     assert exact["sts-test"] == pytest.approx(82.03, abs=0.1)
     assert exact["sick"] == pytest.approx(77.58, abs=0.1)
     assert compute_correlations(root, "bfloat16", short_stsbenchmark) == pytest.approx(exact, abs=0.1)
+
+
+@pytest.mark.slow
+def test_cranfield_reaches_the_figures_of_trec_eval(build: Build, tmp_path: Path) -> None:
+    """1,400 abstracts, two of them empty, and 225 queries, whose ids are ordinals as the abstracts' are; in float32.
+
+    The figures come from ir_measures on an exact search with the same vectors. Query by query, our values are those that ir_measures
+    computes from run.trec and the judgements of the collection itself.
+    """
+    settings = [f"dataset.path={DATA / 'cranfield'}", *MINILM, "encoder.precision=float32"]
+    summary = build(tmp_path, *settings, config="cranfield")
+    assert (summary["items"], summary["database"], summary["query"], summary["rejected"]) == (1400, 1398, 0, 2)
+    expected = {"ndcg_at_10": 0.4996, "map": 0.4223, "precision_at_10": 0.3129, "recall_at_100": 0.7908, "mrr_at_10": 0.7706}
+    assert {name: summary["metrics"][name] for name in expected} == pytest.approx(expected, abs=0.0005)
+    report = Path(summary["path"]) / "report"
+    counts = json.loads((report / "metrics.json").read_text())["counts"]
+    assert [counts[name] for name in ("queries", "queries_judged", "queries_unjudged", "judgements")] == [225, 225, 0, 1837]
+    assert (counts["judgements_without_item"], counts["judgements_without_query"]) == (1, 0)
+    names = {nDCG @ 10: "ndcg_at_10", AP: "map", P @ 10: "precision_at_10", R @ 100: "recall_at_100", RR @ 10: "mrr_at_10"}
+    lines = (DATA / "cranfield" / "qrels" / "test.tsv").read_text().splitlines()[1:]
+    qrels = [ir_measures.Qrel(query, item, int(grade)) for query, item, grade in (line.split("\t") for line in lines)]
+    run = list(ir_measures.read_trec_run(str(report / "run.trec")))
+    rows = {row["query"]: row for row in pq.read_table(report / "per_query.parquet").to_pylist()}
+    for measured in ir_measures.iter_calc(list(names), qrels, run):
+        assert rows[measured.query_id][names[measured.measure]] == pytest.approx(measured.value, abs=1e-6)

@@ -23,6 +23,7 @@ from indexmill.tasks.encoding.process import WorkerLost
 from indexmill.tasks.evaluate import evaluate
 from indexmill.tasks.ingest import ingest
 from indexmill.tasks.publish import publish
+from indexmill.tasks.queries import read_queries
 from indexmill.tasks.retry import RetryPolicy
 from indexmill.tasks.shard import shard
 from indexmill.tasks.split import split
@@ -33,7 +34,8 @@ from indexmill.tasks.tune import tune
 from indexmill.tasks.validate import validate
 
 TASKS: dict[str, Task[..., Any]] = {
-    task.name: task for task in (ingest, validate, split, chunk, encode, encode_chunk, train, shard, tune, evaluate, publish, study)
+    task.name: task
+    for task in (ingest, validate, split, chunk, read_queries, encode, encode_chunk, train, shard, tune, evaluate, publish, study)
 }
 ARCHITECTURE = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text(encoding="utf-8")
 
