@@ -38,8 +38,8 @@ class BaseEncoderConfig(FrozenModel):
     normalize: bool = Field(default=True, description="scale vectors to unit length")
     chunk_rows: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         default="auto",
-        description="contents per encode chunk, of which an interrupted run encodes at most one again; `auto`: about 45 s of work, and"
-        " at most 4,096 chunks",
+        description="contents per encode chunk, of which an interrupted run encodes at most one again; `auto`: about 45 seconds of work,"
+        " and at most 4,096 chunks",
     )
     storage_dtype: Literal["float32", "float16"] = Field(
         default="float32", description="number format of stored vectors; float16 takes half the space"

@@ -70,13 +70,17 @@ class IndexConfig(FrozenModel):
         default="Flat",
         min_length=1,
         description="a FAISS factory string, or `auto`: the fastest index that reaches recall_target within memory_budget and"
-        " latency_budget_ms",
+        " latency_budget_ms. From 16,384 inverted lists on, they are found through an HNSW graph (as IVF65536_HNSW32)",
     )
     metric: Literal["cosine", "ip", "l2"] = Field(default="cosine", description="similarity: cosine, inner product or Euclidean distance")
     shards: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)] = Field(
         default="auto", description="FAISS files of the database side; `auto` fills shards of at most shard_bytes one after another"
     )
-    shard_bytes: ByteSize = Field(default=ByteSize(256_000_000), ge=1, description="largest shard with shards: auto")
+    shard_bytes: ByteSize = Field(
+        default=ByteSize(256_000_000),
+        ge=1,
+        description="largest shard with shards: auto; every shard adds to the time of a search, so large indexes want large shards",
+    )
     recall_target: float | None = Field(
         default=None, gt=0, lt=1, description="recall@10 to tune the search for; 0.95 with factory `auto`, else no tuning"
     )
@@ -91,7 +95,11 @@ class IndexConfig(FrozenModel):
         default="none", description="vectors to re-rank candidates with: sq8 (8 bits per dimension), fp16, exact (float32) or none"
     )
     train_points_per_list: int = Field(default=64, ge=39, le=256, description="training vectors per list")
-    train_memory: ByteSize = Field(default=ByteSize(1_000_000_000), ge=1_000_000, description="memory for training")
+    train_memory: ByteSize = Field(
+        default=ByteSize(1_000_000_000),
+        ge=1_000_000,
+        description="memory for training: with less than 12 bytes x dimensions x train_points_per_list x lists, fewer vectors are used",
+    )
     drift: DriftConfig = DriftConfig()
     seed: int = Field(default=0, description="seed of training and of samples")
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from indexmill.configs.models import IndexConfig, PipelineConfig
 from indexmill.tasks.encoding.chunk_size import choose_chunk_rows
+from indexmill.tasks.evaluation.extra_metrics import MAX_SCORES
 from indexmill.tasks.indexing.auto_factory import propose_candidates
 from indexmill.tasks.indexing.coarse_quantizer import LEVEL_ITERATIONS, MANY_LISTS, REFINEMENTS
 from indexmill.tasks.indexing.factory import min_training_items
@@ -26,7 +27,7 @@ LIST_CPU_S, IMAGE_CHECK_CPU_S, TEXT_CHECK_CPU_S, SPLIT_CPU_S = 28e-6, 506e-6, 30
 ENCODE_RATES = {"sentence-transformers": 359.0, "open-clip": 15.0, "timm": 40.0, "efficientnet-lite": 53.0}
 ASSUMED_DIMS = {"sentence-transformers": 384, "open-clip": 512, "timm": 512, "efficientnet-lite": 1280}
 # docs/benchmarks.md, "Scale": tables digested, joins with the store's keys, and sorting rows into shards, per item
-DIGEST_CPU_S, JOIN_CPU_S, ASSIGN_ROWS_CPU_S = 0.44e-6, 2e-6, 4e-6
+DIGEST_CPU_S, JOIN_CPU_S, ASSIGN_ROWS_CPU_S = 0.44e-6, 0.5e-6, 2.5e-6
 TABLE_DIGESTS, KEY_JOINS = 5, 4  # ingest, validate, split, encode, shards; missing, in use, truncated, parts of shards
 # docs/benchmarks.md, "Scale": 8.9 CPU seconds to read, join and sort a million float32 vectors of 384 dimensions
 READ_CPU_S_PER_BYTE = 8.9e-6 / (4 * 384)
@@ -41,8 +42,11 @@ SPILL_FLOPS = 22e9
 FLAT_ITERATIONS = 10  # FAISS's default for inverted lists
 HNSW_CPU_S_PER_DIM = 360e-6 / 384  # HNSW32 over the items themselves: 36 CPU seconds for 100,000 vectors of 384 dimensions
 CODE_CPU_S_PER_DIM = 10e-6 / 384  # encoding one vector by a product quantizer and adding it
-EXACT_FLOPS = 100e9  # exact search: 6.4 core hours for 3,000 queries, a billion vectors of 384 dimensions
-TUNE_CPU_S = 3.0  # per 1,000 queries and shard: bisection of nprobe and candidates at 100,000 vectors
+FILL_CPU_S = 9e-6  # adding entries, writing and digesting the files of a shard, per item: docs/benchmarks.md, "Scale"
+TRIAL_CPU_S_PER_DIM = 32 / 384  # what `auto` spends on comparing four candidates
+# Exact search, per query and item: 6.4 ns at 96 dimensions (docs/benchmarks.md, "Scale"), 7.7 ns at 384
+EXACT_PAIR_S, EXACT_PAIR_S_PER_DIM = 6.0e-9, 4.5e-12
+TUNE_CPU_S = 1.2  # per 1,000 queries and shard: docs/benchmarks.md, "Scale"
 TUNING_QUERIES = 1000
 HASH_BYTES_PER_S = 1e9  # SHA-256 of the files of a snapshot
 DRIVER_BYTES = 1 << 30  # DuckDB within its limit, blocks of rows, libraries: docs/benchmarks.md, "Scale"
@@ -201,7 +205,9 @@ def plan_scale(
         cost("encode", items / rate, ENCODER_BYTES, store_bytes + tables, f"{rate:,.0f} items a second and core"),
         cost(
             "train",
-            train_seconds(shape.lists, sample, dim) + sample * 4 * dim * READ_CPU_S_PER_BYTE,
+            train_seconds(shape.lists, sample, dim)
+            + (TRIAL_CPU_S_PER_DIM * dim if index.factory == "auto" else 0)
+            + sample * 4 * dim * READ_CPU_S_PER_BYTE,
             max(DRIVER_BYTES, TRAINING_SAMPLE_COPIES * sample * dim * 4),
             centroid_bytes,
             f"{sample:,} vectors, {'two levels' if shape.lists >= MANY_LISTS else 'flat k-means'}",
@@ -224,8 +230,8 @@ def plan_scale(
             "evaluate",
             exact_seconds(database, dim, truth_queries - min(queries, TUNING_QUERIES)) + 2 * read_s,
             DRIVER_BYTES + database * entry_bytes,
-            4 * dim * database if queries else 0,
-            "exact neighbors; a copy of the vectors for rankings of the whole database, removed at the end",
+            4 * dim * database if queries and database <= MAX_SCORES else 0,
+            "exact neighbors; up to 200 million, a temporary copy of the vectors for whole rankings",
         ),
         cost("publish", (index_bytes + store_bytes / 100) / HASH_BYTES_PER_S, DRIVER_BYTES, index_bytes * queries / database, "digests"),
     )
@@ -308,16 +314,16 @@ def assign_seconds(lists: int, dim: int, *, spill: bool = False) -> float:
 
 
 def add_seconds(shape: IndexShape, dim: int) -> float:
-    """CPU seconds to add one vector to its lists or to a graph, and to encode it."""
-    seconds = assign_seconds(shape.lists, dim, spill=shape.spill)
+    """CPU seconds to add one vector to its lists or to a graph, to encode it, and to write it."""
+    seconds = FILL_CPU_S + assign_seconds(shape.lists, dim, spill=shape.spill)
     if shape.has_codes:
         seconds += CODE_CPU_S_PER_DIM * dim
     return seconds + (HNSW_CPU_S_PER_DIM * dim if shape.is_graph else 0)
 
 
 def exact_seconds(database: int, dim: int, queries: int) -> float:
-    """CPU seconds of exact search: 2 · database · dim operations per query."""
-    return 2 * database * dim * queries / EXACT_FLOPS
+    """CPU seconds of exact search: products and the selection of the best, for every query and item."""
+    return database * queries * (EXACT_PAIR_S + EXACT_PAIR_S_PER_DIM * dim)
 
 
 def count_shards(index: IndexConfig, database: int, entry_bytes: int) -> int:
@@ -343,6 +349,10 @@ def _get_code_bytes(factory: str, dim: int) -> int:
     return 4 * dim + (8 * int(links[1]) if links else 0)
 
 
+def _round_up(number: int) -> str:
+    return f"{math.ceil(number / 1e8) / 10:.1f}GB"
+
+
 def _list_settings(
     config: PipelineConfig,
     shape: IndexShape,
@@ -357,11 +367,11 @@ def _list_settings(
     index, settings = config.index, []
     if shards > 2 * wanted_shards:
         settings.append(
-            f"index.shard_bytes={wanted_bytes / 1e9:.1f}GB: {wanted_shards:,} files instead of {shards:,}, each of which is searched"
+            f"index.shard_bytes={_round_up(wanted_bytes)}: {wanted_shards:,} files instead of {shards:,}, each of which is searched"
         )
     if shape.lists and wanted_memory > int(index.train_memory):
         settings.append(
-            f"index.train_memory={wanted_memory / 1e9:.1f}GB: {index.train_points_per_list} training vectors per list, as configured"
+            f"index.train_memory={_round_up(wanted_memory)}: {index.train_points_per_list} training vectors per list, as configured"
         )
     if index.factory == "Flat" and shape.rerank_bytes == 0 and shards > SHARD_MAX_COUNT:
         settings.append("index.factory=auto: codes and lists, instead of comparing every vector")

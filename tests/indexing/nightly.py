@@ -111,7 +111,7 @@ def read_ids(root: Root, shard: Shard) -> np.ndarray:
     if ivf is None:
         return np.sort(faiss.vector_to_array(index.id_map))
     lists = ivf.invlists
-    parts = [faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number)).copy() for number in range(ivf.nlist)]
+    parts = [faiss.rev_swig_ptr(lists.get_ids(number), size).copy() for number in range(ivf.nlist) if (size := lists.list_size(number))]
     return np.sort(np.concatenate(parts))
 
 
