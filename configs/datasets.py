@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from indexmill.storage.records import FrozenModel
+
+QUERY_SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 
 class ChunkConfig(FrozenModel):
@@ -25,22 +27,39 @@ class ChunkConfig(FrozenModel):
 class QueriesConfig(FrozenModel):
     """A table of queries of your own: Parquet, CSV with a header, or JSON lines, by the ending of its name."""
 
-    path: str = Field(
-        pattern=r"\.(parquet|csv|jsonl)$", description="the file: .parquet, .csv or .jsonl; relative to the working directory"
-    )
+    path: str = Field(description="the file: .parquet, .csv or .jsonl; relative to the working directory")
     id_column: str = Field(default="id", description="column of unique query ids, which the judgements name")
     text_column: str = Field(default="text", description="column of texts, unless image_column is set")
     image_column: str | None = Field(
         default=None, description="column of images; with it the queries are images, and paths are relative to the table's folder"
     )
 
+    @field_validator("path")
+    @classmethod
+    def _require_table(cls, path: str) -> str:
+        if not path.endswith(QUERY_SUFFIXES):
+            raise ValueError(f"a file that ends with {', '.join(QUERY_SUFFIXES)}")
+        return path
+
 
 def _read_path_alone(value: Any) -> Any:
     """Read `queries: FILE` as `queries: {path: FILE}`."""
-    return {"path": value} if isinstance(value, str) and value != "pairs" else value
+    if not isinstance(value, str) or value == "pairs":
+        return value
+    if not value.endswith(QUERY_SUFFIXES):
+        raise ValueError(f"pairs, or a file that ends with {', '.join(QUERY_SUFFIXES)}")
+    return {"path": value}
 
 
-Queries = Annotated[Literal["pairs"] | QueriesConfig, BeforeValidator(_read_path_alone)]
+def _choose_queries(value: Any) -> str:
+    return "pairs" if value == "pairs" else "file"
+
+
+Queries = Annotated[
+    Annotated[Literal["pairs"], Tag("pairs")] | Annotated[QueriesConfig, Tag("file")],
+    Discriminator(_choose_queries),
+    BeforeValidator(_read_path_alone),
+]
 
 
 class BaseDatasetConfig(FrozenModel):

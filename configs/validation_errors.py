@@ -176,7 +176,8 @@ def _find_section_models(loc: tuple[int | str, ...]) -> list[type[BaseModel]]:
     annotations: list[Any] = [PipelineConfig]
     for part in map(str, loc):
         children = [child for annotation in annotations for child in _find_child_annotations(annotation, part)]
-        annotations = children or [model for annotation in annotations for model in _find_models(annotation) if _has_tag(model, part)]
+        tagged = [model for annotation in annotations for model in _find_models(annotation) if _has_tag(model, part)]
+        annotations = children or tagged or annotations  # a part that is neither names a member of a union without a tag of its own
     return [model for annotation in annotations for model in _find_models(annotation)]
 
 

@@ -27,7 +27,7 @@ from indexmill.tasks.evaluate import evaluate
 from indexmill.tasks.indexing.factory import check_factory
 from indexmill.tasks.ingest import describe_stale_listing, ingest, read_source_revision
 from indexmill.tasks.publish import publish
-from indexmill.tasks.queries import read_queries, read_query_revision
+from indexmill.tasks.queries import combine_revisions, read_queries, read_query_revision
 from indexmill.tasks.shard import shard
 from indexmill.tasks.split import split
 from indexmill.tasks.train import train
@@ -110,19 +110,20 @@ def run_data_stages(
     root, run = stages.root, stages.run
     check_factory(config.index)
     identity = check_encoder(config.encoder, root, process)
-    source_revision = read_source_revision(config.dataset, root)
-    if record_revision and root.read_last_revision(config.name) not in (None, source_revision):
+    source_revision, own_queries = read_source_revision(config.dataset, root), config.own_queries
+    query_revision = read_query_revision(own_queries, root) if own_queries else ""
+    if record_revision and root.read_last_revision(config.name) not in (None, combine_revisions(source_revision, query_revision)):
         process.preload(config.encoder)  # the source has changed, so there will be something to encode
     source_config = config.dataset.model_copy(update={"chunk": None})  # texts are listed in the same way, chunks or not
     dataset = run(ingest, config.name, source_config, source_revision, rehash, staleness_check=describe_stale_listing)
     if record_revision:
-        root.scratch.write_text(root.revision_file(config.name), dataset.revision + "\n")
+        root.scratch.write_text(root.revision_file(config.name), combine_revisions(dataset.revision, query_revision) + "\n")
     validated = run(validate, dataset, config.validate_, staleness_check=list_transient_reasons)
     split_dataset = run(split, validated, config.split)
     if config.dataset.chunk:
         split_dataset = run(chunk, split_dataset, config.dataset.chunk, config.encoder, identity.fingerprint)
-    if own_queries := config.own_queries:
-        split_dataset = run(read_queries, split_dataset, own_queries, read_query_revision(own_queries, root))
+    if own_queries:
+        split_dataset = run(read_queries, split_dataset, own_queries, query_revision)
     return dataset, validated, split_dataset, identity
 
 

@@ -10,11 +10,12 @@ from indexmill.flows.pipeline_context import open_root
 from indexmill.storage.errors import IndexmillError
 from indexmill.storage.root import Root
 from indexmill.tasks.ingest import read_source_revision
+from indexmill.tasks.queries import combine_revisions, read_query_revision
 
 
 @flow(name="watch-sources", validate_parameters=False)
 def watch_sources(configs: list[str] | None = None, root: str | None = None) -> dict[str, str]:
-    """Start the deployment `build-index/NAME` of every pipeline whose source has changed since its last build.
+    """Start the deployment `build-index/NAME` of every pipeline whose source or queries have changed since its last build.
 
     An unreachable source does not hold up the others. While a pipeline's build is running, no second one starts; the
     next check tries again.
@@ -34,10 +35,12 @@ def watch_sources(configs: list[str] | None = None, root: str | None = None) -> 
 
 def _start_if_changed(root: Root, name: str) -> str:
     try:
-        source_revision = read_source_revision(load_config(name, []).dataset, root)
+        config = load_config(name, [])
+        query_revision = read_query_revision(config.own_queries, root) if config.own_queries else ""
+        revision = combine_revisions(read_source_revision(config.dataset, root), query_revision)
     except IndexmillError as error:
         return error.what
-    if root.read_last_revision(name) == source_revision:
+    if root.read_last_revision(name) == revision:
         return "unchanged"
     run_deployment(f"build-index/{name}", timeout=0, as_subflow=False)
     return "started"

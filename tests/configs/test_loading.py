@@ -180,3 +180,31 @@ def test_cosine_needs_normalized_vectors(tmp_path: Path) -> None:
     """Inner products of vectors that are not normalized are not cosines."""
     assert "encoder.normalize" in read_error(tmp_path, VALID, "encoder.normalize=false")
     assert load_config(write_config(tmp_path, VALID), ["encoder.normalize=false", "index.metric=ip"]).index.metric == "ip"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("  queries: log.txt", ["dataset.queries is not valid", "pairs, or a file that ends with"]),
+        ("  queries: {pth: log.csv}", ["unknown key pth", "dataset.queries.path is missing"]),
+        ("  queries: {path: log.csv, id: q}", ["unknown key id", "did you mean id_column?", "line 5"]),
+        ("  judgements: qrels.txt", ["dataset.queries as a file"]),
+        ("  queries: pairs\n  judgements: qrels.txt", ["dataset.queries as a file"]),
+    ],
+)
+def test_queries_are_a_file_a_section_or_pairs(tmp_path: Path, lines: str, expected: list[str]) -> None:
+    """Each error is about the form that was meant, with its line."""
+    message = read_error(tmp_path, VALID.replace("  path: /pictures", f"  path: /pictures\n{lines}"))
+    assert [part for part in expected if part not in message] == []
+
+
+def test_with_queries_of_ones_own_no_item_is_held_out_by_default(tmp_path: Path) -> None:
+    """Nor are leaks looked for; without them, the dump of a config is what it was before there were such keys."""
+    own = load_config(write_config(tmp_path, VALID), ["dataset.queries=log.csv", "split.seed=3"])
+    assert (own.split.mode, own.split.leaks, own.split.seed) == ("none", "keep", 3)
+    assert own.own_queries is not None
+    plain = load_config(write_config(tmp_path, VALID))
+    assert (plain.split.mode, plain.split.leaks, plain.own_queries) == ("hash", "exclude", None)
+    dumped = plain.model_dump(mode="json")
+    assert not {"queries", "judgements"} & set(dumped["dataset"])
+    assert "sets" not in dumped["evaluation"]

@@ -12,11 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from ir_measures import AP, RR, Judged, P, Success, nDCG
 
+from indexmill.configs.loading import load_config
 from indexmill.flows.study_index import study_index
 from indexmill.storage.errors import InputError, PublishRefused
 from indexmill.storage.garbage_collection import collect_garbage
 from indexmill.storage.root import Root
+from indexmill.tasks.ingest import read_source_revision
 from indexmill.tasks.metrics import latency
+from indexmill.tasks.queries import combine_revisions, read_query_revision
 from tests.conftest import QUICK, Build
 from tests.encoding.checkpoints import write_clip_folder
 from tests.flows.built import read_manifest
@@ -115,6 +118,25 @@ def test_garbage_collection_keeps_the_vectors_of_queries(judged: tuple[Path, Pat
         root.close()
 
 
+def test_new_judgements_are_a_new_revision_for_the_watch(judged: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> None:
+    """`watch-sources` compares with what the build recorded."""
+    folder = Path(shutil.copytree(judged[0], tmp_path / "again"))  # with the times of the files
+    settings = [setting.replace(str(judged[0]), str(folder)) for setting in list_settings(judged[0])]
+    config = load_config("demo-images", [f"dataset.path={folder / 'pictures'}", *settings])
+    root = Root(folder / "root")
+    try:
+        assert config.own_queries is not None
+        before = read_query_revision(config.own_queries, root)
+        with (folder / "queries" / "strict.txt").open("a") as file:
+            file.write("1 0 gone 1\n")
+        after = read_query_revision(config.own_queries, root)
+        source_revision = read_source_revision(config.dataset, root)
+        assert combine_revisions(source_revision, after) != combine_revisions(source_revision, before)
+        assert root.read_last_revision("demo-images") == combine_revisions(source_revision, before)
+    finally:
+        root.close()
+
+
 def test_new_judgements_change_the_metrics_alone(judged: tuple[Path, Path, dict[str, Any]], build: Build, tmp_path: Path) -> None:
     """Nothing is encoded, trained or filled again; the gate refuses a significant drop of one set by its name."""
     folder = Path(shutil.copytree(judged[0], tmp_path / "again"))
@@ -156,8 +178,6 @@ def test_a_study_measures_the_judged_queries(judged: tuple[Path, Path, dict[str,
 )
 def test_settings_that_contradict_each_other_are_refused(tmp_path: Path, settings: list[str], message: str) -> None:
     """Before anything is read."""
-    from indexmill.configs.loading import load_config
-
     with pytest.raises(InputError, match=message):
         load_config("demo-images", ["dataset.path=x", *list_settings(tmp_path), *settings])
 

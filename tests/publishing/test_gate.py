@@ -85,3 +85,11 @@ def test_too_few_items_too_many_rejects_and_too_much_churn_fail() -> None:
     assert all(rule.passed for rule in evaluate_rules(candidate({}, diff(0, 1)), {}, within_limits))
     (unmeasured,) = evaluate_rules(candidate({}, diff(0, 1, churn=None)), {}, GateConfig(maximum_churn=0.2))
     assert not unmeasured.passed
+
+
+def test_a_set_of_queries_that_is_new_has_nothing_to_be_compared_with() -> None:
+    """A refused build never becomes live, so otherwise a set with such a rule could never be added. An unmeasured set fails."""
+    rules = GateConfig(significant_drop={"rare/map": 0.05}, maximum_drop={"rare/map": 0.1})
+    assert evaluate_rules(candidate({"rare/map": 0.4}, diff(0.0, 1.0)), {"map": 0.5}, rules) == ()
+    gone = list_failed_rules(evaluate_rules(candidate({}, diff(0.0, 1.0)), {"rare/map": 0.5}, rules))
+    assert len(gone) == 2
