@@ -48,6 +48,13 @@ class Scratch:
             yield folder / target.name
             commit(folder / target.name, target)
 
+    @contextmanager
+    def create_atomically(self, target: Path) -> Iterator[Path]:
+        """Yield a temporary path; commit it as `target` when the block ends without an error, unless that file exists."""
+        with self.staging() as folder:
+            yield folder / target.name
+            commit_if_absent(folder / target.name, target)
+
     def write_text(self, target: Path, text: str) -> None:
         """Write `text` (UTF-8) to `target` atomically."""
         with self.replace_atomically(target) as temporary:
@@ -65,6 +72,30 @@ def commit(temporary: Path, target: Path) -> None:
     temporary.replace(target)
     _fsync(target.parent)
     raise_if_stopping(f"after {target}")
+
+
+def commit_if_absent(temporary: Path, target: Path) -> bool:
+    """Commit a file like `commit`, but keep a target that exists: of several writers the first one wins.
+
+    Returns:
+        Whether this file became the target.
+
+    Raises:
+        Stopped: when a stop was requested.
+    """
+    _fsync(temporary)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    except OSError:  # no hard links on this file system; the gap between the two calls is short
+        if target.exists():
+            return False
+        temporary.replace(target)
+    _fsync(target.parent)
+    raise_if_stopping(f"after {target}")
+    return True
 
 
 def link(source: Path, target: Path, scratch: Scratch) -> None:

@@ -132,6 +132,7 @@ def open_vectors(
     side: Side,
     leaking: bool = True,
     sample: tuple[int, int] | None = None,
+    digests: tuple[str, str] | None = None,
 ) -> Iterator[Iterator[tuple[np.ndarray, np.ndarray]]]:
     """Yield an iterator over blocks of one side, ordered by item id: ids int64 (n,) and vectors float32 (n, dim).
 
@@ -142,6 +143,7 @@ def open_vectors(
         leaking: Include queries that are nearly equal to an item of the database.
         sample: (size, seed). At most `size` items, drawn by a keyed hash of their ids: the same items give the same
             sample.
+        digests: Only contents from the first digest up to, and without, the second.
 
     Raises:
         DamagedFile: when an item does not have exactly one vector.
@@ -149,10 +151,14 @@ def open_vectors(
     items = f"SELECT item_id, content_digest FROM {parquet.scan_sql(root.file(embeddings.items))} WHERE side = '{side}'"
     if not leaking:
         items += " AND NOT leak"
+    if digests:
+        items += f" AND content_digest >= '{digests[0]}' AND content_digest < '{digests[1]}'"
     if sample:
         size, seed = sample
         items += f" ORDER BY md5('{seed}/' || item_id), item_id LIMIT {size}"
     parts = parquet.scan_sql(*(root.file(ref) for ref in embeddings.files if "/part-" in ref.path))
+    if digests:  # read only the row groups that can hold them
+        parts = f"(FROM {parts} WHERE content_digest >= '{digests[0]}' AND content_digest < '{digests[1]}')"
     sql = f"SELECT i.item_id, e.embedding FROM ({items}) i LEFT JOIN {parts} e USING (content_digest) ORDER BY i.item_id"
     with parquet.query(sql, temp_dir=root.tmp) as batches:
         yield _iter_blocks(batches, embeddings)

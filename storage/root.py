@@ -4,6 +4,7 @@
 <root>/cache/                                     stage records by cache key
 <root>/prefect/                                   files of the embedded Prefect server
 <root>/tmp/                                       temporaries of running processes
+<root>/jobs/<key>/                                what a driver and its workers exchange; removed when the work is done
 <root>/sources/<dataset>/<revision>/              downloaded or generated source files
 <root>/sources/_huggingface/                      files of the Hugging Face libraries
 <root>/models/                                    encoders downloaded from a hub
@@ -27,6 +28,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,6 +85,11 @@ class Root:
             ) from None
 
     @property
+    def location(self) -> str:
+        """What another process passes to `Root` to open this root."""
+        return str(self.path)
+
+    @property
     def scratch(self) -> Scratch:
         """This process's folder for temporaries, created on first use."""
         if self._scratch is None:
@@ -99,6 +106,12 @@ class Root:
     def replace_atomically(self, target: Path) -> Iterator[Path]:
         """Yield a temporary path that replaces `target` atomically when the block ends without an error."""
         with self.scratch.replace_atomically(target) as temporary:
+            yield temporary
+
+    @contextmanager
+    def create_atomically(self, target: Path) -> Iterator[Path]:
+        """Yield a temporary path that becomes `target` when the block ends without an error, unless `target` exists then."""
+        with self.scratch.create_atomically(target) as temporary:
             yield temporary
 
     @contextmanager
@@ -133,6 +146,14 @@ class Root:
     def catalog(self) -> Path:
         """The catalog's file."""
         return (self.path if self._is_writable else self.tmp) / "catalog.duckdb"
+
+    def jobs(self, key: str) -> Path:
+        """The folder of the files that a driver and its workers exchange for one piece of work."""
+        return self._join("jobs", key)
+
+    def remove_jobs(self, key: str) -> None:
+        """Remove that folder, if it exists."""
+        shutil.rmtree(self.jobs(key), ignore_errors=True)
 
     def source(self, name: str, revision: str) -> Path:
         """The folder of a source's files at one revision."""

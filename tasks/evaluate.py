@@ -39,6 +39,7 @@ from indexmill.tasks.indexing.searcher import Searcher
 from indexmill.tasks.indexing.shard_store import open_searcher
 from indexmill.tasks.metrics.latency import bytes_per_vector, measure_search_speed
 from indexmill.tasks.progress import track
+from indexmill.tasks.runner import LOCAL_RUNNER, Runner
 from indexmill.tasks.stage_policy import get_task_options
 
 
@@ -68,6 +69,7 @@ def evaluate(
     leaks: str,
     image_root: str | None,
     pairs: FileRef | None,
+    runner: Runner = LOCAL_RUNNER,
 ) -> Evaluation:
     """Measure the index with the held-out queries; write tables per query and per label, and the report's data.
 
@@ -83,7 +85,16 @@ def evaluate(
     with open_vectors(root, queries, side="query", leaking=include_leaks, sample=(config.max_queries, index.seed)) as blocks:
         query_ids, query_vectors = concatenate_blocks(blocks, queries.dim)
     judgment = _search_and_judge(
-        root, folder, judge, searcher, queries=queries, query_ids=query_ids, query_vectors=query_vectors, config=config, pairs=pairs
+        root,
+        folder,
+        judge,
+        searcher,
+        queries=queries,
+        query_ids=query_ids,
+        query_vectors=query_vectors,
+        config=config,
+        pairs=pairs,
+        runner=runner,
     )
     metrics, intervals = aggregate_metrics(judgment.relevance, judgment.ann_metrics)
     full_ranking = compute_full_ranking_map(root, judge, judgment.run, judgment.relevance, index)
@@ -134,6 +145,7 @@ def _search_and_judge(
     query_vectors: np.ndarray,
     config: EvaluationConfig,
     pairs: FileRef | None,
+    runner: Runner,
 ) -> _Judgment:
     """Search the index and the vectors themselves, and judge the rankings. Without a source of relevance, rankings end at the largest k."""
     database = judge.indexed.database
@@ -141,7 +153,9 @@ def _search_and_judge(
     k = max(ks, default=1)
     needs_depth = config.trec or judge.has_relevance_source(pairs, config.relevance_threshold)
     run = run_queries(searcher, query_ids, query_vectors, k, min(config.depth, database) if needs_depth else k)
-    ground_truth = compute_ground_truth(root, folder, indexed=judge.indexed, query_embeddings=queries, run=run, k=k, metric=searcher.metric)
+    ground_truth = compute_ground_truth(
+        root, folder, indexed=judge.indexed, query_embeddings=queries, run=run, k=k, metric=searcher.metric, runner=runner
+    )
     ann_metrics = compute_ann_metrics(run, ground_truth, ks, searcher.metric)
     return _Judgment(searcher, judge, run, ground_truth, ann_metrics, judge.judge(run, config.k, pairs, config.relevance_threshold))
 

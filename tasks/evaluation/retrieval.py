@@ -15,11 +15,13 @@ from indexmill.storage.digests import json_digest
 from indexmill.storage.embedding_store import open_vectors
 from indexmill.storage.records import EmbeddingSet, FileRef
 from indexmill.storage.root import Root
+from indexmill.tasks.evaluation.search_jobs import BLOCK_ITEMS, plan_search, search_in_jobs
 from indexmill.tasks.indexing.searcher import Searcher
 from indexmill.tasks.metrics.exact_search import exact_search
 from indexmill.tasks.metrics.exclusion import drop_excluded
 from indexmill.tasks.metrics.neighbors import ann_recall_at, distance_ratio_at, distance_recall_at, fraction_below
 from indexmill.tasks.progress import Advance, track
+from indexmill.tasks.runner import LOCAL_RUNNER, Runner
 
 QUERIES_AT_ONCE = 256
 ANN_K = 10  # ANN metrics are always measured at this cutoff too
@@ -76,8 +78,11 @@ def compute_ground_truth(
     run: RetrievalRun,
     k: int,
     metric: int,
+    runner: Runner = LOCAL_RUNNER,
 ) -> GroundTruth:
-    """Search the database side exactly, block by block, or read the result that `folder` has for the same queries and database.
+    """Search the database side exactly, or read the result that `folder` has for the same queries and database.
+
+    A database of more than BLOCK_ITEMS items is searched by several jobs.
 
     The file is keyed by the digests of both sides' vectors, the query ids, k and the metric; it does not depend on the index.
 
@@ -89,14 +94,20 @@ def compute_ground_truth(
         run: Its queries are searched for.
         k: Neighbors per query.
         metric: A FAISS metric type.
+        runner: Runs the jobs.
     """
     query_ids = run.query_ids.tolist()
     key = json_digest([indexed.digest, indexed.modality, query_embeddings.digest, query_embeddings.modality, query_ids, k, metric])
     path = folder / f"ground_truth-{key[:16]}.npz"
     if path.exists() and (cached := _read_cached_ground_truth(path, key)):
         return GroundTruth(*cached, root.make_ref(path))
-    with track("exact search", indexed.database) as advance, open_vectors(root, indexed, side="database") as blocks:
-        scores, ids = exact_search(run.query_vectors, _track_blocks(blocks, advance), k, metric)
+    with track("exact search", indexed.database) as advance:
+        if indexed.database <= BLOCK_ITEMS:
+            with open_vectors(root, indexed, side="database") as blocks:
+                scores, ids = exact_search(run.query_vectors, _track_blocks(blocks, advance), k, metric)
+        else:
+            jobs = plan_search(root, key, indexed, run.query_vectors, k, metric)
+            scores, ids = search_in_jobs(root, jobs, indexed, runner, advance)
     with root.replace_atomically(path) as temporary, temporary.open("wb") as file:
         np.savez(file, scores=scores, ids=ids, key=np.array(key))
     return GroundTruth(scores, ids, root.make_ref(path))

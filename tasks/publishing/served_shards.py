@@ -11,14 +11,15 @@ from indexmill.tasks.indexing.shard_builder import build_shards
 from indexmill.tasks.indexing.shard_store import load_previous_shards
 from indexmill.tasks.progress import track
 from indexmill.tasks.publishing.candidate import BuildCandidate, ServedShards
+from indexmill.tasks.runner import LOCAL_RUNNER, Runner
 
 
-def build_served_shards(build: BuildCandidate) -> ServedShards:
+def build_served_shards(build: BuildCandidate, runner: Runner = LOCAL_RUNNER) -> ServedShards:
     """Collect the database's shards, build the query side's unless only the database is served, and merge the rejects of all stages."""
-    return ServedShards((*build.shards.shards, *_build_query_shards(build)), _merge_rejects(build))
+    return ServedShards((*build.shards.shards, *_build_query_shards(build, runner)), _merge_rejects(build))
 
 
-def _build_query_shards(build: BuildCandidate) -> tuple[Shard, ...]:
+def _build_query_shards(build: BuildCandidate, runner: Runner) -> tuple[Shard, ...]:
     """Build shards of the query side, about as large as the database's."""
     index_embeddings, config = build.index_embeddings, build.config
     if config.publish.serve == "database" or not index_embeddings.query:
@@ -36,6 +37,7 @@ def _build_query_shards(build: BuildCandidate) -> tuple[Shard, ...]:
             previous=previous,
             advance=advance,
             shards_fraction=share,
+            runner=runner,
         ).shards
 
 
