@@ -28,7 +28,7 @@ class BaseEncoderConfig(FrozenModel):
     )
     normalize: bool = Field(default=True, description="scale vectors to unit length")
     chunk_rows: int = Field(
-        default=50_000, ge=1, description="contents per encode chunk; an interrupted run encodes at most one chunk again"
+        default=50_000, ge=1, description="largest number of contents per encode chunk; an interrupted run encodes at most one chunk again"
     )
     storage_dtype: Literal["float32", "float16"] = Field(
         default="float32", description="number format of stored vectors; float16 takes half the space"

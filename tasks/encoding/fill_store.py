@@ -37,6 +37,7 @@ TRANSIENT_REASONS = ("encoder_error",)
 BATCH_SEARCH_MIN_ITEMS = 1000  # below this many items, searching for the fastest batch size takes longer than it saves
 RATE_MIN_ITEMS = 64  # from this many items on, a rate is recorded
 MIN_TASK_SECONDS = 30.0  # a task on a cluster costs about a third of a second
+WINDOW_MULTIPLE = 2048  # rows; a multiple of the windows of all encoders, with any batch size that is a power of two
 MIN_RATE = 20.0  # contents per second of a slow encoder, before its rate is known
 
 
@@ -316,7 +317,10 @@ class _EncodePlanner:
 
 
 def choose_chunk_rows(chunk_rows: int, missing: int, slots: int, rate: float | None) -> int:
-    """Choose how many contents a chunk has: enough for a task of MIN_TASK_SECONDS, and one chunk per slot if they suffice.
+    """Choose how many contents a chunk has.
+
+    With several slots one chunk per slot is enough, as long as it takes MIN_TASK_SECONDS. Chunks are whole windows, so that
+    the same contents share a batch whatever the size of the chunks, and every runner gets the same vectors.
 
     Args:
         chunk_rows: The config's, which is the largest number.
@@ -324,9 +328,10 @@ def choose_chunk_rows(chunk_rows: int, missing: int, slots: int, rate: float | N
         slots: Jobs that run at the same time.
         rate: Contents per second, if known.
     """
-    if slots == 1:
+    if chunk_rows < WINDOW_MULTIPLE:
         return chunk_rows
-    return min(chunk_rows, max(-(-missing // slots), round((rate or MIN_RATE) * MIN_TASK_SECONDS)))
+    rows = max(-(-missing // slots), round((rate or MIN_RATE) * MIN_TASK_SECONDS)) if slots > 1 else chunk_rows
+    return min(-(-rows // WINDOW_MULTIPLE), chunk_rows // WINDOW_MULTIPLE) * WINDOW_MULTIPLE
 
 
 def _choose_batch_size(model_spec: ModelSpec, profile: DeviceProfile, missing: int) -> int | None:
