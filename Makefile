@@ -47,7 +47,7 @@ up: $(INSTALLED)  ## Start server, deployments and worker together; Ctrl-C stops
 
 cluster: $(INSTALLED)  ## Start a Dask scheduler and WORKERS=2 workers on 127.0.0.1, to try builds on several machines; Ctrl-C stops them.
 	@echo "In another shell: $(BIN)/indexmill build demo-text --root $(ROOT) --runner dask --runner-address tcp://127.0.0.1:$(DASK_PORT)"
-	trap 'kill 0' EXIT INT TERM; umask $${INDEXMILL_UMASK:-077}; mkdir -p $(ROOT); \
+	trap 'trap - EXIT INT TERM; kill 0' EXIT INT TERM; umask $${INDEXMILL_UMASK:-077}; mkdir -p $(ROOT); \
 	export PREFECT_HOME=$(abspath $(ROOT))/prefect DO_NOT_TRACK=1 DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=2; \
 	$(BIN)/python -m distributed.cli.dask_scheduler --host 127.0.0.1 --port $(DASK_PORT) --no-dashboard & \
 	$(BIN)/python -m distributed.cli.dask_worker tcp://127.0.0.1:$(DASK_PORT) --host 127.0.0.1 --nworkers $(WORKERS) --nthreads 1 \

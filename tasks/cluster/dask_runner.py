@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -27,6 +28,7 @@ from indexmill.tasks.runner import Resources
 def open_dask(config: RunConfig, root: Root, context: Context) -> Iterator[DaskRunner]:
     """Connect to a Dask scheduler, or start a cluster on this machine; yields its runner."""
     settings = {"distributed.scheduler.allowed-failures": MAX_ATTEMPTS - 1, "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s"}
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # of this process; workers write their own logs
     with dask_config.set(settings):
         task_runner = DaskTaskRunner(address=config.address) if config.address else _make_local_cluster(config, root)
         with task_runner:

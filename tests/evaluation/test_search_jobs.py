@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -21,7 +22,7 @@ from tests.evaluation.small_index import METRIC, SmallIndex
 def split_test_digests(count: int) -> list[tuple[str, str]]:
     """As `split_digests`, for the digests d000 to d080 of the small index."""
     bounds = ["", *(f"d{80 * number // count:03d}" for number in range(1, count)), "g"]
-    return list(zip(bounds, bounds[1:], strict=False))
+    return list(itertools.pairwise(bounds))
 
 
 @pytest.fixture
