@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOT ?= indexmill-data
 PORT ?= 4200
+DASK_PORT ?= 8786
+WORKERS ?= 2
 # Files that the server and the worker write under the root belong to the user alone, as those of builds do.
 PREFECT := umask $${INDEXMILL_UMASK:-077}; PREFECT_HOME=$(abspath $(ROOT))/prefect PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
 CLIENT := $(PREFECT) PREFECT_API_URL=http://127.0.0.1:$(PORT)/api INDEXMILL_ROOT=$(abspath $(ROOT)) INDEXMILL_HOME=$(CURDIR)
@@ -13,7 +15,7 @@ export PREFECT_SERVER_DATABASE_CONNECTION_URL := $(DATABASE)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo server worker deploy up test test-all check docs audit soak bench clean
+.PHONY: help install demo server worker deploy up cluster test test-all check docs audit soak bench clean
 
 help:  ## Show this help.
 	@awk 'BEGIN {FS = ":.*## "} /^## / {printf "\n%s\n", substr($$0, 4)} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +44,14 @@ up: $(INSTALLED)  ## Start server, deployments and worker together; Ctrl-C stops
 	trap 'kill 0' EXIT INT TERM; $(MAKE) server & server=$$!; \
 	until $(CLIENT) $(BIN)/prefect server status --wait --timeout 5 2>/dev/null; do kill -0 $$server || exit 1; done; \
 	$(MAKE) deploy && $(MAKE) worker
+
+cluster: $(INSTALLED)  ## Start a Dask scheduler and WORKERS=2 workers on 127.0.0.1, to try builds on several machines; Ctrl-C stops them.
+	@echo "In another shell: $(BIN)/indexmill build demo-text --root $(ROOT) --runner dask --runner-address tcp://127.0.0.1:$(DASK_PORT)"
+	trap 'trap - EXIT INT TERM; kill 0' EXIT INT TERM; umask $${INDEXMILL_UMASK:-077}; mkdir -p $(ROOT); \
+	export PREFECT_HOME=$(abspath $(ROOT))/prefect DO_NOT_TRACK=1 DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=2; \
+	$(BIN)/python -m distributed.cli.dask_scheduler --host 127.0.0.1 --port $(DASK_PORT) --no-dashboard & \
+	$(BIN)/python -m distributed.cli.dask_worker tcp://127.0.0.1:$(DASK_PORT) --host 127.0.0.1 --nworkers $(WORKERS) --nthreads 1 \
+	  --no-dashboard --local-directory $(abspath $(ROOT))/tmp/dask & wait
 
 ## Change it
 
@@ -88,7 +98,7 @@ clean:  ## Remove .venv and caches; data stays.
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing the pinned dependencies into .venv: about 3.4 GB to download, 7.1 GB on disk (torch and its CUDA libraries)."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@set -o pipefail; start=$$(date +%s); $(BIN)/pip install --disable-pip-version-check --progress-bar on -e '.[demo,serve,dev]' -c constraints.txt \
+	@set -o pipefail; start=$$(date +%s); $(BIN)/pip install --disable-pip-version-check --progress-bar on -e '.[demo,serve,dask,ray,dev]' -c constraints.txt \
 	  | { grep --line-buffered -E "^ *(Downloading|Installing collected|Successfully)|error" | cut -c1-120 || true; } \
 	  && test -x $(BIN)/indexmill && echo "Installed in $$(($$(date +%s) - start)) s. Next: source .venv/bin/activate, then indexmill --help"
 	@touch $@

@@ -240,6 +240,34 @@ class OwnQueriesConfig(FrozenModel):
         }
 
 
+class RunConfig(FrozenModel):
+    """Where a build runs its work. This has no influence on results, cache keys or snapshots."""
+
+    runner: Literal["local", "dask", "ray"] = Field(
+        default="local",
+        description="`local`: the build's own machine; `dask` and `ray`: the workers of a cluster encode, check images, fill shards and"
+        " search exactly",
+    )
+    address: str | None = Field(
+        default=None,
+        min_length=1,
+        description="the cluster: `tcp://HOST:8786` for Dask, `HOST:6379` or `ray://HOST:10001` for Ray; by default one is started on this"
+        " machine for the build",
+    )
+    workers: int | None = Field(
+        default=None, ge=1, description="worker processes of a cluster that the build starts; by default one per core"
+    )
+    gpus_per_task: float = Field(
+        default=0, ge=0, description="GPUs that an encoding task reserves on a cluster: Dask's resource `GPU`, Ray's `num_gpus`"
+    )
+
+    @model_validator(mode="after")
+    def _require_cluster(self) -> RunConfig:
+        if self.address is not None and self.runner == "local":
+            raise ValueError("run.runner: dask or ray, because run.address is the address of a cluster")
+        return self
+
+
 class PipelineConfig(FrozenModel):
     """One pipeline, which builds one index."""
 
@@ -253,6 +281,12 @@ class PipelineConfig(FrozenModel):
     evaluation: EvaluationConfig = EvaluationConfig()
     publish: PublishConfig = PublishConfig()
     study: StudyConfig = StudyConfig()
+    run: RunConfig = Field(default=RunConfig(), exclude=True)  # in no dump, so in no cache key, digest or manifest
+
+    def dump_all(self, *, exclude_unset: bool = False) -> dict[str, Any]:
+        """Return the whole config as plain values, with the section `run` that other dumps leave out."""
+        values = self.model_dump(mode="json", by_alias=True, exclude_unset=exclude_unset)
+        return values | {"run": self.run.model_dump(mode="json", exclude_unset=exclude_unset)}
 
     @property
     def own_queries(self) -> OwnQueriesConfig | None:

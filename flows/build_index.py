@@ -9,6 +9,7 @@ from prefect import flow
 from indexmill.configs.models import PipelineConfig, StudyConfig
 from indexmill.flows.build_summary import BuildSummary, summarize_build
 from indexmill.flows.cancellation import cancel_on_signal
+from indexmill.flows.local_prefect import get_server_url
 from indexmill.flows.pipeline_context import open_pipeline
 from indexmill.flows.planning import check_fit, plan_build
 from indexmill.flows.preflight import check_encoder, check_sizes, get_index_embeddings, get_query_embeddings
@@ -20,6 +21,7 @@ from indexmill.storage.records import Dataset, SplitDataset, ValidatedDataset
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 from indexmill.tasks.chunk import chunk
+from indexmill.tasks.cluster.connect import open_runner
 from indexmill.tasks.encode import encode
 from indexmill.tasks.encoding import EncoderIdentity
 from indexmill.tasks.encoding.process import EncoderProcess
@@ -28,6 +30,7 @@ from indexmill.tasks.indexing.factory import check_factory
 from indexmill.tasks.ingest import describe_stale_listing, ingest, read_source_revision
 from indexmill.tasks.publish import publish
 from indexmill.tasks.queries import combine_revisions, read_queries, read_query_revision
+from indexmill.tasks.runner import LOCAL_RUNNER, Runner
 from indexmill.tasks.shard import shard
 from indexmill.tasks.split import split
 from indexmill.tasks.train import train
@@ -35,18 +38,20 @@ from indexmill.tasks.tune import tune
 from indexmill.tasks.validate import list_transient_reasons, validate
 
 
-def run_stages(config: PipelineConfig, stages: StageRunner, *, rehash: bool = False, force: str | None = None) -> BuildSummary:
+def run_stages(
+    config: PipelineConfig, stages: StageRunner, runner: Runner, *, rehash: bool = False, force: str | None = None
+) -> BuildSummary:
     """Run all stages in order. Each takes records and its part of the config, and returns the next record."""
     root, run = stages.root, stages.run
     with EncoderProcess() as process:
-        dataset, validated, split_dataset, identity = run_data_stages(config, stages, process, rehash=rehash, record_revision=True)
+        dataset, validated, split_dataset, identity = run_data_stages(config, stages, process, runner, rehash=rehash, record_revision=True)
         check_sizes(config, split_dataset)
         check_fit(plan_build(config, root, identity, validated, split_dataset))
-        embeddings = run(encode, process, split_dataset, config.encoder, identity, config.validate_.max_reject_fraction)
+        embeddings = run(encode, process, split_dataset, config.encoder, identity, config.validate_.max_reject_fraction, runner)
     index_embeddings = get_index_embeddings(config, embeddings)
     query_embeddings = get_query_embeddings(config, embeddings)
     trained = run(train, config.name, index_embeddings.indexed_vectors, config.index)
-    shards = run(shard, config.name, index_embeddings.indexed_vectors, trained, config.index)
+    shards = run(shard, config.name, index_embeddings.indexed_vectors, trained, config.index, runner)
     tuned = run(tune, index_embeddings, query_embeddings, trained, shards, config.index)
     evaluation = run(
         evaluate,
@@ -61,6 +66,7 @@ def run_stages(config: PipelineConfig, stages: StageRunner, *, rehash: bool = Fa
         leaks=config.split.leaks,
         image_root=split_dataset.image_root,
         pairs=split_dataset.pairs,
+        runner=runner,
     )
     snapshot = run(
         publish,
@@ -74,6 +80,7 @@ def run_stages(config: PipelineConfig, stages: StageRunner, *, rehash: bool = Fa
         evaluation=evaluation,
         force=force,
         stage_seconds=stages.seconds(),
+        runner=runner,
         staleness_check=lambda record: "" if Snapshots(root, config.name).get_live_id() else "nothing is live",
     )
     return summarize_build(
@@ -90,7 +97,13 @@ def run_stages(config: PipelineConfig, stages: StageRunner, *, rehash: bool = Fa
 
 
 def run_data_stages(
-    config: PipelineConfig, stages: StageRunner, process: EncoderProcess, *, rehash: bool = False, record_revision: bool = False
+    config: PipelineConfig,
+    stages: StageRunner,
+    process: EncoderProcess,
+    runner: Runner = LOCAL_RUNNER,
+    *,
+    rehash: bool = False,
+    record_revision: bool = False,
 ) -> tuple[Dataset, ValidatedDataset, SplitDataset, EncoderIdentity]:
     """Run the stages before encoding, `queries` among them if there are any of one's own, and identify the encoder.
 
@@ -100,6 +113,7 @@ def run_data_stages(
         config: The pipeline.
         stages: The runner of this build.
         process: The encoding process, which starts to load the model if there will be something to encode.
+        runner: Runs the image checks.
         rehash: Read every file again, even if its size and modification time are unchanged.
         record_revision: Record the source's revision for `watch-sources`, as a build does, and a plan or a study does
             not.
@@ -112,13 +126,14 @@ def run_data_stages(
     identity = check_encoder(config.encoder, root, process)
     source_revision, own_queries = read_source_revision(config.dataset, root), config.own_queries
     query_revision = read_query_revision(own_queries, root) if own_queries else ""
-    if record_revision and root.read_last_revision(config.name) not in (None, combine_revisions(source_revision, query_revision)):
+    revision = combine_revisions(source_revision, query_revision)
+    if runner.is_local and record_revision and root.read_last_revision(config.name) not in (None, revision):
         process.preload(config.encoder)  # the source has changed, so there will be something to encode
     source_config = config.dataset.model_copy(update={"chunk": None})  # texts are listed in the same way, chunks or not
     dataset = run(ingest, config.name, source_config, source_revision, rehash, staleness_check=describe_stale_listing)
     if record_revision:
         root.scratch.write_text(root.revision_file(config.name), combine_revisions(dataset.revision, query_revision) + "\n")
-    validated = run(validate, dataset, config.validate_, staleness_check=list_transient_reasons)
+    validated = run(validate, dataset, config.validate_, runner, staleness_check=list_transient_reasons)
     split_dataset = run(split, validated, config.split)
     if config.dataset.chunk:
         split_dataset = run(chunk, split_dataset, config.dataset.chunk, config.encoder, identity.fingerprint)
@@ -162,17 +177,18 @@ def build_index(
         open_pipeline(config, root, settings) as (pipeline, storage_root),
         storage_root.hold_shared(),
         storage_root.lease_index(pipeline.name, "build-index"),
+        open_runner(pipeline.run, storage_root, get_server_url) as runner,
     ):
         storage_root.remove_stale_temporaries()
         is_intact = _is_live_snapshot_intact(storage_root, pipeline.name)
         try:
             with translate_disk_errors(storage_root.path):
-                runner = StageRunner(storage_root, thorough=not is_intact, refresh=stages_to_refresh)
-                return run_stages(pipeline, runner, rehash=rehash, force=force).to_json()
+                stages = StageRunner(storage_root, thorough=not is_intact, refresh=stages_to_refresh)
+                return run_stages(pipeline, stages, runner, rehash=rehash, force=force).to_json()
         except DamagedFile:
             # A file changed after its record was written: try once more, and check digests before reusing any record.
-            runner = StageRunner(storage_root, thorough=True, refresh=stages_to_refresh)
-            return run_stages(pipeline, runner, rehash=rehash, force=force).to_json()
+            stages = StageRunner(storage_root, thorough=True, refresh=stages_to_refresh)
+            return run_stages(pipeline, stages, runner, rehash=rehash, force=force).to_json()
 
 
 def _is_live_snapshot_intact(root: Root, name: str) -> bool:

@@ -60,6 +60,11 @@ def embedded_server() -> Iterator[Callable[[], None]]:
             watchdog.communicate()
 
 
+def get_server_url() -> str:
+    """Return the address of the Prefect server that runs in this process report to."""
+    return get_current_settings().api.url or SubprocessASGIServer().api_url
+
+
 def _start_watchdog(pid: int) -> subprocess.Popen[bytes]:
     """Start a shell that kills `pid` when this process ends, however it ends.
 

@@ -107,7 +107,7 @@ def _write_config_file(config: str | Path | PipelineConfig) -> Iterator[str]:
         return
     with TemporaryDirectory(prefix="indexmill-") as folder:
         path = Path(folder) / f"{config.name}.yaml"
-        values = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        values = config.dump_all(exclude_unset=True)
         path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
         yield str(path)
 

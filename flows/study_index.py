@@ -18,10 +18,11 @@ from indexmill.flows.pipeline_context import open_pipeline
 from indexmill.flows.planning import check_fit, plan_build
 from indexmill.flows.preflight import check_sizes, get_index_embeddings
 from indexmill.flows.stage_runner import StageRunner
-from indexmill.storage.atomic import Scratch, commit
+from indexmill.storage.atomic import Scratch
 from indexmill.storage.device_profiles import load_device_profile
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
+from indexmill.storage.store import FolderStore
 from indexmill.tasks.encode import encode
 from indexmill.tasks.encoding import EncoderIdentity
 from indexmill.tasks.encoding.device import get_device_name
@@ -119,7 +120,7 @@ def _write_report(config: PipelineConfig, root: Root, out: Path | None, rows: li
         "target": config.index.recall_target or DEFAULT_RECALL_TARGET,
     }
     folder = out or root.study(config.name)
-    scratch = Scratch(folder, commit) if out else root.scratch
+    scratch = Scratch(folder, FolderStore(folder)) if out else root.scratch
     try:
         paths = write_study_report(scratch, folder, report_header, rows)
     finally:

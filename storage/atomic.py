@@ -10,14 +10,23 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from indexmill.storage.permissions import get_umask
 from indexmill.storage.stopping import raise_if_stopping
 
-CommitFile = Callable[[Path, Path], None]
+
+class Committer(Protocol):
+    """Makes finished temporary files durable under their final names."""
+
+    def commit(self, temporary: Path, target: Path) -> None:
+        """Replace what has the final name."""
+
+    def commit_if_absent(self, temporary: Path, target: Path) -> bool:
+        """Keep what has the final name; return whether it was absent."""
 
 
 class Scratch:
@@ -25,11 +34,11 @@ class Scratch:
 
     Args:
         parent: The folder that all processes' folders are in.
-        commit_file: What makes a temporary file final: the `commit` of the root's store.
+        committer: What makes temporary files final: the root's store.
     """
 
-    def __init__(self, parent: Path, commit_file: CommitFile) -> None:
-        self._commit = commit_file
+    def __init__(self, parent: Path, committer: Committer) -> None:
+        self._committer = committer
         parent.mkdir(mode=0o777 & ~get_umask(), parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
         self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
@@ -54,7 +63,14 @@ class Scratch:
         """Yield a temporary path; commit it as `target` when the block ends without an error."""
         with self.staging() as folder:
             yield folder / target.name
-            self._commit(folder / target.name, target)
+            self._committer.commit(folder / target.name, target)
+
+    @contextmanager
+    def create_atomically(self, target: Path) -> Iterator[Path]:
+        """Yield a temporary path; commit it as `target` when the block ends without an error, unless that file exists."""
+        with self.staging() as folder:
+            yield folder / target.name
+            self._committer.commit_if_absent(folder / target.name, target)
 
     def write_text(self, target: Path, text: str) -> None:
         """Write `text` (UTF-8) to `target` atomically."""
@@ -73,6 +89,30 @@ def commit(temporary: Path, target: Path) -> None:
     temporary.replace(target)
     _fsync(target.parent)
     raise_if_stopping(f"after {target}")
+
+
+def commit_if_absent(temporary: Path, target: Path) -> bool:
+    """Commit a file like `commit`, but keep a target that exists: of several writers the first one wins.
+
+    Returns:
+        Whether this file became the target.
+
+    Raises:
+        Stopped: when a stop was requested.
+    """
+    _fsync(temporary)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    except OSError:  # no hard links on this file system; the gap between the two calls is short
+        if target.exists():
+            return False
+        temporary.replace(target)
+    _fsync(target.parent)
+    raise_if_stopping(f"after {target}")
+    return True
 
 
 def link(source: Path, target: Path, scratch: Scratch) -> None:

@@ -87,9 +87,9 @@ class EmbeddingStore(PartFolder):
         return int(pq.read_schema(self.root.fetch(self.list_readable_parts()[0])).field("embedding").type.list_size)
 
     @contextmanager
-    def add_part(self) -> Iterator[Path]:
-        """Yield a temporary path that becomes the next part, after its keys, when the block ends without an error."""
-        with super().add_part() as temporary:
+    def add_part(self, number: int | None = None) -> Iterator[Path]:
+        """Yield a temporary path that becomes a part, after its keys, when the block ends without an error."""
+        with super().add_part(number) as temporary:
             yield temporary
             write_keys(self.root, temporary, self.folder)
 
@@ -157,6 +157,7 @@ def open_vectors(
     side: Side,
     leaking: bool = True,
     sample: tuple[int, int] | None = None,
+    digests: tuple[str, str] | None = None,
 ) -> Iterator[Iterator[tuple[np.ndarray, np.ndarray]]]:
     """Yield an iterator over blocks of one side, ordered by item id: ids int64 (n,) and vectors float32 (n, dim).
 
@@ -168,6 +169,7 @@ def open_vectors(
         sample: (size, seed). At most `size` items: the same items give the same sample. Of the database, `size` distinct
             contents that follow each other in the order of their digests (`_write_database_sample`), which are in few parts,
             and no other part is read; of the queries, items drawn by a keyed hash of their ids.
+        digests: Only contents from the first digest up to, and without, the second. Only the parts that hold them are read.
 
     An item in chunks has the vector of its first chunk. Vectors longer than the set's `dim` are cut to it (`shorten_vectors`).
 
@@ -177,6 +179,9 @@ def open_vectors(
     items = _items_sql(root, embeddings, side, leaking=leaking)
     with root.scratch.staging() as staging:
         parts = list_part_refs(embeddings)
+        if digests:
+            items += f" AND content_digest >= '{digests[0]}' AND content_digest < '{digests[1]}'"
+            parts = find_parts(root, embeddings, items).get((), parts)
         if sample:
             size, seed = sample
             table = staging / "sample.parquet"

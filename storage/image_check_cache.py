@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,11 +26,11 @@ class ImageCheckCache(PartFolder):
         """Count the distinct contents of a table (content_digest, path) that have not been checked."""
         return int(parquet.fetch_rows(f"SELECT count(*) FROM ({self._missing_sql(rows)})", temp_dir=self.root.tmp)[0][0])
 
-    @contextmanager
-    def open_missing(self, rows: Path) -> Iterator[Iterator[pa.RecordBatch]]:
-        """Yield the unchecked contents as batches (content_digest, path), ordered by path for sequential reads."""
-        with parquet.query(self._missing_sql(rows) + " ORDER BY path", temp_dir=self.root.tmp) as batches:
-            yield batches
+    def write_check_plan(self, rows: Path, chunk_rows: int, target: Path) -> int:
+        """Write the unchecked contents as a table (chunk, content_digest, path), ordered by path; return their number."""
+        chunk = f"(row_number() OVER (ORDER BY path, content_digest) - 1) // {chunk_rows}"
+        sql = f"SELECT {chunk} AS chunk, content_digest, path FROM ({self._missing_sql(rows)}) ORDER BY path, content_digest"
+        return parquet.copy_query(sql, target, temp_dir=self.root.tmp)
 
     def _missing_sql(self, rows: Path) -> str:
         contents = f"SELECT content_digest, min(path) AS path FROM {parquet.scan_sql(rows)} GROUP BY content_digest"

@@ -74,6 +74,19 @@ class ObjectStore:
             self._upload(temporary, self._key(target))
         atomic.commit(temporary, target)
 
+    def commit_if_absent(self, temporary: Path, target: Path) -> bool:
+        """Create the object by a conditional write, for which a file is read into memory as a whole: parts have some 100 MB."""
+        if self._is_local(target):
+            return atomic.commit_if_absent(temporary, target)
+        self._check_leases()
+        key = self._key(target)
+        if self.client.create(key, temporary.read_bytes()) is None:
+            self._objects[key] = self.client.info(key) or ObjectInfo(key, 0, time.time())
+            return False
+        self._objects[key] = ObjectInfo(key, temporary.stat().st_size, time.time())
+        atomic.commit(temporary, target)
+        return True
+
     def fetch(self, path: Path) -> Path:
         """Download the file unless a copy of the same size is here; remove the copy of one that the store has no more."""
         if self._is_local(path):

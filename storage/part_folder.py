@@ -43,17 +43,26 @@ class PartFolder:
         """Lock the folder for writing. Waits for another writer, so that two pipelines never do the same work twice."""
         return self.root.store.lease(self.folder / "lease", holder="a build", wait=True)
 
-    @contextmanager
-    def add_part(self) -> Iterator[Path]:
-        """Yield a temporary path that becomes the next part when the block ends without an error."""
+    def get_next_number(self) -> int:
+        """Return the number of the next part."""
         parts = self.list_parts()
-        number = self.get_number(parts[-1]) + 1 if parts else 0
-        with self.root.replace_atomically(self.folder / f"{self.prefix}-{number:05d}.parquet") as temporary:
+        return self.get_number(parts[-1]) + 1 if parts else 0
+
+    @contextmanager
+    def add_part(self, number: int | None = None) -> Iterator[Path]:
+        """Yield a temporary path that becomes a part when the block ends without an error.
+
+        Args:
+            number: The part's number, the next one by default. Where several processes write, their driver numbers the
+                parts. A part that exists stays, since the same job may run twice.
+        """
+        number = self.get_next_number() if number is None else number
+        with self.root.create_atomically(self.folder / f"{self.prefix}-{number:05d}.parquet") as temporary:
             yield temporary
 
-    def add_batch(self, batch: pa.RecordBatch) -> None:
-        """Commit the rows of `batch` as one part."""
-        with self.add_part() as temporary:
+    def add_batch(self, batch: pa.RecordBatch, number: int | None = None) -> None:
+        """Commit the rows of `batch` as one part, numbered as in `add_part`."""
+        with self.add_part(number) as temporary:
             parquet.write_parquet(temporary, batch.schema, [batch])
 
     def to_sql(self, schema: pa.Schema) -> str:

@@ -4,6 +4,7 @@
 <root>/cache/                                     stage records by cache key
 <root>/prefect/                                   files of the embedded Prefect server
 <root>/tmp/                                       temporaries of running processes
+<root>/jobs/<key>/                                what a driver and its workers exchange; removed when the work is done
 <root>/sources/<dataset>/<revision>/              downloaded or generated source files
 <root>/sources/_huggingface/                      files of the Hugging Face libraries
 <root>/models/                                    encoders downloaded from a hub
@@ -28,6 +29,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -90,13 +92,18 @@ class Root:
 
     def __str__(self) -> str:
         """The directory or the URL."""
+        return self.location
+
+    @property
+    def location(self) -> str:
+        """What another process passes to `Root` to open this root."""
         return self.store.location
 
     @property
     def scratch(self) -> Scratch:
         """This process's folder for temporaries, created on first use."""
         if self._scratch is None:
-            self._scratch = Scratch(self.tmp, self.store.commit)
+            self._scratch = Scratch(self.tmp, self.store)
         return self._scratch
 
     def close(self) -> None:
@@ -109,6 +116,12 @@ class Root:
     def replace_atomically(self, target: Path) -> Iterator[Path]:
         """Yield a temporary path that replaces `target` atomically when the block ends without an error."""
         with self.scratch.replace_atomically(target) as temporary:
+            yield temporary
+
+    @contextmanager
+    def create_atomically(self, target: Path) -> Iterator[Path]:
+        """Yield a temporary path that becomes `target` when the block ends without an error, unless `target` exists then."""
+        with self.scratch.create_atomically(target) as temporary:
             yield temporary
 
     def hold_shared(self) -> AbstractContextManager[None]:
@@ -148,6 +161,16 @@ class Root:
     def catalog(self) -> Path:
         """The catalog's file."""
         return (self.path if self._is_writable else self.tmp) / "catalog.duckdb"
+
+    def jobs(self, key: str) -> Path:
+        """The folder of the files that a driver and its workers exchange for one piece of work."""
+        return self._join("jobs", key)
+
+    def remove_jobs(self, key: str) -> None:
+        """Remove that folder, if it exists."""
+        for path in self.list_files(self.jobs(key), "**"):
+            self.remove(path)
+        shutil.rmtree(self.jobs(key), ignore_errors=True)
 
     def source(self, name: str, revision: str) -> Path:
         """The folder of a source's files at one revision."""

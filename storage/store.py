@@ -56,6 +56,9 @@ class Store(Protocol):
     def commit(self, temporary: Path, target: Path) -> None:
         """Make a finished temporary file durable under its final name, atomically."""
 
+    def commit_if_absent(self, temporary: Path, target: Path) -> bool:
+        """Commit a file like `commit`, but keep a target that exists; return whether this file became the target."""
+
     def fetch(self, path: Path) -> Path:
         """Make a file's content available at `path`, if the root has this file, and return `path`."""
 
@@ -121,6 +124,10 @@ class FolderStore:
     def commit(self, temporary: Path, target: Path) -> None:
         """Rename the file into place (`storage.atomic.commit`)."""
         atomic.commit(temporary, target)
+
+    def commit_if_absent(self, temporary: Path, target: Path) -> bool:
+        """Link the file into place (`storage.atomic.commit_if_absent`)."""
+        return atomic.commit_if_absent(temporary, target)
 
     def fetch(self, path: Path) -> Path:
         """Return `path`: the file is there already."""

@@ -17,6 +17,7 @@ from indexmill.storage.root import Root
 from indexmill.tasks.encoding import MODALITIES_BY_KIND, EncoderIdentity, check_dimensions
 from indexmill.tasks.encoding.chunked_items import gather_items
 from indexmill.tasks.encoding.device import get_device_name
+from indexmill.tasks.encoding.encoder_pool import EncoderPool, make_local_pool
 from indexmill.tasks.encoding.fill_store import EncodeRequest, encodes_captions, fill_store, open_captions, partition_items
 from indexmill.tasks.encoding.onnx import ensure_onnx_export
 from indexmill.tasks.encoding.precision import PrecisionRequest, choose_precision
@@ -24,12 +25,19 @@ from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.encoding.protocol import ChunkResult, EncodeChunk, ModelSpec
 from indexmill.tasks.gpu_slot import acquire_gpu_slot
 from indexmill.tasks.progress import Advance
+from indexmill.tasks.runner import LOCAL_RUNNER, Runner
 from indexmill.tasks.stage_policy import get_task_options
 
 
 @task(**get_task_options("encode"))
 def encode(
-    root: Root, process: EncoderProcess, split: SplitDataset, config: EncoderConfig, identity: EncoderIdentity, max_reject_fraction: float
+    root: Root,
+    process: EncoderProcess,
+    split: SplitDataset,
+    config: EncoderConfig,
+    identity: EncoderIdentity,
+    max_reject_fraction: float,
+    runner: Runner = LOCAL_RUNNER,
 ) -> EmbeddingSet:
     """Fill the embedding store for these items, and one for the captions of images if the encoder takes texts; then for queries.
 
@@ -42,6 +50,7 @@ def encode(
         config: The encoder.
         identity: The encoder's identity, in float32.
         max_reject_fraction: The largest share of items without a vector.
+        runner: Runs the encode jobs.
 
     Raises:
         InputError: The encoder does not take items of this modality, or too many items have no vector.
@@ -51,7 +60,8 @@ def encode(
     for table in split.query_tables:
         if table.modality not in MODALITIES_BY_KIND[config.kind]:
             raise _build_query_modality_error(config, table)
-    encoder = ModalityEncoder(root, process, split, config, identity, max_reject_fraction)
+    pool = make_local_pool(process)
+    encoder = ModalityEncoder(root, process, split, config, identity, max_reject_fraction, runner, pool)
     with acquire_gpu_slot():
         try:
             embeddings = _encode_queries(encoder, _encode_all_modalities(encoder))
@@ -62,7 +72,7 @@ def encode(
                 ensure_onnx_export(root, process, config, fingerprint=query_fingerprint, items=root.file(texts))
             return embeddings
         finally:
-            process.stop()
+            pool.stop()
 
 
 @task(**get_task_options("encode-chunk"))
@@ -73,7 +83,10 @@ def encode_chunk(process: EncoderProcess, job: EncodeChunk, advance: Advance) ->
 
 @dataclass(frozen=True)
 class ModalityEncoder:
-    """Encodes a split with one encoder, one modality and role at a time. The attributes are the arguments of `encode`."""
+    """Encodes a split with one encoder, one modality and role at a time.
+
+    The attributes are the arguments of `encode`, and the local processes.
+    """
 
     root: Root
     process: EncoderProcess
@@ -81,6 +94,8 @@ class ModalityEncoder:
     config: EncoderConfig
     identity: EncoderIdentity
     max_reject_fraction: float
+    runner: Runner
+    pool: EncoderPool
 
     def encode(self, modality: Modality, items: Path, role: Role = "document", *, image_root: str | None = None) -> EmbeddingSet:
         """Encode an items table.
@@ -106,7 +121,7 @@ class ModalityEncoder:
         request = EncodeRequest(self.root, store, items, image_root, ModelSpec(self.config, precision, modality, role), profile)
         with store.lease(), self.root.scratch.staging() as staging:
             failed_path = staging / "failed.parquet"
-            result = fill_store(request, failed_path, self._run_chunk)
+            result = fill_store(request, failed_path, self.runner, self._run_chunk, gpus=len(self.pool.processes))
             if role == "query":  # queries are short, so their rate says nothing about the next build's documents
                 result = replace(result, profile=result.profile.model_copy(update={"rates": profile.rates}))
             self._save_profile(modality, result.profile)
@@ -143,7 +158,8 @@ class ModalityEncoder:
         return StoredVectors(fingerprint=identity.fingerprint, dim=store.dim, normalize=self.config.normalize)
 
     def _run_chunk(self, job: EncodeChunk, advance: Advance) -> ChunkResult:
-        return encode_chunk(self.process, job, advance)
+        with self.pool.borrow() as process:
+            return encode_chunk(process, job, advance)
 
     def _choose_profile(self, modality: Modality, items: Path, image_root: str | None, role: Role) -> DeviceProfile:
         """Load the device profile, with the precision to use."""

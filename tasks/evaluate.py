@@ -42,6 +42,7 @@ from indexmill.tasks.indexing.chunk_search import load_chunk_map
 from indexmill.tasks.indexing.shard_store import open_searcher
 from indexmill.tasks.metrics.latency import bytes_per_vector, measure_search_speed
 from indexmill.tasks.progress import track
+from indexmill.tasks.runner import LOCAL_RUNNER, Runner
 from indexmill.tasks.stage_policy import get_task_options
 
 
@@ -60,6 +61,7 @@ def evaluate(
     leaks: str,
     image_root: str | None,
     pairs: FileRef | None,
+    runner: Runner = LOCAL_RUNNER,
 ) -> Evaluation:
     """Measure the index with the held-out queries, or with one's own; write tables per query and per label, and the report's data.
 
@@ -75,7 +77,7 @@ def evaluate(
     judge = RelevanceJudge(root, items, indexed)
     if query_sets:
         judgments = [
-            judge_own(root, folder, judge, searcher, query_set, config, include_leaks=include_leaks, seed=index.seed)
+            judge_own(root, folder, judge, searcher, query_set, config, runner, include_leaks=include_leaks, seed=index.seed)
             for query_set in query_sets
         ]
     else:
@@ -83,7 +85,16 @@ def evaluate(
             query_ids, query_vectors = concatenate_blocks(blocks, queries.dim)
         judgments = [
             judge_held_out(
-                root, folder, judge, searcher, queries=queries, query_ids=query_ids, query_vectors=query_vectors, config=config, pairs=pairs
+                root,
+                folder,
+                judge,
+                searcher,
+                queries=queries,
+                query_ids=query_ids,
+                query_vectors=query_vectors,
+                config=config,
+                pairs=pairs,
+                runner=runner,
             )
         ]
     judgment = judgments[0]

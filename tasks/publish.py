@@ -26,6 +26,7 @@ from indexmill.tasks.publishing.gate import evaluate_gate
 from indexmill.tasks.publishing.manifest import build_manifest
 from indexmill.tasks.publishing.report import write_report
 from indexmill.tasks.publishing.served_shards import build_served_shards
+from indexmill.tasks.runner import LOCAL_RUNNER, Runner
 from indexmill.tasks.stage_policy import get_task_options
 
 
@@ -43,6 +44,7 @@ def publish(
     evaluation: Evaluation,
     force: str | None,
     stage_seconds: dict[str, float],
+    runner: Runner = LOCAL_RUNNER,
 ) -> Snapshot:
     """Assemble the snapshot and make it live if it passes the gate, or if `force` gives a reason to publish it anyway.
 
@@ -65,7 +67,7 @@ def publish(
         force_reason=force,
         stage_seconds=stage_seconds,
     )
-    manifest = _assemble_snapshot(build, snapshots)
+    manifest = _assemble_snapshot(build, snapshots, runner)
     if manifest.verdict == "published":
         snapshots.publish(manifest.snapshot_id, replacing=pointer)
     apply_retention(snapshots, config.publish.keep, config.publish.keep_days)
@@ -97,9 +99,9 @@ def create_build_artifacts(report_folder: Path) -> None:
     create_link_artifact((report_folder / "report.html").as_uri(), link_text="report.html", key=f"{key}-report", description=description)
 
 
-def _assemble_snapshot(build: BuildCandidate, snapshots: Snapshots) -> Manifest:
+def _assemble_snapshot(build: BuildCandidate, snapshots: Snapshots, runner: Runner) -> Manifest:
     """Write the snapshot with its report and archive its metrics. The pointer to the live snapshot stays."""
-    served = build_served_shards(build)
+    served = build_served_shards(build, runner)
     content = json_digest(
         [
             build.config.model_dump(mode="json"),

@@ -13,17 +13,20 @@ from indexmill.storage.snapshots import Snapshots
 from indexmill.tasks.indexing.shard_builder import build_shards
 from indexmill.tasks.indexing.shard_store import load_previous_shards
 from indexmill.tasks.progress import track
+from indexmill.tasks.runner import LOCAL_RUNNER, Runner
 from indexmill.tasks.stage_policy import get_task_options
 
 
 @task(**get_task_options("shard"))
-def shard(root: Root, name: str, embeddings: EmbeddingSet, trained: TrainedIndex, config: IndexConfig) -> IndexShards:
+def shard(
+    root: Root, name: str, embeddings: EmbeddingSet, trained: TrainedIndex, config: IndexConfig, runner: Runner = LOCAL_RUNNER
+) -> IndexShards:
     """Bring the shards of the live snapshot up to date: unchanged ones are reused, changed ones are written under a new
     key.
     """
     previous = load_previous_shards(root, name, Snapshots(root, name).read_live_manifest(), "database", config.shards)
     with track("filling shards", embeddings.database) as advance:
-        shard_build = build_shards(root, name, embeddings, trained, config, previous=previous, advance=advance)
+        shard_build = build_shards(root, name, embeddings, trained, config, previous=previous, advance=advance, runner=runner)
     return IndexShards(
         digest=json_digest([shard.key for shard in shard_build.shards]),
         files=tuple(ref for shard in shard_build.shards for ref in shard.files),

@@ -59,6 +59,7 @@ TASK_POLICIES = {
     "validate": StagePolicy(
         cache_inputs=("dataset", "config"),
         version=4,
+        uncached_inputs=("runner",),
         libraries=("pillow", "ImageHash"),
         leftovers="results of the images decoded so far, which the next run reuses",
     ),
@@ -79,7 +80,7 @@ TASK_POLICIES = {
     "encode": StagePolicy(
         cache_inputs=("split", "config", "identity", "max_reject_fraction"),
         version=3,
-        uncached_inputs=("process",),
+        uncached_inputs=("process", "runner"),
         leftovers="finished Parquet parts, which the next run reuses",
     ),
     "encode-chunk": StagePolicy(
@@ -95,6 +96,7 @@ TASK_POLICIES = {
     "shard": StagePolicy(
         cache_inputs=("name", "embeddings", "trained", "config"),
         version=3,
+        uncached_inputs=("runner",),
         libraries=("faiss-cpu",),
         leftovers="finished shards, which the next run reuses",
     ),
@@ -118,18 +120,24 @@ TASK_POLICIES = {
             "pairs",
         ),
         version=4,
+        uncached_inputs=("runner",),
         libraries=("faiss-cpu", "numpy", "scikit-learn"),
         leftovers="ground truth, which the next run reuses",
     ),
     "publish": StagePolicy(
         cache_inputs=("config", "validated", "split", "embeddings", "trained", "shards", "tuned", "evaluation", "force"),
         version=4,
-        uncached_inputs=("stage_seconds",),
+        uncached_inputs=("stage_seconds", "runner"),
         leftovers="a snapshot folder without a manifest, which the next run completes",
     ),
     "study": StagePolicy(
         uncached_inputs=("encoder", "config", "embeddings", "encode_stats"),
         leftovers="nothing",
+    ),
+    "job": StagePolicy(
+        uncached_inputs=("name", "run", "setup", "job"),
+        retry=NETWORK_RETRY,
+        leftovers="its finished files, which the next run reuses",
     ),
 }
 STAGES = tuple(name for name, policy in TASK_POLICIES.items() if policy.cache_inputs)

@@ -17,6 +17,7 @@ from indexmill.storage.errors import InputError
 from indexmill.storage.records import Dataset, ValidatedDataset
 from indexmill.storage.root import Root
 from indexmill.tasks.progress import track
+from indexmill.tasks.runner import LOCAL_RUNNER, Runner
 from indexmill.tasks.stage_policy import get_task_options
 from indexmill.tasks.validation import rejects
 from indexmill.tasks.validation.image_checks import TRANSIENT_REASONS, check_images
@@ -45,7 +46,7 @@ class CheckedRows(NamedTuple):
 
 
 @task(**get_task_options("validate"))
-def validate(root: Root, dataset: Dataset, config: ValidateConfig) -> ValidatedDataset:
+def validate(root: Root, dataset: Dataset, config: ValidateConfig, runner: Runner = LOCAL_RUNNER) -> ValidatedDataset:
     """Write the rows that pass with their content groups, and the rejects with their reasons.
 
     Raises:
@@ -57,7 +58,7 @@ def validate(root: Root, dataset: Dataset, config: ValidateConfig) -> ValidatedD
         checked = _check_rows(root, dataset, config, valid_rows, staging / "invalid.parquet")
         if dataset.image_root:
             failed_images = staging / "failed_images.parquet"
-            checked = _check_images(root, Path(dataset.image_root), config, checked, valid_rows, failed_images)
+            checked = _check_images(root, Path(dataset.image_root), config, checked, valid_rows, failed_images, runner)
         columns = ", ".join(ITEMS_SCHEMA.names)
         items = parquet.copy_query(f"SELECT {columns} FROM ({checked.passing_sql}) ORDER BY item_id", items_path, temp_dir=root.tmp)
         history_path = root.fetch(root.dataset_cache(dataset.name, "rejects"))
@@ -128,10 +129,10 @@ def _make_reject(row: dict[str, Any], reason: rejects.RejectReason) -> dict[str,
 
 
 def _check_images(
-    root: Root, image_root: Path, config: ValidateConfig, checked: CheckedRows, valid_rows: Path, failed_images: Path
+    root: Root, image_root: Path, config: ValidateConfig, checked: CheckedRows, valid_rows: Path, failed_images: Path, runner: Runner
 ) -> CheckedRows:
     """Decode every image of the valid rows that is not cached, and turn the failed ones into rejects."""
-    cache = check_images(root, config, image_root=image_root, items_path=valid_rows, transient_path=failed_images)
+    cache = check_images(root, config, image_root=image_root, items_path=valid_rows, transient_path=failed_images, runner=runner)
     cached_sql = cache.to_sql(image_check_cache.IMAGE_CHECK_SCHEMA)
     results = f"(SELECT * FROM {cached_sql} UNION ALL SELECT * FROM {parquet.scan_sql(failed_images)})"
     joined = f"({checked.passing_sql}) i JOIN {results} r ON r.content_digest = i.content_digest"

@@ -54,6 +54,7 @@ def encode_stage(root_path: str, split_json: str, settings: dict[str, Any]) -> i
     from indexmill.tasks.encoding.fill_store import EncodeRequest, fill_store
     from indexmill.tasks.encoding.process import EncoderProcess
     from indexmill.tasks.encoding.protocol import ModelSpec
+    from indexmill.tasks.runner import LOCAL_RUNNER
 
     config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(settings)
     root, split = Root(root_path), SplitDataset.model_validate_json(split_json)
@@ -62,7 +63,7 @@ def encode_stage(root_path: str, split_json: str, settings: dict[str, Any]) -> i
         root, EmbeddingStore(root, "measured"), root.file(split.table), split.image_root, model, DeviceProfile(device="this")
     )
     with EncoderProcess() as process:
-        result = fill_store(request, root.scratch.folder / "failed.parquet", process.encode)
+        result = fill_store(request, root.scratch.folder / "failed.parquet", LOCAL_RUNNER, process.encode)
     root.close()
     return result.encoded
 

@@ -25,6 +25,12 @@ def build(
     refresh: Annotated[
         str | None, typer.Option("--refresh", metavar="STAGE", help="Run a stage and all later ones again, cached or not.")
     ] = None,
+    runner: Annotated[
+        str | None, typer.Option("--runner", metavar="RUNNER", help="Where the work runs: local, dask or ray; as --set run.runner=RUNNER.")
+    ] = None,
+    runner_address: Annotated[
+        str | None, typer.Option("--runner-address", metavar="ADDRESS", help="The cluster's address; as --set run.address=ADDRESS.")
+    ] = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -33,9 +39,11 @@ def build(
     from indexmill.flows.cli.render import print_result, print_summary
     from indexmill.flows.local_runs import run_build
 
+    run_settings = {"run.runner": runner, "run.address": runner_address}
+    changes = [*(settings or []), *(f"{key}={value}" for key, value in run_settings.items() if value is not None)]
     with exit_on_error(verbose=verbose):
         with show_progress():
-            summary = run_build(config, root, settings or [], rehash=rehash, force=force, refresh=refresh, verbose=verbose)
+            summary = run_build(config, root, changes, rehash=rehash, force=force, refresh=refresh, verbose=verbose)
         print_result(summary, as_json, print_summary)
 
 
@@ -137,7 +145,7 @@ def pipelines(as_json: JsonOption = False) -> None:
 
     with exit_on_error():
         configs = [load_config(name) for name in list_bundled_pipelines()]
-        values = [config.model_dump(mode="json", by_alias=True) for config in configs]
+        values = [config.dump_all() for config in configs]
         print_result(values, as_json, print_pipelines)
 
 
@@ -148,7 +156,7 @@ def check(config: ConfigArgument, settings: SetOption = None, as_json: JsonOptio
     from indexmill.flows.cli.render import print_config, print_result
 
     with exit_on_error():
-        values = load_config(config, settings or []).model_dump(mode="json", by_alias=True)
+        values = load_config(config, settings or []).dump_all()
         print_result(values, as_json, print_config)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from indexmill.serve import OpenIndex, SearchResults, open_index
 from indexmill.serve.queries import check_modality, query_modalities
-from indexmill.storage.atomic import Scratch, commit
+from indexmill.storage.atomic import Scratch
 from indexmill.storage.errors import InputError
+from indexmill.storage.store import FolderStore
 
 
 def search_index(
@@ -81,7 +82,7 @@ def _write_contact_sheet(target: Path, index: OpenIndex, answer: SearchResults, 
         raise InputError(
             "the page of results cannot be written", where=str(target), got=f"no folder {folder}", next_step="create the folder first"
         )
-    scratch = Scratch(folder, commit)
+    scratch = Scratch(folder, FolderStore(folder))
     try:
         scratch.write_text(target.absolute(), render_contact_sheet(index, answer, query_text))
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from functools import cache
@@ -17,6 +18,24 @@ def get_device_name() -> str:
 def has_gpu() -> bool:
     """Return whether NVIDIA's driver reports a GPU."""
     return bool(_list_gpus())
+
+
+def list_devices(visible: str | None, gpus: int) -> list[str | None]:
+    """List the GPUs that encoding processes are started for, one process each; [None] for one process without a choice.
+
+    Args:
+        visible: The value of CUDA_VISIBLE_DEVICES; None if it is not set.
+        gpus: GPUs of the machine.
+    """
+    devices = (
+        [str(number) for number in range(gpus)] if visible is None else [name for entry in visible.split(",") if (name := entry.strip())]
+    )
+    return list(devices) if len(devices) > 1 else [None]
+
+
+def list_own_devices() -> list[str | None]:
+    """List the GPUs that this process may use, as `list_devices` does."""
+    return list_devices(os.environ.get("CUDA_VISIBLE_DEVICES"), len(_list_gpus()))
 
 
 def _list_gpus() -> list[str]:

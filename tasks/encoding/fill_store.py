@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -21,11 +22,14 @@ from indexmill.storage.digests import content_digest, json_digest
 from indexmill.storage.embedding_store import REJECTED_SCHEMA, EmbeddingStore
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import FileRef, Modality
-from indexmill.storage.root import Root
+from indexmill.storage.root import Root, find_file_error
 from indexmill.tasks.encoding.chunk_size import choose_chunk_rows
+from indexmill.tasks.encoding.device import get_device_name
+from indexmill.tasks.encoding.encoder_pool import WORKER_ENCODERS
 from indexmill.tasks.encoding.identity import MODALITIES_BY_KIND
 from indexmill.tasks.encoding.protocol import ChunkResult, EncodeChunk, ModelSpec
 from indexmill.tasks.progress import Advance, track
+from indexmill.tasks.runner import Resources, Runner, Work, check_image_root
 from indexmill.tasks.validation.rejects import REJECTS_SCHEMA
 
 # Reasons that may be transient: these contents are tried again the next time the stage runs.
@@ -61,6 +65,50 @@ class EncodeRequest:
     image_root: str | None
     model_spec: ModelSpec
     profile: DeviceProfile
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeJob:
+    """Encode one chunk, and commit what can be encoded as a part of the store.
+
+    Attributes:
+        name: The job in messages.
+        items: Contents in the chunk.
+        fingerprint: The embedding store.
+        plan: The table of the chunk's contents (`EmbeddingStore.write_encode_plan`).
+        chunk: The chunk's number in the plan.
+        part: The number of its part.
+        rejected_part: The number of its part of rejects.
+        model: The encoder.
+        image_root: The folder that image paths are relative to; None for texts.
+        batch_size: As in `EncodeChunk`.
+    """
+
+    name: str
+    items: int
+    fingerprint: str
+    plan: FileRef
+    chunk: int
+    part: int
+    rejected_part: int
+    model: ModelSpec
+    image_root: str | None
+    batch_size: int | None
+
+
+@dataclass(frozen=True)
+class EncodedChunk:
+    """The record of an encode job.
+
+    Attributes:
+        result: What the encoding process reports.
+        device: The device that encoded.
+        failed: The table of contents that could not be encoded this time; None if there are none.
+    """
+
+    result: ChunkResult
+    device: str
+    failed: FileRef | None
 
 
 @dataclass(frozen=True)
@@ -113,29 +161,61 @@ def write_captions(items: Path, target: Path) -> int:
     return parquet.write_parquet(target, schema, _iter_captions(items, schema))
 
 
-def fill_store(request: EncodeRequest, failed_path: Path, run_chunk: RunChunk) -> FillResult:
+def fill_store(request: EncodeRequest, failed_path: Path, runner: Runner, encode: RunChunk, *, gpus: int = 1) -> FillResult:
     """Encode what the store lacks. The caller must hold the store's lease.
 
     Args:
         request: What to encode.
         failed_path: Written: contents that could not be encoded this time, with the columns of `REJECTED_SCHEMA`.
-        run_chunk: Encodes one chunk.
+        runner: Runs the encode jobs.
+        encode: Encodes one chunk if the jobs run in this process; workers of a cluster use encoding processes of their own.
+        gpus: Chunks that may be encoded at the same time in this process.
     """
-    config = request.model_spec.config
     request.store.drop_damaged()
     request.store.rejected_parts.drop_damaged()
+    key = request.store.folder.name
+    request.root.remove_jobs(key)  # of a driver that was killed
+    resources = Resources(local_jobs=gpus, uses_gpu=True)
+    work = Work("encode-chunk", partial(run_encode_job, encode=encode) if runner.is_local else encode_on_worker)
     with request.root.scratch.staging() as staging, parquet.open_writer(failed_path, REJECTED_SCHEMA) as transient:
-        plan, profile = staging / "plan.parquet", request.profile
-        rate = profile.rates.get(request.model_spec.precision)
-        rows = choose_chunk_rows(config.chunk_rows, request.store.count_missing(request.items), slots=1, rate=rate)
-        missing = request.store.write_encode_plan(request.items, rows, plan)
-        with track(f"encoding {request.model_spec.modality}s", missing) as advance:
-            for number in range(-(-missing // rows)):
-                batch_size = _choose_batch_size(request.model_spec, profile, missing)
-                job = _make_job(request, staging, plan=plan, number=number, batch_size=batch_size)
-                profile = _update_profile(profile, run_chunk(job, advance), job)
-                _commit_chunk(request.store, job, transient)
-    return FillResult(missing, profile)
+        planner = _EncodePlanner(request, runner, staging, runner.count_slots(resources))
+        with track(f"encoding {request.model_spec.modality}s", planner.missing) as advance:
+            for job, chunk in runner.map(request.root, work, planner.iter_jobs(), resources, advance):
+                planner.update_profile(job, chunk)
+                if chunk.failed:
+                    transient.write(pq.read_table(request.root.file(chunk.failed)).to_pylist())
+    request.root.remove_jobs(key)
+    return FillResult(planner.missing, planner.profile)
+
+
+def run_encode_job(root: Root, job: EncodeJob, advance: Advance, *, encode: RunChunk) -> EncodedChunk:
+    """Encode one chunk and commit what it gave: permanent rejects, then the part.
+
+    In this order no content ends up both as a vector and as a reject, or as neither. Parts that exist stay: the job may
+    have been run before by a worker that was lost.
+    """
+    store = EmbeddingStore(root, job.fingerprint)
+    with root.scratch.staging() as staging:
+        chunk = EncodeChunk(
+            model=job.model,
+            plan=str(root.file(job.plan)),
+            number=job.chunk,
+            image_root=job.image_root,
+            part=str(staging / "part.parquet"),
+            rejected=str(staging / "rejected.parquet"),
+            temp_dir=str(root.tmp),
+            storage_dtype=job.model.config.storage_dtype,
+            batch_size=job.batch_size,
+        )
+        result = encode(chunk, advance)
+        return EncodedChunk(result, get_device_name(), _commit_chunk(root, store, job, chunk))
+
+
+def encode_on_worker(root: Root, job: EncodeJob, advance: Advance) -> EncodedChunk:
+    """Do an encode job with the encoding processes of a cluster's worker."""
+    if job.image_root:
+        check_image_root(job.image_root)
+    return run_encode_job(root, job, advance, encode=WORKER_ENCODERS.encode)
 
 
 def partition_items(
@@ -186,6 +266,53 @@ def _iter_captions(items: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_arrays([replaced.get(name, captioned.column(name)) for name in schema.names], schema=schema)
 
 
+class _EncodePlanner:
+    """Makes the jobs of a store, one when there is room for it, so that each profits from what the earlier ones measured."""
+
+    def __init__(self, request: EncodeRequest, runner: Runner, staging: Path, slots: int) -> None:
+        self.profile = request.profile
+        self._request, self._runner, self._staging, self._slots = request, runner, staging, slots
+        self._plan = staging / "plan.parquet"
+        self._parts = request.store.get_next_number()
+        self._rejected_parts = request.store.rejected_parts.get_next_number()
+        spec = request.model_spec
+        missing = request.store.count_missing(request.items)
+        self._rows = choose_chunk_rows(spec.config.chunk_rows, missing, slots, request.profile.rates.get(spec.precision))
+        self.missing = request.store.write_encode_plan(request.items, self._rows, self._plan)
+
+    def iter_jobs(self) -> Iterator[EncodeJob]:
+        """Yield the jobs in the order of their chunks."""
+        chunks = -(-self.missing // self._rows)
+        spec, store = self._request.model_spec, self._request.store
+        for number in range(chunks):
+            yield EncodeJob(
+                name=f"encode chunk {number + 1} of {chunks} ({spec.modality}s, {store.folder.name[:12]})",
+                items=min(self._rows, self.missing - number * self._rows),
+                fingerprint=store.folder.name,
+                plan=self._share_chunk(number),
+                chunk=number,
+                part=self._parts + number,
+                rejected_part=self._rejected_parts + number,
+                model=spec,
+                image_root=self._request.image_root,
+                batch_size=_choose_batch_size(spec, self.profile, self.missing),
+            )
+
+    def update_profile(self, job: EncodeJob, chunk: EncodedChunk) -> None:
+        """Update the device profile with what a job measured, if this device did it."""
+        if self._runner.is_local or chunk.device == self.profile.device:
+            self.profile = _update_profile(self.profile, chunk.result, job)
+
+    def _share_chunk(self, number: int) -> FileRef:
+        """Share the plan; with other machines one chunk at a time, since it holds the texts."""
+        if self._runner.is_local:
+            return self._runner.share(self._request.root, self._plan, "")
+        path = self._staging / f"part-{self._parts + number:05d}.parquet"
+        sql = f"SELECT * FROM {parquet.scan_sql(self._plan)} WHERE chunk = {number} ORDER BY content_digest"
+        parquet.copy_query(sql, path, temp_dir=self._request.root.tmp)
+        return self._runner.share(self._request.root, path, self._request.store.folder.name)
+
+
 def _choose_batch_size(model_spec: ModelSpec, profile: DeviceProfile, missing: int) -> int | None:
     """Return the batch size of a job: the config's, the profile's, 0 or None (see `EncodeChunk`)."""
     if model_spec.config.batch_size != "auto":
@@ -193,34 +320,32 @@ def _choose_batch_size(model_spec: ModelSpec, profile: DeviceProfile, missing: i
     return profile.batch_sizes.get(model_spec.precision, None if missing >= BATCH_SEARCH_MIN_ITEMS else 0)
 
 
-def _make_job(request: EncodeRequest, staging: Path, *, plan: Path, number: int, batch_size: int | None) -> EncodeChunk:
-    return EncodeChunk(
-        model=request.model_spec,
-        plan=str(plan),
-        number=number,
-        image_root=request.image_root,
-        part=str(staging / "part.parquet"),
-        rejected=str(staging / "rejected.parquet"),
-        temp_dir=str(request.root.tmp),
-        storage_dtype=request.model_spec.config.storage_dtype,
-        batch_size=batch_size,
-    )
-
-
-def _commit_chunk(store: EmbeddingStore, job: EncodeChunk, transient: parquet.ParquetRowWriter) -> None:
-    """Commit what a job wrote, rejects first: no content may end up both as a vector and as a reject, or as neither."""
-    rejected = pq.read_table(job.rejected)
+def _commit_chunk(root: Root, store: EmbeddingStore, job: EncodeJob, chunk: EncodeChunk) -> FileRef | None:
+    """Commit the files of a chunk, and return the table of those that may succeed another time."""
+    rejected = pq.read_table(chunk.rejected)
     is_transient = pc.is_in(rejected["reason"], pa.array(TRANSIENT_REASONS))
-    permanent = rejected.filter(pc.invert(is_transient))
-    transient.write(rejected.filter(is_transient).to_pylist())
+    permanent, transient = rejected.filter(pc.invert(is_transient)), rejected.filter(is_transient)
+    _check_plan(root, job)
     if permanent.num_rows:
-        store.rejected_parts.add_batch(permanent.combine_chunks().to_batches()[0])
-    if pq.read_metadata(job.part).num_rows:
-        with store.add_part() as temporary:
-            Path(job.part).rename(temporary)
+        store.rejected_parts.add_batch(permanent.combine_chunks().to_batches()[0], job.rejected_part)
+    if pq.read_metadata(chunk.part).num_rows:
+        with store.add_part(job.part) as temporary:
+            Path(chunk.part).rename(temporary)
+    if not transient.num_rows:
+        return None
+    path = root.jobs(job.fingerprint) / f"failed-{job.part:05d}.parquet"
+    with root.replace_atomically(path) as temporary:
+        pq.write_table(transient, temporary)
+    return root.make_ref(path, digest=False)
 
 
-def _update_profile(profile: DeviceProfile, result: ChunkResult, job: EncodeChunk) -> DeviceProfile:
+def _check_plan(root: Root, job: EncodeJob) -> None:
+    """Refuse to commit for a driver that has ended: another build may have given the part's number to other contents."""
+    if error := find_file_error(root.file(job.plan), job.plan, digest=job.plan.sha256 is not None):
+        raise InputError("the build that this job belongs to has ended", where=job.name, got=error)
+
+
+def _update_profile(profile: DeviceProfile, result: ChunkResult, job: EncodeJob) -> DeviceProfile:
     """Update peak memory, the rate, and the batch size once it has been searched for."""
     update: dict[str, object] = {"peak_bytes": max(profile.peak_bytes, result.peak_bytes)}
     if (items := result.vectors + result.rejects) >= RATE_MIN_ITEMS:

@@ -42,13 +42,22 @@ class WorkerLost(IndexmillError, ConnectionError):
     def __init__(self, status: int | None) -> None:
         name = signal.Signals(-status).name if status is not None and status < 0 else f"status {status}"
         super().__init__("the encoding process ended unexpectedly", got=name, next_step="run the build again: finished work is kept")
+        self.status = status
         self.killed = status == -signal.SIGKILL
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return WorkerLost, (self.status,)  # a cluster's worker sends it to the driver
 
 
 class EncoderProcess:
-    """A process that keeps its model loaded from job to job."""
+    """A process that keeps its model loaded from job to job.
 
-    def __init__(self) -> None:
+    Args:
+        device: The GPU that the process may use, as in CUDA_VISIBLE_DEVICES; by default what this process may use.
+    """
+
+    def __init__(self, device: str | None = None) -> None:
+        self._environment = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
         self._running = False
         self._batch_size = INITIAL_BATCH_SIZE
 
@@ -134,7 +143,7 @@ class EncoderProcess:
                 [sys.executable, "-P", "-m", "indexmill.tasks.encoding.worker"],
                 stdin=child_connection.fileno(),
                 stdout=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                env=os.environ | self._environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
                 process_group=0,  # its own group: Ctrl-C reaches only this process, which then ends the other
             )
         self._running = True

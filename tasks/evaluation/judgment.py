@@ -22,6 +22,7 @@ from indexmill.tasks.evaluation.retrieval import (
     run_queries,
 )
 from indexmill.tasks.indexing.searcher import Searcher
+from indexmill.tasks.runner import LOCAL_RUNNER, Runner
 
 
 class Judgment(NamedTuple):
@@ -62,11 +63,12 @@ def judge_held_out(
     query_vectors: np.ndarray,
     config: EvaluationConfig,
     pairs: FileRef | None,
+    runner: Runner = LOCAL_RUNNER,
 ) -> Judgment:
     """Search the index and the vectors themselves, and judge the rankings. Without a source of relevance, rankings end at the largest k."""
     needs_depth = config.trec or judge.has_relevance_source(pairs, config.relevance_threshold)
     run, ks = _search(judge, searcher, query_ids, query_vectors, config, needs_depth=needs_depth)
-    ground_truth = _search_exactly(root, folder, judge, searcher, queries, run, ks)
+    ground_truth = _search_exactly(root, folder, judge, searcher, queries, run, ks, runner)
     ann_metrics = compute_ann_metrics(run, ground_truth, ks, searcher.metric)
     return Judgment(searcher, judge, run, ground_truth, ann_metrics, judge.judge(run, config.k, pairs, config.relevance_threshold))
 
@@ -78,6 +80,7 @@ def judge_own(
     searcher: Searcher,
     query_set: EncodedQueries,
     config: EvaluationConfig,
+    runner: Runner = LOCAL_RUNNER,
     *,
     include_leaks: bool,
     seed: int,
@@ -88,7 +91,7 @@ def judge_own(
     run, ks = _search(judge, searcher, query_ids, vectors, config, needs_depth=needs_depth)
     tied_names = load_names(root, judge.indexed, find_tied_ids(run))
     run = order_ties(run, {item: quote_spaces(name) for item, name in tied_names.items()})
-    ground_truth = _search_exactly(root, folder, judge, searcher, query_set.embeddings, run, ks)
+    ground_truth = _search_exactly(root, folder, judge, searcher, query_set.embeddings, run, ks, runner)
     ann_metrics = compute_ann_metrics(run, ground_truth, ks, searcher.metric)
     relevance = judge_by_judgements(run, config.k, load_qrels(root, query_set.judgements, query_ids))
     return Judgment(searcher, judge, run, ground_truth, ann_metrics, relevance, query_set)
@@ -121,7 +124,16 @@ def _search(
 
 
 def _search_exactly(
-    root: Root, folder: Path, judge: RelevanceJudge, searcher: Searcher, queries: EmbeddingSet, run: RetrievalRun, ks: list[int]
+    root: Root,
+    folder: Path,
+    judge: RelevanceJudge,
+    searcher: Searcher,
+    queries: EmbeddingSet,
+    run: RetrievalRun,
+    ks: list[int],
+    runner: Runner,
 ) -> GroundTruth:
     k = max(ks, default=1)
-    return compute_ground_truth(root, folder, indexed=judge.indexed, query_embeddings=queries, run=run, k=k, metric=searcher.metric)
+    return compute_ground_truth(
+        root, folder, indexed=judge.indexed, query_embeddings=queries, run=run, k=k, metric=searcher.metric, runner=runner
+    )

@@ -13,11 +13,13 @@ import numpy as np
 from indexmill.storage.digests import json_digest
 from indexmill.storage.records import EmbeddingSet, FileRef
 from indexmill.storage.root import Root
+from indexmill.tasks.evaluation.search_jobs import BLOCK_ITEMS, plan_search, search_in_jobs
 from indexmill.tasks.indexing.chunk_search import exact_search_items
 from indexmill.tasks.indexing.searcher import Searcher
 from indexmill.tasks.metrics.exclusion import drop_excluded
 from indexmill.tasks.metrics.neighbors import ann_recall_at, distance_ratio_at, distance_recall_at, fraction_below
 from indexmill.tasks.progress import track
+from indexmill.tasks.runner import LOCAL_RUNNER, Runner
 
 QUERIES_AT_ONCE = 256
 ANN_K = 10  # ANN metrics are always measured at this cutoff too
@@ -74,8 +76,11 @@ def compute_ground_truth(
     run: RetrievalRun,
     k: int,
     metric: int,
+    runner: Runner = LOCAL_RUNNER,
 ) -> GroundTruth:
-    """Search the database side exactly, block by block, or read the result that `folder` has for the same queries and database.
+    """Search the database side exactly, or read the result that `folder` has for the same queries and database.
+
+    A database of more than BLOCK_ITEMS items is searched by several jobs.
 
     The file is keyed by the digests of both sides' vectors, the query ids, k and the metric; it does not depend on the index.
 
@@ -87,6 +92,7 @@ def compute_ground_truth(
         run: Its queries are searched for.
         k: Neighbors per query.
         metric: A FAISS metric type.
+        runner: Runs the jobs.
     """
     query_ids = run.query_ids.tolist()
     key = json_digest([indexed.digest, indexed.modality, query_embeddings.digest, query_embeddings.modality, query_ids, k, metric])
@@ -94,7 +100,11 @@ def compute_ground_truth(
     if root.exists(path) and (cached := _read_cached_ground_truth(root.fetch(path), key)):
         return GroundTruth(*cached, root.make_ref(path))
     with track("exact search", indexed.indexed_vectors.database) as advance:
-        scores, ids = exact_search_items(root, indexed, run.query_vectors, k, metric, advance)
+        if indexed.chunks or indexed.database <= BLOCK_ITEMS:
+            scores, ids = exact_search_items(root, indexed, run.query_vectors, k, metric, advance)
+        else:
+            jobs = plan_search(root, key, indexed, run.query_vectors, k, metric)
+            scores, ids = search_in_jobs(root, jobs, indexed, runner, advance)
     with root.replace_atomically(path) as temporary, temporary.open("wb") as file:
         np.savez(file, scores=scores, ids=ids, key=np.array(key))
     return GroundTruth(scores, ids, root.make_ref(path))

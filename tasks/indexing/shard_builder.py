@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from indexmill.tasks.indexing.shard_layout import ShardAssignment, assign_items,
 from indexmill.tasks.indexing.shard_store import load_shard, read_index, verify_or_none, write_index
 from indexmill.tasks.indexing.soar import fill_index
 from indexmill.tasks.progress import Advance, ignore_progress
+from indexmill.tasks.runner import LOCAL_RUNNER, Resources, Runner, Work
 
 MAX_CHANGED_FRACTION = 0.5  # a shard with more changes is rebuilt
 MAX_CONCURRENT_SHARDS = 4  # built, and so held in memory, at the same time
@@ -93,6 +93,7 @@ def build_shards(
     previous: Sequence[Shard] = (),
     advance: Advance = ignore_progress,
     shards_fraction: float = 1.0,
+    runner: Runner = LOCAL_RUNNER,
 ) -> ShardBuild:
     """Build the shards of one side; several at a time, and shards that are already in the pool are reused.
 
@@ -106,11 +107,12 @@ def build_shards(
         previous: the side's shards of the live snapshot, whose items stay where they are.
         advance: is called with the number of items of each finished shard.
         shards_fraction: the fraction of `index.shards` for this side, if that is a number.
+        runner: fills the shards.
     """
     context = BuildContext(root, name, embeddings, trained, side)
     with root.scratch.staging() as folder:
         plans = plan_shards(context, config, folder, previous=previous, shards_fraction=shards_fraction)
-        return _build_all(context, plans, advance)
+        return _build_all(context, plans, advance, runner)
 
 
 def plan_shards(
@@ -149,7 +151,7 @@ def find_shard_parts(context: BuildContext, plans: Sequence[ShardPlan], layout: 
         layout: the plan of all shards (`assign_items`).
     """
     root = context.root
-    missing = [plan.assigned_number for plan in plans if not root.shard_path(context.name, plan.key, "json").exists()]
+    missing = [plan.assigned_number for plan in plans if not root.exists(root.shard_path(context.name, plan.key, "json"))]
     if not missing:
         return list(plans)
     numbers = ", ".join(map(str, missing))
@@ -180,33 +182,94 @@ def _plan_shard(
     )
 
 
-def _build_all(context: BuildContext, plans: Sequence[ShardPlan], advance: Advance) -> ShardBuild:
-    """Build the shards in threads that share the cores: FAISS releases Python's lock while it works."""
+def _build_all(context: BuildContext, plans: Sequence[ShardPlan], advance: Advance, runner: Runner) -> ShardBuild:
+    """Build the shards; in this process in threads that share the cores: FAISS releases Python's lock while it works."""
     cores = min(os.cpu_count() or 1, int(faiss.omp_get_max_threads()))
     workers = max(1, min(MAX_CONCURRENT_SHARDS, cores, len(plans)))
     # The links of a graph depend on the order in which threads reach them; one thread gives equal bytes for equal
     # inputs.
-    threads = max(1, cores // workers) if context.trained.lists else 1
-    shards: list[Shard] = []
+    threads: int | None = 1
+    if context.trained.lists:
+        threads = max(1, cores // workers) if runner.is_local else None
+    key = f"shards-{context.name}-{context.side}"
     origins: Counter[Origin] = Counter()
-    with ThreadPoolExecutor(workers, thread_name_prefix="shard") as pool:
-        futures = [pool.submit(_load_or_build, context, plan, threads) for plan in plans]
-        try:
-            for future, plan in zip(futures, plans, strict=True):
-                shard, origin = future.result()
-                shards.append(shard.model_copy(update={"number": plan.number}))
-                origins[origin] += 1
-                advance(plan.items)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    shards: list[Shard] = []
+    jobs = _iter_jobs(context, plans, threads, key, runner)
+    for job, (shard, origin) in runner.map(context.root, Work("fill-shard", fill_shard), jobs, Resources(local_jobs=workers), advance):
+        shards.append(shard.model_copy(update={"number": job.number}))
+        origins[origin] += 1
+    if not runner.is_local:
+        context.root.remove_jobs(key)
+    shards.sort(key=lambda shard: shard.number)
     return ShardBuild(tuple(shards), built=origins["built"], updated=origins["updated"], reused=origins["reused"])
 
 
-def _load_or_build(context: BuildContext, plan: ShardPlan, threads: int) -> tuple[Shard, Origin]:
-    if shard := load_shard(context.root, context.name, plan.key):
-        return shard, "reused"
-    faiss.omp_set_num_threads(threads)  # for calls from this thread
-    return _build_shard(context, plan)
+@dataclass(frozen=True, kw_only=True)
+class FillShard:
+    """Build one shard, unless it is in the pool. The other attributes are those of `BuildContext` and `ShardPlan`.
+
+    threads: for FAISS; None for as many as the worker gives it.
+    """
+
+    name: str
+    items: int
+    index_name: str
+    embeddings: EmbeddingSet
+    trained: TrainedIndex
+    side: Side
+    number: int
+    assigned_number: int
+    key: str
+    rows: FileRef
+    added: int
+    base_shard: Shard | None
+    parts: tuple[FileRef, ...]
+    added_parts: tuple[FileRef, ...]
+    threads: int | None
+
+
+def _iter_jobs(context: BuildContext, plans: Sequence[ShardPlan], threads: int | None, key: str, runner: Runner) -> Iterator[FillShard]:
+    for plan in plans:
+        yield FillShard(
+            name=f"fill shard {plan.number + 1} of {len(plans)} of {context.name}",
+            items=plan.items,
+            index_name=context.name,
+            embeddings=context.embeddings,
+            trained=context.trained,
+            side=context.side,
+            number=plan.number,
+            assigned_number=plan.assigned_number,
+            key=plan.key,
+            rows=runner.share(context.root, plan.rows, key),
+            added=plan.added,
+            base_shard=plan.base_shard,
+            parts=plan.parts,
+            added_parts=plan.added_parts,
+            threads=threads,
+        )
+
+
+def fill_shard(root: Root, job: FillShard, advance: Advance) -> tuple[Shard, Origin]:
+    """Load a shard from the pool or build it."""
+    origin: Origin = "reused"
+    if (shard := load_shard(root, job.index_name, job.key)) is None:
+        if job.threads:
+            faiss.omp_set_num_threads(job.threads)  # for calls from this thread
+        context = BuildContext(root, job.index_name, job.embeddings, job.trained, job.side)
+        plan = ShardPlan(
+            number=job.number,
+            assigned_number=job.assigned_number,
+            key=job.key,
+            rows=root.file(job.rows),
+            items=job.items,
+            added=job.added,
+            base_shard=job.base_shard,
+            parts=job.parts,
+            added_parts=job.added_parts,
+        )
+        shard, origin = _build_shard(context, plan)
+    advance(job.items)
+    return shard, origin
 
 
 def _build_shard(context: BuildContext, plan: ShardPlan) -> tuple[Shard, Origin]:

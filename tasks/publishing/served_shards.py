@@ -10,17 +10,18 @@ from indexmill.tasks.indexing.shard_builder import build_shards
 from indexmill.tasks.indexing.shard_store import load_previous_shards
 from indexmill.tasks.progress import track
 from indexmill.tasks.publishing.candidate import BuildCandidate, ServedShards
+from indexmill.tasks.runner import LOCAL_RUNNER, Runner
 
 
-def build_served_shards(build: BuildCandidate) -> ServedShards:
+def build_served_shards(build: BuildCandidate, runner: Runner = LOCAL_RUNNER) -> ServedShards:
     """Collect the database's shards, build the query side's unless only the database is served, and merge the rejects of all stages."""
-    shards = (*build.shards.shards, *_build_query_shards(build))
+    shards = (*build.shards.shards, *_build_query_shards(build, runner))
     items = build.index_embeddings
     served_items = items.database + (items.query if any(shard.side == "query" for shard in shards) else 0)
     return ServedShards(shards, _merge_rejects(build), items=served_items)
 
 
-def _build_query_shards(build: BuildCandidate) -> tuple[Shard, ...]:
+def _build_query_shards(build: BuildCandidate, runner: Runner) -> tuple[Shard, ...]:
     """Build shards of the query side, about as large as the database's."""
     index_embeddings, config = build.index_embeddings.indexed_vectors, build.config
     if config.publish.serve == "database" or not index_embeddings.query:
@@ -38,6 +39,7 @@ def _build_query_shards(build: BuildCandidate) -> tuple[Shard, ...]:
             previous=previous,
             advance=advance,
             shards_fraction=share,
+            runner=runner,
         ).shards
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from indexmill.tasks.encoding.chunk_size import choose_chunk_rows
+from indexmill.tasks.encoding.chunk_size import WINDOW_MULTIPLE, choose_chunk_rows
 
 
 @pytest.mark.parametrize(
@@ -23,12 +23,12 @@ from indexmill.tasks.encoding.chunk_size import choose_chunk_rows
 )
 def test_rows_follow_the_rate_the_number_of_contents_and_the_slots(missing: int, slots: int, rate: float | None, rows: int) -> None:
     """By hand."""
-    assert choose_chunk_rows("auto", missing, slots, rate) == rows
+    assert choose_chunk_rows("auto", missing, slots, rate) == -(-rows // WINDOW_MULTIPLE) * WINDOW_MULTIPLE
     assert -(-missing // rows) <= 4096
 
 
-def test_a_number_in_the_config_is_kept() -> None:
-    """Unless slots would be idle: 1,000 contents on 4 slots are 250 each, at 8 a second or more slowly."""
+def test_a_number_in_the_config_is_the_largest() -> None:
+    """Fewer where slots would be idle: 25,000 contents on 4 slots are 6,250 each, at 208 a second or more slowly; in windows."""
     assert choose_chunk_rows(70, 10**9, 1, 1_800.0) == 70
-    assert choose_chunk_rows(50_000, 1_000, 4, 8.0) == 250
-    assert choose_chunk_rows(50_000, 1_000, 4, 10.0) == 300
+    assert choose_chunk_rows(50_000, 25_000, 4, 8.0) == 4 * 2048
+    assert choose_chunk_rows(50_000, 25_000, 4, 300.0) == 5 * 2048

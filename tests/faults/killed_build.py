@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from indexmill.storage import atomic
 
 when, which = sys.argv[1:3]
-commit = atomic.commit
+commit, commit_if_absent = atomic.commit, atomic.commit_if_absent
 commits = 0
 
 
-def commit_or_die(temporary: Path, target: Path) -> None:
+def commit_or_die(temporary: Path, target: Path, commit: Callable[[Path, Path], Any] = commit) -> None:
     global commits
     commits += 1
     is_chosen = when != "count" and (str(commits) == which if which.isdigit() else which in str(target))
@@ -30,6 +33,7 @@ def commit_or_die(temporary: Path, target: Path) -> None:
 
 
 atomic.commit = commit_or_die  # before anything else binds it
+atomic.commit_if_absent = partial(commit_or_die, commit=commit_if_absent)
 sys.argv = ["indexmill", *sys.argv[3:]]
 
 from indexmill.flows.cli.app import main  # noqa: E402

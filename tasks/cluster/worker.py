@@ -1,0 +1,106 @@
+"""What a worker of a cluster runs: the check before a build relies on it, and single jobs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from indexmill.storage.disk_errors import translate_disk_errors
+from indexmill.storage.permissions import UMASK_VARIABLE, apply_umask
+from indexmill.storage.root import Root
+from indexmill.tasks.progress import Advance, ignore_progress
+
+CHECK_TIMEOUT_S = 20.0
+# Settings of the libraries that the driver's environment has and a worker's may lack.
+PASSED_VARIABLES = (
+    UMASK_VARIABLE,
+    "HF_HOME",
+    "HF_HUB_DISABLE_TELEMETRY",
+    "HF_HUB_DISABLE_PROGRESS_BARS",
+    "TQDM_DISABLE",
+    "TOKENIZERS_PARALLELISM",
+    "OMP_WAIT_POLICY",
+)
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """What a worker needs besides its job.
+
+    Attributes:
+        root: What `Root` opens.
+        environment: Variables of the driver, for those that the worker lacks.
+    """
+
+    root: str
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class WorkerCheck:
+    """What must hold on a worker.
+
+    Attributes:
+        nonce_path: A file that the driver wrote under the root; None where the root is not a folder.
+        nonce: What is in it.
+        api_url: The Prefect server that the worker reports to.
+        versions: The driver's versions of Python and Indexmill.
+    """
+
+    nonce_path: str | None
+    nonce: str
+    api_url: str
+    versions: str
+
+
+def make_setup(root: Root) -> WorkerSetup:
+    """Make the setup of the workers of this process."""
+    return WorkerSetup(root.location, {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ})
+
+
+def get_versions() -> str:
+    """Return the versions that driver and workers must share."""
+    return f"Python {sys.version_info.major}.{sys.version_info.minor}, Indexmill {version('indexmill')}"
+
+
+def check_worker(check: WorkerCheck) -> str:
+    """Return what is wrong on this worker; empty if nothing is."""
+    host = platform.node()
+    if check.versions != get_versions():
+        return f"{host} runs {get_versions()}, the build {check.versions}"
+    if check.nonce_path is not None and _read_text(check.nonce_path) != check.nonce:
+        return f"{host} does not see {check.nonce_path}, which the build has just written"
+    try:
+        with urllib.request.urlopen(f"{check.api_url}/health", timeout=CHECK_TIMEOUT_S):  # noqa: S310 (the driver's own setting)
+            return ""
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        return f"{host} cannot reach the Prefect server at {check.api_url}: {reason}"
+
+
+def run_job_here(run: Callable[[Root, Any, Advance], Any], setup: WorkerSetup, job: Any) -> Any:
+    """Do one job in this worker process, and return its record."""
+    for name, value in setup.environment.items():
+        os.environ.setdefault(name, value)
+    apply_umask()
+    root = Root(setup.root)
+    try:
+        with translate_disk_errors(root.path, f"on the worker {platform.node()}"):
+            return run(root, job, ignore_progress)
+    finally:
+        root.close()
+
+
+def _read_text(path: str) -> str | None:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
