@@ -187,7 +187,7 @@ def test_cosine_needs_normalized_vectors(tmp_path: Path) -> None:
     [
         ("  queries: log.txt", ["dataset.queries is not valid", "pairs, or a file that ends with"]),
         ("  queries: {pth: log.csv}", ["unknown key pth", "dataset.queries.path is missing"]),
-        ("  queries: {path: log.csv, id: q}", ["unknown key id", "did you mean id_column?", "line 5"]),
+        ("  queries: {path: log.csv, id_colum: q}", ["unknown key id_colum", "did you mean id_column?", "line 5"]),
         ("  judgements: qrels.txt", ["dataset.queries as a file"]),
         ("  queries: pairs\n  judgements: qrels.txt", ["dataset.queries as a file"]),
     ],

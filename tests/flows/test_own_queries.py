@@ -137,6 +137,7 @@ def test_new_judgements_are_a_new_revision_for_the_watch(judged: tuple[Path, Pat
         root.close()
 
 
+@pytest.mark.slow
 def test_new_judgements_change_the_metrics_alone(judged: tuple[Path, Path, dict[str, Any]], build: Build, tmp_path: Path) -> None:
     """Nothing is encoded, trained or filled again; the gate refuses a significant drop of one set by its name."""
     folder = Path(shutil.copytree(judged[0], tmp_path / "again"))
@@ -153,6 +154,7 @@ def test_new_judgements_change_the_metrics_alone(judged: tuple[Path, Path, dict[
     assert all(summary["stages"][stage]["cached"] for stage in ("ingest", "validate", "split", "train", "shard"))
 
 
+@pytest.mark.slow
 def test_a_study_measures_the_judged_queries(judged: tuple[Path, Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Brute force and Flat find what the build found."""
     folder, root, summary = judged
