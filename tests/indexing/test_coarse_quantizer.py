@@ -138,6 +138,7 @@ def test_spill_lists_through_a_graph_are_those_of_all_distances(metric: str, vec
     data = scale(vectors, metric)
     trained: Any = train_soar(data[:ITEMS], LISTS, 8, metric)
     assert has_graph(trained)
+    assert trained.quantizer.metric_type == FAISS_METRICS[metric]
     centroids = trained.quantizer.reconstruct_n(0, LISTS)
     assigner = ListAssigner(centroids, trained.quantizer)
     first, second = assigner.assign(data[ITEMS:])
