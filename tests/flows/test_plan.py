@@ -20,8 +20,8 @@ def plan(server: str, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Run the flow `plan-index`: plan(folder, root=...) -> plan."""
     from indexmill.flows.plan_index import plan_index
 
-    def run(pictures: Path, root: Path = tmp_path / "root") -> dict[str, Any]:
-        return plan_index("demo-images", str(root), [f"dataset.path={pictures}", *SETTINGS])
+    def run(pictures: Path, *settings: str, root: Path = tmp_path / "root") -> dict[str, Any]:
+        return plan_index("demo-images", str(root), [f"dataset.path={pictures}", *SETTINGS, *settings])
 
     return run
 
@@ -59,6 +59,8 @@ def test_a_plan_for_an_empty_root_counts_everything_and_is_refused_where_it_cann
     assert build_plan.bytes > 120 * 1280 * 4
     assert 0 < build_plan.peak_bytes < build_plan.available_bytes <= available_memory() * 2
     check_fit(build_plan)
+    elsewhere = plan(digits, "run.runner=dask", "run.address=tcp://scheduler:8786")
+    assert elsewhere["peak_bytes"] < build_plan.peak_bytes - 10**9, "the workers encode, not this machine"
     too_large = {**build_plan.to_json(), "obstacles": ["needs 9.0 GB of memory; 4.0 GB available"]}
     with pytest.raises(InputError, match=r"9\.0 GB of memory"):
         check_fit(BuildPlan(**too_large))
