@@ -18,6 +18,7 @@ from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.index_records import IndexShards, TrainedIndex, TunedIndex
 from indexmill.storage.records import EmbeddingSet, Evaluation, FileRef
 from indexmill.storage.root import Root
+from indexmill.tasks.evaluation.canary import check_canaries
 from indexmill.tasks.evaluation.encode_latency import load_or_measure_encode_latency
 from indexmill.tasks.evaluation.extra_metrics import compute_full_ranking_map, correlate_scored_pairs, evaluate_captions
 from indexmill.tasks.evaluation.projection import project_embedding_space
@@ -73,12 +74,16 @@ def evaluate(
 
     `leaks: exclude` leaves out queries that are nearly a copy of an item in the database. Without queries, few metrics
     can be measured.
+
+    Raises:
+        InputError: The index does not find its own items (`tasks.evaluation.canary`).
     """
     indexed = embeddings.for_modality(index.modality)
     queries = embeddings.for_modality(config.query_modality or index.modality)
     include_leaks = leaks == "keep"
     folder = root.index(name) / "evaluations"
     searcher = open_searcher(shards.shards, root.file, index.metric, tuned.params)
+    canaries = check_canaries(root, indexed, searcher, seed=index.seed, factory=trained.factory, metric=index.metric)
     judge = RelevanceJudge(root, embeddings, indexed)
     with open_vectors(root, queries, side="query", leaking=include_leaks, sample=(config.max_queries, index.seed)) as blocks:
         query_ids, query_vectors = concatenate_blocks(blocks, queries.dim)
@@ -113,7 +118,8 @@ def evaluate(
         intervals=intervals,
         scored_pairs=scored_pairs,
         timings=timings,
-        counts=_count(judgment, shards) | {"queries_full_depth": full_ranking.queries},
+        counts=_count(judgment, shards)
+        | {"queries_full_depth": full_ranking.queries, "canaries": canaries.asked, "canaries_found": canaries.found},
         per_query=files["per_query.parquet"],
         per_label=files["per_label.parquet"],
         search_sweep=files["search_sweep.parquet"],

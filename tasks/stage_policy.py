@@ -108,7 +108,7 @@ TASK_POLICIES = {
             "image_root",
             "pairs",
         ),
-        version=4,
+        version=5,
         libraries=("faiss-cpu", "numpy", "scikit-learn"),
         leftovers="ground truth, which the next run reuses",
     ),
