@@ -119,7 +119,7 @@ def evaluate(
         scored_pairs=scored_pairs,
         timings=timings,
         counts=_count(judgment, shards)
-        | {"queries_full_depth": full_ranking.queries, "canaries": canaries.asked, "canaries_found": canaries.found},
+        | {"queries_full_depth": full_ranking.queries, "canaries": canaries.sampled, "canaries_found": canaries.found},
         per_query=files["per_query.parquet"],
         per_label=files["per_label.parquet"],
         search_sweep=files["search_sweep.parquet"],

@@ -58,13 +58,13 @@ TASK_POLICIES = {
     ),
     "validate": StagePolicy(
         cache_inputs=("dataset", "config"),
-        version=3,
+        version=4,
         libraries=("pillow", "ImageHash"),
         leftovers="results of the images decoded so far, which the next run reuses",
     ),
     "split": StagePolicy(
         cache_inputs=("dataset", "config"),
-        version=2,
+        version=3,
         libraries=("faiss-cpu",),
     ),
     "encode": StagePolicy(

@@ -34,6 +34,7 @@ ITEMS_SCHEMA = pa.schema(
         "given_split": pa.string(),
         "content_digest": pa.string(),
         "content_group": pa.string(),
+        "perceptual_hash": pa.string(),
     }
 )
 
@@ -114,7 +115,8 @@ def _iterate_valid_rows(
             rejects_writer.write([_make_reject(row, reject_reasons[row["row"]]) for row in numbered.filter(is_invalid).to_dicts()])
             valid = numbered.filter(~is_invalid)
             groups = [None if dataset.image_root else _compute_text_group(text) for text in valid["text"]]
-            grouped = valid.with_columns(pl.Series("content_group", groups, dtype=pl.String)).select(ITEMS_SCHEMA.names)
+            columns = [pl.Series("content_group", groups, dtype=pl.String), pl.lit(None, pl.String).alias("perceptual_hash")]
+            grouped = valid.with_columns(columns).select(ITEMS_SCHEMA.names)
             yield from grouped.to_arrow().cast(ITEMS_SCHEMA).to_batches()
             advance(len(frame))
 
@@ -136,7 +138,7 @@ def _check_images(
     cached_sql = cache.to_sql(image_check_cache.IMAGE_CHECK_SCHEMA)
     results = f"(SELECT * FROM {cached_sql} UNION ALL SELECT * FROM {parquet.scan_sql(failed_images)})"
     joined = f"({checked.passing_sql}) i JOIN {results} r ON r.content_digest = i.content_digest"
-    passing = ", ".join(f"{'r' if name == 'content_group' else 'i'}.{name}" for name in ITEMS_SCHEMA.names)
+    passing = ", ".join(f"{'r' if name in ('content_group', 'perceptual_hash') else 'i'}.{name}" for name in ITEMS_SCHEMA.names)
     rejected = ", ".join(f"{'r' if name in ('reason', 'message') else 'i'}.{name}" for name in rejects.REJECTS_SCHEMA.names)
     return CheckedRows(
         passing_sql=f"SELECT {passing} FROM {joined} WHERE r.reason IS NULL",

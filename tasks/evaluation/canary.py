@@ -27,7 +27,7 @@ MIN_FOUND = 0.5
 class CanaryResult(NamedTuple):
     """How many items were asked for, and how many were found among the first CUTOFF results."""
 
-    asked: int
+    sampled: int
     found: int
 
 
@@ -53,12 +53,12 @@ def check_canaries(root: Root, indexed: EmbeddingSet, searcher: Searcher, *, see
         exact_scores, exact_ids = exact_search(vectors, blocks, min(TIES, indexed.database), searcher.metric)
     _, retrieved = searcher.search(vectors, CUTOFF)
     result = CanaryResult(len(vectors), count_found(retrieved, exact_scores, exact_ids))
-    if result.found < MIN_FOUND * result.asked:
+    if result.found < MIN_FOUND * result.sampled:
         raise InputError(
             "the index does not find its own items",
             where=f"index.factory = {factory}, index.metric = {metric}",
             expected=f"an item among the first {CUTOFF} results for its own vector, for at least {MIN_FOUND:.0%} of a sample",
-            got=f"{result.found} of {result.asked} items found",
+            got=f"{result.found} of {result.sampled} items found",
             next_step="choose another factory, such as Flat or auto, or a finer quantizer; this build is not published",
         )
     return result
