@@ -34,13 +34,14 @@ LISTING_SCHEMA = pa.schema(
         "given_split": pa.string(),
         "size": pa.int64(),
         "mtime_ns": pa.int64(),
+        "fault": pa.string(),
     }
 )
 ITEMS_SCHEMA = LISTING_SCHEMA.append(pa.field("content_digest", pa.string()))
 INVENTORY_SCHEMA = pa.schema([ITEMS_SCHEMA.field(name) for name in ("path", "size", "mtime_ns", "content_digest")])
 PAIRS_SCHEMA = pa.schema({"file": pa.string(), "split": pa.string(), "score": pa.float64(), "item_a": pa.int64(), "item_b": pa.int64()})
 # The columns that define an item. Size and modification time do not.
-IDENTITY_COLUMNS = ["item_id", "key", "label", "text", "path", "given_split", "content_digest"]
+IDENTITY_COLUMNS = ["item_id", "key", "label", "text", "path", "given_split", "fault", "content_digest"]
 # A file modified less than this before its listing may change again within one tick of the file system's clock.
 MTIME_MARGIN_NS = 2_000_000_000
 
@@ -134,6 +135,7 @@ def _make_row(item: Item) -> dict[str, Any]:
         "given_split": item.split,
         "size": item.size,
         "mtime_ns": item.mtime_ns,
+        "fault": item.fault,
     }
 
 
@@ -190,7 +192,7 @@ def _digest_file(image_root: Path, path: str | None) -> str | None:
 
 
 def _count_missing_digests(root: Root, table: Path) -> int:
-    sql = f"SELECT count(*) FROM {parquet.scan_sql(table)} WHERE content_digest IS NULL"
+    sql = f"SELECT count(*) FROM {parquet.scan_sql(table)} WHERE content_digest IS NULL AND fault IS NULL"
     return int(parquet.fetch_rows(sql, temp_dir=root.tmp)[0][0])
 
 

@@ -64,7 +64,7 @@ def validate(root: Root, dataset: Dataset, config: ValidateConfig) -> ValidatedD
         items = parquet.copy_query(f"SELECT {columns} FROM ({checked.passing_sql}) ORDER BY item_id", items_path, temp_dir=root.tmp)
         history_path = root.dataset_cache(dataset.name, "rejects")
         counts = rejects.write_rejects(root, checked.rejected_sql, history_path, rejects_path)
-        _check_reject_fraction(dataset, config, counts)
+        _check_reject_fraction(dataset, config, counts, _describe_first_reject(root, rejects_path) if counts else "")
         table_digests = [parquet.compute_digest(items_path), parquet.compute_digest(rejects_path, rejects.REJECT_IDENTITY)]
         pairs_sha256 = dataset.pairs and dataset.pairs.sha256
         digest = json_digest([dataset.image_root, dataset.modality, dataset.labeled, pairs_sha256, *table_digests])
@@ -109,7 +109,8 @@ def _iterate_valid_rows(
     schema = build_items_schema(modality=dataset.modality, labeled=dataset.labeled, max_text_length=config.max_text_length)
     with track("checking rows", dataset.items) as advance:
         for frame in parquet.to_polars(parquet.read_batches(root.file(dataset.table))):
-            reject_reasons = find_invalid_rows(frame, schema)
+            faults = {row: rejects.RejectReason("malformed_row", fault) for row, fault in enumerate(frame["fault"]) if fault}
+            reject_reasons = find_invalid_rows(frame, schema) | faults
             numbered = frame.with_row_index("row")
             is_invalid = pl.col("row").is_in(list(reject_reasons))
             rejects_writer.write([_make_reject(row, reject_reasons[row["row"]]) for row in numbered.filter(is_invalid).to_dicts()])
@@ -146,7 +147,14 @@ def _check_images(
     )
 
 
-def _check_reject_fraction(dataset: Dataset, config: ValidateConfig, counts: dict[str, int]) -> None:
+def _describe_first_reject(root: Root, path: Path) -> str:
+    """Describe one reject of the most frequent reason."""
+    sql = f"SELECT key, message FROM {parquet.scan_sql(path)} ORDER BY count(*) OVER (PARTITION BY reason) DESC, reason, key LIMIT 1"
+    key, message = parquet.fetch_rows(sql, temp_dir=root.tmp)[0]
+    return f"{key}: {message}"
+
+
+def _check_reject_fraction(dataset: Dataset, config: ValidateConfig, counts: dict[str, int], example: str) -> None:
     rejected = sum(counts.values())
     fraction = rejected / dataset.items
     if fraction > config.max_reject_fraction or rejected == dataset.items:
@@ -155,6 +163,6 @@ def _check_reject_fraction(dataset: Dataset, config: ValidateConfig, counts: dic
             "too many items are rejected",
             where=f"dataset of {dataset.name}" + (f": {dataset.image_root}" if dataset.image_root else ""),
             expected=f"at most {config.max_reject_fraction:.1%} rejected",
-            got=f"{rejected} of {dataset.items} ({fraction:.1%}): {by_reason}",
+            got=f"{rejected} of {dataset.items} ({fraction:.1%}): {by_reason}; for example {example}",
             next_step="fix the items, or raise validate.max_reject_fraction",
         )

@@ -35,7 +35,7 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
         case StsDatasetConfig():
             return StsSource(config)
         case TableDatasetConfig():
-            return TableSource(config, root)
+            return TableSource(config)
         case HuggingFaceDatasetConfig():
             from indexmill.tasks.sources.huggingface import HuggingFaceSource  # slow to import: only its users pay for it
 

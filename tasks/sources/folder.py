@@ -25,21 +25,25 @@ from indexmill.storage.errors import InputError
 from indexmill.storage.records import Modality
 from indexmill.tasks.sources.base import Item, ScoredPair
 from indexmill.tasks.sources.image_files import FileEntry, is_image_name, make_image_item, walk_files
-from indexmill.tasks.sources.table_reader import TableFormat, read_text_rows, require_columns
+from indexmill.tasks.sources.table_reader import TableFormat, read_rows, require_columns
 
 METADATA_FILE_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 CAPTION_SUFFIX = ".txt"
-METADATA_SCHEMA = pa.schema({"path": pa.string(), "label": pa.string(), "caption": pa.string()})
+METADATA_SCHEMA = pa.schema({name: pa.string() for name in ("path", "label", "caption", "fault")})
 
 
 @dataclass(frozen=True)
 class MetadataRow:
-    """The label and caption that a metadata file gives the image at `path`, a path relative to the image root."""
+    """The label and caption that a metadata file gives the image at `path`, a path relative to the image root.
+
+    A row that cannot be read has a fault; its path is that of the metadata file with the line.
+    """
 
     path: str
     label: str | None
     caption: str | None
+    fault: str | None = None
 
 
 def read_metadata_rows(image_root: Path, config: ImageFolderConfig, temp_dir: Path) -> Iterator[MetadataRow]:
@@ -53,10 +57,10 @@ def read_metadata_rows(image_root: Path, config: ImageFolderConfig, temp_dir: Pa
     columns = {"dataset.label_column": label, "dataset.caption_column": caption, "the ImageFolder format": "file_name"}
     required = {setting: column for setting, column in columns.items() if column}
     for file in files:
-        require_columns(image_root / file, _get_table_format(file), required, temp_dir)
+        require_columns(image_root / file, _get_table_format(file), required)
     listing = temp_dir / "metadata.parquet"
-    parquet.write_parquet(listing, METADATA_SCHEMA, _read_batches(image_root, files, ("file_name", label, caption), temp_dir))
-    sql = f"SELECT path, label, caption FROM {parquet.scan_sql(listing)} ORDER BY string_split(path, '/')"
+    parquet.write_parquet(listing, METADATA_SCHEMA, _read_batches(image_root, files, ("file_name", label, caption)))
+    sql = f"SELECT path, label, caption, fault FROM {parquet.scan_sql(listing)} ORDER BY string_split(path, '/')"
     with parquet.query(sql, temp_dir=temp_dir) as batches:
         for batch in batches:
             yield from (MetadataRow(**row) for row in batch.to_pylist())
@@ -99,14 +103,18 @@ def _find_metadata_files(image_root: Path) -> list[PurePosixPath]:
     return files
 
 
-def _read_batches(image_root: Path, files: list[PurePosixPath], columns: Sequence[str | None], temp_dir: Path) -> Iterator[pa.RecordBatch]:
+def _read_batches(image_root: Path, files: list[PurePosixPath], columns: Sequence[str | None]) -> Iterator[pa.RecordBatch]:
     for file in files:
-        rows = read_text_rows(image_root / file, _get_table_format(file), columns, temp_dir)
+        rows = read_rows(image_root / file, _get_table_format(file), columns)
         while batch := list(itertools.islice(rows, parquet.BATCH_ROWS)):
-            names, labels, captions = zip(*batch, strict=True)
-            paths = [(file.parent / (name or file.name)).as_posix() for name in names]
+            names, labels, captions = zip(*(row.cells for row in batch), strict=True)
+            paths = [
+                f"{file}:line {row.line}" if row.fault else (file.parent / (name or file.name)).as_posix()
+                for row, name in zip(batch, names, strict=True)
+            ]
+            faults = [row.fault for row in batch]
             yield pa.RecordBatch.from_arrays(
-                [pa.array(column, pa.string()) for column in (paths, labels, captions)], schema=METADATA_SCHEMA
+                [pa.array(column, pa.string()) for column in (paths, labels, captions, faults)], schema=METADATA_SCHEMA
             )
 
 
@@ -165,7 +173,7 @@ class FolderSource:
     def _make_item(self, path: str, image: FileEntry | None, row: MetadataRow | None) -> Item:
         label = self._get_label(path, row)
         if image is None:
-            return Item(key=path, label=label, text=row.caption if row else None)
+            return Item(key=path, label=label, text=row.caption if row else None, fault=row.fault if row else None)
         return make_image_item(image, label=label, text=self._get_caption(path, row))
 
     def _get_label(self, path: str, row: MetadataRow | None) -> str | None:
