@@ -60,6 +60,9 @@ _ORIENTATION_TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"})
+
 Image.MAX_IMAGE_PIXELS = None  # for the whole process: `ImageLimits.max_pixels` is the only limit
 
 
@@ -161,7 +164,38 @@ def detect_unsupported_format(content: bytes) -> str | None:
 
 
 def _decode(content: bytes, limits: ImageLimits, decode_size: tuple[int, int] | None) -> tuple[Image.Image, int]:
-    """Return the loaded image and its bits per sample."""
+    """Return the loaded image and its bits per sample.
+
+    Pillow limits texts and color profiles of PNG files, which say nothing about the pixels, and verifies their checksums.
+    A file that fails is read once more without them.
+    """
+    try:
+        return _load(content, limits, decode_size)
+    except (UnreadableImage, MemoryError):
+        raise
+    except Exception:
+        if (pixels := _strip_png_metadata(content)) == content:
+            raise
+        return _load(pixels, limits, decode_size)
+
+
+def _strip_png_metadata(content: bytes) -> bytes:
+    """Return a PNG file without the chunks that do not change its pixels; other contents as they are."""
+    if not content.startswith(PNG_SIGNATURE):
+        return content
+    kept, position = [PNG_SIGNATURE], len(PNG_SIGNATURE)
+    while position + 12 <= len(content):
+        size, kind = int.from_bytes(content[position : position + 4]), content[position + 4 : position + 8]
+        end = position + 12 + size
+        if kind in PNG_PIXEL_CHUNKS:
+            kept.append(content[position:end])
+        elif not kind.isalpha() or kind[:1].isupper():
+            return content  # not a chunk, or one that a decoder must know
+        position = end
+    return b"".join(kept)
+
+
+def _load(content: bytes, limits: ImageLimits, decode_size: tuple[int, int] | None) -> tuple[Image.Image, int]:
     image = Image.open(io.BytesIO(content), formats=SUPPORTED_FORMATS)
     _check_size(image.size, limits)
     bit_depth = 8
