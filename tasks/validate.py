@@ -67,7 +67,8 @@ def validate(root: Root, dataset: Dataset, config: ValidateConfig) -> ValidatedD
         _check_reject_fraction(dataset, config, counts, _describe_first_reject(root, rejects_path) if counts else "")
         table_digests = [parquet.compute_digest(items_path), parquet.compute_digest(rejects_path, rejects.REJECT_IDENTITY)]
         pairs_sha256 = dataset.pairs and dataset.pairs.sha256
-        digest = json_digest([dataset.image_root, dataset.modality, dataset.labeled, pairs_sha256, *table_digests])
+        identity = [dataset.image_root, dataset.modality, dataset.labeled, pairs_sha256, *table_digests]
+        digest = json_digest(identity + ([dataset.passed_over] if dataset.passed_over else []))
         folder = root.dataset(dataset.name, "validated", digest)
         commit(rejects_path, folder / "rejects.parquet")
         commit(items_path, folder / "items.parquet")
@@ -82,6 +83,7 @@ def validate(root: Root, dataset: Dataset, config: ValidateConfig) -> ValidatedD
         items=items,
         rejected=sum(counts.values()),
         rejected_by_reason=counts,
+        passed_over=dataset.passed_over,
         table=table_ref,
         rejects=rejects_ref,
         pairs=dataset.pairs,
