@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
@@ -207,6 +208,19 @@ class TableDatasetConfig(ColumnsConfig):
 
     source: Literal["parquet", "csv", "jsonl"]
     path: str = Field(description="the file, or a pattern such as data/*.parquet")
+    encoding: str | None = Field(
+        default=None,
+        exclude_if=lambda encoding: encoding is None,
+        description="encoding of CSV and JSON lines, such as cp1252; by default UTF-8, or UTF-16 and UTF-32 where the file starts so",
+    )
+
+    @field_validator("encoding")
+    @classmethod
+    def _require_known_encoding(cls, encoding: str | None) -> str | None:
+        try:
+            return codecs.lookup(encoding).name if encoding else encoding
+        except LookupError:
+            raise ValueError("the name of an encoding, such as utf-8, utf-16, cp1252 or shift_jis") from None
 
 
 class BeirDatasetConfig(BaseDatasetConfig):

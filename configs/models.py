@@ -44,8 +44,8 @@ class SplitConfig(FrozenModel):
         default=12,
         ge=0,
         le=64,
-        description="images are nearly equal when at most this many of the 256 bits of their perceptual hashes differ; texts when they"
-        " differ only in case, punctuation and spacing",
+        description="images are nearly equal when at most this many of the 576 bits of their perceptual hashes differ, which hold"
+        " structure, color and shade; texts when they differ only in case, sentence punctuation and spacing",
     )
 
 

@@ -26,7 +26,7 @@ from indexmill.tasks.encode import encode
 from indexmill.tasks.encoding import EncoderIdentity
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.evaluate import evaluate
-from indexmill.tasks.indexing.factory import check_factory
+from indexmill.tasks.indexing.factory_check import check_factory
 from indexmill.tasks.ingest import describe_stale_listing, ingest, read_source_revision
 from indexmill.tasks.publish import publish
 from indexmill.tasks.queries import combine_revisions, read_queries, read_query_revision

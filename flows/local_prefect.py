@@ -15,6 +15,8 @@ from prefect.logging.handlers import APILogWorker
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import get_current_settings
 
+from indexmill.flows.prefect_server import check_server
+
 
 class _DetachedServer(SubprocessASGIServer):
     """Prefect's embedded server, in its own process group.
@@ -31,14 +33,20 @@ class _DetachedServer(SubprocessASGIServer):
         )
 
 
+def get_configured_url() -> str:
+    """Return the URL of the configured Prefect server; empty if a run starts its own."""
+    return get_current_settings().api.url or ""
+
+
 @contextmanager
 def embedded_server() -> Iterator[Callable[[], None]]:
     """Start a temporary Prefect server in the background; yields a function that waits until it answers.
 
-    The server stops at the end of the block. Where a server is configured, nothing is started. Prefect would start
+    The server stops at the end of the block. Where a server is configured, it is checked, and nothing is started. Prefect would start
     the same server itself, but only at the first flow run, and would leave it running if this process were killed.
     """
-    if get_current_settings().api.url:
+    if url := get_configured_url():
+        check_server(url)
         yield lambda: None
         return
     server = _DetachedServer()

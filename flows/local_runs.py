@@ -120,7 +120,8 @@ def _start_prefect(config: str, root: str | Path | None, settings: Sequence[str]
         root_path, location = storage_root.path, str(storage_root)
     check_free_space(root_path, MIN_FREE_BYTES)
     prepare_environment(root_path, verbose=verbose)
-    from indexmill.flows.local_prefect import embedded_server  # Prefect reads its settings on import
+    from indexmill.flows.local_prefect import embedded_server, get_configured_url  # Prefect reads its settings on import
+    from indexmill.flows.prefect_server import explain_server_failures
 
     with _raise_on_sigterm(), embedded_server() as wait_for_server:
         with track("starting Prefect", 1) as advance:
@@ -128,7 +129,8 @@ def _start_prefect(config: str, root: str | Path | None, settings: Sequence[str]
 
             wait_for_server()
             advance(1)
-        yield location
+        with explain_server_failures(get_configured_url()):
+            yield location
 
 
 @contextmanager

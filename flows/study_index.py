@@ -28,7 +28,7 @@ from indexmill.tasks.encoding import EncoderIdentity
 from indexmill.tasks.encoding.device import get_device_name
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.indexing.auto_factory import DEFAULT_RECALL_TARGET
-from indexmill.tasks.indexing.factory import check_factory
+from indexmill.tasks.indexing.factory_check import check_factory
 from indexmill.tasks.studies.plan import make_index_config
 from indexmill.tasks.studies.report import write_study_report
 from indexmill.tasks.studies.results import EncodeStats, StudyRow

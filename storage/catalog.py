@@ -5,6 +5,12 @@ It is rebuilt beside the old file and renamed over it, so it is never half writt
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import duckdb
 
 from indexmill.storage import parquet
@@ -41,30 +47,23 @@ def rebuild(root: Root) -> int:
         for snapshots in [Snapshots(root, name)]
         for manifest in snapshots.read_manifests()
     ]
-    with root.replace_atomically(root.catalog) as temporary:
-        connection = duckdb.connect(str(temporary))
-        try:
-            connection.execute(CREATE_TABLES)
-            for manifest, live in manifests:
-                _insert_build(connection, manifest, live)
-            for name in sorted({manifest.name for manifest, _ in manifests}):
-                for metrics_file in read_metrics_history(root, name):
-                    _insert_metrics(connection, metrics_file)
-            _create_views(connection, root, [manifest for manifest, _ in manifests])
-        finally:
-            connection.close()
+    with root.replace_atomically(root.catalog) as temporary, _connect(temporary) as connection:
+        connection.execute(CREATE_TABLES)
+        for manifest, live in manifests:
+            _insert_build(connection, manifest, live)
+        for name in sorted({manifest.name for manifest, _ in manifests}):
+            for metrics_file in read_metrics_history(root, name):
+                _insert_metrics(connection, metrics_file)
+        _create_views(connection, root, [manifest for manifest, _ in manifests])
     return len(manifests)
 
 
 def list_builds(root: Root) -> list[dict[str, object]]:
     """Return the rows of the table `builds`, by index and snapshot."""
-    connection = duckdb.connect(str(root.catalog), read_only=True)
-    try:
+    with _connect(root.catalog, read_only=True) as connection:
         rows = connection.execute("SELECT * REPLACE (created_at::VARCHAR AS created_at) FROM builds ORDER BY index_name, snapshot_id")
         names = [column[0] for column in rows.description]
         return [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
-    finally:
-        connection.close()
 
 
 def find_catalog_damage(root: Root) -> str:
@@ -76,6 +75,23 @@ def find_catalog_damage(root: Root) -> str:
     except duckdb.Error as error:
         return str(error).splitlines()[0]
     return ""
+
+
+@contextmanager
+def _connect(path: Path, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a database. DuckDB takes what follows `?` in a path for parameters, and a backslash for a slash: with one of
+    them, a copy elsewhere is opened.
+    """
+    with ExitStack() as stack:
+        opened = path
+        if set("?\\") & set(str(path)):
+            opened = Path(stack.enter_context(TemporaryDirectory(prefix="indexmill-"))) / path.name
+            if path.exists():
+                shutil.copyfile(path, opened)
+        with closing(duckdb.connect(str(opened), read_only=read_only)) as connection:
+            yield connection
+        if opened != path and not read_only:
+            shutil.copyfile(opened, path)
 
 
 def _insert_build(connection: duckdb.DuckDBPyConnection, manifest: Manifest, live: bool) -> None:

@@ -1,4 +1,4 @@
-"""A cache of image checks by content digest: the content group, or the reason for the rejection."""
+"""A cache of image checks by content digest: the content group and the perceptual hash, or the reason for the rejection."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from indexmill.storage import parquet
 from indexmill.storage.part_folder import PartFolder
 from indexmill.storage.root import Root
 
-IMAGE_CHECK_SCHEMA = pa.schema({"content_digest": pa.string(), "content_group": pa.string(), "reason": pa.string(), "message": pa.string()})
+IMAGE_CHECK_SCHEMA = pa.schema({name: pa.string() for name in ("content_digest", "content_group", "perceptual_hash", "reason", "message")})
 
 
 class ImageCheckCache(PartFolder):
     """The results under one policy, that is, one set of limits and library versions.
 
-    In a row either `content_group` is set, or `reason` and `message` are.
+    In a row either `content_group` and `perceptual_hash` are set, or `reason` and `message` are.
     """
 
     def __init__(self, root: Root, policy: str) -> None:

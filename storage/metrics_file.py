@@ -54,6 +54,9 @@ class PairCorrelation(FrozenModel):
     pairs: int
 
 
+PASSED_OVER = "passed_over "  # starts the counts of files that are no items; their suffix or kind follows
+
+
 class MetricsFile(FrozenModel):
     """All metrics of one build."""
 
@@ -89,6 +92,12 @@ class MetricsFile(FrozenModel):
 def archive_metrics(root: Root, name: str, snapshot_id: str, metrics: FileRef) -> None:
     """Add a build's metrics.json to the history, replacing an earlier one of the same snapshot."""
     link(root.verify_file(metrics), _history_folder(root, name) / f"{snapshot_id}.json", root.scratch)
+
+
+def list_passed_over(metrics: MetricsFile) -> dict[str, int]:
+    """Return the number of files that are no items by suffix or kind, the most frequent first."""
+    counts = {name.removeprefix(PASSED_OVER): number for name, number in metrics.counts.items() if name.startswith(PASSED_OVER)}
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def read_metrics_history(root: Root, name: str) -> list[MetricsFile]:

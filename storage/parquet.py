@@ -135,10 +135,16 @@ def escape_sql(path: Path) -> str:
 def scan_sql(*paths: Path, options: str = "") -> str:
     """Return the SQL table function that reads these Parquet files.
 
-    DuckDB treats a path as a glob pattern, so both pattern and quote characters are escaped.
+    DuckDB treats a path as a glob pattern, so both pattern and quote characters are escaped. It would also let folders
+    above, named `column=value`, replace columns of the files.
     """
-    literals = ", ".join("'" + glob.escape(str(path)).replace("'", "''") + "'" for path in paths)
-    return f"read_parquet([{literals}]{', ' + options if options else ''})"
+    literals = ", ".join("'" + _escape_pattern(str(path)).replace("'", "''") + "'" for path in paths)
+    return f"read_parquet([{literals}], hive_partitioning=false{', ' + options if options else ''})"
+
+
+def _escape_pattern(path: str) -> str:
+    """Escape pattern characters, but not beside a backslash, which DuckDB does not match in patterns."""
+    return path if "\\" in path else glob.escape(path)
 
 
 @contextmanager

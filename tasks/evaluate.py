@@ -16,6 +16,7 @@ from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.index_records import IndexShards, TrainedIndex, TunedIndex
 from indexmill.storage.records import EmbeddingSet, Evaluation, FileRef
 from indexmill.storage.root import Root
+from indexmill.tasks.evaluation.canary import check_canaries
 from indexmill.tasks.evaluation.encode_latency import load_or_measure_encode_latency
 from indexmill.tasks.evaluation.extra_metrics import (
     compute_full_ranking_map,
@@ -67,6 +68,9 @@ def evaluate(
 
     `leaks: exclude` leaves out queries that are nearly a copy of an item in the database. Without queries, few metrics
     can be measured. Of several sets of one's own queries, the first is the main one, which speed and figures are measured with.
+
+    Raises:
+        InputError: The index does not find its own items (`tasks.evaluation.canary`).
     """
     query_sets, items = embeddings.query_sets, embeddings.without_queries()
     indexed = items.for_modality(index.modality)
@@ -74,6 +78,7 @@ def evaluate(
     include_leaks = leaks == "keep"
     folder = root.index(name) / "evaluations"
     searcher = open_searcher(shards.shards, root.file, index.metric, tuned.params, load_chunk_map(root, indexed))
+    canaries = check_canaries(root, indexed, searcher, seed=index.seed, factory=trained.factory, metric=index.metric)
     judge = RelevanceJudge(root, items, indexed)
     if query_sets:
         judgments = [
@@ -135,7 +140,8 @@ def evaluate(
         intervals=intervals,
         scored_pairs=scored_pairs,
         timings=timings,
-        counts=_count(judgments, shards) | {"queries_full_depth": full_ranking.queries},
+        counts=_count(judgments, shards)
+        | {"queries_full_depth": full_ranking.queries, "canaries": canaries.sampled, "canaries_found": canaries.found},
         per_query=files["per_query.parquet"],
         per_label=files["per_label.parquet"],
         search_sweep=files["search_sweep.parquet"],

@@ -33,13 +33,14 @@ LISTING_SCHEMA = pa.schema(
         "given_split": pa.string(),
         "size": pa.int64(),
         "mtime_ns": pa.int64(),
+        "fault": pa.string(),
     }
 )
 ITEMS_SCHEMA = LISTING_SCHEMA.append(pa.field("content_digest", pa.string()))
 INVENTORY_SCHEMA = pa.schema([ITEMS_SCHEMA.field(name) for name in ("path", "size", "mtime_ns", "content_digest")])
 PAIRS_SCHEMA = pa.schema({"file": pa.string(), "split": pa.string(), "score": pa.float64(), "item_a": pa.int64(), "item_b": pa.int64()})
 # The columns that define an item. Size and modification time do not.
-IDENTITY_COLUMNS = ["item_id", "key", "label", "text", "path", "given_split", "content_digest"]
+IDENTITY_COLUMNS = ["item_id", "key", "label", "text", "path", "given_split", "fault", "content_digest"]
 # A file modified less than this before its listing may change again within one tick of the file system's clock.
 MTIME_MARGIN_NS = 2_000_000_000
 
@@ -75,10 +76,12 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
         with parquet.query(sql, temp_dir=root.tmp) as batches:
             total = min(listed_count, config.limit or listed_count)
             items = parquet.write_parquet(table, ITEMS_SCHEMA, _add_digests(batches, source.image_root, total))
+        passed_over = dict(sorted(getattr(source, "passed_over", {}).items()))
         unreadable_files = _count_missing_digests(root, table)
         pair_count = parquet.write_parquet(pairs, PAIRS_SCHEMA, _iterate_pairs(source.pairs()))
         digest = json_digest(
             [parquet.compute_digest(table, IDENTITY_COLUMNS), parquet.compute_digest(pairs), image_root, source.modality, source.labeled]
+            + ([passed_over] if passed_over else [])
         )
         folder = root.dataset(name, "ingested", digest)
         if image_root:
@@ -99,6 +102,7 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
         labeled=source.labeled,
         items=items,
         unreadable_files=unreadable_files,
+        passed_over=passed_over,
         table=table_ref,
         pairs=pairs_ref,
     )
@@ -138,6 +142,7 @@ def _make_row(item: Item) -> dict[str, Any]:
         "given_split": item.split,
         "size": item.size,
         "mtime_ns": item.mtime_ns,
+        "fault": item.fault,
     }
 
 
@@ -194,7 +199,7 @@ def _digest_file(image_root: Path, path: str | None) -> str | None:
 
 
 def _count_missing_digests(root: Root, table: Path) -> int:
-    sql = f"SELECT count(*) FROM {parquet.scan_sql(table)} WHERE content_digest IS NULL"
+    sql = f"SELECT count(*) FROM {parquet.scan_sql(table)} WHERE content_digest IS NULL AND fault IS NULL"
     return int(parquet.fetch_rows(sql, temp_dir=root.tmp)[0][0])
 
 

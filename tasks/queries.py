@@ -15,12 +15,14 @@ from indexmill.configs.models import OwnQueriesConfig
 from indexmill.storage import parquet
 from indexmill.storage.digests import json_digest, query_id
 from indexmill.storage.errors import InputError
+from indexmill.storage.image_check_cache import IMAGE_CHECK_SCHEMA, ImageCheckCache
 from indexmill.storage.records import Modality, QueryTable, SplitDataset
 from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item
 from indexmill.tasks.sources.judgements import write_judgements
 from indexmill.tasks.sources.query_files import QuerySource, open_query_sources
 from indexmill.tasks.stage_policy import get_task_options
+from indexmill.tasks.validation.image_checks import compute_policy_digest
 from indexmill.tasks.validation.judgements import match_judgements
 from indexmill.tasks.validation.near_duplicates import LEAKS_SCHEMA, find_leaks
 from indexmill.tasks.validation.pair_queries import write_caption_queries, write_image_queries
@@ -197,10 +199,15 @@ class QueryReader:
         return {"queries": usable, "queries_rejected": sum(rejected.values()), "queries_leaking": int(leaking)}
 
     def _find_leaks(self, checked: Path, both: Path, leaks: Path, *, is_image: bool) -> None:
-        columns = "item_id, content_group, side"
+        columns = "item_id, content_digest, content_group, side"
         items, queries = parquet.scan_sql(self.root.file(self.split.table)), parquet.scan_sql(checked)
-        parquet.copy_query(f"SELECT {columns} FROM {items} UNION ALL SELECT {columns} FROM {queries}", both, temp_dir=self.root.tmp)
-        find_leaks(self.root, both, leaks, groups_are_hashes=is_image, max_distance=self.config.leak_distance)
+        sql = f"SELECT {columns} FROM {items} UNION ALL SELECT {columns} FROM {queries}"
+        if is_image:
+            cache = ImageCheckCache(self.root, compute_policy_digest(self.config.limits))
+            hashes = f"(SELECT DISTINCT content_digest, perceptual_hash FROM {cache.to_sql(IMAGE_CHECK_SCHEMA)})"
+            sql = f"SELECT * FROM ({sql}) JOIN {hashes} USING (content_digest)"
+        parquet.copy_query(sql, both, temp_dir=self.root.tmp)
+        find_leaks(self.root, both, leaks, by_hash=is_image, max_distance=self.config.leak_distance)
 
 
 def _commit_set(root: Root, query_set: WrittenSet, folder: Path) -> QueryTable:

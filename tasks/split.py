@@ -26,6 +26,7 @@ SIDED_SCHEMA = pa.schema(
         "given_split": pa.string(),
         "content_digest": pa.string(),
         "content_group": pa.string(),
+        "perceptual_hash": pa.string(),
         "side": pa.string(),
     }
 )
@@ -71,7 +72,7 @@ def split(root: Root, dataset: ValidatedDataset, config: SplitConfig) -> SplitDa
     with root.scratch.staging() as staging:
         sided, leaks, table, by_label = (staging / f"{name}.parquet" for name in ("sided", "leaks", "items", "by_label"))
         parquet.write_parquet(sided, SIDED_SCHEMA, _assign_sides(root, dataset, config))
-        find_leaks(root, sided, leaks, groups_are_hashes=dataset.image_root is not None, max_distance=config.leak_distance)
+        find_leaks(root, sided, leaks, by_hash=dataset.image_root is not None, max_distance=config.leak_distance)
         parquet.copy_query(_build_leak_sql(sided, leaks), table, temp_dir=root.tmp)
         parquet.copy_query(BY_LABEL_SQL.format(table=parquet.scan_sql(table)), by_label, temp_dir=root.tmp)
         database, query, labels, groups, conflicts, leak_count = parquet.fetch_rows(
@@ -115,4 +116,4 @@ def _assign_sides(root: Root, dataset: ValidatedDataset, config: SplitConfig) ->
 def _build_leak_sql(sided: Path, leaks: Path) -> str:
     """Build SQL for the items with `leak`: true for a query that is a near duplicate of a database item."""
     leaking = f"SELECT DISTINCT query_id FROM {parquet.scan_sql(leaks)}"
-    return f"SELECT *, item_id IN ({leaking}) AS leak FROM {parquet.scan_sql(sided)} ORDER BY item_id"
+    return f"SELECT * EXCLUDE perceptual_hash, item_id IN ({leaking}) AS leak FROM {parquet.scan_sql(sided)} ORDER BY item_id"

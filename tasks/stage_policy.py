@@ -119,7 +119,7 @@ TASK_POLICIES = {
             "image_root",
             "pairs",
         ),
-        version=4,
+        version=5,
         uncached_inputs=("runner",),
         libraries=("faiss-cpu", "numpy", "scikit-learn"),
         leftovers="ground truth, which the next run reuses",

@@ -34,6 +34,7 @@ ITEMS_SCHEMA = pa.schema(
         "given_split": pa.string(),
         "content_digest": pa.string(),
         "content_group": pa.string(),
+        "perceptual_hash": pa.string(),
     }
 )
 
@@ -63,10 +64,11 @@ def validate(root: Root, dataset: Dataset, config: ValidateConfig, runner: Runne
         items = parquet.copy_query(f"SELECT {columns} FROM ({checked.passing_sql}) ORDER BY item_id", items_path, temp_dir=root.tmp)
         history_path = root.fetch(root.dataset_cache(dataset.name, "rejects"))
         counts = rejects.write_rejects(root, checked.rejected_sql, history_path, rejects_path)
-        _check_reject_fraction(dataset, config, counts)
+        _check_reject_fraction(dataset, config, counts, _describe_first_reject(root, rejects_path) if counts else "")
         table_digests = [parquet.compute_digest(items_path), parquet.compute_digest(rejects_path, rejects.REJECT_IDENTITY)]
         pairs_sha256 = dataset.pairs and dataset.pairs.sha256
-        digest = json_digest([dataset.image_root, dataset.modality, dataset.labeled, pairs_sha256, *table_digests])
+        identity = [dataset.image_root, dataset.modality, dataset.labeled, pairs_sha256, *table_digests]
+        digest = json_digest(identity + ([dataset.passed_over] if dataset.passed_over else []))
         folder = root.dataset(dataset.name, "validated", digest)
         root.commit(rejects_path, folder / "rejects.parquet")
         root.commit(items_path, folder / "items.parquet")
@@ -81,6 +83,7 @@ def validate(root: Root, dataset: Dataset, config: ValidateConfig, runner: Runne
         items=items,
         rejected=sum(counts.values()),
         rejected_by_reason=counts,
+        passed_over=dataset.passed_over,
         table=table_ref,
         rejects=rejects_ref,
         pairs=dataset.pairs,
@@ -108,13 +111,15 @@ def _iterate_valid_rows(
     schema = build_items_schema(modality=dataset.modality, labeled=dataset.labeled, max_text_length=config.max_text_length)
     with track("checking rows", dataset.items) as advance:
         for frame in parquet.to_polars(parquet.read_batches(root.file(dataset.table))):
-            reject_reasons = find_invalid_rows(frame, schema)
+            faults = {row: rejects.RejectReason("malformed_row", fault) for row, fault in enumerate(frame["fault"]) if fault}
+            reject_reasons = find_invalid_rows(frame, schema) | faults
             numbered = frame.with_row_index("row")
             is_invalid = pl.col("row").is_in(list(reject_reasons))
             rejects_writer.write([_make_reject(row, reject_reasons[row["row"]]) for row in numbered.filter(is_invalid).to_dicts()])
             valid = numbered.filter(~is_invalid)
             groups = [None if dataset.image_root else _compute_text_group(text) for text in valid["text"]]
-            grouped = valid.with_columns(pl.Series("content_group", groups, dtype=pl.String)).select(ITEMS_SCHEMA.names)
+            columns = [pl.Series("content_group", groups, dtype=pl.String), pl.lit(None, pl.String).alias("perceptual_hash")]
+            grouped = valid.with_columns(columns).select(ITEMS_SCHEMA.names)
             yield from grouped.to_arrow().cast(ITEMS_SCHEMA).to_batches()
             advance(len(frame))
 
@@ -136,7 +141,7 @@ def _check_images(
     cached_sql = cache.to_sql(image_check_cache.IMAGE_CHECK_SCHEMA)
     results = f"(SELECT * FROM {cached_sql} UNION ALL SELECT * FROM {parquet.scan_sql(failed_images)})"
     joined = f"({checked.passing_sql}) i JOIN {results} r ON r.content_digest = i.content_digest"
-    passing = ", ".join(f"{'r' if name == 'content_group' else 'i'}.{name}" for name in ITEMS_SCHEMA.names)
+    passing = ", ".join(f"{'r' if name in ('content_group', 'perceptual_hash') else 'i'}.{name}" for name in ITEMS_SCHEMA.names)
     rejected = ", ".join(f"{'r' if name in ('reason', 'message') else 'i'}.{name}" for name in rejects.REJECTS_SCHEMA.names)
     return CheckedRows(
         passing_sql=f"SELECT {passing} FROM {joined} WHERE r.reason IS NULL",
@@ -144,7 +149,14 @@ def _check_images(
     )
 
 
-def _check_reject_fraction(dataset: Dataset, config: ValidateConfig, counts: dict[str, int]) -> None:
+def _describe_first_reject(root: Root, path: Path) -> str:
+    """Describe one reject of the most frequent reason."""
+    sql = f"SELECT key, message FROM {parquet.scan_sql(path)} ORDER BY count(*) OVER (PARTITION BY reason) DESC, reason, key LIMIT 1"
+    key, message = parquet.fetch_rows(sql, temp_dir=root.tmp)[0]
+    return f"{key}: {message}"
+
+
+def _check_reject_fraction(dataset: Dataset, config: ValidateConfig, counts: dict[str, int], example: str) -> None:
     rejected = sum(counts.values())
     fraction = rejected / dataset.items
     if fraction > config.max_reject_fraction or rejected == dataset.items:
@@ -153,6 +165,6 @@ def _check_reject_fraction(dataset: Dataset, config: ValidateConfig, counts: dic
             "too many items are rejected",
             where=f"dataset of {dataset.name}" + (f": {dataset.image_root}" if dataset.image_root else ""),
             expected=f"at most {config.max_reject_fraction:.1%} rejected",
-            got=f"{rejected} of {dataset.items} ({fraction:.1%}): {by_reason}",
+            got=f"{rejected} of {dataset.items} ({fraction:.1%}): {by_reason}; for example {example}",
             next_step="fix the items, or raise validate.max_reject_fraction",
         )

@@ -151,13 +151,17 @@ def pipelines(as_json: JsonOption = False) -> None:
 
 @build_commands.command(rich_help_panel=BUILD)
 def check(config: ConfigArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:
-    """Validate a config, and print it with all defaults."""
+    """Validate a config, try its FAISS factory, and print the config with all defaults."""
     from indexmill.configs.loading import load_config
     from indexmill.flows.cli.render import print_config, print_result
 
     with exit_on_error():
-        values = load_config(config, settings or []).dump_all()
-        print_result(values, as_json, print_config)
+        pipeline = load_config(config, settings or [])
+        if pipeline.index.factory not in ("auto", "Flat"):
+            from indexmill.tasks.indexing.factory_check import check_factory
+
+            check_factory(pipeline.index)
+        print_result(pipeline.dump_all(), as_json, print_config)
 
 
 @build_commands.command(rich_help_panel=BUILD)

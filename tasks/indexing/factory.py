@@ -16,8 +16,6 @@ from indexmill.storage.errors import InputError
 from indexmill.tasks.indexing.coarse_quantizer import expand_factory
 
 FAISS_METRICS = {"cosine": faiss.METRIC_INNER_PRODUCT, "ip": faiss.METRIC_INNER_PRODUCT, "l2": faiss.METRIC_L2}
-# Dimensions that embeddings have: a factory that fits none of them is wrong for every encoder.
-COMMON_DIMS = (384, 512, 768, 1024, 1280, 576, 960, 2048, 96, 100)
 
 
 def make_index(config: IndexConfig, dim: int) -> faiss.Index:
@@ -27,7 +25,7 @@ def make_index(config: IndexConfig, dim: int) -> faiss.Index:
     would give wrong ids after a merge.)
 
     Raises:
-        InputError: FAISS rejects the factory or `dim`.
+        InputError: FAISS rejects the factory or `dim`, or makes an index with another metric.
     """
     try:
         index = faiss.index_factory(dim, expand_factory(config.factory), FAISS_METRICS[config.metric])
@@ -46,26 +44,13 @@ def make_index(config: IndexConfig, dim: int) -> faiss.Index:
             got=type(index).__name__,
             next_step="remove IDMap and Refine: Indexmill adds ids itself, and re-ranks with index.rerank",
         )
+    _check_metric(index, config)
     ivf = find_ivf(index)
     if ivf is None:
         return faiss.IndexIDMap2(index)
     ivf.cp.spherical = config.metric == "cosine"
     ivf.cp.seed = config.seed + 1  # FAISS replaces 0 by a seed of its own
     return index
-
-
-def check_factory(config: IndexConfig) -> None:
-    """Raise InputError, before any work, for a factory that FAISS accepts for none of COMMON_DIMS."""
-    if config.factory == "auto":
-        return
-    errors = []
-    for dim in COMMON_DIMS:
-        try:
-            make_index(config, dim)
-            return
-        except InputError as error:
-            errors.append(error)
-    raise errors[0]
 
 
 @cache
@@ -76,6 +61,17 @@ def min_training_items(factory: str) -> int:
     lists = [int(count) for count in re.findall(r"IVF(\d+)", factory)]
     bits = [int(width or 8) for width in re.findall(r"PQ\d+(?:x(\d+))?", factory)]
     return max([1, *lists, *(2**width for width in bits if width <= 16)])
+
+
+def list_layers(index: Any) -> list[Any]:
+    """Return an index and all indexes inside it, the outermost first: what an ID map, a transform or a graph wraps."""
+    layers = [index]
+    while isinstance(layers[-1], faiss.IndexIDMap | faiss.IndexPreTransform):
+        layers.append(faiss.downcast_index(layers[-1].index))
+    if isinstance(layers[-1], faiss.IndexHNSW | faiss.IndexNSG):
+        graph: Any = layers[-1]
+        layers.append(faiss.downcast_index(graph.storage))
+    return layers
 
 
 def find_ivf(index: faiss.Index) -> faiss.IndexIVF | None:
@@ -133,6 +129,25 @@ def use_gpu_clustering(index: Any) -> Iterator[None]:
     finally:
         index.clustering_index = None
         del gpu_index
+
+
+def _check_metric(index: Any, config: IndexConfig) -> None:
+    """Raise InputError if an index inside has another metric: FAISS makes some families with L2 whatever it is asked for,
+    and their distances would be read as similarities.
+    """
+    layers = list_layers(index)
+    if any(layer.metric_type != FAISS_METRICS[config.metric] for layer in layers):
+        raise InputError(
+            "FAISS makes this index with another metric than the one configured",
+            where=f"index.factory = {config.factory}, index.metric = {config.metric}",
+            expected=f"an index that compares vectors by {config.metric}",
+            got=f"{type(layers[-1]).__name__} with {_name_metric(layers)}",
+            next_step="use index.metric: l2 (the same order for normalized vectors), or another factory, such as HNSW32,SQ8 or IVF64,PQ16",
+        )
+
+
+def _name_metric(layers: list[Any]) -> str:
+    return " and ".join(dict.fromkeys("l2" if layer.metric_type == faiss.METRIC_L2 else "ip" for layer in layers))
 
 
 def _clear_block_tails(lists: Any) -> None:

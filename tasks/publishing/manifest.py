@@ -93,7 +93,7 @@ def _list_query_stores(embeddings: EmbeddingSet) -> dict[str, tuple[str, ...]]:
     """Map the fingerprint of each embedding store that has vectors of queries to the tables of these queries."""
     stores: dict[str, tuple[str, ...]] = {}
     for query_set in embeddings.query_sets:
-        fingerprint = query_set.embeddings.fingerprint
+        fingerprint = query_set.embeddings.store_fingerprint
         stores[fingerprint] = (*stores.get(fingerprint, ()), query_set.name_file("queries"))
     return stores
 

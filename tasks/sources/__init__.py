@@ -39,7 +39,7 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
         case BeirDatasetConfig():
             return BeirSource(config, root)
         case TableDatasetConfig():
-            return TableSource(config, root)
+            return TableSource(config)
         case HuggingFaceDatasetConfig():
             from indexmill.tasks.sources.huggingface import HuggingFaceSource  # slow to import: only its users pay for it
 

@@ -22,6 +22,7 @@ class Item:
         size: The file's size in bytes.
         mtime_ns: The file's modification time in nanoseconds.
         split: The split that the data set assigns it to, if any.
+        fault: Why the source could not read it; validation rejects it as `malformed_row`.
     """
 
     key: str
@@ -31,6 +32,7 @@ class Item:
     size: int | None = None
     mtime_ns: int | None = None
     split: str | None = None
+    fault: str | None = None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from indexmill.tasks.retry import RetryPolicy
 from indexmill.tasks.sources.base import Item, ScoredPair
 from indexmill.tasks.sources.downloads import make_slug, read_pin, write_pin
 from indexmill.tasks.sources.judgements import Judgement, read_judgements
-from indexmill.tasks.sources.table_reader import TableFormat, list_columns, read_text_rows
+from indexmill.tasks.sources.table_reader import TableFormat, TableRow, list_columns, read_rows
 
 if TYPE_CHECKING:
     from indexmill.tasks.sources.hf_hub import HubDataset
@@ -59,23 +59,28 @@ class BeirSource:
     def items(self) -> Iterator[Item]:
         """Yield the documents: title and text joined by a space, as BEIR does."""
         for file in self._find_tables("corpus"):
-            for key, title, text in self._read_rows(file, ("title", "text")):
-                yield Item(key=key or "", text=f"{title or ''} {text or ''}".strip())
+            for row in self._read_rows(file, ("title", "text")):
+                key, title, text = row.cells
+                if row.fault:
+                    yield Item(key=f"{file.name}:line {row.line}", fault=row.fault)
+                else:
+                    yield Item(key=key or "", text=f"{title or ''} {text or ''}".strip())
 
     def pairs(self) -> Iterator[ScoredPair]:
         """Yield nothing: a corpus has no scored pairs."""
         return iter(())
 
-    def queries(self) -> Iterator[tuple[str, str]]:
-        """Yield the id and the text of every query, of all splits."""
+    def queries(self) -> Iterator[Item]:
+        """Yield every query, of all splits."""
         for file in self._find_tables("queries"):
-            for key, text in self._read_rows(file, ("text",)):
-                yield key or "", text or ""
+            for row in self._read_rows(file, ("text",)):
+                key, text = row.cells
+                yield Item(key=f"{file.name}:line {row.line}", fault=row.fault) if row.fault else Item(key=key or "", text=text or "")
 
     def judgements(self, split: str) -> Iterator[Judgement]:
         """Yield the judgements of a split."""
         for file in self._find_qrels(split):
-            yield from read_judgements(file, self._root.tmp)
+            yield from read_judgements(file)
 
     @property
     def _qrels_id(self) -> str:
@@ -110,10 +115,10 @@ class BeirSource:
                 return files
         raise self._build_missing_error(self._qrels_folder, f"qrels/{split}.tsv")
 
-    def _read_rows(self, file: Path, columns: tuple[str, ...]) -> Iterator[tuple[str | None, ...]]:
+    def _read_rows(self, file: Path, columns: tuple[str, ...]) -> Iterator[TableRow]:
         """Yield the id and these columns of every row; a column that the file lacks, such as the title, is null."""
         table_format = cast("TableFormat", file.name.removesuffix(".gz").rpartition(".")[2])
-        existing = list_columns(file, table_format, self._root.tmp)
+        existing = list_columns(file, table_format, {"_id", *columns})
         key = next((name for name in ("_id", "id") if name in existing), None)
         if key is None or "text" not in existing:
             raise InputError(
@@ -124,7 +129,7 @@ class BeirSource:
                 next_step="correct the file, or use source jsonl or parquet with dataset.queries and dataset.judgements",
             )
         names = [column if column in existing else None for column in columns]
-        return read_text_rows(file, table_format, (key, *names), self._root.tmp)
+        return read_rows(file, table_format, (key, *names))
 
     def _resolve_commit(self, name: str) -> str:
         """Return the commit that the revision points to now, and pin it."""

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import cast
@@ -24,22 +28,26 @@ from indexmill.storage.digests import rows_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Modality
 from indexmill.tasks.sources.base import Item, ScoredPair
-from indexmill.tasks.sources.image_files import FileEntry, is_image_name, make_image_item, walk_files
-from indexmill.tasks.sources.table_reader import TableFormat, read_text_rows, require_columns
+from indexmill.tasks.sources.image_files import FileEntry, is_image_file, make_image_item, walk_entries, walk_files
+from indexmill.tasks.sources.table_reader import TableFormat, read_rows, require_columns
 
 METADATA_FILE_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 CAPTION_SUFFIX = ".txt"
-METADATA_SCHEMA = pa.schema({"path": pa.string(), "label": pa.string(), "caption": pa.string()})
+METADATA_SCHEMA = pa.schema({name: pa.string() for name in ("path", "label", "caption", "fault")})
 
 
 @dataclass(frozen=True)
 class MetadataRow:
-    """The label and caption that a metadata file gives the image at `path`, a path relative to the image root."""
+    """The label and caption that a metadata file gives the image at `path`, a path relative to the image root.
+
+    A row that cannot be read has a fault; its path is that of the metadata file with the line.
+    """
 
     path: str
     label: str | None
     caption: str | None
+    fault: str | None = None
 
 
 def read_metadata_rows(image_root: Path, config: ImageFolderConfig, temp_dir: Path) -> Iterator[MetadataRow]:
@@ -49,14 +57,15 @@ def read_metadata_rows(image_root: Path, config: ImageFolderConfig, temp_dir: Pa
     """
     label = config.label_column if config.labels == "metadata" else None
     caption = config.caption_column if config.captions == "metadata" else None
+    _list_names.cache_clear()
     files = _find_metadata_files(image_root)
     columns = {"dataset.label_column": label, "dataset.caption_column": caption, "the ImageFolder format": "file_name"}
     required = {setting: column for setting, column in columns.items() if column}
     for file in files:
-        require_columns(image_root / file, _get_table_format(file), required, temp_dir)
+        require_columns(image_root / file, _get_table_format(file), required)
     listing = temp_dir / "metadata.parquet"
-    parquet.write_parquet(listing, METADATA_SCHEMA, _read_batches(image_root, files, ("file_name", label, caption), temp_dir))
-    sql = f"SELECT path, label, caption FROM {parquet.scan_sql(listing)} ORDER BY string_split(path, '/')"
+    parquet.write_parquet(listing, METADATA_SCHEMA, _read_batches(image_root, files, ("file_name", label, caption)))
+    sql = f"SELECT path, label, caption, fault FROM {parquet.scan_sql(listing)} ORDER BY string_split(path, '/')"
     with parquet.query(sql, temp_dir=temp_dir) as batches:
         for batch in batches:
             yield from (MetadataRow(**row) for row in batch.to_pylist())
@@ -99,15 +108,54 @@ def _find_metadata_files(image_root: Path) -> list[PurePosixPath]:
     return files
 
 
-def _read_batches(image_root: Path, files: list[PurePosixPath], columns: Sequence[str | None], temp_dir: Path) -> Iterator[pa.RecordBatch]:
+def _read_batches(image_root: Path, files: list[PurePosixPath], columns: Sequence[str | None]) -> Iterator[pa.RecordBatch]:
     for file in files:
-        rows = read_text_rows(image_root / file, _get_table_format(file), columns, temp_dir)
+        rows = read_rows(image_root / file, _get_table_format(file), columns)
         while batch := list(itertools.islice(rows, parquet.BATCH_ROWS)):
-            names, labels, captions = zip(*batch, strict=True)
-            paths = [(file.parent / (name or file.name)).as_posix() for name in names]
+            names, labels, captions = zip(*(row.cells for row in batch), strict=True)
+            paths, faults = [], []
+            for row, name in zip(batch, names, strict=True):
+                path, fault = find_named_file(image_root, file, name) if name else (file.as_posix(), None)
+                paths.append(f"{file}:line {row.line}" if row.fault else path)
+                faults.append(row.fault or fault)
             yield pa.RecordBatch.from_arrays(
-                [pa.array(column, pa.string()) for column in (paths, labels, captions)], schema=METADATA_SCHEMA
+                [pa.array(column, pa.string()) for column in (paths, labels, captions, faults)], schema=METADATA_SCHEMA
             )
+
+
+def find_named_file(image_root: Path, metadata_file: PurePosixPath, name: str) -> tuple[str, str | None]:
+    """Find the file that a metadata row names, relative to `image_root`.
+
+    A name as it is written comes first. Otherwise backslashes count as slashes, a slash at the start is left out, and the
+    parts may be in another Unicode form than on disk, as long as one file has the name.
+
+    Returns:
+        The path, and a message if no file has the name, but one that differs in case.
+    """
+    name = name.removeprefix(f"{image_root}/")
+    written = os.path.normpath(metadata_file.parent / name)
+    if "\0" in name or (not name.startswith("/") and os.path.lexists(image_root / written)):
+        return written, None
+    found = metadata_file.parent
+    for part in PurePosixPath(name.replace("\\", "/").lstrip("/")).parts:
+        names = _list_names(image_root / found)
+        forms = names.get(unicodedata.normalize("NFC", part), [])
+        same = [part] if part in forms or part == ".." else forms
+        if len(same) != 1:
+            near = next((other for form in names for other in names[form] if form.casefold() == part.casefold()), None)
+            return written, f"no file has the name {name!r}; there is {(found / near).as_posix()!r}" if near else None
+        found /= same[0]
+    return found.as_posix(), None
+
+
+@lru_cache(maxsize=4)
+def _list_names(folder: Path) -> dict[str, list[str]]:
+    """Return the names in a folder by their NFC form; none if it is no folder."""
+    names: dict[str, list[str]] = {}
+    with suppress(OSError):
+        for path in sorted(folder.iterdir()):
+            names.setdefault(unicodedata.normalize("NFC", path.name), []).append(path.name)
+    return names
 
 
 def _get_table_format(file: PurePosixPath) -> TableFormat:
@@ -119,7 +167,8 @@ class FolderSource:
 
     Unusable items are listed for validation to reject: an image without a label (it is not deep enough in the tree, or
     no metadata row names it); a metadata row without an image, as an item without a path; a caption file that is not
-    UTF-8, as an empty text. An image that two metadata rows name is listed twice, which ingest refuses.
+    UTF-8, as an empty text. An image that two metadata rows name is listed twice, which ingest refuses. `passed_over`
+    counts the entries that are no images by suffix or kind, after `items` has been read to its end.
     """
 
     modality: Modality = "image"
@@ -128,6 +177,7 @@ class FolderSource:
     def __init__(self, folder: str | Path, config: ImageFolderConfig) -> None:
         self._folder = self.image_root = Path(folder).expanduser().resolve()
         self._config = config
+        self.passed_over: Counter[str] = Counter()
         self.labeled = config.labels != "none"
         self._uses_metadata = "metadata" in (config.labels, config.captions)
         if not self._folder.is_dir():
@@ -144,12 +194,13 @@ class FolderSource:
             )
 
     def compute_revision(self) -> str:
-        """Return a digest of path, size and modification time of every image, metadata and caption file in use."""
-        return rows_digest((file.path, file.size, file.mtime_ns) for file in walk_files(self._folder, self._is_relevant_name))
+        """Return a digest of path, size and modification time of every file: those that are no items are counted."""
+        return rows_digest((file.path, file.size, file.mtime_ns) for file in walk_entries(self._folder) if file.kind != "hidden")
 
     def items(self) -> Iterator[Item]:
         """Yield the images in path order."""
-        images = walk_files(self._folder, is_image_name)
+        self.passed_over.clear()
+        images = self._walk_images()
         if not self._uses_metadata:
             yield from (self._make_item(image.path, image, None) for image in images)
             return
@@ -165,7 +216,7 @@ class FolderSource:
     def _make_item(self, path: str, image: FileEntry | None, row: MetadataRow | None) -> Item:
         label = self._get_label(path, row)
         if image is None:
-            return Item(key=path, label=label, text=row.caption if row else None)
+            return Item(key=path, label=label, text=row.caption if row else None, fault=row.fault if row else None)
         return make_image_item(image, label=label, text=self._get_caption(path, row))
 
     def _get_label(self, path: str, row: MetadataRow | None) -> str | None:
@@ -187,10 +238,23 @@ class FolderSource:
             case "none":
                 return None
 
-    def _is_relevant_name(self, name: str) -> bool:
-        is_caption = self._config.captions == "text" and name.endswith(CAPTION_SUFFIX)
-        is_metadata = self._uses_metadata and name in METADATA_FILE_NAMES
-        return is_image_name(name) or is_caption or is_metadata
+    def _walk_images(self) -> Iterator[FileEntry]:
+        """Yield the images, and count all other entries but metadata and captions by their kind."""
+        for entry in walk_entries(self._folder):
+            name = PurePosixPath(entry.path).name
+            is_caption = self._config.captions == "text" and name.endswith(CAPTION_SUFFIX)
+            if entry.kind != "file":
+                self.passed_over[entry.kind] += 1
+            elif is_caption or (self._uses_metadata and name in METADATA_FILE_NAMES):
+                continue
+            elif is_image_file(self._folder / entry.path):
+                yield entry
+            else:
+                self.passed_over[_escape(PurePosixPath(name).suffix.lower()) or "without a suffix"] += 1
+
+
+def _escape(suffix: str) -> str:
+    return suffix.encode("utf-8", "surrogateescape").decode(errors="backslashreplace")[:20]
 
 
 def _read_caption(caption: Path) -> str | None:

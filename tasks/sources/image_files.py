@@ -6,50 +6,119 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from indexmill.tasks.sources.base import Item
+from indexmill.tasks.validation.image_reader import detect_supported_format, detect_unsupported_format
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+# Files with these suffixes are items too: decoded by their content, or rejected as unsupported.
+OTHER_IMAGE_SUFFIXES = frozenset(
+    {".jfif", ".jpe", ".jif", ".mpo", ".apng", ".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpx", ".jxl", ".psd", ".dng"}
+)
+SIGNATURE_BYTES = 16
+SHORT_SIGNATURES = (b"BM", b"\xff\x0a", b"P", b"%!PS")
+
+EntryKind = Literal["file", "hidden", "loop of links", "special file"]
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file: its path relative to the walked folder, its size in bytes and its modification time in nanoseconds."""
+    """A file: its path relative to the walked folder, its size in bytes and its modification time in nanoseconds.
+
+    `kind` tells files from what is not read. A folder that cannot be read is a file that cannot be read.
+    """
 
     path: str
     size: int
     mtime_ns: int
+    kind: EntryKind = "file"
 
 
 def is_image_name(name: str) -> bool:
     """Return whether the file name has an image suffix, in any case."""
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES | OTHER_IMAGE_SUFFIXES
+
+
+def is_image_file(path: Path) -> bool:
+    """Return whether a file has an image suffix, or starts as an image does; also when it cannot be read."""
+    if is_image_name(path.name):
+        return True
+    try:
+        with path.open("rb") as file:
+            start = file.read(SIGNATURE_BYTES)
+    except OSError:
+        return True
+    if start.startswith(SHORT_SIGNATURES):  # text may start so too
+        return start.startswith(b"BM") and start[6:10] == b"\0\0\0\0"
+    return bool(detect_supported_format(start) or detect_unsupported_format(start))
 
 
 def walk_files(folder: Path, accepts: Callable[[str], bool], prefix: str = "") -> Iterator[FileEntry]:
-    """Yield the files below a folder in the order of their path's parts (`a/z.png` before `a.png`).
-
-    Hidden names and links to folders are skipped. Links to files are followed, and broken links are listed as files
-    that cannot be read. Memory holds the entries of one folder and of the folders above it.
+    """Yield the files below a folder whose names are accepted, in the order of `walk_entries`.
 
     Args:
         folder: The folder to walk.
         accepts: Whether a file name is wanted.
         prefix: Prepended to every path.
     """
+    return (entry for entry in walk_entries(folder, prefix) if entry.kind == "file" and accepts(entry.path.rpartition("/")[2]))
+
+
+def walk_entries(folder: Path, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[FileEntry]:
+    """Yield what is below a folder in the order of its path's parts (`a/z.png` before `a.png`).
+
+    Links are followed, but not to a folder that the walk is in. Broken links and folders that cannot be read are listed as
+    files that cannot be read. Hidden names and special files (sockets, pipes, devices) are listed, but not entered. Memory
+    holds the entries of one folder and of the folders above it.
+
+    Args:
+        folder: The folder to walk.
+        prefix: Prepended to every path.
+        above: Device and inode of the folders that the walk is in.
+    """
+    status = folder.stat()
+    here = above | {(status.st_dev, status.st_ino)}
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
+            path = prefix + entry.name
             if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from walk_files(Path(entry.path), accepts, f"{prefix}{entry.name}/")
-            elif accepts(entry.name) and (entry.is_file() or _is_broken_link(entry)):
-                stat = entry.stat(follow_symlinks=entry.is_file())
-                yield FileEntry(prefix + entry.name, stat.st_size, stat.st_mtime_ns)
+                yield FileEntry(path, 0, 0, "hidden")
+            elif _is_folder(entry):
+                status = entry.stat()
+                if (status.st_dev, status.st_ino) in here:
+                    yield FileEntry(path, 0, 0, "loop of links")
+                    continue
+                try:
+                    yield from walk_entries(Path(entry.path), f"{path}/", here)
+                except PermissionError:
+                    yield FileEntry(path, 0, status.st_mtime_ns)
+            elif _is_file(entry) or _is_broken_link(entry):
+                status = entry.stat(follow_symlinks=_is_file(entry))
+                yield FileEntry(path, status.st_size, status.st_mtime_ns)
+            else:
+                yield FileEntry(path, 0, 0, "special file")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _is_broken_link(entry: os.DirEntry[str]) -> bool:
-    return entry.is_symlink() and not Path(entry.path).exists()
+    try:
+        return entry.is_symlink() and not Path(entry.path).exists()
+    except OSError:
+        return True
 
 
 def make_image_item(file: FileEntry, *, label: str | None = None, text: str | None = None, split: str | None = None) -> Item:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from indexmill.storage import parquet
 from indexmill.storage.digests import item_id
 from indexmill.storage.errors import InputError
-from indexmill.tasks.sources.table_reader import TableFormat, read_text_rows, require_columns
+from indexmill.tasks.sources.table_reader import TableFormat, read_rows, require_columns
 
 BEIR_COLUMNS = ("query-id", "corpus-id", "score")
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -40,18 +40,17 @@ class Judgement:
     grade: int
 
 
-def read_judgements(path: Path, temp_dir: Path) -> Iterator[Judgement]:
+def read_judgements(path: Path) -> Iterator[Judgement]:
     """Yield the judgements of a file in order.
 
     Args:
         path: The file. A table by its suffix (TABLE_SUFFIXES, also .jsonl.gz), else lines of text.
-        temp_dir: A folder for DuckDB's temporary files.
 
     Raises:
         InputError: A line has other fields, or its grade is not an integer.
     """
     name = path.name.removesuffix(".gz")
-    rows = _read_table(path, temp_dir) if name.endswith(TABLE_SUFFIXES) else _read_lines(path)
+    rows = _read_table(path) if name.endswith(TABLE_SUFFIXES) else _read_lines(path)
     for position, query, item, grade in rows:
         yield Judgement(query, item, _parse_grade(grade, f"{path}, {position}"))
 
@@ -71,11 +70,16 @@ def _iterate_batches(judgements: Iterable[Judgement]) -> Iterator[pa.RecordBatch
         yield pa.RecordBatch.from_pylist(rows, schema=JUDGEMENTS_SCHEMA)
 
 
-def _read_table(path: Path, temp_dir: Path) -> Iterator[tuple[str, str, str, str]]:
+def _read_table(path: Path) -> Iterator[tuple[str, str, str, str]]:
     table_format = cast("TableFormat", path.name.removesuffix(".gz").rpartition(".")[2])
-    require_columns(path, table_format, {f"BEIR's column {column}": column for column in BEIR_COLUMNS}, temp_dir)
-    for number, (query, item, grade) in enumerate(read_text_rows(path, table_format, BEIR_COLUMNS, temp_dir)):
-        yield f"row {number}", query or "", item or "", grade or ""
+    require_columns(path, table_format, {f"BEIR's column {column}": column for column in BEIR_COLUMNS})
+    for row in read_rows(path, table_format, BEIR_COLUMNS):
+        if row.fault:
+            raise InputError(
+                "a row is not a judgement", where=str(path), expected="query, item and grade", got=row.fault, next_step="correct it"
+            )
+        query, item, grade = row.cells
+        yield f"row {row.line}", query or "", item or "", grade or ""
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, str, str, str]]:

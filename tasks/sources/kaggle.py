@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +67,11 @@ class KaggleSource:
     def labeled(self) -> bool:
         """Whether the folder's items have labels; downloads the version if necessary."""
         return self._open_folder().labeled
+
+    @property
+    def passed_over(self) -> Counter[str]:
+        """Files of the folder that are no items, by suffix or kind."""
+        return self._open_folder().passed_over
 
     def compute_revision(self) -> str:
         """Return a digest of the config and the version. Without `dataset.version`, pins Kaggle's newest version."""

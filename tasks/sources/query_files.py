@@ -59,7 +59,7 @@ def open_query_sources(config: OwnQueriesConfig, root: Root) -> dict[str, QueryS
         if isinstance(entry.queries, QueriesConfig):
             sources[name] = QueryFile(entry.queries, entry.judgements, root, prefix)
         elif isinstance(config.dataset, BeirDatasetConfig):
-            sources[name] = BeirQueries(BeirSource(config.dataset, root), entry.split, entry.judgements, root, prefix)
+            sources[name] = BeirQueries(BeirSource(config.dataset, root), entry.split, entry.judgements, prefix)
     return sources
 
 
@@ -73,7 +73,7 @@ class QueryFile:
         table_format = cast("TableFormat", path.suffix[1:])
         content = "image_column" if config.image_column else "text_column"
         columns = {f"{prefix}.queries.{name}": getattr(config, name) for name in ("id_column", content)}
-        require_columns(path, table_format, columns, root.tmp)
+        require_columns(path, table_format, columns)
         text_column = None if config.image_column else config.text_column
         table = TableDatasetConfig(
             source=table_format,
@@ -82,7 +82,7 @@ class QueryFile:
             text_column=text_column,
             image_column=config.image_column,
         )
-        self._table, self._temp_dir = TableSource(table, root), root.tmp
+        self._table = TableSource(table)
         self._judgements = _require_file(judgements, f"{prefix}.judgements") if judgements else None
         self.modality, self.image_root = self._table.modality, self._table.image_root
         self.has_judgements = judgements is not None
@@ -97,7 +97,7 @@ class QueryFile:
 
     def judgements(self) -> Iterator[Judgement]:
         """Yield the judgements of the file, if there is one."""
-        return read_judgements(self._judgements, self._temp_dir) if self._judgements else iter(())
+        return read_judgements(self._judgements) if self._judgements else iter(())
 
 
 class BeirQueries:
@@ -108,8 +108,8 @@ class BeirQueries:
     has_judgements = True
     judged_only = True
 
-    def __init__(self, source: BeirSource, split: str | None, judgements: str | None, root: Root, prefix: str) -> None:
-        self._source, self._split, self._temp_dir = source, split or "test", root.tmp
+    def __init__(self, source: BeirSource, split: str | None, judgements: str | None, prefix: str) -> None:
+        self._source, self._split = source, split or "test"
         self._judgements = _require_file(judgements, f"{prefix}.judgements") if judgements else None
 
     def compute_revision(self) -> str:
@@ -120,12 +120,11 @@ class BeirQueries:
 
     def queries(self) -> Iterator[Item]:
         """Yield the queries of all splits."""
-        for key, text in self._source.queries():
-            yield Item(key=key, text=text)
+        return self._source.queries()
 
     def judgements(self) -> Iterator[Judgement]:
         """Yield the judgements of the split or the file."""
-        return read_judgements(self._judgements, self._temp_dir) if self._judgements else self._source.judgements(self._split)
+        return read_judgements(self._judgements) if self._judgements else self._source.judgements(self._split)
 
 
 def _require_file(path: str, setting: str) -> Path:

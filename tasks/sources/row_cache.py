@@ -19,6 +19,7 @@ from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.sources.downloads import list_with_nearest
 from indexmill.tasks.sources.image_files import IMAGE_SUFFIXES
+from indexmill.tasks.sources.table_reader import format_number, is_nan
 
 ROWS_SCHEMA = pa.schema({"key": pa.string(), "label": pa.string(), "text": pa.string(), "path": pa.string(), "size": pa.int64()})
 BATCH_ROWS = 1024
@@ -84,11 +85,11 @@ class RowCacheWriter:
                 )
 
     def _convert_text(self, role: str, value: object, row_number: int) -> str | None:
-        if value is None and role == "text":
+        if role == "text" and (value is None or is_nan(value)):
             return None if "image" in self._columns else ""
         if not isinstance(value, str | int | float):
             raise self._build_column_error(role, value, row_number)
-        return str(value)
+        return "" if is_nan(value) else format_number(value)
 
     def _write_image(self, split: str, row_number: int, value: object) -> dict[str, Any]:
         """Write an image's original bytes. Returns its relative path and its size, None if the row has no image."""
@@ -134,6 +135,6 @@ def _get_class_names(stream: IterableDataset, column: str | None) -> list[str] |
 
 def _convert_label(value: object, names: list[str] | None) -> str | None:
     """Return a label as text, a class number as its name. Data sets write -1 for unknown."""
-    if value is None or (names and value == -1):
+    if value is None or is_nan(value) or (names and value == -1):
         return None
-    return names[value] if names and isinstance(value, int) else str(value)
+    return names[value] if names and isinstance(value, int) else format_number(value)

@@ -12,9 +12,8 @@ from indexmill.configs.datasets import TableDatasetConfig
 from indexmill.storage.digests import rows_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Modality
-from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item, ScoredPair
-from indexmill.tasks.sources.table_reader import read_text_rows, require_columns
+from indexmill.tasks.sources.table_reader import read_rows, require_columns
 
 
 class TableSource:
@@ -24,14 +23,14 @@ class TableSource:
     row counted from 0. Such keys stay when files are added or removed. Keys, labels and numbers are read as text. Image
     paths are relative to the folder of their table file.
 
-    Unusable rows are listed for validation to reject: a null text or key becomes an empty one, and an image path that
-    leads out of the folder becomes None.
+    Unusable rows are listed for validation to reject: a malformed row has a fault, a null text or key becomes an empty
+    one, and an image path that leads out of the folder becomes None.
     """
 
     image_root: Path | None
 
-    def __init__(self, config: TableDatasetConfig, root: Root) -> None:
-        self._config, self._temp_dir = config, root.tmp
+    def __init__(self, config: TableDatasetConfig) -> None:
+        self._config = config
         self._folder, self._files = _find_table_files(config.path)
         self.modality: Modality = "image" if config.image_column else "text"
         self.image_root = self._folder if config.image_column else None
@@ -53,13 +52,16 @@ class TableSource:
         return rows_digest(itertools.chain(files, images))
 
     def items(self) -> Iterator[Item]:
-        """Yield the rows in order, file by file. Raises InputError for a file that lacks a column or is malformed."""
+        """Yield the rows in order, file by file. Raises InputError for a file that lacks a column or is unreadable as a whole."""
         config = self._config
         columns = (config.key_column, config.label_column, config.text_column, config.image_column)
         for file in self._files:
             self._require_columns(file)
-            rows = read_text_rows(self._folder / file, config.source, columns, self._temp_dir)
-            for row_number, (key, label, text, image) in enumerate(rows):
+            for row_number, row in enumerate(read_rows(self._folder / file, config.source, columns, config.encoding)):
+                key, label, text, image = row.cells
+                if row.fault:
+                    yield Item(key=f"{file}:line {row.line}" if config.key_column else f"{file}:{row_number}", fault=row.fault)
+                    continue
                 item_key = (key or "") if config.key_column else f"{file}:{row_number}"
                 yield (
                     self._make_image_item(file, image, item_key, label, text)
@@ -79,7 +81,7 @@ class TableSource:
     def _require_columns(self, file: str) -> None:
         names = ("key_column", "label_column", "text_column", "image_column")
         columns = {f"dataset.{name}": column for name in names if (column := getattr(self._config, name))}
-        require_columns(self._folder / file, self._config.source, columns, self._temp_dir)
+        require_columns(self._folder / file, self._config.source, columns, self._config.encoding)
 
 
 def _find_table_files(pattern: str) -> tuple[Path, list[str]]:

@@ -18,7 +18,7 @@ from multiprocessing.connection import Pipe, wait
 from types import TracebackType
 
 from indexmill.storage.errors import IndexmillError
-from indexmill.tasks.validation.decoder_worker import OUT_OF_MEMORY_STATUS, DecoderConfig, DecodeRequest, compute_content_group
+from indexmill.tasks.validation.decoder_worker import OUT_OF_MEMORY_STATUS, DecoderConfig, DecodeRequest, compute_image_signature
 from indexmill.tasks.validation.image_reader import ImageLimits, UnreadableImage
 
 DecodeResult = str | UnreadableImage
@@ -45,7 +45,7 @@ class DecoderPool:
         *,
         timeout_s: float,
         processes: int = DEFAULT_PROCESSES,
-        decode: Callable[[DecodeRequest, ImageLimits], str] = compute_content_group,
+        decode: Callable[[DecodeRequest, ImageLimits], str] = compute_image_signature,
     ) -> None:
         config = DecoderConfig(decode, limits, timeout_s)
         self._processes = [_DecoderProcess(config) for _ in range(processes)]

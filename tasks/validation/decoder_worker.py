@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from indexmill.storage.digests import content_digest
-from indexmill.tasks.validation.image_reader import ImageLimits, UnreadableImage, compute_perceptual_hash, read_image
+from indexmill.tasks.validation.image_reader import ImageLimits, UnreadableImage, read_signature
 
 OUT_OF_MEMORY_STATUS = 77
 _BYTES_PER_PIXEL = 32  # the most memory per pixel during decoding, all copies included
@@ -40,15 +40,15 @@ class DecoderConfig:
     timeout_s: float
 
 
-def compute_content_group(request: DecodeRequest, limits: ImageLimits) -> str:
-    """Return the image's perceptual hash, which images that look alike share. Raises UnreadableImage."""
+def compute_image_signature(request: DecodeRequest, limits: ImageLimits) -> str:
+    """Return the image's content group and perceptual hash, one after the other. Raises UnreadableImage."""
     try:
         content = Path(request.path).read_bytes()
     except OSError as error:
         raise UnreadableImage("unopenable", error.strerror or str(error)) from None
     if content_digest(content) != request.content_digest:
         raise UnreadableImage("changed", "the file changed after it was listed; the next build lists it again")
-    return compute_perceptual_hash(read_image(content, limits))
+    return "".join(read_signature(content, limits))
 
 
 def main() -> None:

@@ -23,7 +23,8 @@ from indexmill.tasks.validation.decoder_pool import DecodeResult, DecoderPool
 from indexmill.tasks.validation.decoder_worker import DecodeRequest
 from indexmill.tasks.validation.image_reader import ImageLimits, UnreadableImage
 
-IMAGE_READER_VERSION = 1  # raise it when tasks/validation/image_reader.py decodes an image differently
+IMAGE_READER_VERSION = 2  # raise it when image_reader.py or image_signature.py gives another result
+GROUP_DIGITS = 32
 PART_ROWS = 20_000  # the most images that a killed run has to decode again
 MIN_PART_ROWS = 2000  # images of a task on a cluster, which takes some seconds
 # Reasons that may not recur for the same content (a busy machine is slow), so they are checked again in every build.
@@ -147,5 +148,6 @@ def _write_transient(root: Root, job: CheckJob, rows: list[dict[str, Any]]) -> F
 
 def _make_row(digest: str, result: DecodeResult) -> dict[str, Any]:
     if isinstance(result, UnreadableImage):
-        return {"content_digest": digest, "content_group": None, "reason": result.reason, "message": str(result)}
-    return {"content_digest": digest, "content_group": result, "reason": None, "message": None}
+        return {"content_digest": digest, "content_group": None, "perceptual_hash": None, "reason": result.reason, "message": str(result)}
+    group, perceptual_hash = result[:GROUP_DIGITS], result[GROUP_DIGITS:]
+    return {"content_digest": digest, "content_group": group, "perceptual_hash": perceptual_hash, "reason": None, "message": None}

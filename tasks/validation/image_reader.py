@@ -10,12 +10,17 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
-import imagehash
 import numpy as np
 from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
+
+from indexmill.tasks.validation.image_signature import ImageSignature, compute_signature
+
+Result = TypeVar("Result")
 
 # The formats that are decoded. Leaving the others out keeps Pillow from starting interpreters (Ghostscript, for EPS).
 SUPPORTED_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -54,6 +59,9 @@ _ORIENTATION_TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"})
 
 Image.MAX_IMAGE_PIXELS = None  # for the whole process: `ImageLimits.max_pixels` is the only limit
 
@@ -96,12 +104,32 @@ def read_image(content: bytes, limits: ImageLimits, decode_size: tuple[int, int]
             (truncated, a wrong checksum, or undecodable data), `too_large`, `too_small` or `odd_shape`. Damage that a
             format cannot detect (a changed byte inside JPEG or GIF data) gives wrong pixels instead.
     """
+    return _translate_errors(content, lambda: convert_to_rgb(*_decode(content, limits, decode_size)))
+
+
+def read_signature(content: bytes, limits: ImageLimits) -> ImageSignature:
+    """Decode an image as `read_image` does, and compute its signature."""
+    return _translate_errors(content, lambda: _read_signature(content, limits))
+
+
+def _read_signature(content: bytes, limits: ImageLimits) -> ImageSignature:
+    image, bit_depth = _decode(content, limits, None)
+    has_transparency = image.has_transparency_data
+    on_white = convert_to_rgb(image, bit_depth)
+    if not has_transparency:
+        return compute_signature(content, on_white)
+    image, bit_depth = _decode(content, limits, None)  # the conversion changes the image
+    on_black = convert_to_rgb(image, bit_depth, background="black")
+    return compute_signature(content, on_white, on_black if ImageChops.difference(on_white, on_black).getbbox() else None)
+
+
+def _translate_errors(content: bytes, decode: Callable[[], Result]) -> Result:
     # Pillow warns about harmless properties of files. catch_warnings is no alternative, since it is not thread-safe.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     if not content:
         raise UnreadableImage("empty", "the file has no bytes")
     try:
-        return _decode(content, limits, decode_size)
+        return decode()
     except (UnreadableImage, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -110,23 +138,15 @@ def read_image(content: bytes, limits: ImageLimits, decode_size: tuple[int, int]
         raise UnreadableImage("damaged", f"{type(error).__name__}: {error}") from None
 
 
-def compute_perceptual_hash(image: Image.Image) -> str:
-    """Return a 256-bit pHash as 64 hexadecimal digits, equal for the same picture stored in another format.
-
-    A bit says whether one of the 16 x 16 lowest DCT coefficients of the 64 x 64 gray image is above their median
-    (imagehash's `phash`).
-    """
-    return str(imagehash.phash(image, hash_size=16))
-
-
-def convert_to_rgb(image: Image.Image, bit_depth: int = 8) -> Image.Image:
-    """Convert a loaded image to RGB: EXIF orientation applied, transparency on white, deep samples scaled to 8 bits.
+def convert_to_rgb(image: Image.Image, bit_depth: int = 8, background: str = "white") -> Image.Image:
+    """Convert a loaded image to RGB: EXIF orientation applied, transparency on a background, deep samples scaled to 8 bits.
 
     Args:
         image: The image, in any mode.
         bit_depth: Bits per sample in the file. PNG states its transparent color in that depth.
+        background: The color behind what is transparent.
     """
-    return _apply_orientation(_flatten_to_rgb(image, bit_depth), _read_orientation(image))
+    return _apply_orientation(_flatten_to_rgb(image, bit_depth, background), _read_orientation(image))
 
 
 def detect_supported_format(content: bytes) -> str | None:
@@ -143,7 +163,39 @@ def detect_unsupported_format(content: bytes) -> str | None:
     return _match_signature(content, _UNSUPPORTED_SIGNATURES)
 
 
-def _decode(content: bytes, limits: ImageLimits, decode_size: tuple[int, int] | None) -> Image.Image:
+def _decode(content: bytes, limits: ImageLimits, decode_size: tuple[int, int] | None) -> tuple[Image.Image, int]:
+    """Return the loaded image and its bits per sample.
+
+    Pillow limits texts and color profiles of PNG files, which say nothing about the pixels, and verifies their checksums.
+    A file that fails is read once more without them.
+    """
+    try:
+        return _load(content, limits, decode_size)
+    except (UnreadableImage, MemoryError):
+        raise
+    except Exception:
+        if (pixels := _strip_png_metadata(content)) == content:
+            raise
+        return _load(pixels, limits, decode_size)
+
+
+def _strip_png_metadata(content: bytes) -> bytes:
+    """Return a PNG file without the chunks that do not change its pixels; other contents as they are."""
+    if not content.startswith(PNG_SIGNATURE):
+        return content
+    kept, position = [PNG_SIGNATURE], len(PNG_SIGNATURE)
+    while position + 12 <= len(content):
+        size, kind = int.from_bytes(content[position : position + 4]), content[position + 4 : position + 8]
+        end = position + 12 + size
+        if kind in PNG_PIXEL_CHUNKS:
+            kept.append(content[position:end])
+        elif not kind.isalpha() or kind[:1].isupper():
+            return content  # not a chunk, or one that a decoder must know
+        position = end
+    return b"".join(kept)
+
+
+def _load(content: bytes, limits: ImageLimits, decode_size: tuple[int, int] | None) -> tuple[Image.Image, int]:
     image = Image.open(io.BytesIO(content), formats=SUPPORTED_FORMATS)
     _check_size(image.size, limits)
     bit_depth = 8
@@ -154,7 +206,7 @@ def _decode(content: bytes, limits: ImageLimits, decode_size: tuple[int, int] | 
     if decode_size and image.format == "JPEG":
         image.draft(None, (2 * decode_size[0], 2 * decode_size[1]))
     image.load()
-    return convert_to_rgb(image, bit_depth)
+    return image, bit_depth
 
 
 def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
@@ -191,7 +243,7 @@ def _apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
     return image if transpose is None else image.transpose(transpose)
 
 
-def _flatten_to_rgb(image: Image.Image, bit_depth: int) -> Image.Image:
+def _flatten_to_rgb(image: Image.Image, bit_depth: int, background: str) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         return _scale_to_8_bits(image).convert("RGB")
     if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
@@ -201,7 +253,7 @@ def _flatten_to_rgb(image: Image.Image, bit_depth: int) -> Image.Image:
         if image.format == "PNG" and image.mode in ("L", "RGB"):
             image.info["transparency"] = _scale_transparent_color(image.info["transparency"], bit_depth)
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
     return image.convert("RGB")
 
 

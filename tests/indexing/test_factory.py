@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from indexmill.configs.models import IndexConfig
 from indexmill.storage.errors import InputError
 from indexmill.storage.index_records import SearchParams
-from indexmill.tasks.indexing.factory import check_factory, find_ivf, make_index, min_training_items
+from indexmill.tasks.indexing.factory import find_ivf, list_layers, make_index, min_training_items
+from indexmill.tasks.indexing.factory_check import PROVEN_FAMILIES, check_factory, shrink_lists, try_factory
 from indexmill.tasks.indexing.searcher import Searcher
 
 
@@ -71,3 +72,78 @@ def test_the_minimum_of_training_items_follows_from_the_factory() -> None:
     """It is the number of lists, or of centroids of a product quantizer."""
     factories = ("Flat", "HNSW32", "IVF64,Flat", "IVF50,PQ8x8", "IVF8,PQ4x4fs", "OPQ8,IVF300,PQ8")
     assert [min_training_items(factory) for factory in factories] == [1, 1, 64, 256, 16, 300]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+@pytest.mark.parametrize("factory", ["HNSW32_PQ16", "HNSW16,PQ16x4", "PCA64,HNSW16_PQ16"])
+def test_a_family_that_ignores_the_metric_is_rejected(factory: str, metric: str) -> None:
+    """FAISS builds these graphs for L2 only. Read as similarities, their distances would put the nearest items last."""
+    with pytest.raises(InputError, match="another metric") as caught:
+        check_factory(IndexConfig.model_validate({"factory": factory, "metric": metric}))
+    assert "IndexPQ with l2" in caught.value.got
+    assert {layer.metric_type for layer in list_layers(make_index(IndexConfig(factory=factory, metric="l2"), 768))} == {1}
+
+
+@pytest.mark.parametrize(
+    ("factory", "metric", "fault"),
+    [
+        ("SQ8_direct", "cosine", "finds 3% of its items"),  # stores the integers 0 to 255
+        ("IVF16,SQ8_direct", "cosine", "of its items"),
+        ("IVF64,PQ16+8", "l2", "not implemented"),
+        ("NSG32", "cosine", "smaller than 100"),
+        ("HNSW1", "cosine", "SIG"),
+        ("IVF0,Flat", "cosine", "nprobe"),
+        ("IVF16,FlatPanorama8", "l2", "could not load"),
+    ],
+)
+def test_a_factory_that_faiss_accepts_but_that_does_not_work_is_rejected(factory: str, metric: str, fault: str) -> None:
+    """The trial runs in a process of its own, so that an abort becomes a message."""
+    with pytest.raises(InputError, match="does not work") as caught:
+        check_factory(IndexConfig.model_validate({"factory": factory, "metric": metric}))
+    assert fault in caught.value.got
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize(
+    "factory",
+    [
+        "Flat",
+        "SQ4",
+        "SQ6",
+        "SQ8",
+        "SQfp16",
+        "SQbf16",
+        "PQ8",
+        "PQ8x4fs",
+        "PQ8x6",
+        "PQ8np",
+        "HNSW",
+        "HNSW8",
+        "HNSW16,SQ8",
+        "HNSW16_SQfp16",
+        "IVF8,Flat",
+        "IVF8_HNSW,Flat",
+        "IVF8,SQ8",
+        "IVF8,PQ8",
+        "IVF8,PQ8x4fs",
+        "PCA32,IVF8,Flat",
+        "OPQ8,IVF8,PQ8x4fs",
+        "PCA32,SQ8",
+    ],
+)
+def test_proven_families_pass_the_trial(factory: str, metric: str) -> None:
+    """They are not tried again before builds."""
+    assert PROVEN_FAMILIES.fullmatch(factory)
+    assert try_factory(factory, metric, 64) == ""
+
+
+def test_the_trial_shrinks_only_lists_that_are_assigned_by_comparison() -> None:
+    """Quantizers of other kinds have as many lists as their codes."""
+    factories = ("IVF4096,Flat", "OPQ8,IVF64_HNSW32,PQ8", "IVF4,Flat", "IVF256(RCQ4x2),Flat", "IVF256_NSG32,Flat")
+    assert [shrink_lists(factory) for factory in factories] == [
+        "IVF8,Flat",
+        "OPQ8,IVF8_HNSW32,PQ8",
+        "IVF4,Flat",
+        "IVF256(RCQ4x2),Flat",
+        "IVF256_NSG32,Flat",
+    ]

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from indexmill.configs.datasets import FolderDatasetConfig
 from indexmill.storage.digests import item_id
@@ -71,8 +72,39 @@ def test_other_files_and_hidden_names_are_skipped(tmp_path: Path, write_image: W
     assert list(list_labels(tmp_path)) == ["cat/a.png"]
 
 
-def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path: Path, write_image: WriteImage) -> None:
-    """A link to an outside file is listed, a link to a folder is skipped, and a broken link is an item to reject."""
+def test_an_image_is_an_item_whatever_its_name(tmp_path: Path) -> None:
+    """The first bytes decide, or the suffix of an image format. Everything else is counted by its kind."""
+    folder = tmp_path / "cat"
+    folder.mkdir()
+    names = ["a.jfif", "b.jpe", "c.jpg?w=640", "d.jpg.1", "e.jpg_large", "f.JPG ", "noname", "g.txt"]
+    for name in names:
+        Image.new("RGB", (4, 4)).save(folder / name, "JPEG")
+    (folder / "h.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (folder / "heif").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (folder / "i.png").write_text("no image")
+    for name in ("notes.txt", "more.TXT", "readme", "P1 is a start", "BMW.md", ".hidden"):
+        (folder / name).write_text(name)
+    os.mkfifo(folder / "pipe.png")
+    source = make_source(tmp_path)
+    assert {item.key for item in source.items()} == {f"cat/{name}" for name in [*names, "h.heic", "heif", "i.png"]}
+    assert source.passed_over == {".txt": 2, "without a suffix": 2, ".md": 1, "hidden": 1, "special file": 1}
+    assert list(source.items())
+    assert source.passed_over.total() == 7
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_cannot_be_read_is_an_item_to_reject(tmp_path: Path, write_image: WriteImage) -> None:
+    write_image(tmp_path / "cat/a.png")
+    write_image(tmp_path / "dog/a.png")
+    (tmp_path / "dog").chmod(0)
+    try:
+        assert [item.key for item in make_source(tmp_path).items()] == ["cat/a.png", "dog"]
+    finally:
+        (tmp_path / "dog").chmod(0o700)
+
+
+def test_links_are_followed_unless_they_lead_back(tmp_path: Path, write_image: WriteImage) -> None:
+    """Links to outside files and folders are followed, a broken link is an item to reject, and a loop is counted."""
     outside = write_image(tmp_path / "outside/a.png")
     top = tmp_path / "top"
     write_image(top / "cat/own.png")
@@ -80,8 +112,14 @@ def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path: Path
     (top / "cat/broken.png").symlink_to(tmp_path / "nothing.png")
     (top / "loop").symlink_to(top)
     (top / "other").symlink_to(outside.parent)
-    sizes = {item.key: item.size for item in make_source(top).items()}
+    (top / "circle").symlink_to("circle")
+    (top / "cat/up").symlink_to("..")
+    source = make_source(top)
+    sizes = {item.key: item.size for item in source.items()}
+    assert source.passed_over == {"loop of links": 2}
     assert sizes == {
+        "circle": (top / "circle").lstat().st_size,
+        "other/a.png": outside.stat().st_size,
         "cat/linked.png": outside.stat().st_size,
         "cat/own.png": outside.stat().st_size,
         "cat/broken.png": (top / "cat/broken.png").lstat().st_size,
@@ -144,7 +182,7 @@ def test_walking_reads_one_folder_at_a_time(tmp_path: Path, write_image: WriteIm
 
 
 def test_the_revision_covers_the_files_in_use(tmp_path: Path, write_image: WriteImage) -> None:
-    """The revision changes with an image, metadata or caption file in use, and with nothing else."""
+    """The revision changes with every file that is an item, in use or counted; hidden files change nothing."""
     image = write_image(tmp_path / "cat/a.png")
     (tmp_path / "metadata.csv").write_text("file_name,label\ncat/a.png,x\n")
     (tmp_path / "cat/a.txt").write_text("one")
@@ -159,7 +197,7 @@ def test_the_revision_covers_the_files_in_use(tmp_path: Path, write_image: Write
     write_image(tmp_path / "cat/b.png")
     revisions.append(make_source(tmp_path, **settings).compute_revision())
     assert len(set(revisions)) == 5
-    (tmp_path / "notes.md").write_text("x")
+    (tmp_path / ".notes").write_text("x")
     assert make_source(tmp_path, **settings).compute_revision() == revisions[-1]
 
 

@@ -17,7 +17,7 @@ EXPECTED = [Judgement("q1", "a", 2), Judgement("q1", "b", 0), Judgement("7", "a"
 
 
 def read(path: Path) -> list[Judgement]:
-    return list(read_judgements(path, path.parent))
+    return list(read_judgements(path))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,6 +47,42 @@ def test_normalized_text_is_nfc_with_single_spaces() -> None:
     """Case and punctuation stay; the encoding of accents and the spacing do not."""
     assert normalize_text("  Cafe\u0301\n\t  au\u00a0lait! ") == "Caf\u00e9 au lait!"
     assert normalize_for_grouping("Cafe\u0301,  AU lait!") == "caf\u00e9 au lait"
+
+
+def test_texts_that_say_different_things_are_groups_of_their_own() -> None:
+    """Vowel signs, accents, numbers, symbols, operators, names of languages, emoji and emoticons count."""
+    families = [
+        "दिन दान दीन दून द न",
+        "C C++ C# C-- F# .NET NET",
+        "5 -5 +5 5% $5 €5 1.5 1,5 15 10² 102 1½ 12:30 1230",
+        "a+b a-b a<b a>b a->b a*b a/b a=b a==b a!=b a_b ab i++ i--",
+        "👍 👎 👍🏽 👨‍👩‍👧 👩‍👧 :) :( <3",
+        "שָׁלוֹם שלום عَلِمَ علم тест тёст กา กี กู か が",
+        "int[] int{} __init__ init R&D RD A* A 20°C 20°F #a @a",
+    ]
+    texts = [text for family in families for text in family.split()]
+    assert len({normalize_for_grouping(text) for text in texts}) == len(texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("“Quoted”, (really)!", "quoted really"),
+        ("wait — what?", "Wait: what"),
+        ("\uff26\uff35\uff2c\uff2c width", "full width"),
+        ("❤️", "❤"),
+        ("\u22125 °C", "-5 °c"),
+        ("x\u200by", "xy"),
+        ("你好。", "你好"),
+        ("क्या हाल है?", "क्या हाल है।"),
+        ("كيف الحال؟", "كيف الحال"),
+        ("Straße", "STRASSE"),
+        ("- item 5.", "item 5"),
+        ("x²", "x^2"),
+    ],
+)
+def test_texts_that_say_the_same_are_one_group(text: str, same: str) -> None:
+    assert normalize_for_grouping(text) == normalize_for_grouping(same)
 
 
 TEXTS = [Item(f"k{number}", label=f"l{number % 4}", text=f"Text {number % 50}" + "!" * (number // 50)) for number in range(60)]

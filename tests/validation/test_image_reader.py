@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import warnings
 from collections import Counter
 
@@ -10,7 +12,7 @@ import pytest
 from broken_files import list_broken_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from sample_images import Kind, draw_scene, encode
 from valid_files import list_valid_files
 
@@ -115,3 +117,23 @@ def check_outcome(content: bytes) -> None:
         assert read_image(content, LIMITS).mode == "RGB"
     except UnreadableImage as error:
         assert error.reason and str(error)
+
+
+def test_pixels_are_read_whatever_a_png_says_beside_them() -> None:
+    """Profiles and texts above Pillow's limits, and wrong checksums in them, do not make a picture damaged."""
+    image = Image.linear_gradient("L").convert("RGB")
+    large = PngImagePlugin.PngInfo()
+    large.add_itxt("workflow", "{" + "x" * 1_200_000 + "}", zip=True)
+    many = PngImagePlugin.PngInfo()
+    for number in range(80):
+        many.add_itxt(f"text {number}", "x" * 1_000_000, zip=True)
+    small = PngImagePlugin.PngInfo()
+    small.add_text("comment", "a comment")
+    contents = []
+    for options in ({"icc_profile": os.urandom(1_200_000)}, {"pnginfo": large}, {"pnginfo": many}, {"pnginfo": small}):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", **options)
+        contents.append(buffer.getvalue())
+    contents[-1] = contents[-1].replace(b"a comment", b"b comment")
+    for content in contents:
+        assert read_image(content, UNLIMITED).tobytes() == image.tobytes()

@@ -15,7 +15,8 @@ from sklearn.datasets import load_sample_image
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 from indexmill.tasks.sources import Item
-from indexmill.tasks.validation.image_reader import compute_perceptual_hash
+from indexmill.tasks.validation.image_reader import UNLIMITED, read_signature
+from indexmill.tasks.validation.image_signature import HASH_BYTES, compute_signature
 from indexmill.tasks.validation.near_duplicates import find_leaks
 from tests.conftest import Build
 from tests.stage_inputs import ListSource, list_image_items, read_rows, run_split
@@ -64,15 +65,16 @@ def test_near_duplicates_across_a_given_split_are_found_with_their_distance(root
     assert sorted(name for name, _ in names) == sorted(DUPLICATES)
     assert all(original == f"train/{Path(key).stem[0]}.png" for key, original in pairs.items())
     for pair in leaks:
-        groups = [table[pair[side]]["content_group"] for side in ("query_id", "database_id")]
-        assert pair["distance"] == compute_distance(*groups) <= LEAK_DISTANCE
+        paths = [image_root / table[pair[side]]["path"] for side in ("query_id", "database_id")]
+        hashes = [read_signature(path.read_bytes(), UNLIMITED).perceptual_hash for path in paths]
+        assert pair["distance"] == compute_distance(*hashes) <= LEAK_DISTANCE
     assert {row["key"] for row in table.values() if row["leak"]} == set(pairs)
     assert record.leaks == len(DUPLICATES)
 
 
 def test_different_photographs_have_distant_hashes() -> None:
     """No two tiles are within 64 bits, far above the limit of 12."""
-    hashes = [compute_perceptual_hash(tile) for tile in make_tiles()]
+    hashes = [compute_signature(b"", tile).perceptual_hash for tile in make_tiles()]
     assert min(compute_distance(first, second) for row, first in enumerate(hashes) for second in hashes[:row]) > 64
 
 
@@ -81,19 +83,19 @@ def test_find_leaks_agrees_with_brute_force(distance: int, root: Root, tmp_path:
     """It finds the nearest item, or the lowest id of equals, over several blocks and with pairs around the limit."""
     monkeypatch.setattr("indexmill.tasks.validation.near_duplicates.QUERY_BATCH_ROWS", 100)
     draw = np.random.default_rng(distance)
-    hashes = draw.integers(0, 256, (20_000, 32), np.uint8)
+    hashes = draw.integers(0, 256, (20_000, HASH_BYTES), np.uint8)
     side = np.where(draw.random(len(hashes)) < 0.02, "query", "database")
     queries, database = np.flatnonzero(side == "query"), np.flatnonzero(side == "database")
     for query in queries[::2]:
         for duplicate in draw.choice(database, 3, replace=False):
             bits = np.unpackbits(hashes[query])
-            bits[draw.choice(256, draw.integers(0, 16), replace=False)] ^= 1
+            bits[draw.choice(8 * HASH_BYTES, draw.integers(0, 16), replace=False)] ^= 1
             hashes[duplicate] = np.packbits(bits)
     for query in queries[::8]:
         hashes[draw.choice(database, 2, replace=False)] = hashes[query]  # equally near, in different blocks mostly
-    columns = {"item_id": np.arange(len(hashes)) + 7, "content_group": [row.tobytes().hex() for row in hashes], "side": side}
+    columns = {"item_id": np.arange(len(hashes)) + 7, "perceptual_hash": [row.tobytes().hex() for row in hashes], "side": side}
     pq.write_table(pa.table(columns), tmp_path / "items.parquet")
-    count = find_leaks(root, tmp_path / "items.parquet", tmp_path / "leaks.parquet", groups_are_hashes=True, max_distance=distance)
+    count = find_leaks(root, tmp_path / "items.parquet", tmp_path / "leaks.parquet", by_hash=True, max_distance=distance)
     expected = []
     for query in queries:
         bits = np.bitwise_count(hashes[database] ^ hashes[query]).sum(1)
@@ -107,8 +109,8 @@ def test_find_leaks_agrees_with_brute_force(distance: int, root: Root, tmp_path:
 def test_one_side_alone_has_no_leaks(queries: int, database: int, root: Root, tmp_path: Path) -> None:
     """There is nothing to compare."""
     side = ["query"] * queries + ["database"] * database
-    pq.write_table(pa.table({"item_id": range(5), "content_group": ["00" * 32] * 5, "side": side}), tmp_path / "items.parquet")
-    assert find_leaks(root, tmp_path / "items.parquet", tmp_path / "leaks.parquet", groups_are_hashes=True, max_distance=12) == 0
+    pq.write_table(pa.table({"item_id": range(5), "perceptual_hash": ["00" * HASH_BYTES] * 5, "side": side}), tmp_path / "items.parquet")
+    assert find_leaks(root, tmp_path / "items.parquet", tmp_path / "leaks.parquet", by_hash=True, max_distance=12) == 0
 
 
 def test_texts_that_differ_in_case_and_punctuation_leak_across_a_given_split(root: Root) -> None:
