@@ -77,7 +77,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Root]:
 def open_family(root: Root, data: Chunked, family: str) -> ChunkSearcher:
     """Build an index in two shards, and open it with the narrowest search."""
     sides: list[Side] = ["database"] * len(data.vectors)
-    embeddings = write_embeddings(root, data.vectors, sides, [None] * len(sides), digest="c")
+    embeddings = write_embeddings(root, data.vectors, sides, [None] * len(sides), digest=f"c{list(FAMILIES).index(family)}")
     config = IndexConfig(**FAMILIES[family], shards=2, recall_target=0.5 if family == "auto" else None)
     trained = train_index(root, "some", embeddings, config, "first")
     shards = build_shards(root, "some", embeddings, trained, config).shards
