@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -150,7 +150,7 @@ def _build_all(context: BuildContext, plans: Sequence[ShardPlan], advance: Advan
     shards: list[Shard] = []
     jobs = _iter_jobs(context, plans, threads, key, runner)
     for job, (shard, origin) in runner.map(context.root, Work("fill-shard", fill_shard), jobs, Resources(local_jobs=workers), advance):
-        shards.append(shard.model_copy(update={"number": job.number}))
+        shards.append(shard.model_copy(update={"number": job.plan.number}))
         origins[origin] += 1
     if not runner.is_local:
         context.root.remove_jobs(key)
@@ -160,9 +160,9 @@ def _build_all(context: BuildContext, plans: Sequence[ShardPlan], advance: Advan
 
 @dataclass(frozen=True, kw_only=True)
 class FillShard:
-    """Build one shard, unless it is in the pool. The other attributes are those of `BuildContext` and `ShardPlan`.
+    """Build one shard, unless it is in the pool. The other attributes are those of `BuildContext`.
 
-    threads: for FAISS; None for as many as the worker gives it.
+    plan: the shard. rows: its table, wherever the job runs. threads: for FAISS; None for as many as the worker gives it.
     """
 
     name: str
@@ -171,11 +171,8 @@ class FillShard:
     embeddings: EmbeddingSet
     trained: TrainedIndex
     side: Side
-    number: int
-    key: str
+    plan: ShardPlan
     rows: FileRef
-    added: int
-    base_shard: Shard | None
     threads: int | None
 
 
@@ -188,11 +185,8 @@ def _iter_jobs(context: BuildContext, plans: Sequence[ShardPlan], threads: int |
             embeddings=context.embeddings,
             trained=context.trained,
             side=context.side,
-            number=plan.number,
-            key=plan.key,
+            plan=plan,
             rows=runner.share(context.root, plan.rows, key),
-            added=plan.added,
-            base_shard=plan.base_shard,
             threads=threads,
         )
 
@@ -200,12 +194,11 @@ def _iter_jobs(context: BuildContext, plans: Sequence[ShardPlan], threads: int |
 def fill_shard(root: Root, job: FillShard, advance: Advance) -> tuple[Shard, Origin]:
     """Load a shard from the pool or build it."""
     origin: Origin = "reused"
-    if (shard := load_shard(root, job.index_name, job.key)) is None:
+    if (shard := load_shard(root, job.index_name, job.plan.key)) is None:
         if job.threads:
             faiss.omp_set_num_threads(job.threads)  # for calls from this thread
         context = BuildContext(root, job.index_name, job.embeddings, job.trained, job.side)
-        plan = ShardPlan(job.number, job.key, root.file(job.rows), job.items, job.added, job.base_shard)
-        shard, origin = _build_shard(context, plan)
+        shard, origin = _build_shard(context, replace(job.plan, rows=root.file(job.rows)))
     advance(job.items)
     return shard, origin
 
