@@ -196,7 +196,7 @@ def _build_all(context: BuildContext, plans: Sequence[ShardPlan], advance: Advan
     shards: list[Shard] = []
     jobs = _iter_jobs(context, plans, threads, key, runner)
     for job, (shard, origin) in runner.map(context.root, Work("fill-shard", fill_shard), jobs, Resources(local_jobs=workers), advance):
-        shards.append(shard.model_copy(update={"number": job.number}))
+        shards.append(shard.model_copy(update={"number": job.plan.number}))
         origins[origin] += 1
     if not runner.is_local:
         context.root.remove_jobs(key)
@@ -206,9 +206,9 @@ def _build_all(context: BuildContext, plans: Sequence[ShardPlan], advance: Advan
 
 @dataclass(frozen=True, kw_only=True)
 class FillShard:
-    """Build one shard, unless it is in the pool. The other attributes are those of `BuildContext` and `ShardPlan`.
+    """Build one shard, unless it is in the pool. The other attributes are those of `BuildContext`.
 
-    threads: for FAISS; None for as many as the worker gives it.
+    plan: the shard. rows: its table, wherever the job runs. threads: for FAISS; None for as many as the worker gives it.
     """
 
     name: str
@@ -217,14 +217,8 @@ class FillShard:
     embeddings: EmbeddingSet
     trained: TrainedIndex
     side: Side
-    number: int
-    assigned_number: int
-    key: str
+    plan: ShardPlan
     rows: FileRef
-    added: int
-    base_shard: Shard | None
-    parts: tuple[FileRef, ...]
-    added_parts: tuple[FileRef, ...]
     threads: int | None
 
 
@@ -237,14 +231,8 @@ def _iter_jobs(context: BuildContext, plans: Sequence[ShardPlan], threads: int |
             embeddings=context.embeddings,
             trained=context.trained,
             side=context.side,
-            number=plan.number,
-            assigned_number=plan.assigned_number,
-            key=plan.key,
+            plan=plan,
             rows=runner.share(context.root, plan.rows, key),
-            added=plan.added,
-            base_shard=plan.base_shard,
-            parts=plan.parts,
-            added_parts=plan.added_parts,
             threads=threads,
         )
 
@@ -252,22 +240,11 @@ def _iter_jobs(context: BuildContext, plans: Sequence[ShardPlan], threads: int |
 def fill_shard(root: Root, job: FillShard, advance: Advance) -> tuple[Shard, Origin]:
     """Load a shard from the pool or build it."""
     origin: Origin = "reused"
-    if (shard := load_shard(root, job.index_name, job.key)) is None:
+    if (shard := load_shard(root, job.index_name, job.plan.key)) is None:
         if job.threads:
             faiss.omp_set_num_threads(job.threads)  # for calls from this thread
         context = BuildContext(root, job.index_name, job.embeddings, job.trained, job.side)
-        plan = ShardPlan(
-            number=job.number,
-            assigned_number=job.assigned_number,
-            key=job.key,
-            rows=root.file(job.rows),
-            items=job.items,
-            added=job.added,
-            base_shard=job.base_shard,
-            parts=job.parts,
-            added_parts=job.added_parts,
-        )
-        shard, origin = _build_shard(context, plan)
+        shard, origin = _build_shard(context, replace(job.plan, rows=root.file(job.rows)))
     advance(job.items)
     return shard, origin
 

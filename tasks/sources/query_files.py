@@ -57,7 +57,7 @@ def open_query_sources(config: OwnQueriesConfig, root: Root) -> dict[str, QueryS
     for name, entry in config.by_name.items():
         prefix = f"evaluation.sets.{name}" if name else "dataset"
         if isinstance(entry.queries, QueriesConfig):
-            sources[name] = QueryFile(entry.queries, entry.judgements, root, prefix)
+            sources[name] = QueryFile(entry.queries, entry.judgements, prefix)
         elif isinstance(config.dataset, BeirDatasetConfig):
             sources[name] = BeirQueries(BeirSource(config.dataset, root), entry.split, entry.judgements, prefix)
     return sources
@@ -68,7 +68,7 @@ class QueryFile:
 
     judged_only = False
 
-    def __init__(self, config: QueriesConfig, judgements: str | None, root: Root, prefix: str) -> None:
+    def __init__(self, config: QueriesConfig, judgements: str | None, prefix: str) -> None:
         path = _require_file(config.path, f"{prefix}.queries")
         table_format = cast("TableFormat", path.suffix[1:])
         content = "image_column" if config.image_column else "text_column"
