@@ -29,7 +29,7 @@ class BuildSummary:
         database: Items on the database side.
         query: Items on the query side.
         rejected: Items that could not be used.
-        passed_over: Files below the folder that are no items, by suffix or kind.
+        skipped: Files below the folder that are no items, by suffix or kind.
         encoded: Distinct contents encoded by this build.
         reused: Distinct contents whose embeddings were already stored.
         truncated: Texts of which the encoder read only the beginning.
@@ -51,7 +51,7 @@ class BuildSummary:
     database: int
     query: int
     rejected: int
-    passed_over: dict[str, int]
+    skipped: dict[str, int]
     encoded: int
     reused: int
     truncated: int
@@ -98,7 +98,7 @@ def summarize_build(
         database=embeddings.database,
         query=embeddings.query,
         rejected=validated.rejected + embeddings.rejected,
-        passed_over=validated.passed_over,
+        skipped=validated.skipped,
         encoded=encoded,
         reused=embeddings.encoded + embeddings.reused - encoded,
         truncated=embeddings.truncated,

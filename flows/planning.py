@@ -64,7 +64,7 @@ class BuildPlan:
         name: The index.
         items: Valid items.
         rejected: Items that cannot be used.
-        passed_over: Files below the folder that are no items, by suffix or kind.
+        skipped: Files below the folder that are no items, by suffix or kind.
         new: Items that the live snapshot lacks.
         changed: Items whose content differs from the live snapshot's.
         removed: Items of the live snapshot that are gone.
@@ -86,7 +86,7 @@ class BuildPlan:
     name: str
     items: int
     rejected: int
-    passed_over: dict[str, int]
+    skipped: dict[str, int]
     new: int
     changed: int
     removed: int
@@ -156,7 +156,7 @@ def plan_build(
         name=config.name,
         items=split.database + split.query,
         rejected=validated.rejected,
-        passed_over=validated.passed_over,
+        skipped=validated.skipped,
         new=changes.new,
         changed=changes.changed,
         removed=changes.removed,

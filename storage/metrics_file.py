@@ -54,7 +54,7 @@ class PairCorrelation(FrozenModel):
     pairs: int
 
 
-PASSED_OVER = "passed_over "  # starts the counts of files that are no items; their suffix or kind follows
+SKIPPED = "skipped "  # starts the counts of files that are no items; their suffix or kind follows
 
 
 class MetricsFile(FrozenModel):
@@ -94,9 +94,9 @@ def archive_metrics(root: Root, name: str, snapshot_id: str, metrics: FileRef) -
     link(root.verify_file(metrics), _history_folder(root, name) / f"{snapshot_id}.json", root.scratch)
 
 
-def list_passed_over(metrics: MetricsFile) -> dict[str, int]:
+def list_skipped(metrics: MetricsFile) -> dict[str, int]:
     """Return the number of files that are no items by suffix or kind, the most frequent first."""
-    counts = {name.removeprefix(PASSED_OVER): number for name, number in metrics.counts.items() if name.startswith(PASSED_OVER)}
+    counts = {name.removeprefix(SKIPPED): number for name, number in metrics.counts.items() if name.startswith(SKIPPED)}
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 

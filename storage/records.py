@@ -56,7 +56,7 @@ class Dataset(Record):
     labeled: bool
     items: int
     unreadable_files: int = Field(description="images whose bytes could not be read")
-    passed_over: dict[str, int] = Field(default={}, description="files that are no items, by suffix or kind")
+    skipped: dict[str, int] = Field(default={}, description="files that are no items, by suffix or kind")
     table: FileRef
     pairs: FileRef | None
 
@@ -71,7 +71,7 @@ class ValidatedDataset(Record):
     items: int
     rejected: int
     rejected_by_reason: dict[str, int]
-    passed_over: dict[str, int] = Field(default={}, description="files that are no items, by suffix or kind")
+    skipped: dict[str, int] = Field(default={}, description="files that are no items, by suffix or kind")
     table: FileRef
     rejects: FileRef
     pairs: FileRef | None

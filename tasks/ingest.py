@@ -76,12 +76,12 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
         with parquet.query(sql, temp_dir=root.tmp) as batches:
             total = min(listed_count, config.limit or listed_count)
             items = parquet.write_parquet(table, ITEMS_SCHEMA, _add_digests(batches, source.image_root, total))
-        passed_over = dict(sorted(getattr(source, "passed_over", {}).items()))
+        skipped = dict(sorted(getattr(source, "skipped", {}).items()))
         unreadable_files = _count_missing_digests(root, table)
         pair_count = parquet.write_parquet(pairs, PAIRS_SCHEMA, _iterate_pairs(source.pairs()))
         digest = json_digest(
             [parquet.compute_digest(table, IDENTITY_COLUMNS), parquet.compute_digest(pairs), image_root, source.modality, source.labeled]
-            + ([passed_over] if passed_over else [])
+            + ([skipped] if skipped else [])
         )
         folder = root.dataset(name, "ingested", digest)
         if image_root:
@@ -102,7 +102,7 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
         labeled=source.labeled,
         items=items,
         unreadable_files=unreadable_files,
-        passed_over=passed_over,
+        skipped=skipped,
         table=table_ref,
         pairs=pairs_ref,
     )

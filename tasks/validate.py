@@ -68,7 +68,7 @@ def validate(root: Root, dataset: Dataset, config: ValidateConfig, runner: Runne
         table_digests = [parquet.compute_digest(items_path), parquet.compute_digest(rejects_path, rejects.REJECT_IDENTITY)]
         pairs_sha256 = dataset.pairs and dataset.pairs.sha256
         identity = [dataset.image_root, dataset.modality, dataset.labeled, pairs_sha256, *table_digests]
-        digest = json_digest(identity + ([dataset.passed_over] if dataset.passed_over else []))
+        digest = json_digest(identity + ([dataset.skipped] if dataset.skipped else []))
         folder = root.dataset(dataset.name, "validated", digest)
         root.commit(rejects_path, folder / "rejects.parquet")
         root.commit(items_path, folder / "items.parquet")
@@ -83,7 +83,7 @@ def validate(root: Root, dataset: Dataset, config: ValidateConfig, runner: Runne
         items=items,
         rejected=sum(counts.values()),
         rejected_by_reason=counts,
-        passed_over=dataset.passed_over,
+        skipped=dataset.skipped,
         table=table_ref,
         rejects=rejects_ref,
         pairs=dataset.pairs,

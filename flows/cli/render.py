@@ -57,7 +57,7 @@ def print_summary(summary: dict[str, Any]) -> None:
         + (f"; {summary['truncated']:,} texts too long for the encoder were cut" if summary["truncated"] else "")
         + (f"; {summary['chunks']:,} chunks" if summary["chunks"] else "")
     )
-    _print_passed_over(console, summary["passed_over"])
+    _print_skipped(console, summary["skipped"])
     index = summary["index"]
     params = ", ".join(f"{name} {value}" for name, value in index["params"].items())
     reranking = "" if index["rerank"] == "none" else f", re-ranked ({index['rerank']})"
@@ -102,10 +102,10 @@ def print_demo(summaries: list[dict[str, Any]], digits: Path, root_option: str) 
         console.print(f"  {escape(command)}", highlight=False)
 
 
-def _print_passed_over(console: Console, passed_over: dict[str, int]) -> None:
-    if passed_over:
-        kinds = ", ".join(f"{kind} {number:,}" for kind, number in sorted(passed_over.items(), key=lambda pair: (-pair[1], pair[0]))[:12])
-        console.print(f"  [yellow]passed over[/] {sum(passed_over.values()):,} files that are no images: {escape(kinds)}")
+def _print_skipped(console: Console, skipped: dict[str, int]) -> None:
+    if skipped:
+        kinds = ", ".join(f"{kind} {number:,}" for kind, number in sorted(skipped.items(), key=lambda pair: (-pair[1], pair[0]))[:12])
+        console.print(f"  [yellow]skipped[/] {sum(skipped.values()):,} files that are no images: {escape(kinds)}")
 
 
 def print_plan(plan: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ def print_plan(plan: dict[str, Any]) -> None:
         f"  items     {plan['items']:,}: {plan['new']:,} new, {plan['changed']:,} changed, {plan['removed']:,} removed, "
         f"{plan['unchanged']:,} unchanged; {plan['rejected']:,} rejected"
     )
-    _print_passed_over(console, plan["passed_over"])
+    _print_skipped(console, plan["skipped"])
     for encode_plan in plan["encoding"]:
         counts = f"{encode_plan['to_encode']:,} to encode, {encode_plan['reused']:,} reused"
         console.print(f"  {encode_plan['modality'] + 's':<9} {counts}: {_describe_encode_time(encode_plan)}")

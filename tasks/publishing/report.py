@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from indexmill.storage import parquet
 from indexmill.storage.manifests import Manifest
-from indexmill.storage.metrics_file import PASSED_OVER, MetricsFile, read_metrics_history
+from indexmill.storage.metrics_file import SKIPPED, MetricsFile, read_metrics_history
 from indexmill.storage.records import FileRef
 from indexmill.tasks.publishing.candidate import BuildCandidate, ServedShards
 from indexmill.tasks.publishing.gate import GateVerdict
@@ -83,7 +83,7 @@ def _build_metrics_file(build: BuildCandidate, manifest: Manifest, verdict: Gate
         relevance_source=evaluation.relevance_source,
         counts=evaluation.counts
         | {"items": manifest.items, "rejected": manifest.rejected, "leaks": manifest.split["leaks"]}
-        | {PASSED_OVER + kind: number for kind, number in build.validated.passed_over.items()},
+        | {SKIPPED + kind: number for kind, number in build.validated.skipped.items()},
         metrics=evaluation.metrics,
         intervals=evaluation.intervals,
         scored_pairs=evaluation.scored_pairs,

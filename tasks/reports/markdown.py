@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from indexmill.storage.metrics_file import list_passed_over
+from indexmill.storage.metrics_file import list_skipped
 from indexmill.tasks.reports import metric_tables
 from indexmill.tasks.reports.encoding_notes import list_encoding_notes
 from indexmill.tasks.reports.formats import (
@@ -134,9 +134,9 @@ def _render_items(report: ReportModel) -> Iterator[str]:
     reasons = ", ".join(f"{format_code(group.reason)} {format_count(group.count)}" for group in report.rejects[:20])
     difference = f" ({format_signed_count(diff.rejected)})" if diff else ""
     yield f"- {format_count(manifest.rejected)} rejected{difference}" + (f": {reasons}" if reasons else "")
-    if passed_over := list_passed_over(report.build_metrics):
-        kinds = ", ".join(f"{format_code(kind)} {format_count(number)}" for kind, number in passed_over.items())
-        yield f"- {format_count(sum(passed_over.values()))} files passed over, because they are no images: {kinds}"
+    if skipped := list_skipped(report.build_metrics):
+        kinds = ", ".join(f"{format_code(kind)} {format_count(number)}" for kind, number in skipped.items())
+        yield f"- {format_count(sum(skipped.values()))} files skipped, because they are no images: {kinds}"
     split = {name: manifest.split.get(name, 0) for name in ("labels", "leaks", "conflicts")}
     yield (
         f"- {pluralize(split['labels'], 'label', 'labels')}; {pluralize(split['leaks'], 'leaking query', 'leaking queries')}; "

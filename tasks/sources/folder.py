@@ -167,7 +167,7 @@ class FolderSource:
 
     Unusable items are listed for validation to reject: an image without a label (it is not deep enough in the tree, or
     no metadata row names it); a metadata row without an image, as an item without a path; a caption file that is not
-    UTF-8, as an empty text. An image that two metadata rows name is listed twice, which ingest refuses. `passed_over`
+    UTF-8, as an empty text. An image that two metadata rows name is listed twice, which ingest refuses. `skipped`
     counts the entries that are no images by suffix or kind, after `items` has been read to its end.
     """
 
@@ -177,7 +177,7 @@ class FolderSource:
     def __init__(self, folder: str | Path, config: ImageFolderConfig) -> None:
         self._folder = self.image_root = Path(folder).expanduser().resolve()
         self._config = config
-        self.passed_over: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
         self.labeled = config.labels != "none"
         self._uses_metadata = "metadata" in (config.labels, config.captions)
         if not self._folder.is_dir():
@@ -199,7 +199,7 @@ class FolderSource:
 
     def items(self) -> Iterator[Item]:
         """Yield the images in path order."""
-        self.passed_over.clear()
+        self.skipped.clear()
         images = self._walk_images()
         if not self._uses_metadata:
             yield from (self._make_item(image.path, image, None) for image in images)
@@ -244,13 +244,13 @@ class FolderSource:
             name = PurePosixPath(entry.path).name
             is_caption = self._config.captions == "text" and name.endswith(CAPTION_SUFFIX)
             if entry.kind != "file":
-                self.passed_over[entry.kind] += 1
+                self.skipped[entry.kind] += 1
             elif is_caption or (self._uses_metadata and name in METADATA_FILE_NAMES):
                 continue
             elif is_image_file(self._folder / entry.path):
                 yield entry
             else:
-                self.passed_over[_escape(PurePosixPath(name).suffix.lower()) or "without a suffix"] += 1
+                self.skipped[_escape(PurePosixPath(name).suffix.lower()) or "without a suffix"] += 1
 
 
 def _escape(suffix: str) -> str:

@@ -69,9 +69,9 @@ class KaggleSource:
         return self._open_folder().labeled
 
     @property
-    def passed_over(self) -> Counter[str]:
+    def skipped(self) -> Counter[str]:
         """Files of the folder that are no items, by suffix or kind."""
-        return self._open_folder().passed_over
+        return self._open_folder().skipped
 
     def compute_revision(self) -> str:
         """Return a digest of the config and the version. Without `dataset.version`, pins Kaggle's newest version."""

@@ -87,9 +87,9 @@ def test_an_image_is_an_item_whatever_its_name(tmp_path: Path) -> None:
     os.mkfifo(folder / "pipe.png")
     source = make_source(tmp_path)
     assert {item.key for item in source.items()} == {f"cat/{name}" for name in [*names, "h.heic", "heif", "i.png"]}
-    assert source.passed_over == {".txt": 2, "without a suffix": 2, ".md": 1, "hidden": 1, "special file": 1}
+    assert source.skipped == {".txt": 2, "without a suffix": 2, ".md": 1, "hidden": 1, "special file": 1}
     assert list(source.items())
-    assert source.passed_over.total() == 7
+    assert source.skipped.total() == 7
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -116,7 +116,7 @@ def test_links_are_followed_unless_they_lead_back(tmp_path: Path, write_image: W
     (top / "cat/up").symlink_to("..")
     source = make_source(top)
     sizes = {item.key: item.size for item in source.items()}
-    assert source.passed_over == {"loop of links": 2}
+    assert source.skipped == {"loop of links": 2}
     assert sizes == {
         "circle": (top / "circle").lstat().st_size,
         "other/a.png": outside.stat().st_size,

@@ -139,7 +139,7 @@ def test_unused_metadata_is_ignored(tmp_path: Path, write_image: WriteImage) -> 
     (tmp_path / "metadata.csv").write_bytes(b"\xff\n1,2\n")
     source = make_source(tmp_path)
     assert [(item.key, item.label) for item in source.items()] == [("cat/a.png", "cat")]
-    assert source.passed_over == {".csv": 1}
+    assert source.skipped == {".csv": 1}
 
 
 NAMES = st.lists(st.sampled_from(["a", "b", "a b", "a.", "é", "B", "a!", "~"]), min_size=1, max_size=3).map("/".join)
