@@ -1,0 +1,129 @@
+"""Whole builds with the root in an object store: the same index as in a folder, on any machine, through faults."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from indexmill.flows.build_index import build_index
+from indexmill.serve.index import open_index
+from indexmill.storage.errors import DamagedFile
+from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
+from tests.conftest import SETTINGS, FinishedBuild
+from tests.flows.built import list_run_stages
+from tests.storage.object_server import SECRET, ObjectServer
+
+OpenMachine = Callable[..., Root]
+
+
+def test_a_build_in_a_store_is_that_in_a_folder_and_another_machine_goes_on_from_it(
+    server: str, finished_build: FinishedBuild, digits: Path, bucket_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same snapshot, metrics and answers; a machine that has nothing runs no stage, and no file holds the secret."""
+    settings = [f"dataset.path={digits}", *SETTINGS]
+    summary = build_index("demo-images", bucket_url, settings)
+    for key in ("snapshot_id", "metrics", "items", "database", "query"):
+        assert summary[key] == finished_build.summary[key]
+    monkeypatch.setenv("INDEXMILL_CACHE", str(tmp_path / "second"))
+    again = build_index("demo-images", bucket_url, settings)
+    # The files of a snapshot are links, which every machine makes for itself: that is all that is left to do.
+    assert list_run_stages(again) <= {"publish"}
+    assert again["snapshot_id"] == summary["snapshot_id"]
+    monkeypatch.setenv("INDEXMILL_CACHE", str(tmp_path / "third"))
+    picture = next(digits.rglob("*.png"))
+    with open_index(bucket_url, "demo-images") as remote, open_index(finished_build.root, "demo-images") as local:
+        answers = [index.search(images=[picture], k=5).results for index in (remote, local)]
+        assert answers[0] == answers[1]
+    copies = [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert copies == []
+
+
+@pytest.mark.slow
+def test_damaged_objects_and_copies_are_made_anew(
+    server: str,
+    digits: Path,
+    bucket_url: str,
+    open_machine: OpenMachine,
+) -> None:
+    """A copy of a shard is damaged, then the object of another: the next builds publish what the first one did."""
+    import obstore
+
+    settings = [f"dataset.path={digits}", *SETTINGS]
+    first = build_index("demo-images", bucket_url, settings)
+    root = Root(bucket_url)
+    manifest = Snapshots(root, "demo-images").read_manifest()
+    name, source = next((name, source) for name, source in manifest.sources.items() if name.endswith(".faiss"))
+    copy = root.path / source
+    copy.write_bytes(b"\0" * copy.stat().st_size)
+    assert build_index("demo-images", bucket_url, settings)["metrics"] == first["metrics"]
+    fresh = open_machine("fresh")
+    obstore.put(fresh.store.client._store, source, b"damaged", attributes={"sha256": "0" * 64})  # type: ignore[attr-defined]
+    with pytest.raises(DamagedFile):
+        open_machine("reader").fetch(open_machine("reader").path / source)
+    second = build_index("demo-images", bucket_url, settings)
+    assert (second["snapshot_id"], second["metrics"]) == (first["snapshot_id"], first["metrics"])
+    with open_index(bucket_url, "demo-images") as index:
+        assert index.manifest.snapshot_id == first["snapshot_id"]
+    assert name
+
+
+@pytest.mark.slow
+def test_a_build_waits_for_a_store_that_is_down(
+    server: str, finished_build: FinishedBuild, digits: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """Killed when the first vectors arrive, and started again some seconds later."""
+    own = ObjectServer(tmp_path_factory.mktemp("own-objects"))
+    own.start()
+    for name, value in {**own.environment(), "INDEXMILL_CACHE": str(tmp_path / "cache"), "INDEXMILL_STORE_PATIENCE": "120"}.items():
+        monkeypatch.setenv(name, value)
+
+    def interrupt() -> None:
+        root = Root("s3://tests/down", create=True)
+        while not root.list_files(root.path / "embeddings", "**"):
+            time.sleep(0.2)
+            root.store.refresh(root.path / "embeddings")
+        own.stop()
+        time.sleep(8)
+        own.start()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        summary = build_index("demo-images", "s3://tests/down", [f"dataset.path={digits}", *SETTINGS])
+        thread.join()
+        assert summary["metrics"] == finished_build.summary["metrics"]
+    finally:
+        own.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", ["embeddings/", "/trained/", "/shards/", "/evaluations/"])
+def test_a_killed_build_leaves_the_store_as_it_was_and_the_next_one_goes_on(
+    server: str, finished_build: FinishedBuild, digits: Path, bucket_url: str, after: str, tmp_path: Path
+) -> None:
+    """SIGKILL once the first object of a stage is there: nothing is live, and what was finished is not done again."""
+    settings = [f"dataset.path={digits}", *SETTINGS]
+    options = [option for setting in settings for option in ("--set", setting)]
+    command = [sys.executable, "-m", "indexmill", "build", "demo-images", "--root", bucket_url, *options]
+    process = subprocess.Popen(command, env=os.environ | {"PREFECT_API_URL": server}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    client = Root(bucket_url).store.client  # type: ignore[attr-defined]
+    while process.poll() is None and not any(after in entry.key and not entry.key.startswith("leases") for entry in client.list()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    parts = {entry.key: entry.modified for entry in client.list("embeddings") if "/part-" in entry.key}
+    if process.returncode == -signal.SIGKILL:
+        assert client.read("indexes/demo-images/current") is None
+    summary = build_index("demo-images", bucket_url, settings)
+    assert summary["metrics"] == finished_build.summary["metrics"]
+    assert {entry.key: entry.modified for entry in client.list("embeddings") if entry.key in parts} == parts
