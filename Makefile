@@ -90,6 +90,7 @@ bench: $(INSTALLED)  ## Measure, and print the results.
 	$(BIN)/python -m benchmarks.nightly --items 5000 --repeats 1
 	$(BIN)/python -m benchmarks.index_memory --sizes 50000 200000
 	$(BIN)/python -m benchmarks.serve
+	$(BIN)/python -m benchmarks.runners
 
 clean:  ## Remove .venv and caches; data stays.
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis indexmill.egg-info
