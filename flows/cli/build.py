@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,9 @@ from indexmill.flows.cli.options import BUILD, ConfigArgument, JsonOption, RootO
 from indexmill.flows.environment import DEFAULT_ROOT
 
 build_commands = typer.Typer()
+
+# Factories that need no trial, so that `check` need not load FAISS for them.
+PLAIN_FACTORIES = re.compile(r"auto|(IVF[1-9]\d*,)?Flat|HNSW([4-9]|[1-9]\d\d?)")
 
 
 @build_commands.command(rich_help_panel=BUILD)
@@ -157,7 +161,7 @@ def check(config: ConfigArgument, settings: SetOption = None, as_json: JsonOptio
 
     with exit_on_error():
         pipeline = load_config(config, settings or [])
-        if pipeline.index.factory not in ("auto", "Flat"):
+        if not PLAIN_FACTORIES.fullmatch(pipeline.index.factory):
             from indexmill.tasks.indexing.factory_check import check_factory
 
             check_factory(pipeline.index)

@@ -57,7 +57,7 @@ def read_metadata_rows(image_root: Path, config: ImageFolderConfig, temp_dir: Pa
     """
     label = config.label_column if config.labels == "metadata" else None
     caption = config.caption_column if config.captions == "metadata" else None
-    _list_names.cache_clear()
+    forget_listings()
     files = _find_metadata_files(image_root)
     columns = {"dataset.label_column": label, "dataset.caption_column": caption, "the ImageFolder format": "file_name"}
     required = {setting: column for setting, column in columns.items() if column}
@@ -146,6 +146,11 @@ def find_named_file(image_root: Path, metadata_file: PurePosixPath, name: str) -
             return written, f"no file has the name {name!r}; there is {(found / near).as_posix()!r}" if near else None
         found /= same[0]
     return found.as_posix(), None
+
+
+def forget_listings() -> None:
+    """Read folders again in the next call of `find_named_file`."""
+    _list_names.cache_clear()
 
 
 @lru_cache(maxsize=4)

@@ -6,13 +6,14 @@ import glob
 import itertools
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from indexmill.configs.datasets import TableDatasetConfig
 from indexmill.storage.digests import rows_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Modality
 from indexmill.tasks.sources.base import Item, ScoredPair
+from indexmill.tasks.sources.folder import find_named_file, forget_listings
 from indexmill.tasks.sources.table_reader import read_rows, require_columns
 
 
@@ -54,6 +55,7 @@ class TableSource:
     def items(self) -> Iterator[Item]:
         """Yield the rows in order, file by file. Raises InputError for a file that lacks a column or is unreadable as a whole."""
         config = self._config
+        forget_listings()
         columns = (config.key_column, config.label_column, config.text_column, config.image_column)
         for file in self._files:
             self._require_columns(file)
@@ -75,6 +77,9 @@ class TableSource:
 
     def _make_image_item(self, file: str, image: str | None, key: str, label: str | None, text: str | None) -> Item:
         path = _resolve_image_path(self._folder, Path(file).parent, image)
+        if image and "\0" not in image and (path is None or not os.path.lexists(self._folder / path)):
+            found, _ = find_named_file(self._folder, PurePosixPath(file), image)
+            path = found if PurePosixPath(found).parts[:1] not in ((), ("/",), ("..",)) and (self._folder / found).exists() else path
         size, mtime_ns = _get_size_and_mtime(self._folder / path) if path else (None, None)
         return Item(key=key, label=label, text=text, path=path, size=size, mtime_ns=mtime_ns)
 

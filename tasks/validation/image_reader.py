@@ -23,7 +23,7 @@ from indexmill.tasks.validation.image_signature import ImageSignature, compute_s
 Result = TypeVar("Result")
 
 # The formats that are decoded. Leaving the others out keeps Pillow from starting interpreters (Ghostscript, for EPS).
-SUPPORTED_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+SUPPORTED_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 
 _SUPPORTED_SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
@@ -49,7 +49,8 @@ _UNSUPPORTED_SIGNATURES = {
     b"qoif": "QOI",
     b"gimp xcf": "XCF",
 } | {b"P%d%c" % (kind, gap): "Netpbm" for kind in range(1, 8) for gap in b" \n\r\t"}
-_ISO_MEDIA_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIF", b"heix": "HEIF", b"hevc": "HEIF", b"mif1": "HEIF", b"msf1": "HEIF"}
+_AVIF_BRANDS = (b"avif", b"avis")
+_ISO_MEDIA_BRANDS = {b"heic": "HEIF", b"heix": "HEIF", b"hevc": "HEIF", b"mif1": "HEIF", b"msf1": "HEIF"}
 _ORIENTATION_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -153,6 +154,8 @@ def detect_supported_format(content: bytes) -> str | None:
     """Return the supported format whose signature the bytes start with, if any."""
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "WEBP"
+    if content[4:8] == b"ftyp" and content[8:12] in _AVIF_BRANDS:
+        return "AVIF"
     return _match_signature(content, _SUPPORTED_SIGNATURES)
 
 

@@ -18,7 +18,7 @@ from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.sources import open_source
 from indexmill.tasks.sources.table import TableSource
-from indexmill.tasks.sources.table_reader import TableFormat, read_rows
+from indexmill.tasks.sources.table_reader import TableFormat, format_number, is_nan, read_rows
 from tests.sources.table_files import Row, make_source, write_table
 
 
@@ -397,3 +397,9 @@ def test_a_long_cell_is_read_in_every_format(tmp_path: Path, root: Root) -> None
     text = "word " * 600_000
     for suffix in ("csv", "jsonl", "parquet"):
         assert read_cells(root, write_table(tmp_path / f"t.{suffix}", [{"k": "a", "t": text, "l": "1"}])) == ([("a", text, "1")], [])
+
+
+def test_numbers_of_data_sets_are_formatted_alike() -> None:
+    """Streamed rows (Hugging Face) follow the same rules as Parquet files."""
+    values = [1.0, 2.5, float("nan"), 7, "nan", True, 1e300]
+    assert [None if is_nan(value) else format_number(value) for value in values] == ["1", "2.5", None, "7", "nan", "True", "1e+300"]

@@ -64,3 +64,13 @@ def test_the_revision_covers_tables_and_images(tmp_path: Path, root: Root, write
     assert len(set(revisions)) == 4
     write_image(tmp_path / "unlisted.png")
     assert make_source(root, pattern, image_column="f").compute_revision() == revisions[-1]
+
+
+def test_image_names_of_other_systems_are_found(tmp_path: Path, root: Root, write_image: WriteImage) -> None:
+    """Backslashes, a slash at the start and another Unicode form, as in metadata files; never a file outside."""
+    for name in ("img/a.png", "img/cafe\u0301.png"):
+        write_image(tmp_path / "top" / name)
+    write_image(tmp_path / "outside.png")
+    (tmp_path / "top/t.csv").write_text("i\nimg\\a.png\n/img/a.png\nimg/caf\u00e9.png\n..\\outside.png\n", encoding="utf-8")
+    paths = [item.path for item in make_source(root, tmp_path / "top/t.csv", image_column="i").items()]
+    assert paths == ["img/a.png", "img/a.png", "img/cafe\u0301.png", "..\\outside.png"]

@@ -31,7 +31,7 @@ def _foreign() -> Iterator[Kind]:
     yield Kind("nothing", b"", reason="empty")
     for name, content in texts.items():
         yield Kind(name, content, reason="not_an_image")
-    for format in ("EPS", "ICO", "PPM", "JPEG2000", "DDS", "ICNS", "AVIF"):  # noqa: A001
+    for format in ("EPS", "ICO", "PPM", "JPEG2000", "DDS", "ICNS"):  # noqa: A001
         if format in Image.SAVE:
             yield Kind(format.lower(), encode(draw_scene(), format), reason="unsupported")
     yield Kind("psd", b"8BPS\0\1" + b"\0" * 40, reason="unsupported")

@@ -33,6 +33,7 @@ def _plain() -> Iterator[Kind]:
     jpeg = encode(image, "JPEG", quality=95, subsampling=0)
     yield Kind("jpeg", jpeg, image, 3)
     yield Kind("jpeg_progressive", encode(image, "JPEG", quality=95, subsampling=0, progressive=True), image, 3)
+    yield Kind("avif", encode(image, "AVIF", quality=95, subsampling="4:4:4"), image, 6)
     yield Kind("jpeg_gray", encode(gray, "JPEG", quality=95), gray, 3)
     yield Kind("jpeg_profile", encode(image, "JPEG", quality=95, subsampling=0, icc_profile=b"\0" * 200), image, 3)
     cmyk = encode(image.convert("CMYK"), "JPEG", quality=95, subsampling=0)
