@@ -75,16 +75,19 @@ def _open_cluster(config: RunConfig, root: Root, context: contextvars.Context) -
 def _check_workers(runner: ClusterRunner, root: Root, api_url: str) -> None:
     """Raise InputError if a worker cannot work for this build."""
     nonce = uuid.uuid4().hex
-    with root.scratch.staging() as staging:
-        path = staging / "nonce.txt"
-        path.write_text(nonce, encoding="utf-8")
-        problems = runner.check_workers(WorkerCheck(str(path), nonce, api_url, get_versions()))
+    path = root.jobs(f"check-{nonce}") / "nonce.txt"
+    root.scratch.write_text(path, nonce)
+    try:
+        check = WorkerCheck(root.location, path.relative_to(root.path).as_posix(), nonce, api_url, get_versions())
+        problems = runner.check_workers(check)
+    finally:
+        root.remove_jobs(path.parent.name)
     if problems:
         raise InputError(
             "a worker cannot work for this build",
             where=f"run.address = {runner.config.address or 'a cluster of its own'}",
-            expected="the root on a file system that all machines share, the same versions, and a Prefect server that workers can reach",
+            expected="a root that all machines reach, the same versions, and a Prefect server that workers can reach",
             got="; ".join(sorted(set(problems))[:3]),
-            next_step="mount the root at the same path everywhere, install the same versions, and set PREFECT_API_URL to an address of a"
-            " server that the workers reach",
+            next_step="mount the root at the same path everywhere, or use an object store and give workers its credentials;"
+            " install the same versions, and set PREFECT_API_URL to an address of a server that the workers reach",
         )

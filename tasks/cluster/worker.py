@@ -10,10 +10,10 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from indexmill.storage.disk_errors import translate_disk_errors
+from indexmill.storage.errors import IndexmillError
 from indexmill.storage.permissions import UMASK_VARIABLE, apply_umask
 from indexmill.storage.root import Root
 from indexmill.tasks.progress import Advance, ignore_progress
@@ -28,6 +28,10 @@ PASSED_VARIABLES = (
     "TQDM_DISABLE",
     "TOKENIZERS_PARALLELISM",
     "OMP_WAIT_POLICY",
+    # Of an object store, where it is and how it is used; never its credentials, which each machine has of its own.
+    "AWS_ENDPOINT_URL",
+    "AWS_REGION",
+    "INDEXMILL_STORE_PATIENCE",
 )
 
 
@@ -49,13 +53,15 @@ class WorkerCheck:
     """What must hold on a worker.
 
     Attributes:
-        nonce_path: A file that the driver wrote under the root; None where the root is not a folder.
+        root: What `Root` opens.
+        nonce_path: A file that the driver wrote, relative to the root.
         nonce: What is in it.
         api_url: The Prefect server that the worker reports to.
         versions: The driver's versions of Python and Indexmill.
     """
 
-    nonce_path: str | None
+    root: str
+    nonce_path: str
     nonce: str
     api_url: str
     versions: str
@@ -76,8 +82,12 @@ def check_worker(check: WorkerCheck) -> str:
     host = platform.node()
     if check.versions != get_versions():
         return f"{host} runs {get_versions()}, the build {check.versions}"
-    if check.nonce_path is not None and _read_text(check.nonce_path) != check.nonce:
-        return f"{host} does not see {check.nonce_path}, which the build has just written"
+    try:
+        root = Root(check.root, create=False)
+        if root.store.read(root.path / check.nonce_path) != check.nonce.encode():
+            return f"{host} does not see {check.nonce_path} in {check.root}, which the build has just written"
+    except (IndexmillError, OSError) as error:
+        return f"{host} cannot open the root {check.root}: {' '.join(str(error).split())}"
     try:
         with urllib.request.urlopen(f"{check.api_url}/health", timeout=CHECK_TIMEOUT_S):  # noqa: S310 (the driver's own setting)
             return ""
@@ -97,10 +107,3 @@ def run_job_here(run: Callable[[Root, Any, Advance], Any], setup: WorkerSetup, j
             return run(root, job, ignore_progress)
     finally:
         root.close()
-
-
-def _read_text(path: str) -> str | None:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
