@@ -67,7 +67,7 @@ class HeldLease:
         self._thread.start()
 
     def check(self) -> None:
-        """Raise LeaseLost unless the lease is surely held: after a pause, its beat is written before anything else."""
+        """Raise LeaseLost unless the lease is certainly held: after a pause, its beat is written before anything else."""
         if not self._lost and time.monotonic() - self._confirmed > self._seconds / 2:
             self._beat()
         if self._lost:
@@ -125,8 +125,8 @@ def acquire(client: ObjectClient, key: str, holder: str, *, wait: bool) -> HeldL
         state = parse_state(content.data) if content else LeaseState("", 0, 0)
         is_abandoned = watched == (state.epoch, state.beat) and time.monotonic() - since >= get_lease_seconds()
         if not state.holder or is_abandoned:
-            if held := _take(client, key, content, LeaseState(holder, state.epoch + 1, 0)):
-                return held
+            if taken := _take(client, key, content, LeaseState(holder, state.epoch + 1, 0)):
+                return taken
             continue  # somebody else was faster
         if watched != (state.epoch, state.beat):
             if watched is not None and not wait:
@@ -143,11 +143,11 @@ def acquire(client: ObjectClient, key: str, holder: str, *, wait: bool) -> HeldL
 @contextmanager
 def hold(client: ObjectClient, key: str, holder: str, *, wait: bool = False) -> Iterator[HeldLease]:
     """Hold a lease while the block runs."""
-    held = acquire(client, key, holder, wait=wait)
+    own_lease = acquire(client, key, holder, wait=wait)
     try:
-        yield held
+        yield own_lease
     finally:
-        held.release()
+        own_lease.release()
 
 
 def is_alive(client: ObjectClient, key: str) -> bool:

@@ -58,7 +58,7 @@ class ObjectStore:
     def __init__(self, url: str, folder: Path, *, writable: bool) -> None:
         self.client = ObjectClient(url)
         self.location, self._folder = self.client.url, folder
-        self._held: list[HeldLease] = []
+        self._held_leases: list[HeldLease] = []
         self._local = FolderStore(folder)
         if writable:
             self.client.check_conditional_writes()
@@ -134,7 +134,7 @@ class ObjectStore:
         return sorted(folder / name for name in names)
 
     def refresh(self, folder: Path) -> None:
-        """List the objects below a folder anew."""
+        """List the objects below a folder again."""
         if self._is_local_folder(folder):
             return
         prefix = self._key(folder) + "/"
@@ -195,13 +195,13 @@ class ObjectStore:
                 manager = self._hold_shared(key, holder) if shared else self._hold_alone(key, holder)
             else:
                 manager = hold(self.client, key, holder, wait=wait)
-            with manager as held:
-                self._held.append(held)
+            with manager as own_lease:
+                self._held_leases.append(own_lease)
                 try:
                     self.refresh(path.parent) if path.parent != self._folder else None
                     yield
                 finally:
-                    self._held.remove(held)
+                    self._held_leases.remove(own_lease)
 
     @contextmanager
     def hold_reader(self, manifest: Path) -> Iterator[None]:
@@ -238,16 +238,16 @@ class ObjectStore:
     @contextmanager
     def _hold_shared(self, key: str, holder: str) -> Iterator[HeldLease]:
         own = f"{key}/shared/{uuid.uuid4().hex}"
-        with hold(self.client, own, holder) as held:
+        with hold(self.client, own, holder) as own_lease:
             try:
                 acquire(self.client, f"{key}/exclusive", holder, wait=True).release()
-                yield held
+                yield own_lease
             finally:
                 self.client.delete(own)
 
     @contextmanager
     def _hold_alone(self, key: str, holder: str) -> Iterator[HeldLease]:
-        with hold(self.client, f"{key}/exclusive", holder) as held:
+        with hold(self.client, f"{key}/exclusive", holder) as own_lease:
             for entry in list(self.client.list(f"{key}/shared")):
                 if is_alive(self.client, entry.key):
                     raise BuildInProgress(
@@ -257,11 +257,11 @@ class ObjectStore:
                         next_step="wait for it to end, or stop it",
                     )
                 self.client.delete(entry.key)
-            yield held
+            yield own_lease
 
     def _check_leases(self) -> None:
-        for held in self._held:
-            held.check()
+        for own_lease in self._held_leases:
+            own_lease.check()
 
     def _upload(self, temporary: Path, key: str) -> None:
         self.client.put_file(key, temporary)
@@ -274,7 +274,7 @@ class ObjectStore:
             try:
                 exists = self.client.fetch(key, temporary)
             except DamagedFile:
-                self.remove(path)  # so that the build makes it anew
+                self.remove(path)  # so that the build makes it again
                 raise
             if exists:
                 temporary.replace(path)

@@ -141,7 +141,7 @@ class Snapshots:
             verify_file(self.file(manifest, ref.path), ref)
 
     def drop_damaged_copies(self, manifest: Manifest) -> bool:
-        """Remove this machine's damaged copies of a snapshot's files, for `fetch` to bring anew; return whether there were any."""
+        """Remove this machine's damaged copies of a snapshot's files, for `fetch` to bring again; return whether there were any."""
         damaged = [ref for ref in manifest.files if find_file_error(self.file(manifest, ref.path), ref, digest=True)]
         return sum(self._drop_copy(manifest, ref) for ref in damaged) > 0
 

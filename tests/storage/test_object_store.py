@@ -87,7 +87,7 @@ def test_a_damaged_copy_is_downloaded_again_and_a_damaged_object_is_found(open_m
     path.unlink()
     with pytest.raises(DamagedFile):
         root.file(ref)
-    assert not root.exists(path), "so that a build makes it anew"
+    assert not root.exists(path), "so that a build makes it again"
 
 
 def test_a_snapshot_is_read_and_verified_on_another_machine(open_machine: OpenMachine) -> None:
@@ -115,7 +115,7 @@ def publish_or_not(snapshots: Snapshots, snapshot_id: str, before: str | None) -
 
 
 def test_of_two_publishers_one_wins_each_round(open_machine: OpenMachine) -> None:
-    """Twenty rounds: both start from the same pointer; one replaces it, the other is told that it was replaced."""
+    """Twenty rounds: both start from the same pointer; one replaces it, the other gets an error."""
     roots = [open_machine("first"), open_machine("second")]
     indexes = [Snapshots(root, "name") for root in roots]
     for number in range(20):
@@ -247,7 +247,7 @@ def test_garbage_collection_removes_objects_and_stale_copies(open_machine: OpenM
 
 
 def test_a_root_is_copied_into_a_store_and_back(open_machine: OpenMachine, tmp_path: Path) -> None:
-    """Folder to objects to another folder: the same files, snapshots, pins and pointer; a second copy copies nothing anew."""
+    """Folder to objects to another folder: the same files, snapshots, pins and pointer; a second copy copies nothing."""
     source = Root(tmp_path / "source")
     first = publish(source, "a" * 64, "one")
     pin(Snapshots(source, "name"), first)
