@@ -155,7 +155,7 @@ def pipelines(as_json: JsonOption = False) -> None:
 
 @build_commands.command(rich_help_panel=BUILD)
 def check(config: ConfigArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:
-    """Validate a config, try its FAISS factory, and print the config with all defaults."""
+    """Check a config, try its FAISS factory, and print it with all defaults."""
     from indexmill.configs.loading import load_config
     from indexmill.flows.cli.render import print_config, print_result
 

@@ -107,7 +107,7 @@ def test_costs_are_added_up_and_grow_with_the_items() -> None:
 def test_a_billion_items_need_settings_of_their_own() -> None:
     """Few large files, more memory for training, and at most 4,096 chunks; none of it for a million."""
     plan = make_plan(1e9, "index.factory=auto")
-    assert (plan.chunks, plan.chunk_rows) == (4096, 244_141)
+    assert (plan.chunks, plan.chunk_rows) == (4070, 245_760)
     assert plan.recommended_shards <= 64 < plan.shards
     assert plan.recommended_factory.startswith("PCA256,IVF45248,PQ128x4fs")
     names = [setting.split("=")[0] for setting in plan.settings]

@@ -53,7 +53,7 @@ def write_folder(folder: Path) -> Path:
 
 def check(source: BeirSource, splits: tuple[str, ...] = ("test", "dev")) -> None:
     assert list(source.items()) == ITEMS
-    assert list(source.queries()) == [("1", "what is lift"), ("2", "of another split")]
+    assert [(item.key, item.text) for item in source.queries()] == [("1", "what is lift"), ("2", "of another split")]
     expected = {"test": [Judgement("1", "1", 2)], "dev": [Judgement("2", "2", 1)]}
     assert {split: list(source.judgements(split)) for split in splits} == {split: expected[split] for split in splits}
 
