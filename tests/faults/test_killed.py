@@ -21,7 +21,7 @@ from tests.faults.killing import HERE, arguments, list_processes, read_items, ru
 @pytest.mark.parametrize(
     ("when", "text", "encoded"),
     [
-        ("after", "/part-", 50),
+        ("before", "/keys-00001", 50),
         pytest.param("before", "shards/", 0, marks=pytest.mark.slow),
         pytest.param("after", "manifest.json", 120, marks=pytest.mark.slow),
         pytest.param("before", "current", 0, marks=pytest.mark.slow),
@@ -65,7 +65,7 @@ def test_a_killed_build_leaves_no_server_and_no_file_in_the_home_directory(digit
     home.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_") and name != "MPLCONFIGDIR"}
     root = tmp_path / "root"
-    run_killed("after", "/part-", root, digits, env={**environment, "HOME": str(home)})
+    run_killed("after", "/embeddings/", root, digits, env={**environment, "HOME": str(home)})
     deadline = time.monotonic() + 120
     while (processes := list_processes(root)) and time.monotonic() < deadline:
         time.sleep(0.2)
