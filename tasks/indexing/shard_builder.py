@@ -241,12 +241,22 @@ def fill_shard(root: Root, job: FillShard, advance: Advance) -> tuple[Shard, Ori
     """Load a shard from the pool or build it."""
     origin: Origin = "reused"
     if (shard := load_shard(root, job.index_name, job.plan.key)) is None:
-        if job.threads:
-            faiss.omp_set_num_threads(job.threads)  # for calls from this thread
         context = BuildContext(root, job.index_name, job.embeddings, job.trained, job.side)
-        shard, origin = _build_shard(context, replace(job.plan, rows=root.file(job.rows)))
+        with _use_threads(job.threads):
+            shard, origin = _build_shard(context, replace(job.plan, rows=root.file(job.rows)))
     advance(job.items)
     return shard, origin
+
+
+@contextmanager
+def _use_threads(threads: int | None) -> Iterator[None]:
+    """Set how many threads FAISS uses in calls from this thread, which may be the main one."""
+    before = int(faiss.omp_get_max_threads())
+    faiss.omp_set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def _build_shard(context: BuildContext, plan: ShardPlan) -> tuple[Shard, Origin]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
@@ -166,3 +167,14 @@ def test_the_estimated_item_size_is_code_id_and_links(factory: str, size: int, r
     """
     trained = run_build(root, "index", database, make_config(factory))[0]
     assert estimate_bytes_per_item(read_index(root.file(trained.index), trained.index)) == size
+
+
+def test_filling_one_shard_leaves_the_threads_of_later_searches(root: Root, database: Database) -> None:
+    """One shard is filled in the caller's own thread, and a flat index by one thread of FAISS: only for as long as that takes."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(2)
+    try:
+        _, build = run_build(root, "index", database, make_config("Flat", shards=1))
+        assert (build.built, faiss.omp_get_max_threads()) == (1, 2)
+    finally:
+        faiss.omp_set_num_threads(before)
