@@ -137,7 +137,7 @@ class ObjectStore:
         """List the objects below a folder again."""
         if self._is_local_folder(folder):
             return
-        prefix = self._key(folder) + "/"
+        prefix = "" if folder == self._folder else self._key(folder) + "/"
         objects = {key: entry for key, entry in self._objects.items() if not key.startswith(prefix)}
         self._objects = objects | {entry.key: entry for entry in self.client.list(prefix.rstrip("/"))}
 

@@ -110,7 +110,7 @@ class ClusterRunner(ABC):
 
     def map(
         self,
-        root: Root,  # noqa: ARG002 (workers open it themselves)
+        root: Root,
         work: Work[JobT, RecordT],
         jobs: Iterable[JobT],
         resources: Resources = NO_RESOURCES,
@@ -132,7 +132,10 @@ class ClusterRunner(ABC):
                     pending[self._context.run(self._submit, work, job, resources)] = job
                 if not pending:
                     return
-                for future in self._wait(list(pending)):
+                done = self._wait(list(pending))
+                if done:
+                    root.store.refresh(root.path)  # workers open the root themselves, and have written to it
+                for future in done:
                     job = pending.pop(future)
                     record = self._get_record(future, job)
                     advance(job.items)

@@ -14,7 +14,7 @@ from indexmill.configs.models import RunConfig
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.cluster.base import ClusterRunner
-from indexmill.tasks.cluster.worker import WorkerCheck, get_versions
+from indexmill.tasks.cluster.worker import WorkerCheck, get_versions, make_setup
 from indexmill.tasks.progress import track
 from indexmill.tasks.runner import LOCAL_RUNNER, Runner
 
@@ -78,7 +78,7 @@ def _check_workers(runner: ClusterRunner, root: Root, api_url: str) -> None:
     path = root.jobs(f"check-{nonce}") / "nonce.txt"
     root.scratch.write_text(path, nonce)
     try:
-        check = WorkerCheck(root.location, path.relative_to(root.path).as_posix(), nonce, api_url, get_versions())
+        check = WorkerCheck(make_setup(root), path.relative_to(root.path).as_posix(), nonce, api_url, get_versions())
         problems = runner.check_workers(check)
     finally:
         root.remove_jobs(path.parent.name)

@@ -47,20 +47,26 @@ class WorkerSetup:
     root: str
     environment: Mapping[str, str]
 
+    def apply(self) -> None:
+        """Set the variables, and the umask."""
+        for name, value in self.environment.items():
+            os.environ.setdefault(name, value)
+        apply_umask()
+
 
 @dataclass(frozen=True)
 class WorkerCheck:
     """What must hold on a worker.
 
     Attributes:
-        root: What `Root` opens.
+        setup: What a worker needs to open the root.
         nonce_path: A file that the driver wrote, relative to the root.
         nonce: What is in it.
         api_url: The Prefect server that the worker reports to.
         versions: The driver's versions of Python and Indexmill.
     """
 
-    root: str
+    setup: WorkerSetup
     nonce_path: str
     nonce: str
     api_url: str
@@ -82,12 +88,13 @@ def check_worker(check: WorkerCheck) -> str:
     host = platform.node()
     if check.versions != get_versions():
         return f"{host} runs {get_versions()}, the build {check.versions}"
+    check.setup.apply()
     try:
-        root = Root(check.root, create=False)
+        root = Root(check.setup.root, create=False)
         if root.store.read(root.path / check.nonce_path) != check.nonce.encode():
-            return f"{host} does not see {check.nonce_path} in {check.root}, which the build has just written"
+            return f"{host} does not see {check.nonce_path} in {check.setup.root}, which the build has just written"
     except (IndexmillError, OSError) as error:
-        return f"{host} cannot open the root {check.root}: {' '.join(str(error).split())}"
+        return f"{host} cannot open the root {check.setup.root}: {' '.join(str(error).split())}"
     try:
         with urllib.request.urlopen(f"{check.api_url}/health", timeout=CHECK_TIMEOUT_S):  # noqa: S310 (the driver's own setting)
             return ""
@@ -98,9 +105,7 @@ def check_worker(check: WorkerCheck) -> str:
 
 def run_job_here(run: Callable[[Root, Any, Advance], Any], setup: WorkerSetup, job: Any) -> Any:
     """Do one job in this worker process, and return its record."""
-    for name, value in setup.environment.items():
-        os.environ.setdefault(name, value)
-    apply_umask()
+    setup.apply()
     root = Root(setup.root)
     try:
         with translate_disk_errors(root.path, f"on the worker {platform.node()}"):

@@ -22,6 +22,7 @@ from indexmill.tasks.runner import Runner
 from tests.cluster.dying import KILL_FILE, order_kills
 from tests.conftest import HOME
 from tests.flows.postgres import find_free_port
+from tests.storage.object_server import SECRET
 
 REPOSITORY = Path(__file__).parents[2]
 DASK = [sys.executable, "-m"]
@@ -52,6 +53,10 @@ def dask_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskClu
         "PYTHONPATH": str(REPOSITORY),
         "PREFECT_HOME": str(HOME),
         "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "2",
+        # Credentials of the object store are each machine's own; its address comes from the driver.
+        "AWS_ACCESS_KEY_ID": "writer",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "INDEXMILL_CACHE": str(folder / "cache"),
     }
     scheduler = ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard"]
     worker = ["distributed.cli.dask_worker", address, "--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard"]

@@ -16,10 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 from prefect.client.orchestration import get_client
 
+from indexmill.storage.object_client import ObjectClient
 from tests.cluster.conftest import REPOSITORY, DaskCluster
 from tests.cluster.dying import count_open_kills, order_kills
 from tests.conftest import SETTINGS, Build, FinishedBuild
 from tests.faults.killing import arguments, check_consistency, read_items
+from tests.storage.object_server import SECRET
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +117,24 @@ def test_a_stopped_build_shows_no_run_as_running(dask_cluster: DaskCluster, digi
     with get_client(sync_client=True) as client:
         runs = [run for run in client.read_task_runs(limit=200) if run.name.startswith("encode chunk") and " of 6 " in run.name]
         assert [run.name for run in runs if run.state and not run.state.is_final()] == []
+
+
+@pytest.mark.parametrize(("runner", "text"), [("dask", "nothing"), ("dask", "/embeddings/"), ("ray", "nothing")])
+def test_a_build_on_a_cluster_with_its_root_in_a_store_equals_a_local_one(
+    runner: str, text: str, dask_cluster: DaskCluster, build: Build, local_build: FinishedBuild, digits: Path, bucket_url: str
+) -> None:
+    """Workers have a cache of their own: they read from the store and write to it. On Dask, one of them is killed, too."""
+    order_kills(dask_cluster.kill_file, text, 1)
+    settings = dask_cluster.settings if runner == "dask" else ["run.runner=ray", "run.workers=2"]
+    summary = build(digits, *SETTINGS, CHUNKS, *settings, root=bucket_url)
+    assert count_open_kills(dask_cluster.kill_file) == (text == "nothing")
+    assert summary["metrics"] == local_build.summary["metrics"]
+    assert read_items(summary) == read_items(local_build.summary)
+    assert summary["snapshot_id"] == local_build.summary["snapshot_id"]
+    client = ObjectClient(bucket_url)
+    assert [entry.key for entry in client.list("jobs")] == []
+    contents = (client.read(entry.key) for entry in client.list())
+    assert not [content for content in contents if content and SECRET.encode() in content.data]
 
 
 def test_a_build_on_ray_equals_a_local_one(build: Build, local_build: FinishedBuild, digits: Path, tmp_path: Path) -> None:
