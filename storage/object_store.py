@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -166,10 +167,16 @@ class ObjectStore:
             self._objects.pop(self._key(path), None)
         path.unlink(missing_ok=True)
 
-    def fetch_link(self, source: Path, target: Path, scratch: atomic.Scratch) -> None:
+    def fetch_link(self, source: Path, target: Path) -> None:
         """Fetch `source`, and link to it unless that was done before."""
         if _get_size(target) is None and _get_size(self.fetch(source)) is not None:
-            atomic.link(source, target, scratch)
+            target.parent.mkdir(mode=0o777 & ~get_umask(), parents=True, exist_ok=True)
+            temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.part")
+            try:
+                os.link(source, temporary)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(source, temporary)
+            temporary.replace(target)
 
     def drop_copy(self, path: Path) -> bool:
         """Remove the local copy of a file, so that the next `fetch` downloads it."""

@@ -121,7 +121,7 @@ class Snapshots:
         """Fetch one file of a snapshot and return its path."""
         path = self.get_path(manifest.snapshot_id) / name
         if source := manifest.sources.get(name):
-            self.root.store.fetch_link(self.root.path / source, path, self.root.scratch)
+            self.root.store.fetch_link(self.root.path / source, path)
         return path
 
     def fetch(self, manifest: Manifest) -> Path:

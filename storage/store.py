@@ -92,7 +92,7 @@ class Store(Protocol):
     def remove_stale_copies(self) -> None:
         """Remove this machine's copies of files that the root has no more. The caller holds the root alone."""
 
-    def fetch_link(self, source: Path, target: Path, scratch: atomic.Scratch) -> None:
+    def fetch_link(self, source: Path, target: Path) -> None:
         """Make `target` a link to `source` on this machine, if the root keeps this file under the name `source` only."""
 
     def drop_copy(self, path: Path) -> bool:
@@ -173,7 +173,7 @@ class FolderStore:
     def remove_stale_copies(self) -> None:
         """Do nothing: no file is a copy."""
 
-    def fetch_link(self, source: Path, target: Path, scratch: atomic.Scratch) -> None:
+    def fetch_link(self, source: Path, target: Path) -> None:
         """Do nothing: the link is part of the root."""
 
     def drop_copy(self, path: Path) -> bool:  # noqa: ARG002 (the protocol's signature)
