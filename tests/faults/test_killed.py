@@ -65,7 +65,7 @@ def test_a_killed_build_leaves_no_server_and_no_file_in_the_home_directory(digit
     home.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_") and name != "MPLCONFIGDIR"}
     root = tmp_path / "root"
-    run_killed("after", "/embeddings/", root, digits, env={**environment, "HOME": str(home)})
+    run_killed("before", "/keys-00001", root, digits, env={**environment, "HOME": str(home)})
     deadline = time.monotonic() + 120
     while (processes := list_processes(root)) and time.monotonic() < deadline:
         time.sleep(0.2)
