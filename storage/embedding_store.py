@@ -9,7 +9,7 @@ again. `keys-*.parquet` list the contents of each part (`storage.part_keys`)."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +31,7 @@ from indexmill.storage.part_keys import (
 )
 from indexmill.storage.records import EmbeddingSet, FileRef, Side
 from indexmill.storage.root import Root
+from indexmill.storage.stopping import Stopped
 
 StorageDtype = Literal["float32", "float16"]
 
@@ -91,7 +92,8 @@ class EmbeddingStore(PartFolder):
         """Yield a temporary path that becomes a part, after its keys, when the block ends without an error."""
         with super().add_part(number) as temporary:
             yield temporary
-            write_keys(self.root, temporary, self.folder)
+            with suppress(Stopped):  # the commit of the part, which comes next, stops the run
+                write_keys(self.root, temporary, self.folder)
 
     def drop_damaged(self) -> list[Path]:
         """Remove damaged parts and return them; write the keys that are missing. The caller holds the lease."""
