@@ -14,6 +14,7 @@ from indexmill.storage.index_records import IndexShards, TrainedIndex, TunedInde
 from indexmill.storage.records import Dataset, EmbeddingSet, Evaluation, Record, Snapshot, SplitDataset, ValidatedDataset
 from indexmill.storage.root import Root
 from indexmill.storage.stopping import Stopped
+from indexmill.storage.store import FolderStore
 
 RECORD_TYPES = (Record, Dataset, ValidatedDataset, SplitDataset, EmbeddingSet, TrainedIndex, IndexShards, TunedIndex, Evaluation, Snapshot)
 RECORD_TYPE_NAMES = frozenset(f"{record_type.__module__}.{record_type.__qualname__}" for record_type in RECORD_TYPES)
@@ -50,8 +51,12 @@ class RecordStorage(LocalFileSystem):
         return self.read_path(path)
 
     def write_path(self, path: str, content: bytes, _sync: bool = True) -> str:  # type: ignore[override]  # Prefect calls both variants
-        """Write a file atomically and return its path."""
+        """Write a file and return its path. One that is half written holds no record."""
         file_path = self._resolve_path(path)
+        if isinstance(self._root.store, FolderStore):
+            file_path.parent.mkdir(parents=True, exist_ok=True)
+            file_path.write_bytes(content)
+            return str(file_path)
         with suppress(Stopped), self._root.replace_atomically(file_path) as temporary:  # the next commit of a stage stops the run
             temporary.write_bytes(content)
         return str(file_path)
