@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from typing import Any
 
 from prefect.filesystems import LocalFileSystem
@@ -13,8 +12,6 @@ from pydantic import PrivateAttr
 from indexmill.storage.index_records import IndexShards, TrainedIndex, TunedIndex
 from indexmill.storage.records import Dataset, EmbeddingSet, Evaluation, Record, Snapshot, SplitDataset, ValidatedDataset
 from indexmill.storage.root import Root
-from indexmill.storage.stopping import Stopped
-from indexmill.storage.store import FolderStore
 
 RECORD_TYPES = (Record, Dataset, ValidatedDataset, SplitDataset, EmbeddingSet, TrainedIndex, IndexShards, TunedIndex, Evaluation, Snapshot)
 RECORD_TYPE_NAMES = frozenset(f"{record_type.__module__}.{record_type.__qualname__}" for record_type in RECORD_TYPES)
@@ -53,12 +50,7 @@ class RecordStorage(LocalFileSystem):
     def write_path(self, path: str, content: bytes, _sync: bool = True) -> str:  # type: ignore[override]  # Prefect calls both variants
         """Write a file and return its path. One that is half written holds no record."""
         file_path = self._resolve_path(path)
-        if isinstance(self._root.store, FolderStore):
-            file_path.parent.mkdir(parents=True, exist_ok=True)
-            file_path.write_bytes(content)
-            return str(file_path)
-        with suppress(Stopped), self._root.replace_atomically(file_path) as temporary:  # the next commit of a stage stops the run
-            temporary.write_bytes(content)
+        self._root.store.write(file_path, content)
         return str(file_path)
 
     async def awrite_path(self, path: str, content: bytes) -> str:

@@ -116,12 +116,17 @@ def commit_if_absent(temporary: Path, target: Path) -> bool:
 
 
 def link(source: Path, target: Path, scratch: Scratch) -> None:
-    """Hard-link an immutable file, or copy it where the file system has no hard links."""
+    """Give an immutable file a second name, atomically."""
     with scratch.replace_atomically(target) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
+        link_or_copy(source, temporary)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def remove_stale_temporaries(parent: Path) -> int:

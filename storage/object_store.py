@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -106,6 +105,13 @@ class ObjectStore:
         content = self.client.read(self._key(path))
         return content.data if content else None
 
+    def write(self, path: Path, content: bytes) -> None:
+        """Write the object; this machine gets a copy when it fetches it."""
+        self._check_leases()
+        key = self._key(path)
+        self.client.put(key, content)
+        self._objects[key] = ObjectInfo(key, len(content), time.time())
+
     def swap(self, temporary: Path, target: Path, expected: bytes | None) -> None:
         """Replace the object by a conditional write."""
         if self._is_local(target):
@@ -133,6 +139,12 @@ class ObjectStore:
         if pattern != "**":
             names = (name for name in names if name.count("/") == depth and _matches(name, pattern))
         return sorted(folder / name for name in names)
+
+    def list_folders(self, folder: Path) -> list[str]:
+        """List the first parts of the names of all objects below a folder."""
+        if self._is_local_folder(folder):
+            return self._local.list_folders(folder)
+        return sorted({path.relative_to(folder).parts[0] for path in self.list_files(folder, "**") if path.parent != folder})
 
     def refresh(self, folder: Path) -> None:
         """List the objects below a folder again."""
@@ -172,10 +184,7 @@ class ObjectStore:
         if _get_size(target) is None and _get_size(self.fetch(source)) is not None:
             target.parent.mkdir(mode=0o777 & ~get_umask(), parents=True, exist_ok=True)
             temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.part")
-            try:
-                os.link(source, temporary)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(source, temporary)
+            atomic.link_or_copy(source, temporary)
             temporary.replace(target)
 
     def drop_copy(self, path: Path) -> bool:

@@ -284,8 +284,8 @@ class Root:
         return self.store.list_files(folder, pattern)
 
     def list_folders(self, folder: Path) -> list[str]:
-        """List the names of the folders directly below `folder` that hold files, sorted."""
-        return sorted({path.relative_to(folder).parts[0] for path in self.list_files(folder, "**") if path.parent != folder})
+        """List the names of the folders directly below `folder`, sorted."""
+        return self.store.list_folders(folder)
 
     def make_ref(self, path: Path, *, digest: bool = True) -> FileRef:
         """Make the reference to a finished file.
@@ -315,11 +315,16 @@ class Root:
 
         A damaged copy of an object is downloaded once more first.
         """
+        if error := self._find_damage(ref):
+            raise build_damage_error(self.path / ref.path, ref, error)
+        return self.path / ref.path
+
+    def _find_damage(self, ref: FileRef) -> str:
         path = self.file(ref)
-        if find_file_error(path, ref, digest=True):
-            self.store.drop_copy(path)
-            self.fetch(path)
-        return verify_file(path, ref)
+        error = find_file_error(path, ref, digest=True)
+        if error and self.store.drop_copy(path):
+            error = find_file_error(self.fetch(path), ref, digest=True)
+        return error
 
     def _find_error(self, ref: FileRef, *, thorough: bool) -> str:
         path = self.path / ref.path
@@ -327,10 +332,9 @@ class Root:
             info = self.store.info(path)
             return describe_size_error(path, ref, info.size if info else None)
         try:
-            self.verify_file(ref)
-        except DamagedFile as error:
+            return self._find_damage(ref)
+        except DamagedFile as error:  # the object itself is not what was uploaded
             return error.got
-        return find_file_error(path, ref, digest=True)
 
 
 def get_root_folder(location: str | Path) -> Path:
@@ -372,14 +376,19 @@ def describe_size_error(path: Path, ref: FileRef, size: int | None) -> str:
 def verify_file(path: Path, ref: FileRef) -> Path:
     """Verify a file's size and SHA-256 and return its path. Raises DamagedFile when one differs."""
     if error := find_file_error(path, ref, digest=True):
-        raise DamagedFile(
-            "a file does not match its record",
-            where=str(path),
-            expected=f"{ref.size} bytes, SHA-256 {ref.sha256}",
-            got=error,
-            next_step="run the build again; it recreates missing and damaged files",
-        )
+        raise build_damage_error(path, ref, error)
     return path
+
+
+def build_damage_error(path: Path, ref: FileRef, error: str) -> DamagedFile:
+    """Build the error for a file that differs from its reference as `find_file_error` says."""
+    return DamagedFile(
+        "a file does not match its record",
+        where=str(path),
+        expected=f"{ref.size} bytes, SHA-256 {ref.sha256}",
+        got=error,
+        next_step="run the build again; it recreates missing and damaged files",
+    )
 
 
 def _build_missing_error(location: str, got: str) -> InputError:

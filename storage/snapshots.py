@@ -17,7 +17,7 @@ from indexmill.storage.errors import DamagedFile, InputError
 from indexmill.storage.manifests import NEWEST_SCHEMA_VERSION, OLDEST_SCHEMA_VERSION, Manifest
 from indexmill.storage.names import is_plain_name
 from indexmill.storage.records import FileRef
-from indexmill.storage.root import Root, find_file_error, verify_file
+from indexmill.storage.root import Root, build_damage_error, find_file_error
 from indexmill.storage.store import build_swap_error
 
 
@@ -52,8 +52,9 @@ class Snapshots:
     def get_live_id(self) -> str | None:
         """Return the live snapshot's id; None before the first is published or when it is incomplete."""
         snapshot_id = self.read_pointer()
-        if snapshot_id is not None and snapshot_id not in self.list_ids():
-            self.root.store.refresh(self.root.index(self.name))  # another machine may have published it
+        if snapshot_id is None or snapshot_id in self.list_ids():
+            return snapshot_id
+        self.root.store.refresh(self.root.index(self.name))  # another machine may have published it
         return snapshot_id if snapshot_id in self.list_ids() else None
 
     def read_manifests(self) -> Iterator[Manifest]:
@@ -136,9 +137,12 @@ class Snapshots:
         Damaged copies of objects are downloaded once more.
         """
         for ref in manifest.files:
-            if find_file_error(self.file(manifest, ref.path), ref, digest=True):
-                self._drop_copy(manifest, ref)
-            verify_file(self.file(manifest, ref.path), ref)
+            path = self.file(manifest, ref.path)
+            error = find_file_error(path, ref, digest=True)
+            if error and self._drop_copy(manifest, ref):
+                error = find_file_error(self.file(manifest, ref.path), ref, digest=True)
+            if error:
+                raise build_damage_error(path, ref, error)
 
     def drop_damaged_copies(self, manifest: Manifest) -> bool:
         """Remove this machine's damaged copies of a snapshot's files, for `fetch` to bring again; return whether there were any."""

@@ -65,6 +65,9 @@ class Store(Protocol):
     def read(self, path: Path) -> bytes | None:
         """Read the newest content of a small file that others may replace; None when it does not exist."""
 
+    def write(self, path: Path, content: bytes) -> None:
+        """Write a small file for `read`. One that is half written must do no harm."""
+
     def swap(self, temporary: Path, target: Path, expected: bytes | None) -> None:
         """Replace a small file by a temporary one if it still holds `expected` (None: if it does not exist).
 
@@ -76,6 +79,9 @@ class Store(Protocol):
 
         They need not be here yet.
         """
+
+    def list_folders(self, folder: Path) -> list[str]:
+        """List the names of the folders directly below `folder`, sorted."""
 
     def refresh(self, folder: Path) -> None:
         """See what others have changed below `folder` since this process last looked."""
@@ -140,6 +146,11 @@ class FolderStore:
         except FileNotFoundError:
             return None
 
+    def write(self, path: Path, content: bytes) -> None:
+        """Write a file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
     def swap(self, temporary: Path, target: Path, expected: bytes | None) -> None:
         """Replace a file by one rename. The caller holds the lease of what it belongs to, so nobody comes in between."""
         if (found := self.read(target)) != expected:
@@ -150,6 +161,10 @@ class FolderStore:
         """List matching files."""
         paths = folder.rglob("*") if pattern == "**" else folder.glob(pattern)
         return sorted(path for path in paths if path.is_file())
+
+    def list_folders(self, folder: Path) -> list[str]:
+        """List subfolders, empty ones too."""
+        return sorted(path.name for path in folder.glob("*") if path.is_dir())
 
     def refresh(self, folder: Path) -> None:
         """Do nothing: the folder is always up to date."""

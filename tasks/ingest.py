@@ -13,8 +13,9 @@ from prefect import task
 
 from indexmill.configs.datasets import DatasetConfig
 from indexmill.storage import parquet
-from indexmill.storage.digests import content_digest, item_id, json_digest
+from indexmill.storage.digests import content_digest, item_id, json_digest, read_content_digest
 from indexmill.storage.errors import InputError
+from indexmill.storage.items_table import LISTED_COLUMNS
 from indexmill.storage.records import Dataset, FileRef
 from indexmill.storage.root import Root
 from indexmill.tasks.progress import track
@@ -23,19 +24,7 @@ from indexmill.tasks.sources.base import ScoredPair
 from indexmill.tasks.stage_policy import get_task_options
 from indexmill.tasks.validation.text_normalization import normalize_text
 
-LISTING_SCHEMA = pa.schema(
-    {
-        "item_id": pa.int64(),
-        "key": pa.string(),
-        "label": pa.string(),
-        "text": pa.string(),
-        "path": pa.string(),
-        "given_split": pa.string(),
-        "size": pa.int64(),
-        "mtime_ns": pa.int64(),
-        "fault": pa.string(),
-    }
-)
+LISTING_SCHEMA = pa.schema(LISTED_COLUMNS | {"size": pa.int64(), "mtime_ns": pa.int64(), "fault": pa.string()})
 ITEMS_SCHEMA = LISTING_SCHEMA.append(pa.field("content_digest", pa.string()))
 INVENTORY_SCHEMA = pa.schema([ITEMS_SCHEMA.field(name) for name in ("path", "size", "mtime_ns", "content_digest")])
 PAIRS_SCHEMA = pa.schema({"file": pa.string(), "split": pa.string(), "score": pa.float64(), "item_a": pa.int64(), "item_b": pa.int64()})
@@ -180,22 +169,13 @@ def _add_digests(batches: Iterator[pa.RecordBatch], image_root: Path | None, tot
             if image_root is None:
                 digests = [digest or _digest_text(text) for digest, text in zip(digests, texts, strict=True)]
             else:
-                digests = [digest or _digest_file(image_root, path) for digest, path in zip(digests, paths, strict=True)]
+                digests = [digest or read_content_digest(image_root, path) for digest, path in zip(digests, paths, strict=True)]
             yield pa.RecordBatch.from_arrays([*batch.columns[:-1], pa.array(digests, pa.string())], schema=ITEMS_SCHEMA)
             advance(batch.num_rows)
 
 
 def _digest_text(text: str | None) -> str | None:
     return None if text is None else content_digest(text.encode())
-
-
-def _digest_file(image_root: Path, path: str | None) -> str | None:
-    if not path:
-        return None
-    try:
-        return content_digest((image_root / path).read_bytes())
-    except (OSError, ValueError):  # ValueError: a NUL in the name
-        return None
 
 
 def _count_missing_digests(root: Root, table: Path) -> int:

@@ -11,25 +11,13 @@ from prefect import task
 from indexmill.configs.models import SplitConfig
 from indexmill.storage import parquet
 from indexmill.storage.digests import json_digest, unit_interval
+from indexmill.storage.items_table import VALID_COLUMNS
 from indexmill.storage.records import Side, SplitDataset, ValidatedDataset
 from indexmill.storage.root import Root
 from indexmill.tasks.stage_policy import get_task_options
 from indexmill.tasks.validation.near_duplicates import find_leaks
 
-SIDED_SCHEMA = pa.schema(
-    {
-        "item_id": pa.int64(),
-        "key": pa.string(),
-        "label": pa.string(),
-        "text": pa.string(),
-        "path": pa.string(),
-        "given_split": pa.string(),
-        "content_digest": pa.string(),
-        "content_group": pa.string(),
-        "perceptual_hash": pa.string(),
-        "side": pa.string(),
-    }
-)
+SIDED_SCHEMA = pa.schema(VALID_COLUMNS | {"perceptual_hash": pa.string(), "side": pa.string()})
 
 BY_LABEL_SQL = (
     "SELECT label, count(*) AS items, count(*) FILTER (side = 'database') AS database, count(*) FILTER (side = 'query') AS query, "

@@ -14,6 +14,7 @@ from indexmill.configs.models import ValidateConfig
 from indexmill.storage import image_check_cache, parquet
 from indexmill.storage.digests import content_digest, json_digest
 from indexmill.storage.errors import InputError
+from indexmill.storage.items_table import VALID_COLUMNS
 from indexmill.storage.records import Dataset, ValidatedDataset
 from indexmill.storage.root import Root
 from indexmill.tasks.progress import track
@@ -24,19 +25,7 @@ from indexmill.tasks.validation.image_checks import TRANSIENT_REASONS, check_ima
 from indexmill.tasks.validation.schema import build_items_schema, find_invalid_rows
 from indexmill.tasks.validation.text_normalization import normalize_for_grouping
 
-ITEMS_SCHEMA = pa.schema(
-    {
-        "item_id": pa.int64(),
-        "key": pa.string(),
-        "label": pa.string(),
-        "text": pa.string(),
-        "path": pa.string(),
-        "given_split": pa.string(),
-        "content_digest": pa.string(),
-        "content_group": pa.string(),
-        "perceptual_hash": pa.string(),
-    }
-)
+ITEMS_SCHEMA = pa.schema(VALID_COLUMNS | {"perceptual_hash": pa.string()})
 
 
 class CheckedRows(NamedTuple):

@@ -16,26 +16,12 @@ from indexmill.configs.encoders import EncoderConfig
 from indexmill.storage import parquet
 from indexmill.storage.digests import content_digest, item_id
 from indexmill.storage.errors import InputError
+from indexmill.storage.items_table import SIDED_COLUMNS
 from indexmill.storage.records import ChunkEstimate
 from indexmill.tasks.encoding.text_chunks import ChunkLimits, divide_texts
 from indexmill.tasks.encoding.tokenizer import DocumentTokenizer, load_document_tokenizer
 
-CHUNK_SCHEMA = pa.schema(
-    {
-        "item_id": pa.int64(),
-        "key": pa.string(),
-        "label": pa.string(),
-        "text": pa.string(),
-        "path": pa.string(),
-        "given_split": pa.string(),
-        "content_digest": pa.string(),
-        "content_group": pa.string(),
-        "side": pa.string(),
-        "leak": pa.bool_(),
-        "parent_id": pa.int64(),
-        "chunk": pa.int32(),
-    }
-)
+CHUNK_SCHEMA = pa.schema(SIDED_COLUMNS | {"leak": pa.bool_(), "parent_id": pa.int64(), "chunk": pa.int32()})
 TEXTS_AT_ONCE = 256
 ESTIMATE_TEXTS, ESTIMATE_CHARACTERS = 10_000, 10_000_000  # the most that an estimate divides: a few seconds
 OVERLAP_FRACTION = 8  # an estimate assumes an overlap of an eighth of the context

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from indexmill.configs.models import ValidateConfig
 from indexmill.storage import image_check_cache, parquet
-from indexmill.storage.digests import content_digest
+from indexmill.storage.digests import content_digest, read_content_digest
+from indexmill.storage.items_table import SIDED_COLUMNS
 from indexmill.storage.records import Modality
 from indexmill.storage.root import Root
 from indexmill.tasks.validation import rejects
@@ -21,19 +22,7 @@ from indexmill.tasks.validation.text_normalization import normalize_for_grouping
 
 LISTED_SCHEMA = pa.schema({"item_id": pa.int64(), "key": pa.string(), "text": pa.string(), "path": pa.string()})
 # The columns of the split's table of items, without `leak`. A query has no label and no split of its own.
-QUERIES_SCHEMA = pa.schema(
-    {
-        "item_id": pa.int64(),
-        "key": pa.string(),
-        "label": pa.string(),
-        "text": pa.string(),
-        "path": pa.string(),
-        "given_split": pa.string(),
-        "content_digest": pa.string(),
-        "content_group": pa.string(),
-        "side": pa.string(),
-    }
-)
+QUERIES_SCHEMA = pa.schema(SIDED_COLUMNS)
 
 FRAME_SCHEMA = {name: pl.Int64 if name == "item_id" else pl.String for name in QUERIES_SCHEMA.names}
 
@@ -85,18 +74,9 @@ def _iterate_valid(
 def _complete_row(row: dict[str, Any], image_root: str | None) -> dict[str, Any]:
     """Add digest and group; the group of an image comes from its decoding."""
     text, is_text = row["text"] or "", image_root is None
-    digest = content_digest(text.encode()) if is_text else _digest_file(Path(str(image_root)), row["path"])
+    digest = content_digest(text.encode()) if is_text else read_content_digest(Path(str(image_root)), row["path"])
     group = content_digest((normalize_for_grouping(text) or text).encode()) if is_text else None
     return {**row, "label": None, "given_split": None, "content_digest": digest, "content_group": group, "side": "query"}
-
-
-def _digest_file(image_root: Path, path: str | None) -> str | None:
-    if not path:
-        return None
-    try:
-        return content_digest((image_root / path).read_bytes())
-    except (OSError, ValueError):  # ValueError: a NUL in the name
-        return None
 
 
 def _make_reject(row: dict[str, Any], reason: rejects.RejectReason) -> dict[str, Any]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from indexmill.storage import catalog
+from indexmill.storage import root as storage_root
+from indexmill.storage.digests import file_digest
 from indexmill.storage.errors import DamagedFile, InputError
+from indexmill.storage.records import Record
 from indexmill.storage.retention import apply_retention, hold_snapshot, list_pinned, pin
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
@@ -139,3 +143,24 @@ def test_an_unknown_snapshot_lists_those_of_its_index(root: Root) -> None:
     with pytest.raises(InputError, match="index name has no snapshot 00009-x") as unknown:
         Snapshots(root, "name").read_manifest("00009-x")
     assert unknown.value.got == f"snapshots: {', '.join(ids)}"
+
+
+def test_verifying_reads_each_file_once(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build verifies the whole live snapshot first, and every shard that it reuses."""
+    publish(root, "a" * 64)
+    manifest = Snapshots(root, "name").read_manifest()
+    read = list[Path]()
+
+    def count_and_digest(path: Path) -> str:
+        read.append(path)
+        return file_digest(path)
+
+    monkeypatch.setattr(storage_root, "file_digest", count_and_digest)
+    Snapshots(root, "name").verify(manifest)
+    assert len(read) == len(manifest.files) == 1
+    (ref,) = manifest.files
+    pooled = ref.model_copy(update={"path": manifest.sources[ref.path]})
+    root.verify_file(pooled)
+    assert len(read) == 2
+    assert root.find_invalid_files(Record(digest="d", files=(pooled,)), thorough=True) == []
+    assert len(read) == 3
