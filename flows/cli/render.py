@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from indexmill.tasks.reports.formats import pluralize
+
 T = TypeVar("T")
 HEADLINE_METRICS = ("map", "precision_at_1", "precision_at_10", "recall_at_10", "ann_recall_at_10")
 
@@ -105,7 +107,8 @@ def print_demo(summaries: list[dict[str, Any]], digits: Path, root_option: str) 
 def _print_skipped(console: Console, skipped: dict[str, int]) -> None:
     if skipped:
         kinds = ", ".join(f"{kind} {number:,}" for kind, number in sorted(skipped.items(), key=lambda pair: (-pair[1], pair[0]))[:12])
-        console.print(f"  [yellow]skipped[/] {sum(skipped.values()):,} files that are no images: {escape(kinds)}")
+        files = pluralize(sum(skipped.values()), "file that is no image", "files that are no images")
+        console.print(f"  [yellow]skipped[/]  {files}: {escape(kinds)}")
 
 
 def print_plan(plan: dict[str, Any]) -> None:
