@@ -17,7 +17,7 @@ from tests.flows.built import read_manifest
 
 # Shards of about 30 items (1,280 float32 numbers and an id), and a training that stays valid with a few new images.
 SETTINGS = [
-    "index.factory=IVF4,Flat", "index.nprobe=4", "index.shard_bytes=154000", "index.rerank=fp16",
+    "index.factory=IVF4,Flat", "index.nprobe=4", "index.shard_bytes=120000", "index.rerank=fp16",
     "index.drift={max_changed: 0.2, max_imbalance: 99, max_error_rise: 99, max_recall_drop: 1}",
 ]  # fmt: skip
 

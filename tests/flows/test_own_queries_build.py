@@ -201,11 +201,11 @@ def test_captions_and_images_are_two_indexes_over_the_same_stores(server: str, d
     clip = f"{{kind: open-clip, model: 'local-dir:{write_clip_folder(tmp_path / 'model')}', precision: float32}}"
     settings = [f"dataset={dataset}", f"encoder={clip}", "index={factory: Flat}", *QUICK]
     images = build_index("newyorker-clip", str(tmp_path / "root"), settings)
-    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "root" / "embeddings").rglob("*.parquet")}
+    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "root" / "embeddings").rglob("part-*.parquet")}
     assert sorted(pq.read_metadata(path).num_rows for path in parts) == [120, 240]
     captions = build_index("newyorker-captions", str(tmp_path / "root"), [*settings, "index.modality=text"])
     assert (images["encoded"], captions["encoded"]) == (120, 0)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "root" / "embeddings").rglob("*.parquet")} == parts
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "root" / "embeddings").rglob("part-*.parquet")} == parts
     files = [json.loads((Path(summary["path"]) / "report" / "metrics.json").read_text()) for summary in (images, captions)]
     assert [(file["index_modality"], file["query_modality"], file["counts"]["queries"]) for file in files] == [
         ("image", "text", 240),
