@@ -110,14 +110,15 @@ def silhouette(sample: np.ndarray, labels: np.ndarray) -> float | None:
         labels: label codes (n,); UNLABELED items are left out.
 
     Returns:
-        The silhouette, or None without two labels and more items than labels.
+        The silhouette, rounded to 6 decimals, or None without two labels and more items than labels.
     """
     from sklearn.metrics import silhouette_score
 
     sample, labels = sample[labels != UNLABELED], labels[labels != UNLABELED]
     if not 2 <= len(np.unique(labels)) < len(labels):
         return None
-    return float(silhouette_score(sample, labels, metric="cosine"))
+    # In float64, and rounded: the last digits of a product of matrices depend on the number of threads.
+    return round(float(silhouette_score(sample.astype(np.float64), labels, metric="cosine")), 6)
 
 
 @dataclass(frozen=True)

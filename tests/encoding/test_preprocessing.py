@@ -57,13 +57,16 @@ STEPS = {
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(sorted(STEPS)), st.integers(40, 500), st.integers(40, 500), st.integers(0, 99))
 def test_pixels_are_close_to_the_librarys(name: str, width: int, height: int, seed: int) -> None:
-    """Any shape: no value differs by more than 2 of 255, and few values differ at all when an image is downscaled."""
+    """Any shape: no value differs by more than 2 of 255, and few values differ at all when an image is downscaled.
+
+    A result of 32 x 48 has so few values that many may lie at the edge of rounding.
+    """
     image = make_image(width, height, seed)
     ours = build_preprocessor(make_transform(*STEPS[name])).resize_image(image).astype(int)
     theirs = np.asarray(transforms.Compose(STEPS[name])(image)).astype(int)
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs).max() <= 2
-    assert (ours != theirs).mean() < (0.02 if min(width, height) > 256 else 0.3)
+    assert (ours != theirs).mean() < (0.02 if min(width, height) > 256 and name != "squashed" else 0.3)
 
 
 @pytest.mark.parametrize(
