@@ -180,7 +180,8 @@ def main() -> None:
         prepare_environment(Path(folder))
         from prefect import flow
 
-        from indexmill.flows.local_prefect import embedded_server, get_server_url
+        from indexmill.flows.local_prefect import embedded_server
+        from indexmill.flows.prefect_server import get_server_url
         from indexmill.storage.root import Root
 
         root = Root(Path(folder) / "root")

@@ -9,9 +9,9 @@ from prefect import flow
 from indexmill.configs.models import PipelineConfig, StudyConfig
 from indexmill.flows.build_summary import BuildSummary, summarize_build
 from indexmill.flows.cancellation import cancel_on_signal
-from indexmill.flows.local_prefect import get_server_url
 from indexmill.flows.pipeline_context import open_pipeline
 from indexmill.flows.planning import check_fit, plan_build
+from indexmill.flows.prefect_server import get_server_url
 from indexmill.flows.preflight import check_encoder, check_sizes, get_index_embeddings, get_query_embeddings
 from indexmill.flows.stage_runner import StageName, StageRunner, select_stages_from
 from indexmill.flows.webhook import send_webhook
@@ -39,11 +39,11 @@ from indexmill.tasks.validate import list_transient_reasons, validate
 
 
 def run_stages(
-    config: PipelineConfig, stages: StageRunner, runner: Runner, *, rehash: bool = False, force: str | None = None
+    config: PipelineConfig, stages: StageRunner, process: EncoderProcess, runner: Runner, *, rehash: bool = False, force: str | None = None
 ) -> BuildSummary:
     """Run all stages in order. Each takes records and its part of the config, and returns the next record."""
     root, run = stages.root, stages.run
-    with EncoderProcess() as process:
+    with process:
         dataset, validated, split_dataset, identity = run_data_stages(config, stages, process, runner, rehash=rehash, record_revision=True)
         check_sizes(config, split_dataset)
         check_fit(plan_build(config, root, identity, validated, split_dataset))
@@ -180,18 +180,18 @@ def build_index(
         open_runner(pipeline.run, storage_root, get_server_url) as runner,
     ):
         storage_root.remove_stale_temporaries()
-        is_intact = _is_live_snapshot_intact(storage_root, pipeline.name)
+        is_intact = is_live_snapshot_intact(storage_root, pipeline.name)
         try:
             with translate_disk_errors(storage_root.path):
                 stages = StageRunner(storage_root, thorough=not is_intact, refresh=stages_to_refresh)
-                return run_stages(pipeline, stages, runner, rehash=rehash, force=force).to_json()
+                return run_stages(pipeline, stages, EncoderProcess(), runner, rehash=rehash, force=force).to_json()
         except DamagedFile:
             # A file changed after its record was written: try once more, and check digests before reusing any record.
             stages = StageRunner(storage_root, thorough=True, refresh=stages_to_refresh)
-            return run_stages(pipeline, stages, runner, rehash=rehash, force=force).to_json()
+            return run_stages(pipeline, stages, EncoderProcess(), runner, rehash=rehash, force=force).to_json()
 
 
-def _is_live_snapshot_intact(root: Root, name: str) -> bool:
+def is_live_snapshot_intact(root: Root, name: str) -> bool:
     """Return whether every file of the live snapshot matches its manifest; true if nothing is live."""
     snapshots = Snapshots(root, name)
     if snapshots.get_live_id() is None:

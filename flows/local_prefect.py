@@ -15,7 +15,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import get_current_settings
 
-from indexmill.flows.prefect_server import check_server
+from indexmill.flows.prefect_server import check_server, get_configured_url
 
 
 class _DetachedServer(SubprocessASGIServer):
@@ -31,11 +31,6 @@ class _DetachedServer(SubprocessASGIServer):
         return subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(self.port)], env=os.environ | server_settings | settings, process_group=0
         )
-
-
-def get_configured_url() -> str:
-    """Return the URL of the configured Prefect server; empty if a run starts its own."""
-    return get_current_settings().api.url or ""
 
 
 @contextmanager
@@ -66,11 +61,6 @@ def embedded_server() -> Iterator[Callable[[], None]]:
                 sender.drain_all(timeout=10)
             server.stop()
             watchdog.communicate()
-
-
-def get_server_url() -> str:
-    """Return the address of the Prefect server that runs in this process report to."""
-    return get_current_settings().api.url or SubprocessASGIServer().api_url
 
 
 def _start_watchdog(pid: int) -> subprocess.Popen[bytes]:

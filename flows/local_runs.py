@@ -75,8 +75,15 @@ def run_build(
     refresh: str | None = None,
     verbose: bool = False,
 ) -> dict[str, Any]:
-    """Run the flow `build-index` and return its summary."""
-    with _start_prefect(config, root, settings, verbose=verbose) as location:
+    """Run the flow `build-index` and return its summary; without a server if nothing has changed since the last build."""
+    location = _prepare(config, root, settings, verbose=verbose)
+    if not (rehash or refresh) and not _is_server_configured():
+        with _look_for_changes():
+            from indexmill.flows.unchanged_runs import find_unchanged_build
+
+            if summary := find_unchanged_build(config, location, settings, force):
+                return summary
+    with _start_prefect():
         from indexmill.flows.build_index import build_index
 
         stage = cast("StageName | None", refresh)  # the flow refuses any other name
@@ -84,8 +91,15 @@ def run_build(
 
 
 def run_plan(config: str, root: str | Path | None, settings: Sequence[str], *, verbose: bool = False) -> dict[str, Any]:
-    """Run the flow `plan-index` and return its plan."""
-    with _start_prefect(config, root, settings, verbose=verbose) as location:
+    """Run the flow `plan-index` and return its plan; without a server if nothing has changed since the last run."""
+    location = _prepare(config, root, settings, verbose=verbose)
+    if not _is_server_configured():
+        with _look_for_changes():
+            from indexmill.flows.unchanged_runs import find_unchanged_plan
+
+            if plan := find_unchanged_plan(config, location, settings):
+                return plan
+    with _start_prefect():
         from indexmill.flows.plan_index import plan_index
 
         return plan_index(config, location, list(settings))
@@ -93,7 +107,8 @@ def run_plan(config: str, root: str | Path | None, settings: Sequence[str], *, v
 
 def run_study(config: str, root: str | Path | None, settings: Sequence[str], out: Path | None, *, verbose: bool = False) -> dict[str, Any]:
     """Run the flow `study-index` and return its result."""
-    with _start_prefect(config, root, settings, verbose=verbose) as location:
+    location = _prepare(config, root, settings, verbose=verbose)
+    with _start_prefect():
         from indexmill.flows.study_index import study_index
 
         return study_index(config, location, list(settings), str(out.resolve()) if out else None)
@@ -112,16 +127,33 @@ def _write_config_file(config: str | Path | PipelineConfig) -> Iterator[str]:
         yield str(path)
 
 
-@contextmanager
-def _start_prefect(config: str, root: str | Path | None, settings: Sequence[str], *, verbose: bool) -> Iterator[str]:
-    """Check config and root, then start Prefect; yields the root's absolute path or URL."""
+def _prepare(config: str, root: str | Path | None, settings: Sequence[str], *, verbose: bool) -> str:
+    """Check config and root, and set the environment for Prefect; returns the root's absolute path or URL."""
     load_config(config, settings)
     with open_root(root) as storage_root:
         root_path, location = storage_root.path, str(storage_root)
     check_free_space(root_path, MIN_FREE_BYTES)
     prepare_environment(root_path, verbose=verbose)
-    from indexmill.flows.local_prefect import embedded_server, get_configured_url  # Prefect reads its settings on import
-    from indexmill.flows.prefect_server import explain_server_failures
+    return location
+
+
+def _is_server_configured() -> bool:
+    from indexmill.flows.prefect_server import get_configured_url  # Prefect reads its settings on import
+
+    return bool(get_configured_url())
+
+
+@contextmanager
+def _look_for_changes() -> Iterator[None]:
+    with _raise_on_sigterm(), track("looking for changes", 1) as advance:
+        yield
+        advance(1)
+
+
+@contextmanager
+def _start_prefect() -> Iterator[None]:
+    from indexmill.flows.local_prefect import embedded_server
+    from indexmill.flows.prefect_server import explain_server_failures, get_configured_url
 
     with _raise_on_sigterm(), embedded_server() as wait_for_server:
         with track("starting Prefect", 1) as advance:
@@ -130,7 +162,7 @@ def _start_prefect(config: str, root: str | Path | None, settings: Sequence[str]
             wait_for_server()
             advance(1)
         with explain_server_failures(get_configured_url()):
-            yield location
+            yield
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import flow
 
+from indexmill.configs.models import PipelineConfig
 from indexmill.flows.build_index import run_data_stages
 from indexmill.flows.cancellation import cancel_on_signal
 from indexmill.flows.pipeline_context import open_pipeline
@@ -22,7 +23,12 @@ def plan_index(config: str, root: str | None = None, settings: list[str] | None 
     Items are listed, validated and split; the next build reuses these results.
     """
     with open_pipeline(config, root, settings) as (pipeline, storage_root), storage_root.lease_index(pipeline.name, "plan-index"):
-        with EncoderProcess() as process:
-            _, validated, split_dataset, identity = run_data_stages(pipeline, StageRunner(storage_root), process)
-        plan = plan_build(pipeline, storage_root, identity, validated, split_dataset)
-        return add_chunk_estimate(plan, pipeline, storage_root, split_dataset).to_json()
+        return plan_stages(pipeline, StageRunner(storage_root), EncoderProcess())
+
+
+def plan_stages(config: PipelineConfig, stages: StageRunner, process: EncoderProcess) -> dict[str, Any]:
+    """Run the stages before encoding, and estimate the rest."""
+    with process:
+        _, validated, split_dataset, identity = run_data_stages(config, stages, process)
+    plan = plan_build(config, stages.root, identity, validated, split_dataset)
+    return add_chunk_estimate(plan, config, stages.root, split_dataset).to_json()

@@ -1,4 +1,4 @@
-"""Check the Prefect server in PREFECT_API_URL before a run needs it, and explain its failures during one."""
+"""Which Prefect server runs report to; check it before a run needs it, and explain its failures during one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,20 @@ from indexmill.storage.errors import IndexmillError, SourceUnreachable
 
 ATTEMPTS, WAIT_S, TIMEOUT_S = 4, 2.0, 5.0  # a server that restarts answers again after some seconds
 NEXT_STEP = "start it (make server), correct PREFECT_API_URL, or unset it to run with a temporary server"
+
+
+def get_configured_url() -> str:
+    """Return the URL of the configured Prefect server; empty if a run starts its own."""
+    return get_current_settings().api.url or ""
+
+
+def get_server_url() -> str:
+    """Return the address of the Prefect server that runs in this process report to."""
+    if url := get_configured_url():
+        return url
+    from prefect.server.api.server import SubprocessASGIServer  # takes a second; only embedded servers need it
+
+    return SubprocessASGIServer().api_url
 
 
 def check_server(url: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from prefect.filesystems import LocalFileSystem
 from prefect.serializers import JSONSerializer
@@ -46,6 +46,13 @@ class RecordStorage(LocalFileSystem):
     async def aread_path(self, path: str) -> bytes:
         """Return the bytes of a file, as `read_path` does."""
         return self.read_path(path)
+
+    def read_record(self, key: str) -> Record | None:
+        """Return the record that Prefect stored under a cache key, or None if there is none that this version can read."""
+        try:
+            return cast(Record, JSONSerializer().loads(json.loads(self.read_path(key))["result"].encode()))
+        except ValueError:
+            return None
 
     def write_path(self, path: str, content: bytes, _sync: bool = True) -> str:  # type: ignore[override]  # Prefect calls both variants
         """Write a file and return its path. One that is half written holds no record."""

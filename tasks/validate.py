@@ -22,7 +22,6 @@ from indexmill.tasks.runner import LOCAL_RUNNER, Runner
 from indexmill.tasks.stage_policy import get_task_options
 from indexmill.tasks.validation import rejects
 from indexmill.tasks.validation.image_checks import TRANSIENT_REASONS, check_images
-from indexmill.tasks.validation.schema import build_items_schema, find_invalid_rows
 from indexmill.tasks.validation.text_normalization import normalize_for_grouping
 
 ITEMS_SCHEMA = pa.schema(VALID_COLUMNS | {"perceptual_hash": pa.string()})
@@ -97,6 +96,8 @@ def _iterate_valid_rows(
     root: Root, dataset: Dataset, config: ValidateConfig, rejects_writer: parquet.ParquetRowWriter
 ) -> Iterator[pa.RecordBatch]:
     """Yield the valid rows, texts with their content group, and write the others to `rejects_writer`."""
+    from indexmill.tasks.validation.schema import build_items_schema, find_invalid_rows  # pandera is slow to import
+
     schema = build_items_schema(modality=dataset.modality, labeled=dataset.labeled, max_text_length=config.max_text_length)
     with track("checking rows", dataset.items) as advance:
         for frame in parquet.to_polars(parquet.read_batches(root.file(dataset.table))):

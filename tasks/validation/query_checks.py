@@ -17,7 +17,6 @@ from indexmill.storage.records import Modality
 from indexmill.storage.root import Root
 from indexmill.tasks.validation import rejects
 from indexmill.tasks.validation.image_checks import check_images
-from indexmill.tasks.validation.schema import build_items_schema, find_invalid_rows
 from indexmill.tasks.validation.text_normalization import normalize_for_grouping
 
 LISTED_SCHEMA = pa.schema({"item_id": pa.int64(), "key": pa.string(), "text": pa.string(), "path": pa.string()})
@@ -63,6 +62,8 @@ def check_queries(
 def _iterate_valid(
     listed: Path, limits: ValidateConfig, modality: Modality, image_root: str | None, writer: parquet.ParquetRowWriter
 ) -> Iterator[pa.RecordBatch]:
+    from indexmill.tasks.validation.schema import build_items_schema, find_invalid_rows  # pandera is slow to import
+
     schema = build_items_schema(modality=modality, labeled=False, max_text_length=limits.max_text_length)
     for batch in parquet.read_batches(listed):
         rows = [_complete_row(row, image_root) for row in batch.to_pylist()]
