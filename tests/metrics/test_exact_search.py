@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import faiss
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from indexmill.tasks.metrics.exact_search import exact_search, select_top_k
+from indexmill.tasks.metrics import exact_search as exact_search_module
+from indexmill.tasks.metrics.exact_search import DEEP_K, exact_search, select_top_k
 
 
 @pytest.mark.parametrize("metric", [faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2])
@@ -25,6 +30,50 @@ def test_exact_search_over_blocks_agrees_with_numpy(metric: int) -> None:
         order = np.argsort(-all_scores, axis=1)[:, :10]
     assert retrieved.tolist() == ids[order].tolist()
     assert scores == pytest.approx(np.take_along_axis(all_scores, order, axis=1), abs=1e-4)
+
+
+DEEP_METRICS = [faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(DEEP_METRICS),
+    st.lists(st.integers(1, 90), min_size=1, max_size=5),
+    st.integers(DEEP_K, DEEP_K + 60),
+    st.booleans(),
+    st.integers(0, 99),
+)
+def test_deep_search_ranks_as_sorting_all_items_does(metric: int, sizes: list[int], k: int, tied: bool, seed: int) -> None:
+    """Blocks smaller and larger than k, fewer items than k, and small whole numbers, whose sums are exact and tie often."""
+    random = np.random.default_rng(seed)
+    count = sum(sizes)
+    queries, database = (random.integers(-3, 4, (rows, 4)).astype(np.float32) for rows in (7, count))
+    if not tied:
+        database += random.permutation(count)[:, None].astype(np.float32) * np.float32([1 / 512, 0, 0, 0])
+    ids = random.permutation(10_000)[:count].astype(np.int64)
+    bounds = np.cumsum([0, *sizes])
+    blocks = [(ids[start:end], database[start:end]) for start, end in itertools.pairwise(bounds)]
+    scores, retrieved = exact_search(queries, blocks, k, metric)
+    is_product = metric == faiss.METRIC_INNER_PRODUCT
+    every = queries @ database.T if is_product else ((queries[:, None] - database[None]) ** 2).sum(axis=2)
+    for row in range(len(queries)):
+        order = sorted(range(count), key=lambda column: (-every[row, column] if is_product else every[row, column], ids[column]))[:k]
+        filled = len(order)
+        assert retrieved[row, :filled].tolist() == ids[order].tolist()
+        assert scores[row, :filled].tolist() == every[row, order].tolist()
+        assert (retrieved[row, filled:] == -1).all()
+        assert (scores[row, filled:] == (-np.inf if is_product else np.inf)).all()
+
+
+def test_deep_search_in_tiles_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three queries at a time give the answers of all at once."""
+    random = np.random.default_rng(1)
+    queries, database = (random.integers(-9, 9, (rows, 6)).astype(np.float32) for rows in (20, 400))
+    blocks = [(np.arange(start, start + 100), database[start : start + 100]) for start in range(0, 400, 100)]
+    whole = exact_search(queries, blocks, DEEP_K, faiss.METRIC_L2)
+    monkeypatch.setattr(exact_search_module, "SELECTION_BYTES", 3 * (DEEP_K + 100) * 12)
+    tiled = exact_search(queries, blocks, DEEP_K, faiss.METRIC_L2)
+    assert [array.tolist() for array in tiled] == [array.tolist() for array in whole]
 
 
 def test_ties_are_ordered_by_id_and_empty_ranks_come_last() -> None:
