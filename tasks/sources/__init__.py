@@ -17,6 +17,8 @@ from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item, Source
 from indexmill.tasks.sources.beir import BeirSource
 from indexmill.tasks.sources.folder import FolderSource
+from indexmill.tasks.sources.remote_files import is_remote
+from indexmill.tasks.sources.remote_folder import RemoteFolderSource
 from indexmill.tasks.sources.stdlib import StdlibSource
 from indexmill.tasks.sources.sts import StsSource
 from indexmill.tasks.sources.table import TableSource
@@ -30,6 +32,8 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
     match config:
         case StdlibDatasetConfig():
             return StdlibSource()
+        case FolderDatasetConfig() if is_remote(config.path):
+            return RemoteFolderSource(config, root)
         case FolderDatasetConfig():
             return FolderSource(config.path.replace("{root}", str(root.path)), config)
         case TinyImagenetDatasetConfig():
@@ -39,7 +43,7 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
         case BeirDatasetConfig():
             return BeirSource(config, root)
         case TableDatasetConfig():
-            return TableSource(config)
+            return TableSource(config, root)
         case HuggingFaceDatasetConfig():
             from indexmill.tasks.sources.huggingface import HuggingFaceSource  # slow to import: only its users pay for it
 
