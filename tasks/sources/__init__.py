@@ -8,6 +8,7 @@ from indexmill.configs.datasets import (
     FolderDatasetConfig,
     HuggingFaceDatasetConfig,
     KaggleDatasetConfig,
+    SqlDatasetConfig,
     StdlibDatasetConfig,
     StsDatasetConfig,
     TableDatasetConfig,
@@ -32,10 +33,8 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
     match config:
         case StdlibDatasetConfig():
             return StdlibSource()
-        case FolderDatasetConfig() if is_remote(config.path):
-            return RemoteFolderSource(config, root)
         case FolderDatasetConfig():
-            return FolderSource(config.path.replace("{root}", str(root.path)), config)
+            return _open_folder(config, root)
         case TinyImagenetDatasetConfig():
             return TinyImagenetSource(config)
         case StsDatasetConfig():
@@ -44,6 +43,10 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
             return BeirSource(config, root)
         case TableDatasetConfig():
             return TableSource(config, root)
+        case SqlDatasetConfig():
+            from indexmill.tasks.sources.sql import SqlSource  # imports SQLAlchemy
+
+            return SqlSource(config, root)
         case HuggingFaceDatasetConfig():
             from indexmill.tasks.sources.huggingface import HuggingFaceSource  # slow to import: only its users pay for it
 
@@ -52,3 +55,9 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
             from indexmill.tasks.sources.kaggle import KaggleSource  # slow to import, too
 
             return KaggleSource(config, root)
+
+
+def _open_folder(config: FolderDatasetConfig, root: Root) -> Source:
+    if is_remote(config.path):
+        return RemoteFolderSource(config, root)
+    return FolderSource(config.path.replace("{root}", str(root.path)), config)

@@ -19,6 +19,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
@@ -107,7 +108,7 @@ class ImageDownloads:
         missing = {image.path: image for image in images if not (self.folder / image.path).is_file()}
         failures: dict[str, FetchFailure] = {}
         with self._open_client() as client, self._open_responses() as responses:
-            for image, result in self._run(lambda image: self._fetch_copy(client, image), list(missing.values())):
+            for image, result in self._run(partial(self._fetch_copy, client), list(missing.values())):
                 if isinstance(result, FetchFailure):
                     failures[image.path] = result
                 elif image.version is None:
@@ -128,7 +129,7 @@ class ImageDownloads:
         with self._open_client() as client, self._open_responses() as responses:
             while batch := list(islice(remaining, BATCH_URLS)):
                 known = {image: found for image in batch if (found := self._find_due(responses, image)) is not None}
-                for image, result in self._run(lambda image, known=known: self._recheck_copy(client, image, known[image]), list(known)):
+                for image, result in self._run(partial(self._recheck_due, client, known), list(known)):
                     if isinstance(result, FetchFailure):
                         if result.reason != "unreachable":
                             (self.folder / image.path).unlink(missing_ok=True)
@@ -158,9 +159,9 @@ class ImageDownloads:
                 os.utime(temporary, ns=(image.modified_ns, image.modified_ns))
         return validators or Validators()
 
-    def _recheck_copy(self, client: WebClient, image: RemoteImage, known: Validators) -> tuple[Validators, bool]:
+    def _recheck_due(self, client: WebClient, due: dict[RemoteImage, Validators], image: RemoteImage) -> tuple[Validators, bool]:
         """Return what the server gives with the file now, and whether its content has changed."""
-        copy = self.folder / image.path
+        copy, known = self.folder / image.path, due[image]
         with self._root.scratch.staging() as staging:
             temporary = staging / copy.name
             found = self._fetch(client, image.url, temporary, known)
