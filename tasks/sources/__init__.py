@@ -18,8 +18,8 @@ from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item, Source
 from indexmill.tasks.sources.beir import BeirSource
 from indexmill.tasks.sources.folder import FolderSource
-from indexmill.tasks.sources.remote_files import is_remote
 from indexmill.tasks.sources.remote_folder import RemoteFolderSource
+from indexmill.tasks.sources.remote_urls import is_remote
 from indexmill.tasks.sources.stdlib import StdlibSource
 from indexmill.tasks.sources.sts import StsSource
 from indexmill.tasks.sources.table import TableSource
