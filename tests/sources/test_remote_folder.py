@@ -10,6 +10,7 @@ import pytest
 
 from indexmill.configs.datasets import FolderDatasetConfig
 from indexmill.storage.errors import InputError
+from indexmill.storage.garbage_collection import collect_garbage
 from indexmill.storage.object_client import ObjectClient
 from indexmill.storage.records import Dataset
 from indexmill.storage.root import Root
@@ -202,3 +203,26 @@ def test_images_that_do_not_fit_on_the_disk_are_not_downloaded(
         patch.setattr(shutil, "disk_usage", lambda path: free._replace(free=0))
         next((root.path / "datasets" / "some" / "cache").iterdir()).unlink()  # what is here is not known any more
         assert run_ingest(root, bucket_url).downloaded_bytes == total
+
+
+@pytest.mark.slow
+def test_garbage_collection_removes_copies_that_nothing_names(root: Root, bucket_url: str, pictures: Path, downloads: list[str]) -> None:
+    """Of four versions of an image, the listings of the last two builds are kept; what they name stays."""
+    client = upload(bucket_url, pictures)
+    name = next(path.relative_to(pictures).as_posix() for path in sorted(pictures.glob("*/*.png")))
+    contents = [(pictures / name).read_bytes(), b"second", b"third, longer", b"fourth"]
+    for content in contents:
+        client.put(name, content)
+        dataset = run_ingest(root, bucket_url)
+    folder = Path(str(dataset.image_root))
+    assert collect_garbage(root, days=1, dry_run=True) == []
+    planned = [garbage for garbage in collect_garbage(root, days=0, dry_run=True) if garbage.kind == "image copies"]
+    assert [(garbage.path, garbage.bytes) for garbage in planned] == [
+        (folder.relative_to(root.path).as_posix(), len(contents[0]) + len(contents[1]))
+    ]
+    assert [garbage for garbage in collect_garbage(root, days=0) if garbage.kind == "image copies"] == planned
+    left = {path.read_bytes() for path in folder.rglob("*.png")}
+    assert left == {path.read_bytes() for path in pictures.glob("*/*.png")} - {contents[0]} | set(contents[2:])
+    downloads.clear()
+    assert run_ingest(root, bucket_url).digest == dataset.digest
+    assert downloads == []
