@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import codecs
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, ByteSize, Discriminator, Field, Tag, field_validator, model_validator
 
 from indexmill.storage.records import FrozenModel
 
+DATABASES = ("postgresql", "mysql", "mariadb", "sqlite", "duckdb")
 QUERY_SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 
@@ -101,6 +103,32 @@ class BaseDatasetConfig(FrozenModel):
         return self
 
 
+class DownloadsConfig(FrozenModel):
+    """How to download the images of a data set that is not on disk."""
+
+    max_bytes: ByteSize = Field(default=ByteSize(50_000_000), gt=0, description="largest image; larger ones are rejected")
+    per_host: int = Field(default=8, ge=1, le=32, description="most downloads from one host at the same time")
+    recheck_days: float = Field(
+        default=7,
+        ge=0,
+        description="how long a downloaded URL of an image column counts as unchanged; then the server is asked whether it has changed."
+        " 0: in every build. Objects of a folder in a bucket are compared with its listing instead",
+    )
+    allow_private: bool = Field(
+        default=False, description="also follow URLs in rows, and redirects, to private, loopback and link-local addresses"
+    )
+
+
+class DownloadingConfig(BaseDatasetConfig):
+    """Settings of sources whose images may have to be downloaded."""
+
+    downloads: DownloadsConfig = Field(
+        default=DownloadsConfig(),
+        exclude_if=lambda downloads: downloads == DownloadsConfig(),
+        description="how to download images from a bucket or from URLs",
+    )
+
+
 class StdlibDatasetConfig(BaseDatasetConfig):
     """The documented modules, classes and functions of Python's standard library. The label is the module."""
 
@@ -128,11 +156,11 @@ class ImageFolderConfig(BaseDatasetConfig):
     caption_column: str = Field(default="text", description="caption column of the metadata file")
 
 
-class FolderDatasetConfig(ImageFolderConfig):
-    """A folder tree of images on disk."""
+class FolderDatasetConfig(ImageFolderConfig, DownloadingConfig):
+    """A folder tree of images on disk or in a bucket."""
 
     source: Literal["folder"]
-    path: str = Field(description="the folder; {root} is replaced by the root directory")
+    path: str = Field(description="the folder, or its URL (s3://BUCKET/PREFIX, gs://…, az://…); {root} is replaced by the root directory")
 
 
 class KaggleDatasetConfig(ImageFolderConfig):
@@ -200,14 +228,16 @@ class StsDatasetConfig(BaseDatasetConfig):
         return self
 
 
-class TableDatasetConfig(ColumnsConfig):
+class TableDatasetConfig(ColumnsConfig, DownloadingConfig):
     """A table of your own: Parquet, CSV with a header, or JSON lines.
 
-    `image_column` holds paths relative to the table's folder.
+    `image_column` holds URLs, or paths relative to the table's folder.
     """
 
     source: Literal["parquet", "csv", "jsonl"]
-    path: str = Field(description="the file, or a pattern such as data/*.parquet")
+    path: str = Field(
+        description="the file, a pattern such as data/*.parquet, or a URL of either (s3://…, gs://…, az://…; https://… of one file)"
+    )
     encoding: str | None = Field(
         default=None,
         exclude_if=lambda encoding: encoding is None,
@@ -221,6 +251,42 @@ class TableDatasetConfig(ColumnsConfig):
             return codecs.lookup(encoding).name if encoding else encoding
         except LookupError:
             raise ValueError("the name of an encoding, such as utf-8, utf-16, cp1252 or shift_jis") from None
+
+
+class SqlDatasetConfig(ColumnsConfig, DownloadingConfig):
+    """The rows of a query over PostgreSQL, MySQL, MariaDB, SQLite or DuckDB, read in a transaction that cannot write.
+
+    `image_column` holds images as bytes, URLs, or paths below `image_folder`.
+    """
+
+    source: Literal["sql"]
+    url: str = Field(
+        description="the database: postgresql://HOST/NAME, mysql://HOST/NAME, sqlite:///FILE or duckdb:///FILE; without a password"
+    )
+    query: str = Field(min_length=1, description="one SELECT; its result's columns are the table")
+    key_column: str = Field(description="column of unique keys")  # rows of a query have no lasting numbers
+    image_folder: str | None = Field(default=None, description="folder of the images that image_column names by path")
+    revision_query: str | None = Field(
+        default=None,
+        description="a cheap SELECT whose result changes with the rows, such as count(*) and max(updated_at); by default the whole"
+        " query is read in every build to see whether a row has changed",
+    )
+    user_variable: str = Field(default="INDEXMILL_SQL_USER", description="environment variable with the user's name")
+    password_variable: str = Field(default="INDEXMILL_SQL_PASSWORD", description="environment variable with the password")
+    timeout_s: float = Field(default=3600, gt=0, description="longest time from a query's start to its last row, in seconds")
+
+    @model_validator(mode="after")
+    def _require_url_without_password(self) -> SqlDatasetConfig:
+        # A validator of the whole section, so that the error does not show the URL.
+        try:
+            parts = urlsplit(self.url)
+        except ValueError:
+            raise ValueError("dataset.url as in postgresql://HOST/NAME or sqlite:///FILE") from None
+        if parts.scheme not in DATABASES:
+            raise ValueError(f"a dataset.url that starts with one of {', '.join(f'{name}://' for name in DATABASES)}")
+        if parts.password is not None or any("pass" in name.lower() for name, _ in parse_qsl(parts.query)):
+            raise ValueError(f"no password in dataset.url; set the environment variable {self.password_variable} instead")
+        return self
 
 
 class BeirDatasetConfig(BaseDatasetConfig):
@@ -264,6 +330,7 @@ DatasetConfig = Annotated[
     | TinyImagenetDatasetConfig
     | StsDatasetConfig
     | TableDatasetConfig
+    | SqlDatasetConfig
     | BeirDatasetConfig,
     Field(discriminator="source"),
 ]

@@ -29,6 +29,6 @@ def plan_index(config: str, root: str | None = None, settings: list[str] | None 
 def plan_stages(config: PipelineConfig, stages: StageRunner, process: EncoderProcess) -> dict[str, Any]:
     """Run the stages before encoding, and estimate the rest."""
     with process:
-        _, validated, split_dataset, identity = run_data_stages(config, stages, process)
-    plan = plan_build(config, stages.root, identity, validated, split_dataset)
+        dataset, validated, split_dataset, identity = run_data_stages(config, stages, process)
+    plan = plan_build(config, stages.root, identity, validated, split_dataset, downloaded_bytes=dataset.downloaded_bytes)
     return add_chunk_estimate(plan, config, stages.root, split_dataset).to_json()

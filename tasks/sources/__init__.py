@@ -8,6 +8,7 @@ from indexmill.configs.datasets import (
     FolderDatasetConfig,
     HuggingFaceDatasetConfig,
     KaggleDatasetConfig,
+    SqlDatasetConfig,
     StdlibDatasetConfig,
     StsDatasetConfig,
     TableDatasetConfig,
@@ -17,6 +18,8 @@ from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item, Source
 from indexmill.tasks.sources.beir import BeirSource
 from indexmill.tasks.sources.folder import FolderSource
+from indexmill.tasks.sources.remote_folder import RemoteFolderSource
+from indexmill.tasks.sources.remote_urls import is_remote
 from indexmill.tasks.sources.stdlib import StdlibSource
 from indexmill.tasks.sources.sts import StsSource
 from indexmill.tasks.sources.table import TableSource
@@ -31,7 +34,7 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
         case StdlibDatasetConfig():
             return StdlibSource()
         case FolderDatasetConfig():
-            return FolderSource(config.path.replace("{root}", str(root.path)), config)
+            return _open_folder(config, root)
         case TinyImagenetDatasetConfig():
             return TinyImagenetSource(config)
         case StsDatasetConfig():
@@ -39,7 +42,11 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
         case BeirDatasetConfig():
             return BeirSource(config, root)
         case TableDatasetConfig():
-            return TableSource(config)
+            return TableSource(config, root)
+        case SqlDatasetConfig():
+            from indexmill.tasks.sources.sql import SqlSource  # imports SQLAlchemy
+
+            return SqlSource(config, root)
         case HuggingFaceDatasetConfig():
             from indexmill.tasks.sources.huggingface import HuggingFaceSource  # slow to import: only its users pay for it
 
@@ -48,3 +55,9 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
             from indexmill.tasks.sources.kaggle import KaggleSource  # slow to import, too
 
             return KaggleSource(config, root)
+
+
+def _open_folder(config: FolderDatasetConfig, root: Root) -> Source:
+    if is_remote(config.path):
+        return RemoteFolderSource(config, root)
+    return FolderSource(config.path.replace("{root}", str(root.path)), config)

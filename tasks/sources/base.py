@@ -23,6 +23,8 @@ class Item:
         mtime_ns: The file's modification time in nanoseconds.
         split: The split that the data set assigns it to, if any.
         fault: Why the source could not read it; validation rejects it as `malformed_row`.
+        url: Where an image is if it has to be downloaded; `path` is its copy's.
+        version: The version of that image, on which its copy's path depends; None where no listing shows it.
     """
 
     key: str
@@ -33,6 +35,8 @@ class Item:
     mtime_ns: int | None = None
     split: str | None = None
     fault: str | None = None
+    url: str | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True)

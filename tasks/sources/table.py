@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import itertools
 import os
 from collections.abc import Iterator
@@ -12,8 +11,12 @@ from indexmill.configs.datasets import TableDatasetConfig
 from indexmill.storage.digests import rows_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Modality
+from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item, ScoredPair
 from indexmill.tasks.sources.folder import find_named_file, forget_listings
+from indexmill.tasks.sources.image_downloads import ImageDownloads, RemoteImage
+from indexmill.tasks.sources.remote_urls import is_remote
+from indexmill.tasks.sources.table_files import LocalTableFiles, RemoteTableFiles, TableFiles, get_size_and_mtime, make_remote_item
 from indexmill.tasks.sources.table_reader import read_rows, require_columns
 
 
@@ -26,29 +29,46 @@ class TableSource:
 
     Unusable rows are listed for validation to reject: a malformed row has a fault, a null text or key becomes an empty
     one, and an image path that leads out of the folder becomes None.
+
+    Args:
+        config: The data set's config.
+        root: Where images are downloaded to when the first one in the table is a URL, or the table itself is behind one.
+            Without a root nothing is downloaded.
     """
 
     image_root: Path | None
 
-    def __init__(self, config: TableDatasetConfig) -> None:
+    def __init__(self, config: TableDatasetConfig, root: Root | None = None) -> None:
         self._config = config
-        self._folder, self._files = _find_table_files(config.path)
+        self._tables: TableFiles = RemoteTableFiles(config, root) if root and is_remote(config.path) else LocalTableFiles(config.path)
         self.modality: Modality = "image" if config.image_column else "text"
-        self.image_root = self._folder if config.image_column else None
         self.labeled = config.label_column is not None
-        if not self._files:
+        if not self._tables.names:
             raise InputError(
                 "no table found",
                 where=f"dataset.path = {config.path}",
                 expected=f"a {config.source} file, or a pattern that matches some",
-                got=f"no such file in {self._folder}" if self._folder.is_dir() else f"no folder {self._folder}",
+                got=self._tables.describe_missing(),
                 next_step="correct dataset.path",
             )
-        self._require_columns(self._files[0])
+        self._require_columns(self._tables.names[0])
+        self.downloads: ImageDownloads | None = None
+        if root and config.image_column and (self._tables.url or self._holds_urls()):
+            self.downloads = ImageDownloads(root, config.path, config.downloads, trusted_url=self._tables.url)
+        self.image_root = (self.downloads.folder if self.downloads else self._tables.folder) if config.image_column else None
 
     def compute_revision(self) -> str:
-        """Return a digest of path, size and modification time of every table file and of every image that they list."""
-        files = ((file, *_get_size_and_mtime(self._folder / file)) for file in self._files)
+        """Return a digest that changes with the table files and with every image that they list.
+
+        Files and images on disk count by path, size and modification time, files behind URLs by size, ETag and time, and
+        downloaded images by how often one of them has changed; the server is asked here when that is due.
+        """
+        files = (self._tables.describe_version(name) for name in self._tables.names)
+        if self.downloads:
+            changes = self.downloads.recheck(
+                RemoteImage(item.url, item.path, item.mtime_ns, item.version) for item in self.items() if item.url and item.path
+            )
+            return rows_digest([*files, ("changed downloads", changes)])
         images = ((item.path, item.size, item.mtime_ns) for item in self.items()) if self.image_root else ()
         return rows_digest(itertools.chain(files, images))
 
@@ -57,49 +77,43 @@ class TableSource:
         config = self._config
         forget_listings()
         columns = (config.key_column, config.label_column, config.text_column, config.image_column)
-        for file in self._files:
+        for file in self._tables.names:
             self._require_columns(file)
-            for row_number, row in enumerate(read_rows(self._folder / file, config.source, columns, config.encoding)):
+            for row_number, row in enumerate(read_rows(self._tables.open(file), config.source, columns, config.encoding)):
                 key, label, text, image = row.cells
                 if row.fault:
                     yield Item(key=f"{file}:line {row.line}" if config.key_column else f"{file}:{row_number}", fault=row.fault)
                     continue
                 item_key = (key or "") if config.key_column else f"{file}:{row_number}"
-                yield (
-                    self._make_image_item(file, image, item_key, label, text)
-                    if self.image_root
-                    else Item(key=item_key, label=label, text=text or "")
-                )
+                if not self.image_root:
+                    yield Item(key=item_key, label=label, text=text or "")
+                elif self.downloads:
+                    yield make_remote_item(self.downloads, self._tables.url, file, image, key=item_key, label=label, text=text)
+                else:
+                    yield self._make_image_item(file, image, item_key, label, text)
 
     def pairs(self) -> Iterator[ScoredPair]:
         """Yield nothing: the rows are not scored."""
         return iter(())
 
+    def _holds_urls(self) -> bool:
+        """Whether the first image of the table is a URL."""
+        rows = read_rows(self._tables.open(self._tables.names[0]), self._config.source, (self._config.image_column,), self._config.encoding)
+        return is_remote(next((row.cells[0] for row in rows if row.cells[0]), ""))
+
     def _make_image_item(self, file: str, image: str | None, key: str, label: str | None, text: str | None) -> Item:
-        path = _resolve_image_path(self._folder, Path(file).parent, image)
-        if image and "\0" not in image and (path is None or not os.path.lexists(self._folder / path)):
-            found, _ = find_named_file(self._folder, PurePosixPath(file), image)
-            path = found if PurePosixPath(found).parts[:1] not in ((), ("/",), ("..",)) and (self._folder / found).exists() else path
-        size, mtime_ns = _get_size_and_mtime(self._folder / path) if path else (None, None)
+        folder = self._tables.folder
+        path = _resolve_image_path(folder, Path(file).parent, image)
+        if image and "\0" not in image and (path is None or not os.path.lexists(folder / path)):
+            found, _ = find_named_file(folder, PurePosixPath(file), image)
+            path = found if PurePosixPath(found).parts[:1] not in ((), ("/",), ("..",)) and (folder / found).exists() else path
+        size, mtime_ns = get_size_and_mtime(folder / path) if path else (None, None)
         return Item(key=key, label=label, text=text, path=path, size=size, mtime_ns=mtime_ns)
 
     def _require_columns(self, file: str) -> None:
         names = ("key_column", "label_column", "text_column", "image_column")
         columns = {f"dataset.{name}": column for name in names if (column := getattr(self._config, name))}
-        require_columns(self._folder / file, self._config.source, columns, self._config.encoding)
-
-
-def _find_table_files(pattern: str) -> tuple[Path, list[str]]:
-    """Return the folder before the first wildcard, and the matching files below it in order, without hidden ones.
-
-    If a file of exactly this name exists, its wildcards are literal.
-    """
-    path = Path(pattern).expanduser().absolute()
-    if path.is_file() or not glob.has_magic(pattern):
-        return path.parent.resolve(), [path.name] if path.is_file() else []
-    folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
-    matches = (match.relative_to(folder) for match in folder.glob(str(path.relative_to(folder))) if match.is_file())
-    return folder.resolve(), sorted(match.as_posix() for match in matches if not any(part.startswith(".") for part in match.parts))
+        require_columns(self._tables.open(file), self._config.source, columns, self._config.encoding)
 
 
 def _resolve_image_path(folder: Path, subfolder: Path, image: str | None) -> str | None:
@@ -108,12 +122,3 @@ def _resolve_image_path(folder: Path, subfolder: Path, image: str | None) -> str
         return None
     path = Path(os.path.normpath(folder / subfolder / image))
     return path.relative_to(folder).as_posix() if folder in path.parents else None
-
-
-def _get_size_and_mtime(path: Path) -> tuple[int | None, int | None]:
-    """Return a file's size in bytes and modification time in nanoseconds; None for both if it does not exist."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None, None
-    return stat.st_size, stat.st_mtime_ns
