@@ -13,7 +13,8 @@ from prefect import task
 
 from indexmill.configs.datasets import DatasetConfig
 from indexmill.storage import parquet
-from indexmill.storage.digests import content_digest, item_id, json_digest, read_content_digest
+from indexmill.storage.contents import is_image_root_there, read_content_digest
+from indexmill.storage.digests import content_digest, item_id, json_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.items_table import LISTED_COLUMNS
 from indexmill.storage.records import Dataset, FileRef
@@ -104,7 +105,7 @@ def describe_stale_listing(dataset: Dataset) -> str:
 
     Files that could not be read may be readable now, and another machine that shares the root has no images of its own yet.
     """
-    if dataset.image_root and not Path(dataset.image_root).is_dir():
+    if dataset.image_root and not is_image_root_there(dataset.image_root):
         return f"there is no folder {dataset.image_root}"
     return f"{dataset.unreadable_files} files could not be read" if dataset.unreadable_files else ""
 
