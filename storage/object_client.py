@@ -95,12 +95,8 @@ class ObjectClient:
             "retry_timeout": timedelta(seconds=self._patience),
             "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5), "base": 2},
         }
-        # A whole part may take minutes; a connection that brings nothing for a minute is dead.
-        timeouts: ClientConfig = {"timeout": "30m", "read_timeout": "60s", "connect_timeout": "10s"}
-        if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
-            timeouts["allow_http"] = True
         with self._translate(""):
-            self._store = obstore.store.from_url(self.url, client_options=timeouts, retry_config=retries)
+            self._store = obstore.store.from_url(self.url, client_options=build_client_options(), retry_config=retries)
 
     def read(self, key: str) -> ObjectContent | None:
         """Read a small object; None when it does not exist."""
@@ -270,14 +266,14 @@ class ObjectClient:
 
     def _check_bucket(self, error: Exception, key: str) -> None:
         """Raise when it is not the object that is missing, but the bucket."""
-        if _find_code(str(error))[0] in MISSING_BUCKET_CODES:
+        if find_error_code(str(error))[0] in MISSING_BUCKET_CODES:
             raise self._build_error(error, f"{self.url}/{key}") from None
 
     def _build_error(self, error: Exception, where: str) -> Exception:
         from obstore.exceptions import InvalidPathError, PermissionDeniedError, UnauthenticatedError, UnknownConfigurationKeyError
 
         text = str(error)
-        code, reason = _find_code(text)
+        code, reason = find_error_code(text)
         got = redact(reason)
         if code in MISSING_BUCKET_CODES or "bucket does not exist" in text:
             return RootUnusable("there is no such bucket", where=where, got=got, next_step="create it, or correct --root")
@@ -318,6 +314,14 @@ def get_patience_seconds() -> float:
     return float(os.environ.get(PATIENCE_VARIABLE, DEFAULT_PATIENCE_SECONDS))
 
 
+def build_client_options(*, silent_seconds: float = 60) -> ClientConfig:
+    """Return obstore's time-outs. A whole part may take minutes; a connection that brings nothing for a minute is dead."""
+    options: ClientConfig = {"timeout": "30m", "read_timeout": f"{silent_seconds:g}s", "connect_timeout": "10s"}
+    if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+        options["allow_http"] = True
+    return options
+
+
 def redact(text: str) -> str:
     """Remove what may be secret from a message about a URL: user names, passwords, queries and signatures."""
     text = re.sub(r"(://)[^/@\s]+@", r"\1***@", text)
@@ -328,7 +332,7 @@ def _get_version(meta: dict[str, Any]) -> dict[str, str]:
     return {name: meta[name] for name in ("e_tag", "version") if meta.get(name) is not None}
 
 
-def _find_code(text: str) -> tuple[str, str]:
+def find_error_code(text: str) -> tuple[str, str]:
     """Return the error code of a store's XML answer (empty when there is none) and the reason in one line."""
     code, message = (re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL) for tag in ("Code", "Message"))
     if code:
