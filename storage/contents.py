@@ -16,19 +16,25 @@ import errno
 import functools
 import os
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from indexmill.storage.digests import content_digest
+from indexmill.storage.errors import SourceUnreachable
+from indexmill.storage.object_client import build_client_options, find_error_code, redact
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from obstore.store import ObjectStore, RetryConfig
 
 MAX_CONTENT_BYTES = 256 << 20  # of a content inside a file: one that is larger is not an image to search
 MAX_CACHED_GROUP_BYTES = 64 << 20
 LARGE_GROUP_BATCH_ROWS = 16
 CACHED_GROUPS = 4  # several threads read at once
 READ_BUFFER_BYTES = 1 << 20
+REMOTE_RETRIES = 5
 
 _URL = re.compile(r"(s3|gs|az|https?)://")
 _RANGE = re.compile(r"(?P<file>.*[^/])//(?P<offset>\d{1,18})\+(?P<size>\d{1,18})", flags=re.DOTALL)
@@ -62,7 +68,10 @@ def is_url(location: str) -> bool:
 
 def find_contained_location(image_root: str | Path, path: str) -> str | None:
     """Return the location of a path; None if its file is outside the image root once links are followed."""
-    location, folder = join_location(image_root, path), Path(image_root).resolve()
+    location = join_location(image_root, path)
+    if is_url(location):
+        return None if ".." in path.split("/") else location
+    folder = Path(image_root).resolve()
     return location if Path(split_location(location)[0]).resolve().is_relative_to(folder) else None
 
 
@@ -81,6 +90,7 @@ def read_content(location: str, max_bytes: int | None = None) -> bytes:
 
     Raises:
         OSError: The file cannot be read, has changed, or its content is larger than allowed.
+        SourceUnreachable: The server does not answer; an OSError, too.
         ValueError: The name of the file holds a NUL.
     """
     limit = MAX_CONTENT_BYTES if max_bytes is None else min(max_bytes, MAX_CONTENT_BYTES)
@@ -89,6 +99,8 @@ def read_content(location: str, max_bytes: int | None = None) -> bytes:
     if match := _CELL.fullmatch(location):
         cell = [int(match[name]) for name in ("group", "row", "element")]
         return _check_size(_read_cell(match["file"], match["column"], *cell), limit)
+    if is_url(location):
+        raise OSError(errno.EINVAL, "not a place inside a file")
     with Path(location).open("rb") as file:
         if max_bytes is not None and os.fstat(file.fileno()).st_size > max_bytes:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
@@ -118,11 +130,53 @@ def get_values(value: Any) -> list[bytes | None]:
 def _read_range(file: str, offset: int, size: int, limit: int) -> bytes:
     if size > limit:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    with Path(file).open("rb") as content:
-        data = os.pread(content.fileno(), size, offset)
+    if is_url(file):
+        data = _read_remote_range(file, offset, size)
+    else:
+        with Path(file).open("rb") as content:
+            data = os.pread(content.fileno(), size, offset)
     if len(data) != size:
         raise OSError(errno.EIO, "the file is shorter than when it was listed")
     return data
+
+
+def _read_remote_range(url: str, offset: int, size: int) -> bytes:
+    from obstore.exceptions import BaseError
+
+    base, key = _split_url(url)
+    try:
+        return bytes(_connect(base).get_range(key, start=offset, length=size)) if size else b""
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), redact(url)) from None
+    except BaseError as error:
+        raise SourceUnreachable(
+            "an image cannot be read from where the data set is",
+            where=redact(url),
+            got=redact(find_error_code(str(error))[1]),
+            next_step="check the network and the credentials, then run the build again",
+        ) from None
+
+
+def _split_url(url: str) -> tuple[str, str]:
+    """Return the bucket or host as a URL, and the key below it."""
+    scheme, _, rest = url.partition("://")
+    host, _, key = rest.partition("/")
+    return f"{scheme}://{host}", unquote(key) if scheme.startswith("http") else key
+
+
+@functools.cache
+def _connect(base: str) -> ObjectStore:
+    """Open the connections to a bucket or host, once per process. obstore repeats requests that fail for the moment."""
+    import obstore.store
+
+    options = build_client_options()
+    if base.startswith("http://"):
+        options["allow_http"] = True
+    retries: RetryConfig = {
+        "max_retries": REMOTE_RETRIES,
+        "backoff": {"init_backoff": timedelta(seconds=0.5), "max_backoff": timedelta(seconds=10), "base": 2},
+    }
+    return obstore.store.from_url(base, client_options=options, retry_config=retries)
 
 
 def _check_size(content: bytes, limit: int) -> bytes:

@@ -52,11 +52,11 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
         rehash: Read every image again. Otherwise an image whose path, size and modification time are unchanged is not
             read.
     """
-    source = open_source(config, root)
+    source = open_source(config, root, relist=rehash)
     image_root = str(source.image_root) if source.image_root else None
     with root.scratch.staging() as staging:
         listing, table, pairs = (staging / f"{stem}.parquet" for stem in ("listing", "items", "pairs"))
-        listed_count = parquet.write_parquet(listing, LISTING_SCHEMA, _iterate_listing(source, config))
+        listed_count = parquet.write_parquet(listing, ITEMS_SCHEMA, _iterate_listing(source, config))
         if not listed_count:
             raise _build_empty_error(name, config, source)
         _check_collisions(listing, root)
@@ -65,7 +65,7 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
         sql = _build_selection_sql(listing, config, None if rehash else inventory)
         with parquet.query(sql, temp_dir=root.tmp) as batches:
             total = min(listed_count, config.limit or listed_count)
-            items = parquet.write_parquet(table, ITEMS_SCHEMA, _add_digests(batches, source.image_root, total))
+            items = parquet.write_parquet(table, ITEMS_SCHEMA, _add_digests(batches, image_root, total))
         skipped = dict(sorted(getattr(source, "skipped", {}).items()))
         unreadable_files = _count_missing_digests(root, table)
         pair_count = parquet.write_parquet(pairs, PAIRS_SCHEMA, _iterate_pairs(source.pairs()))
@@ -119,7 +119,7 @@ def _iterate_listing(source: Source, config: DatasetConfig) -> Iterator[pa.Recor
     """Yield the source's items without the excluded labels, in batches."""
     excluded_labels = frozenset(config.exclude_labels)
     rows = (_make_row(item) for item in source.items() if item.label not in excluded_labels)
-    return _iterate_batches(rows, LISTING_SCHEMA)
+    return _iterate_batches(rows, ITEMS_SCHEMA)
 
 
 def _make_row(item: Item) -> dict[str, Any]:
@@ -133,6 +133,7 @@ def _make_row(item: Item) -> dict[str, Any]:
         "size": item.size,
         "mtime_ns": item.mtime_ns,
         "fault": item.fault,
+        "content_digest": item.content_digest,
     }
 
 
@@ -151,18 +152,19 @@ def _iterate_batches(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Itera
 
 
 def _build_selection_sql(listing: Path, config: DatasetConfig, inventory: Path | None) -> str:
-    """Build SQL for the listing, sampled up to the limit, sorted by id, with the content digests in the inventory."""
+    """Build SQL for the listing, sampled up to the limit, sorted by id, with the content digests of the source or the inventory."""
     selected = f"SELECT * FROM {parquet.scan_sql(listing)}"
     if config.limit:
         selected += f" ORDER BY md5('{config.sample_seed}/' || key), key LIMIT {config.limit}"
     if inventory is None or parquet.find_parquet_error(inventory, thorough=True):
-        return f"SELECT *, NULL::VARCHAR AS content_digest FROM ({selected}) ORDER BY item_id"
+        return f"SELECT * FROM ({selected}) ORDER BY item_id"
     inventory_join = f"LEFT JOIN {parquet.scan_sql(inventory)} i USING (path, size, mtime_ns)"
     columns = ", ".join(f"l.{column}" for column in LISTING_SCHEMA.names)
-    return f"SELECT {columns}, i.content_digest FROM ({selected}) l {inventory_join} ORDER BY l.item_id"
+    digest = "coalesce(l.content_digest, i.content_digest) AS content_digest"
+    return f"SELECT {columns}, {digest} FROM ({selected}) l {inventory_join} ORDER BY l.item_id"
 
 
-def _add_digests(batches: Iterator[pa.RecordBatch], image_root: Path | None, total: int) -> Iterator[pa.RecordBatch]:
+def _add_digests(batches: Iterator[pa.RecordBatch], image_root: str | None, total: int) -> Iterator[pa.RecordBatch]:
     """Add every item's content digest to the batches; null for a missing text or image, which validation rejects."""
     with track("reading items", total) as advance:
         for batch in batches:

@@ -14,7 +14,7 @@ import numpy as np
 
 from indexmill.storage.contents import join_location, read_content
 from indexmill.storage.digests import content_digest
-from indexmill.storage.errors import SourceChanged
+from indexmill.storage.errors import SourceChanged, SourceUnreachable
 from indexmill.tasks.encoding.base import EncodedItems, Encoder, encode_batches, is_out_of_memory
 from indexmill.tasks.progress import Advance
 from indexmill.tasks.validation.image_reader import UNLIMITED, UnreadableImage, read_image
@@ -56,6 +56,7 @@ def encode_rows(encoder: Encoder, rows: Iterator[ItemRow], image_root: str | Non
 
     Raises:
         SourceChanged: An image is not the one that was listed.
+        SourceUnreachable: The images are behind URLs, and the server does not answer.
     """
     for window, inputs in preprocess_windows(encoder, rows, image_root):
         encoded, failed = _encode_with_fallback(encoder, inputs, advance)
@@ -140,6 +141,8 @@ def _read_and_preprocess(encoder: Encoder, image_root: str, row: ItemRow) -> Any
         content = read_content(location)
         if content_digest(content) == row["content_digest"]:
             return encoder.preprocess(read_image(content, UNLIMITED, encoder.decode_size))
+    except SourceUnreachable:
+        raise
     except (OSError, UnreadableImage):
         pass
     raise SourceChanged("an image changed while the build was running", where=location, next_step="run the build again")

@@ -54,6 +54,10 @@ class Skipped:
     count: int = 1
 
 
+class UnreadableFile(Exception):
+    """A file that cannot be read now; the message says why."""
+
+
 Entry = Item | Skipped
 
 
@@ -72,20 +76,24 @@ class ItemListings:
         self._folder = root.source(f"{source}-listings", json_digest([LISTING_VERSION, settings])[:32])
 
     def read(self, files: Iterable[FileState], list_file: Callable[[FileState], Iterator[Entry]]) -> Iterator[Entry]:
-        """Yield the entries of all files, and list those that are new or have changed.
+        """Yield the entries of all files, and list those that are new or have changed. A file that cannot be read is a reject.
 
         The listings of other files and states are removed at the end.
         """
         used = set()
         for file in files:
             listing = self._folder / f"{json_digest(asdict(file))[:32]}.parquet"
-            if self._relist or parquet.find_parquet_error(listing):
-                entries = list_file(file)
-                if not file.version and file.mtime_ns > time.time_ns() - MTIME_MARGIN_NS:
-                    yield from entries
-                    continue
-                with self._root.replace_atomically(listing) as temporary:
-                    parquet.write_parquet(temporary, SCHEMA, _iterate_batches(entries))
+            try:
+                if self._relist or parquet.find_parquet_error(listing):
+                    entries = list_file(file)
+                    if not file.version and file.mtime_ns > time.time_ns() - MTIME_MARGIN_NS:
+                        yield from entries
+                        continue
+                    with self._root.replace_atomically(listing) as temporary:
+                        parquet.write_parquet(temporary, SCHEMA, _iterate_batches(entries))
+            except UnreadableFile as error:
+                yield Item(key=file.path, fault=f"the file cannot be read: {error}")
+                continue
             used.add(listing.name)
             for batch in parquet.read_batches(listing):
                 yield from map(_make_entry, batch.to_pylist())

@@ -16,6 +16,7 @@ from indexmill.tasks.sources.base import Item
 from indexmill.tasks.sources.beir import BeirSource
 from indexmill.tasks.sources.judgements import Judgement, read_judgements
 from indexmill.tasks.sources.table import TableSource
+from indexmill.tasks.sources.table_images import find_image_type
 from indexmill.tasks.sources.table_reader import TableFormat, require_columns
 
 
@@ -57,7 +58,7 @@ def open_query_sources(config: OwnQueriesConfig, root: Root) -> dict[str, QueryS
     for name, entry in config.by_name.items():
         prefix = f"evaluation.sets.{name}" if name else "dataset"
         if isinstance(entry.queries, QueriesConfig):
-            sources[name] = QueryFile(entry.queries, entry.judgements, prefix)
+            sources[name] = QueryFile(entry.queries, entry.judgements, prefix, root)
         elif isinstance(config.dataset, BeirDatasetConfig):
             sources[name] = BeirQueries(BeirSource(config.dataset, root), entry.split, entry.judgements, prefix)
     return sources
@@ -68,11 +69,13 @@ class QueryFile:
 
     judged_only = False
 
-    def __init__(self, config: QueriesConfig, judgements: str | None, prefix: str) -> None:
+    def __init__(self, config: QueriesConfig, judgements: str | None, prefix: str, root: Root) -> None:
         path = _require_file(config.path, f"{prefix}.queries")
         table_format = cast("TableFormat", path.suffix[1:])
         content = "image_column" if config.image_column else "text_column"
         columns = {f"{prefix}.queries.{name}": getattr(config, name) for name in ("id_column", content)}
+        if table_format == "parquet" and find_image_type(path, config.image_column) is not None:
+            del columns[f"{prefix}.queries.image_column"]
         require_columns(path, table_format, columns)
         text_column = None if config.image_column else config.text_column
         table = TableDatasetConfig(
@@ -82,7 +85,7 @@ class QueryFile:
             text_column=text_column,
             image_column=config.image_column,
         )
-        self._table = TableSource(table)
+        self._table = TableSource(table, root)
         self._judgements = _require_file(judgements, f"{prefix}.judgements") if judgements else None
         self.modality, self.image_root = self._table.modality, self._table.image_root
         self.has_judgements = judgements is not None
