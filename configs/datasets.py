@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, ByteSize, Discriminator, Field, Tag, field_validator, model_validator
 
 from indexmill.storage.records import FrozenModel
 
@@ -101,6 +101,32 @@ class BaseDatasetConfig(FrozenModel):
         return self
 
 
+class DownloadsConfig(FrozenModel):
+    """How to download the images of a data set that is not on disk."""
+
+    max_bytes: ByteSize = Field(default=ByteSize(50_000_000), gt=0, description="largest image; larger ones are rejected")
+    per_host: int = Field(default=8, ge=1, le=32, description="most downloads from one host at the same time")
+    recheck_days: float = Field(
+        default=7,
+        ge=0,
+        description="how long a downloaded URL of an image column counts as unchanged; then the server is asked whether it has changed."
+        " 0: in every build. Objects of a folder in a bucket are compared with its listing instead",
+    )
+    allow_private: bool = Field(
+        default=False, description="also follow URLs in rows, and redirects, to private, loopback and link-local addresses"
+    )
+
+
+class DownloadingConfig(BaseDatasetConfig):
+    """Settings of sources whose images may have to be downloaded."""
+
+    downloads: DownloadsConfig = Field(
+        default=DownloadsConfig(),
+        exclude_if=lambda downloads: downloads == DownloadsConfig(),
+        description="how to download images from a bucket or from URLs",
+    )
+
+
 class StdlibDatasetConfig(BaseDatasetConfig):
     """The documented modules, classes and functions of Python's standard library. The label is the module."""
 
@@ -128,11 +154,11 @@ class ImageFolderConfig(BaseDatasetConfig):
     caption_column: str = Field(default="text", description="caption column of the metadata file")
 
 
-class FolderDatasetConfig(ImageFolderConfig):
-    """A folder tree of images on disk."""
+class FolderDatasetConfig(ImageFolderConfig, DownloadingConfig):
+    """A folder tree of images on disk or in a bucket."""
 
     source: Literal["folder"]
-    path: str = Field(description="the folder; {root} is replaced by the root directory")
+    path: str = Field(description="the folder, or its URL (s3://BUCKET/PREFIX, gs://…, az://…); {root} is replaced by the root directory")
 
 
 class KaggleDatasetConfig(ImageFolderConfig):
@@ -200,14 +226,16 @@ class StsDatasetConfig(BaseDatasetConfig):
         return self
 
 
-class TableDatasetConfig(ColumnsConfig):
+class TableDatasetConfig(ColumnsConfig, DownloadingConfig):
     """A table of your own: Parquet, CSV with a header, or JSON lines.
 
-    `image_column` holds paths relative to the table's folder.
+    `image_column` holds URLs, or paths relative to the table's folder.
     """
 
     source: Literal["parquet", "csv", "jsonl"]
-    path: str = Field(description="the file, or a pattern such as data/*.parquet")
+    path: str = Field(
+        description="the file, a pattern such as data/*.parquet, or a URL of either (s3://…, gs://…, az://…; https://… of one file)"
+    )
     encoding: str | None = Field(
         default=None,
         exclude_if=lambda encoding: encoding is None,

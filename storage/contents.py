@@ -101,10 +101,10 @@ def read_content(location: str, max_bytes: int | None = None) -> bytes:
         return _check_size(_read_cell(match["file"], match["column"], *cell), limit)
     if is_url(location):
         raise OSError(errno.EINVAL, "not a place inside a file")
-    with Path(location).open("rb") as file:
-        if max_bytes is not None and os.fstat(file.fileno()).st_size > max_bytes:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-        return file.read()
+    path = Path(location)
+    if max_bytes is not None and path.stat().st_size > max_bytes:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return path.read_bytes()
 
 
 def read_content_digest(image_root: str | Path, path: str | None) -> str | None:

@@ -22,11 +22,14 @@ from indexmill.storage.root import Root
 from indexmill.tasks.progress import track
 from indexmill.tasks.sources import Item, Source, open_source
 from indexmill.tasks.sources.base import ScoredPair
+from indexmill.tasks.sources.image_downloads import ImageDownloads, RemoteImage
 from indexmill.tasks.stage_policy import get_task_options
 from indexmill.tasks.validation.text_normalization import normalize_text
 
-LISTING_SCHEMA = pa.schema(LISTED_COLUMNS | {"size": pa.int64(), "mtime_ns": pa.int64(), "fault": pa.string()})
-ITEMS_SCHEMA = LISTING_SCHEMA.append(pa.field("content_digest", pa.string()))
+ITEM_COLUMNS = LISTED_COLUMNS | {"size": pa.int64(), "mtime_ns": pa.int64(), "fault": pa.string()}
+# URLs stay in the listing, which is temporary: they may be signed.
+LISTING_SCHEMA = pa.schema(ITEM_COLUMNS | {"url": pa.string(), "version": pa.string(), "content_digest": pa.string()})
+ITEMS_SCHEMA = pa.schema(ITEM_COLUMNS | {"fault_reason": pa.string(), "content_digest": pa.string()})
 INVENTORY_SCHEMA = pa.schema([ITEMS_SCHEMA.field(name) for name in ("path", "size", "mtime_ns", "content_digest")])
 PAIRS_SCHEMA = pa.schema({"file": pa.string(), "split": pa.string(), "score": pa.float64(), "item_a": pa.int64(), "item_b": pa.int64()})
 # The columns that define an item. Size and modification time do not.
@@ -56,7 +59,7 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
     image_root = str(source.image_root) if source.image_root else None
     with root.scratch.staging() as staging:
         listing, table, pairs = (staging / f"{stem}.parquet" for stem in ("listing", "items", "pairs"))
-        listed_count = parquet.write_parquet(listing, ITEMS_SCHEMA, _iterate_listing(source, config))
+        listed_count = parquet.write_parquet(listing, LISTING_SCHEMA, _iterate_listing(source, config))
         if not listed_count:
             raise _build_empty_error(name, config, source)
         _check_collisions(listing, root)
@@ -65,7 +68,7 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
         sql = _build_selection_sql(listing, config, None if rehash else inventory)
         with parquet.query(sql, temp_dir=root.tmp) as batches:
             total = min(listed_count, config.limit or listed_count)
-            items = parquet.write_parquet(table, ITEMS_SCHEMA, _add_digests(batches, image_root, total))
+            items = parquet.write_parquet(table, ITEMS_SCHEMA, _add_digests(batches, source, total))
         skipped = dict(sorted(getattr(source, "skipped", {}).items()))
         unreadable_files = _count_missing_digests(root, table)
         pair_count = parquet.write_parquet(pairs, PAIRS_SCHEMA, _iterate_pairs(source.pairs()))
@@ -119,7 +122,7 @@ def _iterate_listing(source: Source, config: DatasetConfig) -> Iterator[pa.Recor
     """Yield the source's items without the excluded labels, in batches."""
     excluded_labels = frozenset(config.exclude_labels)
     rows = (_make_row(item) for item in source.items() if item.label not in excluded_labels)
-    return _iterate_batches(rows, ITEMS_SCHEMA)
+    return _iterate_batches(rows, LISTING_SCHEMA)
 
 
 def _make_row(item: Item) -> dict[str, Any]:
@@ -134,6 +137,8 @@ def _make_row(item: Item) -> dict[str, Any]:
         "mtime_ns": item.mtime_ns,
         "fault": item.fault,
         "content_digest": item.content_digest,
+        "url": item.url,
+        "version": item.version,
     }
 
 
@@ -159,22 +164,44 @@ def _build_selection_sql(listing: Path, config: DatasetConfig, inventory: Path |
     if inventory is None or parquet.find_parquet_error(inventory, thorough=True):
         return f"SELECT * FROM ({selected}) ORDER BY item_id"
     inventory_join = f"LEFT JOIN {parquet.scan_sql(inventory)} i USING (path, size, mtime_ns)"
-    columns = ", ".join(f"l.{column}" for column in LISTING_SCHEMA.names)
-    digest = "coalesce(l.content_digest, i.content_digest) AS content_digest"
-    return f"SELECT {columns}, {digest} FROM ({selected}) l {inventory_join} ORDER BY l.item_id"
+    replaced = "l.* REPLACE (coalesce(l.content_digest, i.content_digest) AS content_digest)"
+    return f"SELECT {replaced} FROM ({selected}) l {inventory_join} ORDER BY l.item_id"
 
 
-def _add_digests(batches: Iterator[pa.RecordBatch], image_root: str | None, total: int) -> Iterator[pa.RecordBatch]:
+def _add_digests(batches: Iterator[pa.RecordBatch], source: Source, total: int) -> Iterator[pa.RecordBatch]:
     """Add every item's content digest to the batches; null for a missing text or image, which validation rejects."""
-    with track("reading items", total) as advance:
-        for batch in batches:
+    image_root, downloads = source.image_root, getattr(source, "downloads", None)
+    with track("downloading and reading items" if downloads else "reading items", total) as advance:
+        for listed in batches:
+            batch, reasons = _download_images(downloads, listed) if downloads else (listed, [None] * listed.num_rows)
             texts, paths, digests = (batch.column(name).to_pylist() for name in ("text", "path", "content_digest"))
             if image_root is None:
                 digests = [digest or _digest_text(text) for digest, text in zip(digests, texts, strict=True)]
             else:
                 digests = [digest or read_content_digest(image_root, path) for digest, path in zip(digests, paths, strict=True)]
-            yield pa.RecordBatch.from_arrays([*batch.columns[:-1], pa.array(digests, pa.string())], schema=ITEMS_SCHEMA)
+            columns = [*(batch.column(name) for name in ITEM_COLUMNS), pa.array(reasons, pa.string()), pa.array(digests, pa.string())]
+            yield pa.RecordBatch.from_arrays(columns, schema=ITEMS_SCHEMA)
             advance(batch.num_rows)
+
+
+def _download_images(downloads: ImageDownloads, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[str | None]]:
+    """Download the images of a batch that are not here.
+
+    Returns:
+        The batch with the sizes and times of the copies, or why an image is missing, and the reason's code of each row.
+    """
+    rows = batch.to_pylist()
+    remote = [row for row in rows if row["url"] and row["path"]]
+    failures = downloads.fetch_images(RemoteImage(row["url"], row["path"], row["mtime_ns"], row["version"]) for row in remote)
+    for row in remote:
+        if failure := failures.get(row["path"]):
+            row |= {"fault": str(failure), "content_digest": None}
+            continue
+        status = (downloads.folder / row["path"]).stat()
+        if (row["size"], row["mtime_ns"]) != (status.st_size, status.st_mtime_ns):
+            row |= {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "content_digest": None}
+    reasons = [failures[row["path"]].reason if row["path"] in failures else None for row in rows]
+    return pa.RecordBatch.from_pylist(rows, schema=batch.schema), reasons
 
 
 def _digest_text(text: str | None) -> str | None:
@@ -182,7 +209,7 @@ def _digest_text(text: str | None) -> str | None:
 
 
 def _count_missing_digests(root: Root, table: Path) -> int:
-    sql = f"SELECT count(*) FROM {parquet.scan_sql(table)} WHERE content_digest IS NULL AND fault IS NULL"
+    sql = f"SELECT count(*) FROM {parquet.scan_sql(table)} WHERE content_digest IS NULL AND (fault IS NULL OR fault_reason IS NOT NULL)"
     return int(parquet.fetch_rows(sql, temp_dir=root.tmp)[0][0])
 
 

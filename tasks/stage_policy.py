@@ -51,7 +51,7 @@ NETWORK_RETRY = RetryPolicy(attempts=4, first_wait_s=2)
 TASK_POLICIES = {
     "ingest": StagePolicy(
         cache_inputs=("name", "config", "revision"),
-        version=4,
+        version=5,
         uncached_inputs=("rehash",),
         retry=NETWORK_RETRY,
         leftovers="downloads, which the next run resumes",

@@ -18,6 +18,8 @@ from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item, Source
 from indexmill.tasks.sources.beir import BeirSource
 from indexmill.tasks.sources.folder import FolderSource
+from indexmill.tasks.sources.remote_files import is_remote
+from indexmill.tasks.sources.remote_folder import RemoteFolderSource
 from indexmill.tasks.sources.stdlib import StdlibSource
 from indexmill.tasks.sources.sts import StsSource
 from indexmill.tasks.sources.table import TableSource
@@ -39,7 +41,7 @@ def open_source(config: DatasetConfig, root: Root, *, relist: bool = False) -> S
         case StdlibDatasetConfig():
             return StdlibSource()
         case FolderDatasetConfig():
-            return FolderSource(config.path.replace("{root}", str(root.path)), config)
+            return _open_folder(config, root)
         case TinyImagenetDatasetConfig():
             return TinyImagenetSource(config)
         case StsDatasetConfig():
@@ -58,3 +60,9 @@ def open_source(config: DatasetConfig, root: Root, *, relist: bool = False) -> S
             from indexmill.tasks.sources.kaggle import KaggleSource  # slow to import, too
 
             return KaggleSource(config, root)
+
+
+def _open_folder(config: FolderDatasetConfig, root: Root) -> Source:
+    if is_remote(config.path):
+        return RemoteFolderSource(config, root)
+    return FolderSource(config.path.replace("{root}", str(root.path)), config)

@@ -24,6 +24,8 @@ class Item:
         split: The split that the data set assigns it to, if any.
         fault: Why the source could not read it; validation rejects it as `malformed_row`.
         content_digest: The digest of its content, if the source has read it.
+        url: Where an image is if it has to be downloaded; `path` is its copy's.
+        version: The version of that image, on which its copy's path depends; None where no listing shows it.
     """
 
     key: str
@@ -35,6 +37,8 @@ class Item:
     split: str | None = None
     fault: str | None = None
     content_digest: str | None = None
+    url: str | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True)

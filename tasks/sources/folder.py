@@ -200,7 +200,7 @@ class FolderSource:
 
     def compute_revision(self) -> str:
         """Return a digest of path, size and modification time of every file: those that are no items are counted."""
-        return rows_digest((file.path, file.size, file.mtime_ns) for file in walk_entries(self._folder) if file.kind != "hidden")
+        return rows_digest((file.path, file.size, file.mtime_ns) for file in self._walk() if file.kind != "hidden")
 
     def items(self) -> Iterator[Item]:
         """Yield the images in path order."""
@@ -210,7 +210,7 @@ class FolderSource:
             yield from (self._make_item(image.path, image, None) for image in images)
             return
         with TemporaryDirectory(prefix="indexmill-") as temp_dir:
-            for image, row in join_metadata(images, read_metadata_rows(self._folder, self._config, Path(temp_dir))):
+            for image, row in join_metadata(images, self._read_metadata(Path(temp_dir))):
                 path = image.path if image else row.path if row else ""
                 yield self._make_item(path, image, row)
 
@@ -222,7 +222,10 @@ class FolderSource:
         label = self._get_label(path, row)
         if image is None:
             return Item(key=path, label=label, text=row.caption if row else None, fault=row.fault if row else None)
-        return make_image_item(image, label=label, text=self._get_caption(path, row))
+        return self._make_image_item(image, label, self._get_caption(path, row))
+
+    def _make_image_item(self, image: FileEntry, label: str | None, text: str | None) -> Item:
+        return make_image_item(image, label=label, text=text)
 
     def _get_label(self, path: str, row: MetadataRow | None) -> str | None:
         match self._config.labels:
@@ -239,20 +242,33 @@ class FolderSource:
             case "metadata":
                 return row.caption if row else None
             case "text":
-                return _read_caption((self._folder / path).with_suffix(CAPTION_SUFFIX))
+                return self._read_caption(str(PurePosixPath(path).with_suffix(CAPTION_SUFFIX)))
             case "none":
                 return None
 
+    def _walk(self) -> Iterator[FileEntry]:
+        """Yield everything below the folder in path order."""
+        return walk_entries(self._folder)
+
+    def _is_image(self, path: str) -> bool:
+        return is_image_file(self._folder / path)
+
+    def _read_metadata(self, temp_dir: Path) -> Iterator[MetadataRow]:
+        return read_metadata_rows(self._folder, self._config, temp_dir)
+
+    def _read_caption(self, path: str) -> str | None:
+        return read_caption(self._folder / path)
+
     def _walk_images(self) -> Iterator[FileEntry]:
         """Yield the images, and count all other entries but metadata and captions by their kind."""
-        for entry in walk_entries(self._folder):
+        for entry in self._walk():
             name = PurePosixPath(entry.path).name
             is_caption = self._config.captions == "text" and name.endswith(CAPTION_SUFFIX)
             if entry.kind != "file":
                 self.skipped[entry.kind] += 1
             elif is_caption or (self._uses_metadata and name in METADATA_FILE_NAMES):
                 continue
-            elif is_image_file(self._folder / entry.path):
+            elif self._is_image(entry.path):
                 yield entry
             else:
                 self.skipped[_escape(PurePosixPath(name).suffix.lower()) or "without a suffix"] += 1
@@ -262,7 +278,7 @@ def _escape(suffix: str) -> str:
     return suffix.encode("utf-8", "surrogateescape").decode(errors="backslashreplace")[:20]
 
 
-def _read_caption(caption: Path) -> str | None:
+def read_caption(caption: Path) -> str | None:
     """Return the text without a byte-order mark; None if there is no such file, empty if it is not UTF-8."""
     if not caption.is_file():
         return None

@@ -14,9 +14,9 @@ from indexmill.storage.records import Modality
 from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item
 from indexmill.tasks.sources.beir import BeirSource
+from indexmill.tasks.sources.image_table import find_image_type
 from indexmill.tasks.sources.judgements import Judgement, read_judgements
 from indexmill.tasks.sources.table import TableSource
-from indexmill.tasks.sources.table_images import find_image_type
 from indexmill.tasks.sources.table_reader import TableFormat, require_columns
 
 
@@ -58,7 +58,7 @@ def open_query_sources(config: OwnQueriesConfig, root: Root) -> dict[str, QueryS
     for name, entry in config.by_name.items():
         prefix = f"evaluation.sets.{name}" if name else "dataset"
         if isinstance(entry.queries, QueriesConfig):
-            sources[name] = QueryFile(entry.queries, entry.judgements, prefix, root)
+            sources[name] = QueryFile(entry.queries, entry.judgements, prefix)
         elif isinstance(config.dataset, BeirDatasetConfig):
             sources[name] = BeirQueries(BeirSource(config.dataset, root), entry.split, entry.judgements, prefix)
     return sources
@@ -69,7 +69,7 @@ class QueryFile:
 
     judged_only = False
 
-    def __init__(self, config: QueriesConfig, judgements: str | None, prefix: str, root: Root) -> None:
+    def __init__(self, config: QueriesConfig, judgements: str | None, prefix: str) -> None:
         path = _require_file(config.path, f"{prefix}.queries")
         table_format = cast("TableFormat", path.suffix[1:])
         content = "image_column" if config.image_column else "text_column"
@@ -85,7 +85,7 @@ class QueryFile:
             text_column=text_column,
             image_column=config.image_column,
         )
-        self._table = TableSource(table, root)
+        self._table = TableSource(table)
         self._judgements = _require_file(judgements, f"{prefix}.judgements") if judgements else None
         self.modality, self.image_root = self._table.modality, self._table.image_root
         self.has_judgements = judgements is not None

@@ -64,6 +64,11 @@ class RemoteFile:
     etag: str | None
     modified: float
 
+    @property
+    def version(self) -> str | None:
+        """What changes with the content: the ETag, or size and time; None if the server gives neither."""
+        return self.etag or (f"{self.size}/{self.modified}" if self.modified else None)
+
 
 def is_remote(location: str) -> bool:
     """Whether a location is a URL that `RemoteFiles` reads, and not a path."""
@@ -173,12 +178,26 @@ class RemoteFiles:
 
         def fetch() -> RemoteFile:
             with self._translate(url):
-                result = store.get(key)
-                _check_size(url, result.meta["size"], max_bytes)
-                with target.open("wb") as file, _cut_bodies():
-                    for block in result.stream(min_chunk_size=BLOCK_BYTES):
-                        file.write(block)
-                return _describe(url, result.meta)
+                return _write_body(url, store.get(key), target, max_bytes)
+
+        return self._with_retries(fetch, url)
+
+    def fetch_if_changed(self, url: str, target: Path, etag: str | None, *, max_bytes: int | None = None) -> RemoteFile | None:
+        """Download a file as `fetch` does, unless it still has an ETag: then return None."""
+        from obstore.exceptions import NotModifiedError
+
+        if etag is None:
+            return self.fetch(url, target, max_bytes=max_bytes)
+        _, base, key = _split_url(url, self.where)
+        store = self._connect(base)
+
+        def fetch() -> RemoteFile | None:
+            with self._translate(url):
+                try:
+                    result = store.get(key, options={"if_none_match": etag})
+                except NotModifiedError:
+                    return None
+                return _write_body(url, result, target, max_bytes)
 
         return self._with_retries(fetch, url)
 
@@ -310,6 +329,16 @@ def _read_body(result: Any) -> bytes:
     if len(content) != end - start:
         raise ConnectionError(f"the answer was cut after {len(content):,} of {end - start:,} bytes")
     return content
+
+
+def _write_body(url: str, result: Any, target: Path, max_bytes: int | None) -> RemoteFile:
+    _check_size(url, result.meta["size"], max_bytes)
+    with target.open("wb") as file, _cut_bodies():
+        for block in result.stream(min_chunk_size=BLOCK_BYTES):
+            file.write(block)
+        if file.tell() != result.meta["size"]:
+            raise ConnectionError(f"the answer was cut after {file.tell():,} of {result.meta['size']:,} bytes")
+    return _describe(url, result.meta)
 
 
 @contextmanager

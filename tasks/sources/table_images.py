@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,14 +45,6 @@ def holds_images(kind: pa.DataType) -> bool:
 def holds_lists(kind: pa.DataType) -> bool:
     """Return whether a row has a list of images."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def find_image_type(file: Path, column: str | None) -> pa.DataType | None:
-    """Return the type of a column that holds images; None if it has paths, or if the file is unusable (which others report)."""
-    with suppress(OSError, pa.ArrowException, KeyError), pq.ParquetFile(file) as table:
-        kind = table.schema_arrow.field(column).type if column is not None else None
-        return kind if kind is not None and holds_images(kind) else None
-    return None
 
 
 def read_table_images(file: Path, name: str, column: str) -> Iterator[list[TableImage]]:
