@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -159,7 +160,8 @@ def _describe_file(name: str, path: Path) -> FileState:
 
 
 def _describe_remote(image_root: str, file: RemoteFile) -> FileState:
-    return FileState(file.url.removeprefix(f"{image_root}/"), file.size, round(file.modified * 1e9), file.etag)
+    mtime_ns = round(file.modified * 1e9) if file.version else time.time_ns()  # of unknown age: listed in every build
+    return FileState(file.url.removeprefix(f"{image_root}/"), file.size, mtime_ns, file.version)
 
 
 def _build_missing_error(pattern: str, got: str) -> InputError:

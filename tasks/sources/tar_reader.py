@@ -70,7 +70,7 @@ def read_members(archive: BinaryIO, size: int) -> Iterator[TarMember]:
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
             if header.size < 0:
-                raise tarfile.InvalidHeaderError("negative size")
+                raise tarfile.HeaderError("negative size")
         except tarfile.HeaderError as error:
             end = _find_next_header(archive, position + BLOCK, size)
             yield TarMember("", position, end - position, fault=_describe_gap(block, position, end, size, error))
