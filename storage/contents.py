@@ -16,6 +16,8 @@ import errno
 import functools
 import os
 import re
+import threading
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,9 +32,8 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore, RetryConfig
 
 MAX_CONTENT_BYTES = 256 << 20  # of a content inside a file: one that is larger is not an image to search
-MAX_CACHED_GROUP_BYTES = 64 << 20
-LARGE_GROUP_BATCH_ROWS = 16
-CACHED_GROUPS = 4  # several threads read at once
+CELL_BATCH_BYTES = 32 << 20  # of a column in a Parquet file that is held
+OPEN_GROUPS = 4  # several threads read at once
 READ_BUFFER_BYTES = 1 << 20
 REMOTE_RETRIES = 5
 
@@ -77,7 +78,7 @@ def find_contained_location(image_root: str | Path, path: str) -> str | None:
 
 def split_location(location: str) -> tuple[str, str]:
     """Split a location or path into its file and what comes after it; that is empty for a whole file."""
-    match = _RANGE.fullmatch(location) or _CELL.fullmatch(location)
+    match = _match_cell(location) or _RANGE.fullmatch(location)
     return (match["file"], location[match.end("file") :]) if match else (location, "")
 
 
@@ -94,11 +95,11 @@ def read_content(location: str, max_bytes: int | None = None) -> bytes:
         ValueError: The name of the file holds a NUL.
     """
     limit = MAX_CONTENT_BYTES if max_bytes is None else min(max_bytes, MAX_CONTENT_BYTES)
-    if match := _RANGE.fullmatch(location):
-        return _read_range(match["file"], int(match["offset"]), int(match["size"]), limit)
-    if match := _CELL.fullmatch(location):
+    if match := _match_cell(location):
         cell = [int(match[name]) for name in ("group", "row", "element")]
         return _check_size(_read_cell(match["file"], match["column"], *cell), limit)
+    if match := _RANGE.fullmatch(location):
+        return _read_range(match["file"], int(match["offset"]), int(match["size"]), limit)
     if is_url(location):
         raise OSError(errno.EINVAL, "not a place inside a file")
     path = Path(location)
@@ -125,6 +126,11 @@ def get_values(value: Any) -> list[bytes | None]:
         case {"bytes": content}:
             return [content]
     return [value if isinstance(value, bytes) else None]
+
+
+def _match_cell(location: str) -> re.Match[str] | None:
+    """Match the location of a cell. Parquet files are read from disk only, and `s3://123/4/5/x` is none."""
+    return None if is_url(location) else _CELL.fullmatch(location)
 
 
 def _read_range(file: str, offset: int, size: int, limit: int) -> bytes:
@@ -190,7 +196,7 @@ def _read_cell(file: str, column: str, group: int, row: int, element: int) -> by
 
     try:
         status = Path(file).stat()
-        value = _read_cell_value(file, (status.st_size, status.st_mtime_ns), column, group, row)
+        value = _open_group(file, (status.st_size, status.st_mtime_ns), column, group).read(row)
     except (pa.ArrowException, IndexError, KeyError) as error:
         raise OSError(errno.EIO, f"the table is not what was listed: {error}") from None
     values = get_values(value)
@@ -200,29 +206,45 @@ def _read_cell(file: str, column: str, group: int, row: int, element: int) -> by
     return content
 
 
-def _read_cell_value(file: str, version: tuple[int, int], column: str, group: int, row: int) -> Any:
-    import pyarrow.parquet as pq
+class _GroupReader:
+    """A column of a row group, read forward in batches of about CELL_BATCH_BYTES; going back starts again. For several threads."""
 
-    with pq.ParquetFile(file, buffer_size=READ_BUFFER_BYTES) as table:
-        column_bytes = sum(
-            chunk.total_uncompressed_size
-            for chunk in map(table.metadata.row_group(group).column, range(table.metadata.num_columns))
-            if f"{chunk.path_in_schema}.".startswith(f"{column}.")
-        )
-        if column_bytes > MAX_CACHED_GROUP_BYTES:
-            for batch in table.iter_batches(batch_size=LARGE_GROUP_BATCH_ROWS, row_groups=[group], columns=[column]):
-                if row < batch.num_rows:
-                    return batch.column(column)[row].as_py()
-                row -= batch.num_rows
-            raise IndexError(f"row group {group} has no such row")
-    return _read_group(file, version, column, group)[row].as_py()
+    def __init__(self, file: str, column: str, group: int) -> None:
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(file) as table:
+            metadata = table.metadata.row_group(group)
+        chunks = map(metadata.column, range(metadata.num_columns))
+        size = sum(chunk.total_uncompressed_size for chunk in chunks if f"{chunk.path_in_schema}.".startswith(f"{column}."))
+        self._batch_rows = max(1, CELL_BATCH_BYTES * metadata.num_rows // max(size, 1))
+        self._file, self._column, self._group = file, column, group
+        self._lock = threading.Lock()
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+        self._values: pa.Array | None = None
+        self._start = 0  # the row of the first value
+
+    def read(self, row: int) -> Any:
+        """Return a row's value. Raises IndexError if there is no such row."""
+        with self._lock:
+            if self._values is None or row < self._start:
+                self._batches, self._values, self._start = self._open(), None, 0
+            while self._values is None or row >= self._start + len(self._values):
+                self._start += len(self._values) if self._values is not None else 0
+                batch = next(self._batches, None)
+                self._values = None if batch is None else batch.column(0)
+                if self._values is None:
+                    raise IndexError(f"row group {self._group} has no row {row}")
+            return self._values[row - self._start].as_py()
+
+    def _open(self) -> Iterator[pa.RecordBatch]:
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(self._file, buffer_size=READ_BUFFER_BYTES) as table:
+            yield from table.iter_batches(batch_size=self._batch_rows, row_groups=[self._group], columns=[self._column])
 
 
-@functools.lru_cache(maxsize=CACHED_GROUPS)
-def _read_group(file: str, version: tuple[int, int], column: str, group: int) -> pa.ChunkedArray:
-    """Read a column of a row group. `version` keeps the values of an older file apart."""
-    import pyarrow.parquet as pq
-
+@functools.lru_cache(maxsize=OPEN_GROUPS)
+def _open_group(file: str, version: tuple[int, int], column: str, group: int) -> _GroupReader:
+    """Open a column of a row group. `version` keeps the values of an older file apart."""
     del version
-    with pq.ParquetFile(file) as table:
-        return table.read_row_group(group, columns=[column]).column(column)
+    return _GroupReader(file, column, group)

@@ -72,7 +72,7 @@ def test_tar_shards_behind_web_addresses(
     dataset = f"  source: webdataset\n  path: {range_server.url}/{{00000..00001}}.tar\n  labels: folder\n\n"
     config = write_config(tmp_path, dataset)
     summary = build(digits, "validate.max_reject_fraction=0.1", *SETTINGS[2:], config=config)
-    assert (summary["items"], summary["published"]) == (120, True)
+    assert (summary["items"], summary["rejected"], summary["published"]) == (122, 2, True)
     check_like_folder(summary, finished_build, tmp_path / "root")
     range_server.ranges.clear()
     again = build(digits, "validate.max_reject_fraction=0.1", *SETTINGS[2:], config=config)

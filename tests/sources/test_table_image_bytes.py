@@ -101,15 +101,18 @@ def test_an_unchanged_table_is_not_read(tmp_path: Path, root: Root, monkeypatch:
     assert read.count("image") == 1
 
 
-@pytest.mark.parametrize("limit", [contents.MAX_CACHED_GROUP_BYTES, 100])
+@pytest.mark.parametrize("limit", [contents.CELL_BATCH_BYTES, 10_000, 100])
 def test_a_cell_is_read_from_small_and_large_row_groups(tmp_path: Path, root: Root, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row group that is too large to keep is read up to the row. A table that has changed gives an error, not other bytes."""
-    monkeypatch.setattr(contents, "MAX_CACHED_GROUP_BYTES", limit)
+    """A row group that is too large to keep is read in batches, forward or from its start again.
+
+    A table that has changed gives an error, not other bytes.
+    """
+    monkeypatch.setattr(contents, "CELL_BATCH_BYTES", limit)
     images = [np.random.default_rng(number).bytes(2000) for number in range(40)]
     table = write_images(tmp_path / "t.parquet", pa.binary(), images, row_group_size=20)
     source = make_source(root, table, image_column="image")
     items = list(source.items())
-    assert read_items(source, items[::-7]) == images[::-7]
+    assert read_items(source, [*items[::-7], *items]) == [*images[::-7], *images]
     write_images(table, pa.binary(), images[:20])
     with pytest.raises(OSError, match="not what was listed"):
         read_items(source, items[-1:])
