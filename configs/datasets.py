@@ -229,7 +229,7 @@ class StsDatasetConfig(BaseDatasetConfig):
 class TableDatasetConfig(ColumnsConfig, DownloadingConfig):
     """A table of your own: Parquet, CSV with a header, or JSON lines.
 
-    `image_column` holds URLs, or paths relative to the table's folder.
+    `image_column` holds URLs, paths relative to the table's folder, or in Parquet the images themselves.
     """
 
     source: Literal["parquet", "csv", "jsonl"]

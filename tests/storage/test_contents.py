@@ -64,5 +64,5 @@ def test_no_range_of_a_file_outside_the_image_root(tmp_path: Path, path: str) ->
 
 
 def test_a_folder_must_be_there_and_a_url_is_not_asked(tmp_path: Path) -> None:
-    """So a worker that lacks the folder is told apart from one that can reach the bucket."""
+    """A worker that lacks the folder differs from one that can reach the bucket."""
     assert [is_image_root_there(root) for root in (str(tmp_path), f"{tmp_path}/none", "s3://bucket/a")] == [True, False, True]
