@@ -47,16 +47,14 @@ class ImageTable:
         self._config, self._tables = config, tables
         self.folder = tables.open(tables.names[0]).parent if tables.url else tables.folder
         columns = [config.image_column, config.text_column, config.label_column, config.key_column]
-        self._listings = ItemListings(root, "table", [str(self.folder), columns], relist=relist) if root else None
+        self._listings = ItemListings(root, "table", [str(self.folder), config.path, columns], relist=relist) if root else None
         self._names: dict[str, str] = {}
 
     def items(self) -> Iterator[Item]:
         """Yield the images in order, file by file. Raises InputError for a file that lacks a column or is damaged."""
         files = map(self._describe, self._tables.names)
-        if self._listings is None:
-            entries = (entry for file in files for entry in self._list_file(file))
-        else:
-            entries = self._listings.read(files, self._list_file)
+        listings = self._listings
+        entries = listings.read(files, self._list_file) if listings else (entry for file in files for entry in self._list_file(file))
         yield from (entry for entry in entries if isinstance(entry, Item))
 
     def _describe(self, name: str) -> FileState:

@@ -75,7 +75,7 @@ class WebDatasetSource:
         self.labeled = config.labels != "none"
         self.skipped: Counter[str] = Counter()
         settings = config.model_dump(include={"labels", "label_column", "captions", "caption_column", "key_column"})
-        self._listings = ItemListings(root, "webdataset", [str(self.image_root), settings], relist=relist)
+        self._listings = ItemListings(root, "webdataset", [str(self.image_root), config.path, settings], relist=relist)
         self._needs_json = "json" in (config.labels, config.captions) or config.key_column is not None
 
     def compute_revision(self) -> str:
@@ -143,8 +143,7 @@ class WebDatasetSource:
             return Item(key=key, fault=member.fault)
         name = _split_name(member.name)
         if name is None:
-            fault = f"the name leads out of the shard: {member.name[:200]!r}"
-            return Item(key=f"{file.path}:byte {member.offset}", fault=fault)
+            return Item(key=f"{file.path}:byte {member.offset}", fault=f"the name leads out of the shard: {member.name[:200]!r}")
         if PurePosixPath(name.sample).name == "" or PurePosixPath(member.name).name.startswith("."):
             return Skipped("hidden")
         row = {"sample": name.sample, "extension": name.extension, "offset": member.offset, "size": member.size}
