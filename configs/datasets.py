@@ -231,7 +231,7 @@ class StsDatasetConfig(BaseDatasetConfig):
 class TableDatasetConfig(ColumnsConfig, DownloadingConfig):
     """A table of your own: Parquet, CSV with a header, or JSON lines.
 
-    `image_column` holds URLs, or paths relative to the table's folder.
+    `image_column` holds URLs, paths relative to the table's folder, or in Parquet the images themselves.
     """
 
     source: Literal["parquet", "csv", "jsonl"]
@@ -289,6 +289,23 @@ class SqlDatasetConfig(ColumnsConfig, DownloadingConfig):
         return self
 
 
+class WebDatasetConfig(BaseDatasetConfig):
+    """Images in tar shards, as img2dataset and LAION write them: 000000000.jpg with .txt and .json beside it."""
+
+    source: Literal["webdataset"]
+    path: str = Field(
+        description="the shards: a file, a pattern or braces, such as data/{00000..00012}.tar, or a URL of these with s3://, gs://, az://"
+        " or https://; {root} is replaced by the root directory"
+    )
+    labels: Literal["none", "folder", "json", "cls"] = Field(
+        default="none", description="`folder`: the folder of the member in the shard; `json`: label_column of the .json; `cls`: the .cls"
+    )
+    label_column: str = Field(default="label", description="field of the .json with the label")
+    captions: Literal["none", "text", "json"] = Field(default="none", description="`text`: the .txt; `json`: caption_column of the .json")
+    caption_column: str = Field(default="caption", description="field of the .json with the caption")
+    key_column: str | None = Field(default=None, description="field of the .json with unique keys; by default shard and name")
+
+
 class BeirDatasetConfig(BaseDatasetConfig):
     """A retrieval data set in BEIR's layout: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, on disk or on the Hugging Face Hub.
 
@@ -331,6 +348,7 @@ DatasetConfig = Annotated[
     | StsDatasetConfig
     | TableDatasetConfig
     | SqlDatasetConfig
+    | WebDatasetConfig
     | BeirDatasetConfig,
     Field(discriminator="source"),
 ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any
 
+from indexmill.storage.contents import find_contained_location, read_content
 from indexmill.storage.digests import content_digest
 from indexmill.tasks.validation.image_reader import ImageLimits, UnreadableImage, read_image
 
@@ -30,12 +30,10 @@ def make_thumbnail(image_root: str | None, row: dict[str, Any], max_side: int = 
     """
     if image_root is None or not row["path"]:
         return None
-    folder = Path(image_root).resolve()
-    path = (folder / row["path"]).resolve()
     try:
-        if not path.is_relative_to(folder) or path.stat().st_size > MAX_FILE_BYTES:
+        if (location := find_contained_location(image_root, row["path"])) is None:
             return None
-        content = path.read_bytes()
+        content = read_content(location, MAX_FILE_BYTES)
         if content_digest(content) != row["content_digest"]:
             return None
         image = read_image(content, ImageLimits(max_pixels=MAX_PIXELS), (max_side, max_side))

@@ -18,16 +18,6 @@ def content_digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def read_content_digest(folder: Path, name: str | None) -> str | None:
-    """Return the content digest of a file in a folder; None for no name, and for a file that cannot be read."""
-    if not name:
-        return None
-    try:
-        return content_digest((folder / name).read_bytes())
-    except (OSError, ValueError):  # ValueError: a NUL in the name
-        return None
-
-
 def item_id(key: str) -> int:
     """Return the id of the item `key`: the first 63 bits of its BLAKE2b as a positive int64, never 0."""
     raw = hashlib.blake2b(key.encode(), digest_size=8).digest()

@@ -13,7 +13,8 @@ from prefect import task
 
 from indexmill.configs.datasets import DatasetConfig
 from indexmill.storage import parquet
-from indexmill.storage.digests import content_digest, item_id, json_digest, read_content_digest
+from indexmill.storage.contents import is_image_root_there, read_content_digest
+from indexmill.storage.digests import content_digest, item_id, json_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.items_table import LISTED_COLUMNS
 from indexmill.storage.records import Dataset, FileRef
@@ -27,7 +28,7 @@ from indexmill.tasks.validation.text_normalization import normalize_text
 
 ITEM_COLUMNS = LISTED_COLUMNS | {"size": pa.int64(), "mtime_ns": pa.int64(), "fault": pa.string()}
 # URLs stay in the listing, which is temporary: they may be signed.
-LISTING_SCHEMA = pa.schema(ITEM_COLUMNS | {"url": pa.string(), "version": pa.string()})
+LISTING_SCHEMA = pa.schema(ITEM_COLUMNS | {"url": pa.string(), "version": pa.string(), "content_digest": pa.string()})
 ITEMS_SCHEMA = pa.schema(ITEM_COLUMNS | {"fault_reason": pa.string(), "content_digest": pa.string()})
 INVENTORY_SCHEMA = pa.schema([ITEMS_SCHEMA.field(name) for name in ("path", "size", "mtime_ns", "content_digest")])
 PAIRS_SCHEMA = pa.schema({"file": pa.string(), "split": pa.string(), "score": pa.float64(), "item_a": pa.int64(), "item_b": pa.int64()})
@@ -54,7 +55,7 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
         rehash: Read every image again. Otherwise an image whose path, size and modification time are unchanged is not
             read.
     """
-    source = open_source(config, root)
+    source = open_source(config, root, relist=rehash)
     image_root = str(source.image_root) if source.image_root else None
     with root.scratch.staging() as staging:
         listing, table, pairs = (staging / f"{stem}.parquet" for stem in ("listing", "items", "pairs"))
@@ -112,7 +113,7 @@ def describe_stale_listing(dataset: Dataset) -> str:
 
     Files that could not be read may be readable now, and another machine that shares the root has no images of its own yet.
     """
-    if dataset.image_root and not Path(dataset.image_root).is_dir():
+    if dataset.image_root and not is_image_root_there(dataset.image_root):
         return f"there is no folder {dataset.image_root}"
     return f"{dataset.unreadable_files} files could not be read" if dataset.unreadable_files else ""
 
@@ -140,6 +141,7 @@ def _make_row(item: Item) -> dict[str, Any]:
         "size": item.size,
         "mtime_ns": item.mtime_ns,
         "fault": item.fault,
+        "content_digest": item.content_digest,
         "url": item.url,
         "version": item.version,
     }
@@ -160,15 +162,15 @@ def _iterate_batches(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Itera
 
 
 def _build_selection_sql(listing: Path, config: DatasetConfig, inventory: Path | None) -> str:
-    """Build SQL for the listing, sampled up to the limit, sorted by id, with the content digests in the inventory."""
+    """Build SQL for the listing, sampled up to the limit, sorted by id, with the content digests of the source or the inventory."""
     selected = f"SELECT * FROM {parquet.scan_sql(listing)}"
     if config.limit:
         selected += f" ORDER BY md5('{config.sample_seed}/' || key), key LIMIT {config.limit}"
     if inventory is None or parquet.find_parquet_error(inventory, thorough=True):
-        return f"SELECT *, NULL::VARCHAR AS content_digest FROM ({selected}) ORDER BY item_id"
+        return f"SELECT * FROM ({selected}) ORDER BY item_id"
     inventory_join = f"LEFT JOIN {parquet.scan_sql(inventory)} i USING (path, size, mtime_ns)"
-    columns = ", ".join(f"l.{column}" for column in LISTING_SCHEMA.names)
-    return f"SELECT {columns}, i.content_digest FROM ({selected}) l {inventory_join} ORDER BY l.item_id"
+    replaced = "l.* REPLACE (coalesce(l.content_digest, i.content_digest) AS content_digest)"
+    return f"SELECT {replaced} FROM ({selected}) l {inventory_join} ORDER BY l.item_id"
 
 
 def _add_digests(batches: Iterator[pa.RecordBatch], source: Source, total: int) -> Iterator[pa.RecordBatch]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+from indexmill.storage.contents import is_image_root_there
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import FileRef
 from indexmill.storage.root import Root
@@ -139,7 +140,7 @@ LOCAL_RUNNER = LocalRunner()
 
 def check_image_root(image_root: str) -> None:
     """Raise InputError if a worker does not see the folder of the images."""
-    if not Path(image_root).is_dir():
+    if not is_image_root_there(image_root):
         raise InputError(
             "a worker does not see the folder of the images",
             where=f"{platform.node()}: {image_root}",

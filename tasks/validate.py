@@ -47,7 +47,7 @@ def validate(root: Root, dataset: Dataset, config: ValidateConfig, runner: Runne
         checked = _check_rows(root, dataset, config, valid_rows, staging / "invalid.parquet")
         if dataset.image_root:
             failed_images = staging / "failed_images.parquet"
-            checked = _check_images(root, Path(dataset.image_root), config, checked, valid_rows, failed_images, runner)
+            checked = _check_images(root, dataset.image_root, config, checked, valid_rows, failed_images, runner)
         columns = ", ".join(ITEMS_SCHEMA.names)
         items = parquet.copy_query(f"SELECT {columns} FROM ({checked.passing_sql}) ORDER BY item_id", items_path, temp_dir=root.tmp)
         history_path = root.fetch(root.dataset_cache(dataset.name, "rejects"))
@@ -128,7 +128,7 @@ def _make_reject(row: dict[str, Any], reason: rejects.RejectReason) -> dict[str,
 
 
 def _check_images(
-    root: Root, image_root: Path, config: ValidateConfig, checked: CheckedRows, valid_rows: Path, failed_images: Path, runner: Runner
+    root: Root, image_root: str, config: ValidateConfig, checked: CheckedRows, valid_rows: Path, failed_images: Path, runner: Runner
 ) -> CheckedRows:
     """Decode every image of the valid rows that is not cached, and turn the failed ones into rejects."""
     cache = check_images(root, config, image_root=image_root, items_path=valid_rows, transient_path=failed_images, runner=runner)

@@ -51,7 +51,7 @@ class ListSource:
 
 def run_ingest(root: Root, source: ListSource, name: str = "some", *, rehash: bool = False, **settings: Any) -> Dataset:
     """Run ingest. The settings are those that every data set has."""
-    with patch("indexmill.tasks.ingest.open_source", lambda config, root: source):
+    with patch("indexmill.tasks.ingest.open_source", lambda config, root, relist: source):
         return ingest.fn(root, name, StdlibDatasetConfig(source="stdlib", **settings), source.compute_revision(), rehash)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from indexmill.serve import OpenIndex, SearchResults, open_index
 from indexmill.serve.queries import check_modality, query_modalities
 from indexmill.storage.atomic import Scratch
+from indexmill.storage.contents import join_location
 from indexmill.storage.errors import InputError
 from indexmill.storage.store import FolderStore
 
@@ -90,4 +91,4 @@ def _write_contact_sheet(target: Path, index: OpenIndex, answer: SearchResults, 
 
 
 def _with_absolute_path(item: dict[str, Any], image_root: str | None) -> dict[str, Any]:
-    return {**item, "path": str(Path(image_root) / item["path"])} if image_root and item["path"] else item
+    return {**item, "path": join_location(image_root, item["path"])} if image_root and item["path"] else item

@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice, takewhile
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from indexmill.storage.contents import join_location, read_content
 from indexmill.storage.digests import content_digest
-from indexmill.storage.errors import SourceChanged
+from indexmill.storage.errors import SourceChanged, SourceUnreachable
 from indexmill.tasks.encoding.base import EncodedItems, Encoder, encode_batches, is_out_of_memory
 from indexmill.tasks.progress import Advance
 from indexmill.tasks.validation.image_reader import UNLIMITED, UnreadableImage, read_image
@@ -56,6 +56,7 @@ def encode_rows(encoder: Encoder, rows: Iterator[ItemRow], image_root: str | Non
 
     Raises:
         SourceChanged: An image is not the one that was listed.
+        SourceUnreachable: The images are behind URLs, and the server does not answer.
     """
     for window, inputs in preprocess_windows(encoder, rows, image_root):
         encoded, failed = _encode_with_fallback(encoder, inputs, advance)
@@ -71,7 +72,7 @@ def preprocess_windows(encoder: Encoder, rows: Iterator[ItemRow], image_root: st
     pending: deque[tuple[list[ItemRow], list[Future[Any]]]] = deque()
     with ThreadPoolExecutor(READER_THREADS) as readers:
         while window := _take(rows, encoder.window):
-            pending.append((window, [readers.submit(_read_and_preprocess, encoder, Path(image_root), row) for row in window]))
+            pending.append((window, [readers.submit(_read_and_preprocess, encoder, image_root, row) for row in window]))
             if len(pending) > WINDOWS_AHEAD:
                 yield _wait_for_images(*pending.popleft())
         while pending:
@@ -134,15 +135,17 @@ def _wait_for_images(window: list[ItemRow], images: Sequence[Future[Any]]) -> tu
     return window, [image.result() for image in images]
 
 
-def _read_and_preprocess(encoder: Encoder, image_root: Path, row: ItemRow) -> Any:
-    path = image_root / row["path"]
+def _read_and_preprocess(encoder: Encoder, image_root: str, row: ItemRow) -> Any:
+    location = join_location(image_root, row["path"])
     try:
-        content = path.read_bytes()
+        content = read_content(location)
         if content_digest(content) == row["content_digest"]:
             return encoder.preprocess(read_image(content, UNLIMITED, encoder.decode_size))
+    except SourceUnreachable:
+        raise
     except (OSError, UnreadableImage):
         pass
-    raise SourceChanged("an image changed while the build was running", where=str(path), next_step="run the build again")
+    raise SourceChanged("an image changed while the build was running", where=location, next_step="run the build again")
 
 
 def _encode_with_fallback(encoder: Encoder, inputs: list[Any], advance: Advance) -> tuple[EncodedItems, dict[int, RejectReason]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from indexmill.storage.contents import join_location
 from indexmill.tasks.reports.formats import clip
 from indexmill.tasks.reports.model import ReportModel
 
@@ -86,14 +87,14 @@ def list_image_paths(groups: list[QueryGroup]) -> Iterator[str]:
 
 
 def resolve_image_path(report: ReportModel, path: str | None, image_root: str | None = None) -> str | None:
-    """Return the full path of an image; None without an image root or path, or if the path leaves the image root.
+    """Return the location of an image; None without an image root or path, or if the path leaves the image root.
 
     The image root is that of the data set unless another one is given.
     """
     image_root = image_root or report.manifest.image_root
     if image_root is None or not path or Path(path).is_absolute() or ".." in Path(path).parts:
         return None
-    return str(Path(image_root) / path)
+    return join_location(image_root, path)
 
 
 def _make_example(row: dict[str, Any], report: ReportModel) -> QueryExample:

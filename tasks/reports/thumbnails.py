@@ -9,10 +9,10 @@ import base64
 import io
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 from PIL import Image
 
+from indexmill.storage.contents import read_content
 from indexmill.tasks.validation.decoder_pool import DecoderPool
 from indexmill.tasks.validation.decoder_worker import DecodeRequest
 from indexmill.tasks.validation.image_reader import ImageLimits, UnreadableImage, read_image
@@ -23,32 +23,33 @@ LIMITS = ImageLimits(max_pixels=100_000_000)
 DECODE_TIMEOUT_SECONDS = 10.0
 
 
-def make_thumbnails(paths: Iterable[str], budget: int = MAX_THUMBNAIL_BYTES) -> dict[str, str]:
+def make_thumbnails(locations: Iterable[str], budget: int = MAX_THUMBNAIL_BYTES) -> dict[str, str]:
     """Make thumbnails until the budget is spent.
 
     Args:
-        paths: Image files in the order of the page; one that is shown twice is listed twice and costs twice.
+        locations: Images in the order of the page; one that is shown twice is listed twice and costs twice.
         budget: Bytes of base64. A thumbnail that does not fit into the rest is skipped.
 
     Returns:
-        Path -> JPEG as a data: URL. Files that cannot be read are left out.
+        Location -> JPEG as a data: URL. Images that cannot be read are left out.
     """
-    uses = Counter(paths)
+    uses = Counter(locations)
     thumbnails: dict[str, str] = {}
     if not uses:
         return thumbnails
     with DecoderPool(LIMITS, timeout_s=DECODE_TIMEOUT_SECONDS, decode=make_thumbnail) as decoders:
-        for path, thumbnail in zip(uses, decoders.decode_all(DecodeRequest(path, "") for path in uses), strict=True):
-            if isinstance(thumbnail, str) and len(thumbnail) * uses[path] <= budget:
-                budget -= len(thumbnail) * uses[path]
-                thumbnails[path] = thumbnail
+        results = decoders.decode_all(DecodeRequest(location, "") for location in uses)
+        for location, thumbnail in zip(uses, results, strict=True):
+            if isinstance(thumbnail, str) and len(thumbnail) * uses[location] <= budget:
+                budget -= len(thumbnail) * uses[location]
+                thumbnails[location] = thumbnail
     return thumbnails
 
 
 def make_thumbnail(request: DecodeRequest, limits: ImageLimits) -> str:
     """Return one image, at most THUMBNAIL_SIDE pixels wide and high, as a data: URL. Raises UnreadableImage."""
     try:
-        content = Path(request.path).read_bytes()
+        content = read_content(request.location)
     except OSError as error:
         raise UnreadableImage("unopenable", str(error)) from None
     image = read_image(content, limits, decode_size=(THUMBNAIL_SIDE, THUMBNAIL_SIDE))

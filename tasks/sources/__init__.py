@@ -13,6 +13,7 @@ from indexmill.configs.datasets import (
     StsDatasetConfig,
     TableDatasetConfig,
     TinyImagenetDatasetConfig,
+    WebDatasetConfig,
 )
 from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item, Source
@@ -24,12 +25,19 @@ from indexmill.tasks.sources.stdlib import StdlibSource
 from indexmill.tasks.sources.sts import StsSource
 from indexmill.tasks.sources.table import TableSource
 from indexmill.tasks.sources.tiny_imagenet import TinyImagenetSource
+from indexmill.tasks.sources.webdataset import WebDatasetSource
 
 __all__ = ["Item", "Source", "open_source"]
 
 
-def open_source(config: DatasetConfig, root: Root) -> Source:
-    """Open the source that a config describes. Raises InputError if it does not exist."""
+def open_source(config: DatasetConfig, root: Root, *, relist: bool = False) -> Source:
+    """Open the source that a config describes. Raises InputError if it does not exist.
+
+    Args:
+        config: The section `dataset`.
+        root: The storage root.
+        relist: Read files again that sources keep listings of: tar shards, tables with images.
+    """
     match config:
         case StdlibDatasetConfig():
             return StdlibSource()
@@ -42,11 +50,13 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
         case BeirDatasetConfig():
             return BeirSource(config, root)
         case TableDatasetConfig():
-            return TableSource(config, root)
+            return TableSource(config, root, relist=relist)
         case SqlDatasetConfig():
             from indexmill.tasks.sources.sql import SqlSource  # imports SQLAlchemy
 
             return SqlSource(config, root)
+        case WebDatasetConfig():
+            return WebDatasetSource(config, root, relist=relist)
         case HuggingFaceDatasetConfig():
             from indexmill.tasks.sources.huggingface import HuggingFaceSource  # slow to import: only its users pay for it
 

@@ -18,11 +18,12 @@ class Item:
         key: The item's name in the data set, unique and stable across builds.
         label: Its class, if it has one.
         text: The text, or an image's caption.
-        path: An image's file, relative to the source's image root.
-        size: The file's size in bytes.
-        mtime_ns: The file's modification time in nanoseconds.
+        path: An image's file, relative to the source's image root, or what is inside one (`storage.contents`).
+        size: The image's size in bytes.
+        mtime_ns: Its file's modification time in nanoseconds.
         split: The split that the data set assigns it to, if any.
         fault: Why the source could not read it; validation rejects it as `malformed_row`.
+        content_digest: The digest of its content, if the source has read it.
         url: Where an image is if it has to be downloaded; `path` is its copy's.
         version: The version of that image, on which its copy's path depends; None where no listing shows it.
     """
@@ -35,6 +36,7 @@ class Item:
     mtime_ns: int | None = None
     split: str | None = None
     fault: str | None = None
+    content_digest: str | None = None
     url: str | None = None
     version: str | None = None
 
@@ -64,8 +66,8 @@ class Source(Protocol):
     modality: Modality
 
     @property
-    def image_root(self) -> Path | None:
-        """The folder that image paths are relative to; None for texts."""
+    def image_root(self) -> str | Path | None:
+        """The folder or URL that image paths are relative to; None for texts."""
         ...
 
     @property

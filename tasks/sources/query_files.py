@@ -14,6 +14,7 @@ from indexmill.storage.records import Modality
 from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item
 from indexmill.tasks.sources.beir import BeirSource
+from indexmill.tasks.sources.image_table import find_image_type
 from indexmill.tasks.sources.judgements import Judgement, read_judgements
 from indexmill.tasks.sources.table import TableSource
 from indexmill.tasks.sources.table_reader import TableFormat, require_columns
@@ -73,6 +74,8 @@ class QueryFile:
         table_format = cast("TableFormat", path.suffix[1:])
         content = "image_column" if config.image_column else "text_column"
         columns = {f"{prefix}.queries.{name}": getattr(config, name) for name in ("id_column", content)}
+        if table_format == "parquet" and find_image_type(path, config.image_column) is not None:
+            del columns[f"{prefix}.queries.image_column"]
         require_columns(path, table_format, columns)
         text_column = None if config.image_column else config.text_column
         table = TableDatasetConfig(

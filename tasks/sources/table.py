@@ -15,6 +15,7 @@ from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item, ScoredPair
 from indexmill.tasks.sources.folder import find_named_file, forget_listings
 from indexmill.tasks.sources.image_downloads import ImageDownloads, RemoteImage
+from indexmill.tasks.sources.image_table import ImageTable, open_image_table
 from indexmill.tasks.sources.remote_urls import is_remote
 from indexmill.tasks.sources.table_files import LocalTableFiles, RemoteTableFiles, TableFiles, get_size_and_mtime, make_remote_item
 from indexmill.tasks.sources.table_reader import read_rows, require_columns
@@ -34,11 +35,12 @@ class TableSource:
         config: The data set's config.
         root: Where images are downloaded to when the first one in the table is a URL, or the table itself is behind one.
             Without a root nothing is downloaded.
+        relist: List Parquet files again that hold the images themselves.
     """
 
     image_root: Path | None
 
-    def __init__(self, config: TableDatasetConfig, root: Root | None = None) -> None:
+    def __init__(self, config: TableDatasetConfig, root: Root | None = None, *, relist: bool = False) -> None:
         self._config = config
         self._tables: TableFiles = RemoteTableFiles(config, root) if root and is_remote(config.path) else LocalTableFiles(config.path)
         self.modality: Modality = "image" if config.image_column else "text"
@@ -51,8 +53,12 @@ class TableSource:
                 got=self._tables.describe_missing(),
                 next_step="correct dataset.path",
             )
+        self._images: ImageTable | None = open_image_table(config, self._tables, root, relist=relist)
         self._require_columns(self._tables.names[0])
         self.downloads: ImageDownloads | None = None
+        if self._images:
+            self.image_root = self._images.folder
+            return
         if root and config.image_column and (self._tables.url or self._holds_urls()):
             self.downloads = ImageDownloads(root, config.path, config.downloads, trusted_url=self._tables.url)
         self.image_root = (self.downloads.folder if self.downloads else self._tables.folder) if config.image_column else None
@@ -64,6 +70,8 @@ class TableSource:
         downloaded images by how often one of them has changed; the server is asked here when that is due.
         """
         files = (self._tables.describe_version(name) for name in self._tables.names)
+        if self._images:
+            return rows_digest(files)
         if self.downloads:
             changes = self.downloads.recheck(
                 RemoteImage(item.url, item.path, item.mtime_ns, item.version) for item in self.items() if item.url and item.path
@@ -75,6 +83,9 @@ class TableSource:
     def items(self) -> Iterator[Item]:
         """Yield the rows in order, file by file. Raises InputError for a file that lacks a column or is unreadable as a whole."""
         config = self._config
+        if self._images:
+            yield from self._images.items()
+            return
         forget_listings()
         columns = (config.key_column, config.label_column, config.text_column, config.image_column)
         for file in self._tables.names:
@@ -113,6 +124,8 @@ class TableSource:
     def _require_columns(self, file: str) -> None:
         names = ("key_column", "label_column", "text_column", "image_column")
         columns = {f"dataset.{name}": column for name in names if (column := getattr(self._config, name))}
+        if self._images:
+            del columns["dataset.image_column"]
         require_columns(self._tables.open(file), self._config.source, columns, self._config.encoding)
 
 

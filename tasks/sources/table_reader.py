@@ -84,7 +84,7 @@ def require_columns(file: Path, table_format: TableFormat, columns: Mapping[str,
             raise InputError(
                 f"the column {column!r} does not hold text",
                 where=f"{setting}, {file}",
-                expected="text, numbers, or the path of an image",
+                expected="text, numbers, the path of an image, or in dataset.image_column of Parquet its bytes",
                 got=str(types[column]).split("<", maxsplit=1)[0],
                 next_step=f"choose another column in {setting}, or store this one as text",
             )
@@ -99,7 +99,7 @@ def _read_columns(
     file: Path, table_format: TableFormat, wanted: set[str], encoding: str | None
 ) -> tuple[list[str], dict[str, pa.DataType]]:
     """Return the columns' names, and the types of those that have any."""
-    with _translate_read_errors(file, table_format):
+    with translate_read_errors(file, table_format):
         match table_format:
             case "parquet":
                 with pq.ParquetFile(file) as table:
@@ -121,7 +121,7 @@ def read_rows(file: Path, table_format: TableFormat, columns: Sequence[str | Non
         columns: The columns' names; None gives a column of nulls. A column that the file lacks is null too.
         encoding: The encoding of CSV and JSON lines; by default UTF-8, or what the file's start says.
     """
-    with _translate_read_errors(file, table_format):
+    with translate_read_errors(file, table_format):
         match table_format:
             case "parquet":
                 rows = _read_parquet(file, columns)
@@ -309,15 +309,21 @@ def _read_json_lines(file: Path, columns: Sequence[str | None], encoding: str | 
         for line in lines:
             if not line.strip():
                 continue
-            values, fault = _parse_object(line)
-            cells: list[str | None] = []
-            for column in columns:
-                cell = None if fault or column is None else _convert_json(values.get(column))
-                if isinstance(cell, _Nested):
-                    fault = f"{column!r} holds {'a list' if isinstance(values.get(column or ''), list) else 'an object'}, not a text"
-                    break
-                cells.append(cell)
-            yield TableRow(lines.number, tuple(cells), fault and f"line {lines.number}: {fault}: {shorten(line, 120)}")
+            cells, fault = read_json_fields(line, columns)
+            yield TableRow(lines.number, cells, fault and f"line {lines.number}: {fault}: {shorten(line, 120)}")
+
+
+def read_json_fields(text: str, names: Sequence[str | None]) -> tuple[tuple[str | None, ...], str | None]:
+    """Return the named fields of a JSON object as text, a missing one as None, and why they cannot be read, if so."""
+    values, fault = _parse_object(text)
+    cells: list[str | None] = []
+    for name in names:
+        cell = None if fault or name is None else _convert_json(values.get(name))
+        if isinstance(cell, _Nested):
+            fault = f"{name!r} holds {'a list' if isinstance(values.get(name or ''), list) else 'an object'}, not a text"
+            break
+        cells.append(cell)
+    return tuple(cells), fault
 
 
 def _parse_object(line: str) -> tuple[dict[str, Any], str | None]:
@@ -362,7 +368,8 @@ def _list_json_keys(file: Path, wanted: set[str], encoding: str | None) -> list[
 
 
 @contextmanager
-def _translate_read_errors(file: Path, table_format: TableFormat) -> Iterator[None]:
+def translate_read_errors(file: Path, table_format: TableFormat) -> Iterator[None]:
+    """Turn the errors of libraries about a table into InputError."""
     try:
         yield
     except (pa.ArrowException, OSError, EOFError, ValueError, LookupError, csv.Error) as error:

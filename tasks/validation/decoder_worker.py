@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
+from indexmill.storage.contents import read_content
 from indexmill.storage.digests import content_digest
 from indexmill.tasks.validation.image_reader import ImageLimits, UnreadableImage, read_signature
 
@@ -25,9 +26,9 @@ _EXTRA_BYTES = 1 << 30  # for libraries loaded later and for the decoders' own d
 
 
 class DecodeRequest(NamedTuple):
-    """An image to decode: its path, and the digest of its bytes when it was listed."""
+    """An image to decode: its location (`storage.contents`), and the digest of its bytes when it was listed."""
 
-    path: str
+    location: str
     content_digest: str
 
 
@@ -43,7 +44,7 @@ class DecoderConfig:
 def compute_image_signature(request: DecodeRequest, limits: ImageLimits) -> str:
     """Return the image's content group and perceptual hash, one after the other. Raises UnreadableImage."""
     try:
-        content = Path(request.path).read_bytes()
+        content = read_content(request.location)
     except OSError as error:
         raise UnreadableImage("unopenable", error.strerror or str(error)) from None
     if content_digest(content) != request.content_digest:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from indexmill.configs.models import ValidateConfig
 from indexmill.storage import parquet
+from indexmill.storage.contents import join_location
 from indexmill.storage.digests import json_digest
 from indexmill.storage.image_check_cache import IMAGE_CHECK_SCHEMA, ImageCheckCache
 from indexmill.storage.records import FileRef
@@ -57,7 +58,7 @@ class CheckJob:
 
 
 def check_images(
-    root: Root, config: ValidateConfig, *, image_root: Path, items_path: Path, transient_path: Path, runner: Runner = LOCAL_RUNNER
+    root: Root, config: ValidateConfig, *, image_root: str, items_path: Path, transient_path: Path, runner: Runner = LOCAL_RUNNER
 ) -> ImageCheckCache:
     """Decode every content of a table that is not in the cache yet, and add the results part by part.
 
@@ -100,7 +101,7 @@ def run_check_job(root: Root, job: CheckJob, advance: Advance) -> FileRef | None
     sql = f"SELECT content_digest, path FROM {parquet.scan_sql(root.file(job.plan))} WHERE chunk = {job.chunk} ORDER BY path"
     rows = parquet.fetch_rows(sql, temp_dir=root.tmp)
     with DecoderPool(limits, timeout_s=config.seconds_per_item) as pool:
-        results = pool.decode_all(DecodeRequest(str(Path(job.image_root) / path), digest) for digest, path in rows)
+        results = pool.decode_all(DecodeRequest(join_location(job.image_root, path), digest) for digest, path in rows)
         checked = [_make_row(digest, result) for (digest, _), result in zip(rows, results, strict=True)]
     permanent = [row for row in checked if row["reason"] not in TRANSIENT_REASONS]
     transient = [row for row in checked if row["reason"] in TRANSIENT_REASONS]
@@ -117,7 +118,7 @@ def compute_policy_digest(config: ValidateConfig) -> str:
 
 
 def _iter_jobs(
-    cache: ImageCheckCache, config: ValidateConfig, image_root: Path, items_path: Path, missing: int, staging: Path, runner: Runner
+    cache: ImageCheckCache, config: ValidateConfig, image_root: str, items_path: Path, missing: int, staging: Path, runner: Runner
 ) -> Iterator[CheckJob]:
     """Yield the jobs in the order of paths, for sequential reads."""
     root, first_part, slots = cache.root, cache.get_next_number(), runner.count_slots(NO_RESOURCES)
@@ -134,7 +135,7 @@ def _iter_jobs(
             plan=ref,
             chunk=number,
             part=first_part + number,
-            image_root=str(image_root),
+            image_root=image_root,
             config=config,
         )
 

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from indexmill.configs.models import ValidateConfig
 from indexmill.storage import image_check_cache, parquet
-from indexmill.storage.digests import content_digest, read_content_digest
+from indexmill.storage.contents import read_content_digest
+from indexmill.storage.digests import content_digest
 from indexmill.storage.items_table import SIDED_COLUMNS
 from indexmill.storage.records import Modality
 from indexmill.storage.root import Root
@@ -46,7 +47,7 @@ def check_queries(
     passing, rejected = f"SELECT {columns} FROM {parquet.scan_sql(valid)}", f"SELECT * FROM {parquet.scan_sql(invalid)}"
     if image_root is not None:
         failed = staging / "failed_images.parquet"
-        cache = check_images(root, limits, image_root=Path(image_root), items_path=valid, transient_path=failed)
+        cache = check_images(root, limits, image_root=image_root, items_path=valid, transient_path=failed)
         results = f"(SELECT * FROM {cache.to_sql(image_check_cache.IMAGE_CHECK_SCHEMA)} UNION ALL SELECT * FROM {parquet.scan_sql(failed)})"
         joined = f"({passing}) i JOIN {results} r ON r.content_digest = i.content_digest"
         chosen = ", ".join(f"{'r' if name == 'content_group' else 'i'}.{name}" for name in QUERIES_SCHEMA.names)
@@ -75,7 +76,7 @@ def _iterate_valid(
 def _complete_row(row: dict[str, Any], image_root: str | None) -> dict[str, Any]:
     """Add digest and group; the group of an image comes from its decoding."""
     text, is_text = row["text"] or "", image_root is None
-    digest = content_digest(text.encode()) if is_text else read_content_digest(Path(str(image_root)), row["path"])
+    digest = content_digest(text.encode()) if is_text else read_content_digest(str(image_root), row["path"])
     group = content_digest((normalize_for_grouping(text) or text).encode()) if is_text else None
     return {**row, "label": None, "given_split": None, "content_digest": digest, "content_group": group, "side": "query"}
 

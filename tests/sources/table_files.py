@@ -37,4 +37,4 @@ def write_table(path: Path, rows: list[Row]) -> Path:
 
 def make_source(root: Root, path: Path | str, **columns: Any) -> TableSource:
     suffix = Path(path).suffix[1:]
-    return TableSource(TableDatasetConfig.model_validate({"source": suffix, "path": str(path), **columns}))
+    return TableSource(TableDatasetConfig.model_validate({"source": suffix, "path": str(path), **columns}), root)

@@ -167,11 +167,11 @@ def test_columns_may_be_in_another_order_in_each_file(tmp_path: Path, root: Root
 
 
 def test_a_column_of_nested_values_is_refused(tmp_path: Path, root: Root) -> None:
-    """Images as bytes inside Parquet are not paths, and the error states the column's type."""
-    write_table(tmp_path / "t.parquet", [{"image": {"bytes": b"x", "path": "a.png"}, "raw": b"x", "many": ["a"]}])
-    for column, got in (("image", "struct"), ("raw", "binary"), ("many", "list")):
+    """Bytes are no texts, and a list of paths is no image. The error states the column's type."""
+    write_table(tmp_path / "t.parquet", [{"image": {"bytes": b"x", "path": "a.png"}, "raw": b"x", "many": ["a"], "plain": "a"}])
+    for setting, column, got in (("text_column", "image", "struct"), ("key_column", "raw", "binary"), ("image_column", "many", "list")):
         with pytest.raises(InputError, match="does not hold text") as raised:
-            make_source(root, tmp_path / "t.parquet", image_column=column)
+            make_source(root, tmp_path / "t.parquet", **({"text_column": "plain"} | {setting: column}))
         assert raised.value.got == got
 
 

@@ -13,7 +13,7 @@ from indexmill.tasks.validation.image_reader import ImageLimits, UnreadableImage
 
 def misbehave(request: DecodeRequest, limits: ImageLimits) -> str:
     """Hang, crash, exhaust memory, fail or refuse, as the path says."""
-    match request.path:
+    match request.location:
         case "hang":
             time.sleep(3600)
         case "crash":
@@ -31,12 +31,12 @@ def misbehave(request: DecodeRequest, limits: ImageLimits) -> str:
         case "print":
             os.write(2, b"a library complains\n")
             os.write(1, b"and prints\n")
-    return request.path
+    return request.location
 
 
 def crash_once(request: DecodeRequest, limits: ImageLimits) -> str:
     """Create the path and crash if it does not exist yet."""
-    path = Path(request.path)
+    path = Path(request.location)
     if not path.exists():
         path.touch()
         os.kill(os.getpid(), signal.SIGKILL)
