@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, JsonValue, Tag, field_validator, model_validator
 
+from indexmill.configs.targets import TargetName
 from indexmill.storage.records import FrozenModel
 
 QUERY_SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -256,6 +257,16 @@ class BeirDatasetConfig(BaseDatasetConfig):
         return self
 
 
+class PythonDatasetConfig(BaseDatasetConfig):
+    """The rows that a class or function of an installed Python package yields (see sources.md)."""
+
+    source: Literal["python"]
+    target: TargetName = Field(
+        description="what makes the source: package.module:NAME, or the name of an entry point in the group indexmill.sources"
+    )
+    options: dict[str, JsonValue] = Field(default_factory=dict, description="keyword arguments of the target")
+
+
 DatasetConfig = Annotated[
     StdlibDatasetConfig
     | FolderDatasetConfig
@@ -264,6 +275,7 @@ DatasetConfig = Annotated[
     | TinyImagenetDatasetConfig
     | StsDatasetConfig
     | TableDatasetConfig
-    | BeirDatasetConfig,
+    | BeirDatasetConfig
+    | PythonDatasetConfig,
     Field(discriminator="source"),
 ]

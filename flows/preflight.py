@@ -7,7 +7,7 @@ from indexmill.configs.models import PipelineConfig
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import EmbeddingSet, SplitDataset
 from indexmill.storage.root import Root
-from indexmill.tasks.encoding import MODALITIES_BY_KIND, EncoderIdentity, identify
+from indexmill.tasks.encoding import EncoderIdentity, identify
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.encoding.protocol import ModelSpec
 from indexmill.tasks.gpu_slot import acquire_gpu_slot
@@ -24,7 +24,7 @@ def check_encoder(config: EncoderConfig, root: Root, process: EncoderProcess) ->
     identity = identify(config)
     if not root.list_files(root.encoder(identity.fingerprint), "**"):
         with acquire_gpu_slot() as is_shared, track("loading the model", 1) as advance:
-            process.check_model(ModelSpec(config, "float32", MODALITIES_BY_KIND[config.kind][0]))
+            process.check_model(ModelSpec(config, "float32", identity.modalities[0]))
             if is_shared:
                 process.stop()  # frees the device's memory for the next holder of the slot
             advance(1)
