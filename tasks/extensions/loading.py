@@ -6,7 +6,8 @@ import difflib
 import inspect
 import traceback
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -92,19 +93,26 @@ def call_factory(target: Target, factory: Callable[..., Any], options: Mapping[s
             got=f"{', '.join(arguments) or 'no options'}: {error}",
             next_step=f"correct {key}",
         ) from None
-    try:
+    with translate_failures(target):
         return factory(**arguments)
+
+
+@contextmanager
+def translate_failures(target: Target) -> Iterator[None]:
+    """Turn the errors of a target's code into Indexmill's (`describe_failure`)."""
+    try:
+        yield
+    except IndexmillError:
+        raise
     except Exception as error:
         raise describe_failure(target, error) from error
 
 
 def describe_failure(target: Target, error: Exception) -> IndexmillError:
-    """Build the error to raise for one that the code of a target raised; Indexmill's own stay as they are.
+    """Build the error to raise for one that the code of a target raised.
 
     A ConnectionError or TimeoutError becomes SourceUnreachable, which is retried.
     """
-    if isinstance(error, IndexmillError):
-        return error
     kind = SourceUnreachable if isinstance(error, ConnectionError | TimeoutError) else InputError
     return kind(
         f"the code of {target.name} cannot reach a service" if kind is SourceUnreachable else f"the code of {target.name} raised an error",

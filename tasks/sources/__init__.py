@@ -8,6 +8,7 @@ from indexmill.configs.datasets import (
     FolderDatasetConfig,
     HuggingFaceDatasetConfig,
     KaggleDatasetConfig,
+    PythonDatasetConfig,
     StdlibDatasetConfig,
     StsDatasetConfig,
     TableDatasetConfig,
@@ -17,6 +18,7 @@ from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item, Source
 from indexmill.tasks.sources.beir import BeirSource
 from indexmill.tasks.sources.folder import FolderSource
+from indexmill.tasks.sources.python_source import PythonDataSource
 from indexmill.tasks.sources.stdlib import StdlibSource
 from indexmill.tasks.sources.sts import StsSource
 from indexmill.tasks.sources.table import TableSource
@@ -40,6 +42,8 @@ def open_source(config: DatasetConfig, root: Root) -> Source:
             return BeirSource(config, root)
         case TableDatasetConfig():
             return TableSource(config)
+        case PythonDatasetConfig():
+            return PythonDataSource(config)
         case HuggingFaceDatasetConfig():
             from indexmill.tasks.sources.huggingface import HuggingFaceSource  # slow to import: only its users pay for it
 

@@ -14,6 +14,7 @@ from indexmill.storage.errors import InputError
 from indexmill.storage.records import Modality
 from indexmill.tasks.sources.base import Item, ScoredPair
 from indexmill.tasks.sources.folder import find_named_file, forget_listings
+from indexmill.tasks.sources.image_files import get_size_and_mtime, resolve_image_path
 from indexmill.tasks.sources.table_reader import read_rows, require_columns
 
 
@@ -48,7 +49,7 @@ class TableSource:
 
     def compute_revision(self) -> str:
         """Return a digest of path, size and modification time of every table file and of every image that they list."""
-        files = ((file, *_get_size_and_mtime(self._folder / file)) for file in self._files)
+        files = ((file, *get_size_and_mtime(self._folder / file)) for file in self._files)
         images = ((item.path, item.size, item.mtime_ns) for item in self.items()) if self.image_root else ()
         return rows_digest(itertools.chain(files, images))
 
@@ -76,11 +77,11 @@ class TableSource:
         return iter(())
 
     def _make_image_item(self, file: str, image: str | None, key: str, label: str | None, text: str | None) -> Item:
-        path = _resolve_image_path(self._folder, Path(file).parent, image)
+        path = resolve_image_path(self._folder, self._folder / Path(file).parent, image)
         if image and "\0" not in image and (path is None or not os.path.lexists(self._folder / path)):
             found, _ = find_named_file(self._folder, PurePosixPath(file), image)
             path = found if PurePosixPath(found).parts[:1] not in ((), ("/",), ("..",)) and (self._folder / found).exists() else path
-        size, mtime_ns = _get_size_and_mtime(self._folder / path) if path else (None, None)
+        size, mtime_ns = get_size_and_mtime(self._folder / path) if path else (None, None)
         return Item(key=key, label=label, text=text, path=path, size=size, mtime_ns=mtime_ns)
 
     def _require_columns(self, file: str) -> None:
@@ -100,20 +101,3 @@ def _find_table_files(pattern: str) -> tuple[Path, list[str]]:
     folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
     matches = (match.relative_to(folder) for match in folder.glob(str(path.relative_to(folder))) if match.is_file())
     return folder.resolve(), sorted(match.as_posix() for match in matches if not any(part.startswith(".") for part in match.parts))
-
-
-def _resolve_image_path(folder: Path, subfolder: Path, image: str | None) -> str | None:
-    """Make an image path relative to `folder` instead of `subfolder`; None if it leads out. Links are not resolved."""
-    if not image or "\0" in image:
-        return None
-    path = Path(os.path.normpath(folder / subfolder / image))
-    return path.relative_to(folder).as_posix() if folder in path.parents else None
-
-
-def _get_size_and_mtime(path: Path) -> tuple[int | None, int | None]:
-    """Return a file's size in bytes and modification time in nanoseconds; None for both if it does not exist."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None, None
-    return stat.st_size, stat.st_mtime_ns

@@ -16,7 +16,7 @@ TEXT: dict[str, Any] = {
     **SIZES, "vocab_size": 32, "max_position_embeddings": CONTEXT, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
 }  # fmt: skip
 STAGES: dict[str, Any] = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
-WORDS = "a photo of cat dog the red car".split()
+WORDS = ["a", "photo", "of", "cat", "dog", "the", "red", "car"]
 # Not the defaults, so that a loader that ignores the image processor's files fails.
 MEAN, STD = [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]
 
