@@ -103,9 +103,7 @@ def _check_attributes(source: Any, target: Target) -> None:
 
 def _resolve_image_root(image_root: Any, target: Target) -> Path:
     if not isinstance(image_root, str | Path) or not Path(image_root).expanduser().is_dir():
-        raise _build_error(
-            target, "the source of images has no folder of them", "an attribute `image_root`: an existing folder", image_root
-        )
+        raise _build_error(target, "the source has no folder of images", "an attribute `image_root`: an existing folder", image_root)
     return Path(image_root).expanduser().resolve()
 
 
