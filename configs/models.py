@@ -296,6 +296,11 @@ class PipelineConfig(FrozenModel):
         return values | {"run": self.run.model_dump(mode="json", exclude_unset=exclude_unset)}
 
     @property
+    def has_extensions(self) -> bool:
+        """Whether the pipeline names an encoder, a source or a measure of one's own."""
+        return self.encoder.kind == "python" or self.dataset.source == "python" or bool(self.evaluation.measures)
+
+    @property
     def own_queries(self) -> OwnQueriesConfig | None:
         """How the pipeline's own queries are read; None if items are held out instead."""
         if not self.dataset.has_own_queries:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,7 @@ class PythonDataSource:
     image_root: Path | None
 
     def __init__(self, config: PythonDatasetConfig) -> None:
-        self._target = find_target(config.target, group="indexmill.sources", key="dataset.target")
-        factory = load_class_factory(self._target, METHODS, "source")
+        self._target, factory = load_source_factory(config)
         self._source = call_factory(self._target, factory, config.options, {}, "dataset.options")
         _check_attributes(self._source, self._target)
         self.modality, self.labeled = self._source.modality, self._source.labeled
@@ -88,6 +87,12 @@ class PythonDataSource:
         path = resolve_image_path(self.image_root, self.image_root, row.get("path"))
         size, mtime_ns = get_size_and_mtime(self.image_root / path) if path else (None, None)
         return Item(key=key or "", label=label, text=row.get("caption"), path=path, size=size, mtime_ns=mtime_ns, split=split)
+
+
+def load_source_factory(config: PythonDatasetConfig) -> tuple[Target, Callable[..., Any]]:
+    """Import the target, and check it against the protocol before it is called."""
+    target = find_target(config.target, group="indexmill.sources", key="dataset.target")
+    return target, load_class_factory(target, METHODS, "source")
 
 
 def _check_attributes(source: Any, target: Target) -> None:

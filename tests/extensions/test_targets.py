@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from indexmill.configs.loading import load_config
+from indexmill.flows.cli.app import app
+from indexmill.flows.preflight import check_extensions
 from indexmill.storage.errors import InputError, SourceUnreachable
 from indexmill.tasks.extensions.loading import call_factory, load_class_factory, load_function, translate_failures
 from indexmill.tasks.extensions.targets import Target, _find_distributions, find_target
@@ -210,3 +214,27 @@ def test_distributions_are_those_that_importlib_finds(site: Path) -> None:
     ours = {name: list(_find_distributions(name)) for name in names}
     assert ours == {name: sorted(set(expected.get(name, []))) for name in names}
     assert len(ours["google"]) > 1
+
+
+def test_check_imports_what_a_config_names(package: Path, tmp_path: Path) -> None:
+    """Encoder, source and measures; a config with nothing of one's own imports nothing for this."""
+    config = tmp_path / "acme.yaml"
+    text = """
+name: acme
+dataset: {source: stdlib}
+encoder: {kind: python, target: acme, modalities: [text], options: {dim: 3}}
+evaluation: {measures: [acme_tools.code:measure]}
+"""
+    config.write_text(text)
+    assert load_config(str(config)).has_extensions
+    check_extensions(load_config(str(config)))
+    for change in ("encoder.target=acme_tools.code:Nothing", "evaluation.measures=[acme_tools.code:measure_two]"):
+        with pytest.raises(InputError, match="the target is no"):
+            check_extensions(load_config(str(config), [change]))
+    changes = ["dataset.source=python", "dataset.target=acme_tools.code:Encoder"]
+    with pytest.raises(InputError, match="the target is no source"):
+        check_extensions(load_config(str(config), changes))
+    result = CliRunner().invoke(app, ["check", str(config), "--set", "encoder.target=acne"])
+    assert result.exit_code == 2
+    assert "did you mean acme" in result.output
+    assert not load_config("demo-text").has_extensions
