@@ -100,7 +100,7 @@ def get_index_embeddings(config: PipelineConfig, embeddings: EmbeddingSet) -> Em
         raise InputError(
             f"there are no {error.args[0]} embeddings",
             where=f"index.modality = {config.index.modality}, evaluation.query_modality = {config.evaluation.query_modality}",
-            expected="images with captions, and an encoder for both (open-clip)",
+            expected="images with captions, and an encoder for both (such as open-clip)",
             got=f"{embeddings.modality}s, {config.encoder.kind}",
             next_step="set dataset.captions (folders) or dataset.text_column (tables), or remove both keys",
         ) from None

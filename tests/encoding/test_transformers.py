@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import transformers
 from PIL import Image
 
 from indexmill.configs.encoders import TransformersEncoderConfig
+from indexmill.flows.cli.search import search_index
 from indexmill.storage.errors import InputError
 from indexmill.tasks.encoding import EncoderIdentity, identify, load_encoder
 from indexmill.tasks.encoding.base import SupportsTexts, encode_items
+from tests.conftest import Build
 from tests.encoding.checkpoints import ModelHub, make_images, open_model_hub, write_malicious_pickle
 from tests.encoding.transformers_models import (
     CONTEXT,
@@ -32,6 +34,13 @@ from tests.encoding.transformers_models import (
     write_tokenizer,
     write_two_sided_model,
 )
+
+QUICK = ("CLIP", "Siglip2", "DINOv3ViT", "ViT")  # one of each kind of pooling and input; the others are slow tests
+
+
+def list_cases(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in names]
+
 
 TEXTS = ["a photo of a cat", "dog", "the red car", "a " * 13, "a " * 14, "a " * 15, "cat " * 40]
 
@@ -66,7 +75,7 @@ def get_text_features(folder: Path, texts: Sequence[str], padding: str) -> np.nd
     return normalize(torch.cat([model.get_text_features(**entry).pooler_output for entry in tokens]))
 
 
-@pytest.mark.parametrize("name", TWO_SIDED)
+@pytest.mark.parametrize("name", list_cases(TWO_SIDED))
 def test_both_sides_of_a_model_give_the_librarys_features(name: str, tmp_path: Path) -> None:
     """Images through the model's own processor, texts in batches sorted by length: within 1e-5 of one at a time."""
     folder = write_two_sided_model(tmp_path / name, name)
@@ -84,7 +93,7 @@ def test_both_sides_of_a_model_give_the_librarys_features(name: str, tmp_path: P
     assert encoder.dim == encoder.text_encoder.dim == encoded.vectors.shape[1]
 
 
-@pytest.mark.parametrize("name", IMAGE_ONLY)
+@pytest.mark.parametrize("name", list_cases(IMAGE_ONLY))
 def test_a_model_of_images_is_pooled_as_its_card_says(name: str, tmp_path: Path) -> None:
     """pooler_output, but for ViT, DeiT and ViTMSN the first token of the last layer."""
     folder = write_image_model(tmp_path / name, name)
@@ -273,3 +282,16 @@ def test_a_hub_model_is_downloaded_once_and_only_what_the_library_reads(hub: Mod
     assert len(hub.requests) == requests
     assert not hub.count_requests("pytorch_model.bin")
     assert not hub.count_requests("model.onnx")
+
+
+@pytest.mark.slow
+def test_an_image_index_can_be_searched_by_text(build: Build, pictures: Path, tmp_path: Path) -> None:
+    """The snapshot says what its encoder takes. The ranking is by the cosine of the text with every image."""
+    folder = write_two_sided_model(tmp_path / "siglip", "Siglip")
+    assert build(pictures, "encoder.kind=transformers", f"encoder.model={folder}", "encoder.weights_sha256=null")["published"]
+    response = search_index(str(tmp_path / "root"), "demo-images", text="a photo of cat", image=None, k=5)
+    encoder = load_encoder(make_encoder_config(folder))
+    assert isinstance(encoder, SupportsTexts)
+    images = [Image.open(path).convert("RGB") for path in sorted(pictures.rglob("*.png"))]
+    scores = encode_items(encoder, images).vectors @ encode_items(encoder.text_encoder, ["a photo of cat"]).vectors[0]
+    assert [result["score"] for result in response["results"]] == pytest.approx(sorted(scores, reverse=True)[:5], abs=1e-4)

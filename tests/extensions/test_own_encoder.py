@@ -218,6 +218,13 @@ def test_a_prompt_precedes_every_text_of_its_role() -> None:
         identify(make_config("Pictures", modalities=["image"], document_prompt="b "))
 
 
+def test_a_config_with_options_is_a_key() -> None:
+    """A worker of a cluster remembers batch sizes by the model, and options may hold lists."""
+    specs = {ModelSpec(make_config(options={"layers": [1, 2]}), "float32", "text"): 8}
+    assert specs[ModelSpec(make_config(options={"layers": [1, 2]}), "float32", "text")] == 8
+    assert ModelSpec(make_config(options={"layers": [1, 3]}), "float32", "text") not in specs
+
+
 def test_the_fingerprint_covers_version_options_and_weights(package: Path, tmp_path: Path) -> None:
     """And not where the weights are, nor how large a batch is."""
     weights = tmp_path / "weights.bin"
