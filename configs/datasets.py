@@ -6,8 +6,9 @@ import codecs
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BeforeValidator, ByteSize, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, ByteSize, Discriminator, Field, JsonValue, Tag, field_validator, model_validator
 
+from indexmill.configs.targets import TargetName
 from indexmill.storage.records import FrozenModel
 
 DATABASES = ("postgresql", "mysql", "mariadb", "sqlite", "duckdb")
@@ -339,6 +340,16 @@ class BeirDatasetConfig(BaseDatasetConfig):
         return self
 
 
+class PythonDatasetConfig(BaseDatasetConfig):
+    """The rows that a class or function of an installed Python package yields (see sources.md)."""
+
+    source: Literal["python"]
+    target: TargetName = Field(
+        description="what makes the source: package.module:NAME, or the name of an entry point in the group indexmill.sources"
+    )
+    options: dict[str, JsonValue] = Field(default_factory=dict, description="keyword arguments of the target")
+
+
 DatasetConfig = Annotated[
     StdlibDatasetConfig
     | FolderDatasetConfig
@@ -349,6 +360,7 @@ DatasetConfig = Annotated[
     | TableDatasetConfig
     | SqlDatasetConfig
     | WebDatasetConfig
-    | BeirDatasetConfig,
+    | BeirDatasetConfig
+    | PythonDatasetConfig,
     Field(discriminator="source"),
 ]

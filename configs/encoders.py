@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
-from indexmill.storage.records import FrozenModel, Precision
+from indexmill.configs.targets import TargetName
+from indexmill.storage.records import FrozenModel, Modality, Precision
+
+Pooling = Literal["auto", "projection", "pooler", "cls", "mean"]
 
 
 # Keys with these values are left out of dumps, so that configs without them keep their cache keys and digests.
@@ -18,12 +21,17 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
-class BaseEncoderConfig(FrozenModel):
-    """Settings of every encoder."""
+class ModelSetting(FrozenModel):
+    """The model of encoders that come with Indexmill."""
 
     model: str = Field(
         min_length=1, description="a model id, a local path, or package:NAME/PATH for a file or folder inside an installed Python package"
     )
+
+
+class BaseEncoderConfig(FrozenModel):
+    """Settings of every encoder."""
+
     weights_sha256: str | None = Field(
         default=None, pattern="^[0-9a-f]{64}$", description="SHA-256 that the weights file must have before it is loaded"
     )
@@ -83,19 +91,19 @@ class ImageOnlyEncoderConfig(BaseEncoderConfig):
         return values
 
 
-class SentenceTransformersEncoderConfig(TextEncoderConfig):
+class SentenceTransformersEncoderConfig(TextEncoderConfig, ModelSetting):
     """Texts, by a sentence-transformers model: a path or an id on the Hugging Face Hub, ORG/NAME."""
 
     kind: Literal["sentence-transformers"]
 
 
-class EfficientNetLiteEncoderConfig(ImageOnlyEncoderConfig):
+class EfficientNetLiteEncoderConfig(ImageOnlyEncoderConfig, ModelSetting):
     """Images, by the pooled features of EfficientNet-Lite0 (1,280 dimensions)."""
 
     kind: Literal["efficientnet-lite"]
 
 
-class OpenClipEncoderConfig(TextEncoderConfig):
+class OpenClipEncoderConfig(TextEncoderConfig, ModelSetting):
     """Images and texts in one space, by a CLIP model of open_clip.
 
     `model` is an architecture of the library (`ViT-B-32`), or a model with its own configuration: `hf-hub:ORG/NAME`, or
@@ -120,7 +128,7 @@ class OpenClipEncoderConfig(TextEncoderConfig):
         return self
 
 
-class TimmEncoderConfig(ImageOnlyEncoderConfig):
+class TimmEncoderConfig(ImageOnlyEncoderConfig, ModelSetting):
     """Images, by the pooled features of a timm model.
 
     `model` is an architecture (`resnet18`, `mobilenetv3_large_100`).
@@ -135,7 +143,60 @@ class TimmEncoderConfig(ImageOnlyEncoderConfig):
     )
 
 
+class TransformersEncoderConfig(TextEncoderConfig, ModelSetting):
+    """Images, texts, or both in one space, by a model of transformers: a path or an id on the Hugging Face Hub, ORG/NAME.
+
+    For models that no other kind reads, such as SigLIP 2, DINOv3, or CLIP in the format of transformers.
+    """
+
+    kind: Literal["transformers"]
+    pooling: Pooling = Field(
+        default="auto",
+        exclude_if=_is_auto,
+        description="which vector of the model's output is taken: `projection` (get_image_features, get_text_features), `pooler`"
+        " (pooler_output), `cls` (the first token), `mean` (of all tokens), or `auto`: what the model's card says, where Indexmill knows"
+        " the architecture",
+    )
+
+
+class PythonEncoderConfig(TextEncoderConfig):
+    """Texts, images, or both in one space, by a class or function of an installed Python package (see encoders.md)."""
+
+    kind: Literal["python"]
+    target: TargetName = Field(
+        description="what makes the encoder: package.module:NAME, or the name of an entry point in the group indexmill.encoders"
+    )
+    modalities: tuple[Modality, ...] = Field(min_length=1, description="what it encodes: [text], [image] or [image, text]")
+    options: dict[str, JsonValue] = Field(
+        default_factory=dict, description="keyword arguments of the target; they are part of the fingerprint"
+    )
+    weights: tuple[str, ...] = Field(
+        default=(),
+        description="files and folders that the encoder loads, as paths or package:NAME/PATH; their SHA-256 are part of the fingerprint",
+    )
+
+    @field_validator("modalities")
+    @classmethod
+    def _order_modalities(cls, modalities: tuple[Modality, ...]) -> tuple[Modality, ...]:
+        if len(set(modalities)) < len(modalities):
+            raise ValueError("[text], [image] or [image, text]")
+        return tuple(sorted(modalities))  # images first: captions are encoded after them
+
+    @property
+    def model(self) -> str:
+        """What stands for the model in messages and reports."""
+        return self.target
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # pydantic's own cannot hash `options`
+
+
 EncoderConfig = Annotated[
-    SentenceTransformersEncoderConfig | EfficientNetLiteEncoderConfig | OpenClipEncoderConfig | TimmEncoderConfig,
+    SentenceTransformersEncoderConfig
+    | EfficientNetLiteEncoderConfig
+    | OpenClipEncoderConfig
+    | TimmEncoderConfig
+    | TransformersEncoderConfig
+    | PythonEncoderConfig,
     Field(discriminator="kind"),
 ]

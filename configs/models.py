@@ -8,6 +8,7 @@ from pydantic import ByteSize, Field, field_validator, model_validator
 
 from indexmill.configs.datasets import BeirDatasetConfig, DatasetConfig, Queries, SplitName
 from indexmill.configs.encoders import EncoderConfig
+from indexmill.configs.targets import TargetName
 from indexmill.storage.records import FrozenModel, Rerank
 
 
@@ -139,6 +140,12 @@ class EvaluationConfig(FrozenModel):
     )
     projection_seconds: float = Field(
         default=20, ge=0, description="approximate time for t-SNE, which determines the number of points; 0: no projection"
+    )
+    measures: tuple[TargetName, ...] = Field(
+        default=(),
+        exclude_if=lambda measures: not measures,
+        description="functions of installed Python packages that compute further metrics of the rankings: package.module:NAME, or the name"
+        " of an entry point in the group indexmill.measures",
     )
     trec: bool = Field(default=False, description="also write the run and its qrels in trec_eval's format")
     sets: dict[QuerySetName, QuerySetConfig] = Field(
@@ -287,6 +294,11 @@ class PipelineConfig(FrozenModel):
         """Return the whole config as plain values, with the section `run` that other dumps leave out."""
         values = self.model_dump(mode="json", by_alias=True, exclude_unset=exclude_unset)
         return values | {"run": self.run.model_dump(mode="json", exclude_unset=exclude_unset)}
+
+    @property
+    def has_extensions(self) -> bool:
+        """Whether the pipeline names an encoder, a source or a measure of one's own."""
+        return self.encoder.kind == "python" or self.dataset.source == "python" or bool(self.evaluation.measures)
 
     @property
     def own_queries(self) -> OwnQueriesConfig | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ByteSize
+from pydantic import BaseModel, ByteSize, JsonValue
 from pydantic.fields import FieldInfo
 
 from indexmill.configs.models import PipelineConfig
@@ -28,6 +28,7 @@ TYPE_NAMES: dict[Any, str] = {
     bool: "true or false",
     ByteSize: "size, such as 2GB",
     type(None): "null",
+    JsonValue: "any value",
 }
 
 

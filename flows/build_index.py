@@ -26,6 +26,7 @@ from indexmill.tasks.encode import encode
 from indexmill.tasks.encoding import EncoderIdentity
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.evaluate import evaluate
+from indexmill.tasks.evaluation.own_measures import find_measure_versions
 from indexmill.tasks.indexing.factory_check import check_factory
 from indexmill.tasks.ingest import describe_stale_listing, ingest, read_source_revision
 from indexmill.tasks.publish import publish
@@ -43,6 +44,7 @@ def run_stages(
 ) -> BuildSummary:
     """Run all stages in order. Each takes records and its part of the config, and returns the next record."""
     root, run = stages.root, stages.run
+    measure_versions = find_measure_versions(config.evaluation)
     with process:
         dataset, validated, split_dataset, identity = run_data_stages(config, stages, process, runner, rehash=rehash, record_revision=True)
         check_sizes(config, split_dataset)
@@ -66,6 +68,7 @@ def run_stages(
         leaks=config.split.leaks,
         image_root=split_dataset.image_root,
         pairs=split_dataset.pairs,
+        measure_versions=measure_versions,
         runner=runner,
     )
     snapshot = run(

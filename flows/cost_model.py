@@ -23,9 +23,11 @@ from indexmill.tasks.indexing.training import MIN_SAMPLE_SIZE, TRAINING_SAMPLE_C
 
 # docs/benchmarks.md, "Ingest, validate, split": 35,484, 3,946 and 44,034 files a second on 2 cores; texts are not decoded
 LIST_CPU_S, IMAGE_CHECK_CPU_S, TEXT_CHECK_CPU_S, SPLIT_CPU_S = 28e-6, 506e-6, 30e-6, 23e-6
-# docs/benchmarks.md, "Encoding": items a second and core in bfloat16, reading and preparing included
+# docs/benchmarks.md, "Encoding": items a second and core in bfloat16, reading and preparing included. Models of `transformers`
+# are like those of `open-clip`; nothing is known of `python`.
 ENCODE_RATES = {"sentence-transformers": 359.0, "open-clip": 15.0, "timm": 40.0, "efficientnet-lite": 53.0}
-ASSUMED_DIMS = {"sentence-transformers": 384, "open-clip": 512, "timm": 512, "efficientnet-lite": 1280}
+ENCODE_RATES |= {"transformers": 15.0, "python": 15.0}
+ASSUMED_DIMS = {"sentence-transformers": 384, "open-clip": 512, "timm": 512, "efficientnet-lite": 1280, "transformers": 768, "python": 512}
 # docs/benchmarks.md, "Scale": tables digested, joins with the store's keys, and sorting rows into shards, per item
 DIGEST_CPU_S, JOIN_CPU_S, ASSIGN_ROWS_CPU_S = 0.44e-6, 0.5e-6, 2.5e-6
 TABLE_DIGESTS, KEY_JOINS = 5, 4  # ingest, validate, split, encode, shards; missing, in use, truncated, parts of shards

@@ -231,7 +231,7 @@ def _estimate_encoding(root: Root, config: PipelineConfig, identity: EncoderIden
     """Estimate the encoding of each modality, and of each set of one's own queries."""
     items = root.file(split.chunks.table if split.chunks else split.table)
     yield _estimate_modality(root, config, identity, split.modality, items)
-    if encodes_captions(config.encoder, split.modality):
+    if encodes_captions(identity, split.modality):
         with open_captions(root, items) as captions:
             if captions:
                 yield _estimate_modality(root, config, identity, "text", captions)

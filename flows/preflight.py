@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from indexmill.configs.encoders import EncoderConfig
+from indexmill.configs.datasets import PythonDatasetConfig
+from indexmill.configs.encoders import EncoderConfig, PythonEncoderConfig
 from indexmill.configs.models import PipelineConfig
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import EmbeddingSet, SplitDataset
 from indexmill.storage.root import Root
-from indexmill.tasks.encoding import MODALITIES_BY_KIND, EncoderIdentity, identify
+from indexmill.tasks.encoding import EncoderIdentity, identify
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.encoding.protocol import ModelSpec
+from indexmill.tasks.encoding.python_encoder import load_encoder_factory
+from indexmill.tasks.evaluation.own_measures import find_measure_versions
 from indexmill.tasks.gpu_slot import acquire_gpu_slot
 from indexmill.tasks.indexing.factory import min_training_items
 from indexmill.tasks.progress import track
+from indexmill.tasks.sources.python_source import load_source_factory
 
 
 def check_encoder(config: EncoderConfig, root: Root, process: EncoderProcess) -> EncoderIdentity:
@@ -24,11 +28,24 @@ def check_encoder(config: EncoderConfig, root: Root, process: EncoderProcess) ->
     identity = identify(config)
     if not root.list_files(root.encoder(identity.fingerprint), "**"):
         with acquire_gpu_slot() as is_shared, track("loading the model", 1) as advance:
-            process.check_model(ModelSpec(config, "float32", MODALITIES_BY_KIND[config.kind][0]))
+            process.check_model(ModelSpec(config, "float32", identity.modalities[0]))
             if is_shared:
                 process.stop()  # frees the device's memory for the next holder of the slot
             advance(1)
     return identity
+
+
+def check_extensions(config: PipelineConfig) -> None:
+    """Import the encoder, the source and the measures of one's own, and check them as far as is possible without a call.
+
+    Raises:
+        InputError: One of them does not exist, does not fit its protocol, or has no version.
+    """
+    if isinstance(config.encoder, PythonEncoderConfig):
+        load_encoder_factory(config.encoder)
+    if isinstance(config.dataset, PythonDatasetConfig):
+        load_source_factory(config.dataset)
+    find_measure_versions(config.evaluation)
 
 
 def check_sizes(config: PipelineConfig, split: SplitDataset) -> None:
@@ -83,7 +100,7 @@ def get_index_embeddings(config: PipelineConfig, embeddings: EmbeddingSet) -> Em
         raise InputError(
             f"there are no {error.args[0]} embeddings",
             where=f"index.modality = {config.index.modality}, evaluation.query_modality = {config.evaluation.query_modality}",
-            expected="images with captions, and an encoder for both (open-clip)",
+            expected="images with captions, and an encoder for both (such as open-clip)",
             got=f"{embeddings.modality}s, {config.encoder.kind}",
             next_step="set dataset.captions (folders) or dataset.text_column (tables), or remove both keys",
         ) from None

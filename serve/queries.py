@@ -12,7 +12,7 @@ from indexmill.configs.models import ValidateConfig
 from indexmill.storage.errors import InputError
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.records import Modality
-from indexmill.tasks.encoding import MODALITIES_BY_KIND
+from indexmill.tasks.encoding import list_modalities
 from indexmill.tasks.validation.image_reader import ImageLimits, UnreadableImage, read_image
 from indexmill.tasks.validation.text_normalization import normalize_text
 
@@ -28,7 +28,7 @@ class InvalidQuery(InputError):
 
 def query_modalities(manifest: Manifest) -> tuple[Modality, ...]:
     """Return the modalities that the snapshot's encoder takes; an image-text encoder maps both into one space."""
-    return MODALITIES_BY_KIND[manifest.config["encoder"]["kind"]]
+    return list_modalities({"kind": manifest.config["encoder"]["kind"], **manifest.encoder})
 
 
 def check_modality(manifest: Manifest, modality: Modality) -> None:

@@ -14,7 +14,7 @@ from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import EmbeddingSet, EncodedQueries, Modality, Precision, QueryTable, Role, SplitDataset, StoredVectors
 from indexmill.storage.root import Root
-from indexmill.tasks.encoding import MODALITIES_BY_KIND, EncoderIdentity, check_dimensions
+from indexmill.tasks.encoding import EncoderIdentity, check_dimensions
 from indexmill.tasks.encoding.chunked_items import gather_items
 from indexmill.tasks.encoding.device import get_device_name
 from indexmill.tasks.encoding.encoder_pool import EncoderPool, make_local_pool
@@ -55,11 +55,11 @@ def encode(
     Raises:
         InputError: The encoder does not take items of this modality, or too many items have no vector.
     """
-    if split.modality not in MODALITIES_BY_KIND[config.kind]:
-        raise _build_modality_error(config, split)
+    if split.modality not in identity.modalities:
+        raise _build_modality_error(config, identity, split)
     for table in split.query_tables:
-        if table.modality not in MODALITIES_BY_KIND[config.kind]:
-            raise _build_query_modality_error(config, table)
+        if table.modality not in identity.modalities:
+            raise _build_query_modality_error(config, identity, table)
     pool = make_local_pool(process)
     encoder = ModalityEncoder(root, process, split, config, identity, max_reject_fraction, runner, pool)
     with acquire_gpu_slot():
@@ -186,7 +186,7 @@ def _encode_all_modalities(encoder: ModalityEncoder) -> EmbeddingSet:
         chunks = encoder.encode("text", root.file(split.chunks.table))
         return gather_items(root, split, chunks)
     embeddings = encoder.encode(split.modality, root.file(split.table))
-    if not encodes_captions(encoder.config, split.modality):
+    if not encodes_captions(encoder.identity, split.modality):
         return embeddings
     with open_captions(root, root.file(embeddings.items)) as captions_path:
         if captions_path is None:
@@ -226,8 +226,8 @@ def _describe_precision_check(profile: DeviceProfile) -> dict[str, object]:
     return {"precision_check": profile.check.model_dump() | {"device": profile.device}} if profile.check else {}
 
 
-def _build_modality_error(config: EncoderConfig, split: SplitDataset) -> InputError:
-    supported = " and ".join(f"{modality}s" for modality in MODALITIES_BY_KIND[config.kind])
+def _build_modality_error(config: EncoderConfig, identity: EncoderIdentity, split: SplitDataset) -> InputError:
+    supported = " and ".join(f"{modality}s" for modality in identity.modalities)
     return InputError(
         f"this encoder takes {supported}, but the data set has {split.modality}s",
         where="encoder.kind",
@@ -236,8 +236,8 @@ def _build_modality_error(config: EncoderConfig, split: SplitDataset) -> InputEr
     )
 
 
-def _build_query_modality_error(config: EncoderConfig, table: QueryTable) -> InputError:
-    supported = " and ".join(f"{modality}s" for modality in MODALITIES_BY_KIND[config.kind])
+def _build_query_modality_error(config: EncoderConfig, identity: EncoderIdentity, table: QueryTable) -> InputError:
+    supported = " and ".join(f"{modality}s" for modality in identity.modalities)
     return InputError(
         f"this encoder takes {supported}, but the queries are {table.modality}s",
         where="encoder.kind",

@@ -25,6 +25,7 @@ from indexmill.tasks.evaluation.extra_metrics import (
     evaluate_captions,
 )
 from indexmill.tasks.evaluation.judgment import Judgment, count_queries, judge_held_out, judge_own
+from indexmill.tasks.evaluation.own_measures import compute_own_measures
 from indexmill.tasks.evaluation.own_queries import load_names, write_named_qrels, write_named_run
 from indexmill.tasks.evaluation.projection import project_embedding_space
 from indexmill.tasks.evaluation.relevance import RelevanceJudge, aggregate_metrics
@@ -62,12 +63,14 @@ def evaluate(
     leaks: str,
     image_root: str | None,
     pairs: FileRef | None,
+    measure_versions: dict[str, dict[str, str]],
     runner: Runner = LOCAL_RUNNER,
 ) -> Evaluation:
     """Measure the index with the held-out queries, or with one's own; write tables per query and per label, and the report's data.
 
     `leaks: exclude` leaves out queries that are nearly a copy of an item in the database. Without queries, few metrics
     can be measured. Of several sets of one's own queries, the first is the main one, which speed and figures are measured with.
+    `measure_versions` holds the versions of the measures in the config (`tasks.evaluation.own_measures`), for the cache key.
 
     Raises:
         InputError: The index does not find its own items (`tasks.evaluation.canary`).
@@ -112,6 +115,8 @@ def evaluate(
     else:
         metrics |= evaluate_captions(root, items, include_leaks=include_leaks, max_items=config.max_queries, seed=index.seed)
     metrics |= {key: projection[key] for key in ("knn_purity_at_10", "silhouette") if projection.get(key) is not None}
+    own = compute_own_measures(root, config, judgments, queries, known=metrics)
+    judgments, metrics, intervals = own.judgments, metrics | own.metrics, intervals | own.intervals
     scored_pairs = correlate_scored_pairs(root, items, pairs) if pairs else {}
     timings = measure_search_speed(searcher, judgment.run.query_vectors, threads=faiss.omp_get_max_threads())
     timings |= load_or_measure_encode_latency(
@@ -123,7 +128,7 @@ def evaluate(
         gpu_slot=acquire_gpu_slot(),
     )
     timings["bytes_per_vector"] = bytes_per_vector([shard.index.size for shard in shards.shards], indexed.indexed_vectors.database)
-    configs = [index.model_dump(mode="json"), config.model_dump(mode="json")]
+    configs = [index.model_dump(mode="json"), config.model_dump(mode="json")] + ([measure_versions] if measure_versions else [])
     digest = json_digest([embeddings.digest, tuned.digest, *configs, leaks, metrics, scored_pairs])
     sweep = sweep_search_params(searcher, judgment.run, judgment.ground_truth, tuned.params)
     report_data = {"space": projection, "sweep": sweep}

@@ -118,6 +118,7 @@ TASK_POLICIES = {
             "leaks",
             "image_root",
             "pairs",
+            "measure_versions",
         ),
         version=5,
         uncached_inputs=("runner",),

@@ -155,7 +155,7 @@ def pipelines(as_json: JsonOption = False) -> None:
 
 @build_commands.command(rich_help_panel=BUILD)
 def check(config: ConfigArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:
-    """Check a config, try its FAISS factory, and print it with all defaults."""
+    """Check a config, try its FAISS factory, import what it names of your own, and print it with all defaults."""
     from indexmill.configs.loading import load_config
     from indexmill.flows.cli.render import print_config, print_result
 
@@ -165,6 +165,10 @@ def check(config: ConfigArgument, settings: SetOption = None, as_json: JsonOptio
             from indexmill.tasks.indexing.factory_check import check_factory
 
             check_factory(pipeline.index)
+        if pipeline.has_extensions:
+            from indexmill.flows.preflight import check_extensions
+
+            check_extensions(pipeline)
         print_result(pipeline.dump_all(), as_json, print_config)
 
 

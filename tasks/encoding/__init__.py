@@ -8,23 +8,26 @@ from indexmill.configs.encoders import (
     EfficientNetLiteEncoderConfig,
     EncoderConfig,
     OpenClipEncoderConfig,
+    PythonEncoderConfig,
     SentenceTransformersEncoderConfig,
     TextEncoderConfig,
     TimmEncoderConfig,
+    TransformersEncoderConfig,
 )
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Precision, Role
 from indexmill.tasks.encoding.base import EncodedItems, Encoder
-from indexmill.tasks.encoding.identity import MODALITIES_BY_KIND, EncoderIdentity, identify
+from indexmill.tasks.encoding.identity import EncoderIdentity, identify, list_modalities
 
 __all__ = [
-    "MODALITIES_BY_KIND",
     "EncodedItems",
     "Encoder",
     "EncoderIdentity",
     "check_dimensions",
     "get_encoder_class",
+    "has_precisions",
     "identify",
+    "list_modalities",
     "load_encoder",
 ]
 
@@ -61,8 +64,17 @@ def check_dimensions(config: EncoderConfig, dim: int) -> None:
         )
 
 
+def has_precisions(config: EncoderConfig) -> bool:
+    """Return whether an encoder can compute in other precisions than float32. Imports an encoder of one's own."""
+    if not isinstance(config, PythonEncoderConfig):
+        return True
+    from indexmill.tasks.encoding.python_encoder import takes_precision
+
+    return takes_precision(config)
+
+
 def get_encoder_class(config: EncoderConfig) -> Callable[..., Encoder]:
-    """Return the encoder class for a config. Imports the model library, which takes seconds."""
+    """Return the encoder class for a config, or a function that makes the encoder. Imports the model library, which takes seconds."""
     match config:
         case SentenceTransformersEncoderConfig():
             from indexmill.tasks.encoding.sentence_transformers import SentenceTransformersModel
@@ -80,3 +92,11 @@ def get_encoder_class(config: EncoderConfig) -> Callable[..., Encoder]:
             from indexmill.tasks.encoding.timm import TimmModel
 
             return TimmModel
+        case TransformersEncoderConfig():
+            from indexmill.tasks.encoding.transformers import load_transformers_model
+
+            return load_transformers_model
+        case PythonEncoderConfig():
+            from indexmill.tasks.encoding.python_encoder import load_python_encoder
+
+            return load_python_encoder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -99,6 +99,16 @@ def encode_batches(encoder: Encoder, inputs: Sequence[Any], advance: Advance = i
         advance(stop - start)
         start = stop
     return encoded
+
+
+def batch_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[np.ndarray]:
+    """Yield batches of positions, longest first.
+
+    Texts of similar length share a batch, which saves padding; a batch that does not fit into memory fails first.
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
 
 
 # Messages of torch's allocators, oneDNN (which only reports this when its scratch memory does not fit), C++, the kernel

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from indexmill.configs.encoders import EncoderConfig
 from indexmill.storage import parquet
 from indexmill.storage.device_profiles import DeviceProfile
 from indexmill.storage.digests import content_digest, json_digest
@@ -26,7 +25,7 @@ from indexmill.storage.root import Root, find_file_error
 from indexmill.tasks.encoding.chunk_size import choose_chunk_rows
 from indexmill.tasks.encoding.device import get_device_name
 from indexmill.tasks.encoding.encoder_pool import WORKER_ENCODERS
-from indexmill.tasks.encoding.identity import MODALITIES_BY_KIND
+from indexmill.tasks.encoding.identity import EncoderIdentity
 from indexmill.tasks.encoding.protocol import ChunkResult, EncodeChunk, ModelSpec
 from indexmill.tasks.progress import Advance, track
 from indexmill.tasks.runner import Resources, Runner, Work, check_image_root
@@ -142,9 +141,9 @@ class PartitionedItems:
     distinct_contents: int
 
 
-def encodes_captions(config: EncoderConfig, modality: Modality) -> bool:
+def encodes_captions(identity: EncoderIdentity, modality: Modality) -> bool:
     """Return whether captions are encoded too: those of images, if the encoder also takes texts."""
-    return modality == "image" and "text" in MODALITIES_BY_KIND[config.kind]
+    return modality == "image" and "text" in identity.modalities
 
 
 @contextmanager

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from operator import not_
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from indexmill.configs.encoders import EncoderConfig, OpenClipEncoderConfig, SentenceTransformersEncoderConfig, TimmEncoderConfig
+from indexmill.configs.encoders import (
+    EncoderConfig,
+    OpenClipEncoderConfig,
+    PythonEncoderConfig,
+    SentenceTransformersEncoderConfig,
+    TextEncoderConfig,
+    TimmEncoderConfig,
+    TransformersEncoderConfig,
+)
 from indexmill.storage.digests import file_digest, json_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import FrozenModel, Modality, Precision, Role
 from indexmill.tasks.encoding.checkpoints import Checkpoint, find_folder_weights, find_open_clip_checkpoint, find_timm_checkpoint
 from indexmill.tasks.encoding.model_files import CONFIG_SUFFIXES, find_model_path, find_sentence_transformer_folder, list_model_files
 from indexmill.tasks.encoding.prompts import describe_role, resolve_prompts
+from indexmill.tasks.encoding.python_target import find_encoder_target
+from indexmill.tasks.encoding.transformers_files import describe_transformers_model, find_transformers_folder, list_transformers_files
 
 LIBRARIES = {
     "sentence-transformers": ("sentence-transformers", "transformers", "torch"),
     "efficientnet-lite": ("efficientnet-lite-pytorch", "pillow", "torch"),
     "open-clip": ("open_clip_torch", "pillow", "timm", "torch", "torchvision"),
     "timm": ("pillow", "timm", "torch", "torchvision"),
+    "transformers": ("pillow", "tokenizers", "torch", "torchvision", "transformers"),
 }
-# What each kind encodes; the first is the modality that the encoder itself has.
+# What each kind encodes, unless it depends on the model; the first is the modality that the encoder itself has.
 MODALITIES_BY_KIND: dict[str, tuple[Modality, ...]] = {
     "sentence-transformers": ("text",),
     "efficientnet-lite": ("image",),
@@ -30,7 +43,7 @@ MODALITIES_BY_KIND: dict[str, tuple[Modality, ...]] = {
     "timm": ("image",),
 }
 # Raise an entry when a code change alters the vectors.
-ENCODER_VERSIONS = {"sentence-transformers": 1, "efficientnet-lite": 2, "open-clip": 2, "timm": 2}
+ENCODER_VERSIONS = {"sentence-transformers": 1, "efficientnet-lite": 2, "open-clip": 2, "timm": 2, "transformers": 1, "python": 1}
 
 
 ROLE_KEYS = ("prompt", "task")  # what `describe_role` may add to the details
@@ -56,6 +69,11 @@ class EncoderIdentity(FrozenModel):
     prompts: dict[Role, str] = Field(default_factory=dict, exclude_if=not_)
     query_settings: dict[str, str] | None = Field(default=None, exclude_if=_is_none)
 
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What the encoder encodes; the first is the modality that it has itself."""
+        return list_modalities(self.details)
+
     def for_role(self, role: Role) -> EncoderIdentity:
         """Return the identity of the encoder as it encodes one role."""
         if role == "document" or self.query_settings is None:
@@ -68,7 +86,7 @@ class EncoderIdentity(FrozenModel):
         details = self.details | {"precision": precision, "stored": storage_dtype}
         if modality == "image":  # prompts precede texts only
             details = {key: value for key, value in details.items() if key not in ROLE_KEYS}
-        if modality != MODALITIES_BY_KIND[details["kind"]][0]:
+        if modality != self.modalities[0]:
             details["side"] = modality
         return self.model_copy(update={"fingerprint": _compute_fingerprint(details), "details": details})
 
@@ -78,6 +96,11 @@ class EncoderIdentity(FrozenModel):
             return self
         details = self.details | {"dimensions": dimensions}
         return self.model_copy(update={"fingerprint": _compute_fingerprint(details), "details": details})
+
+
+def list_modalities(details: Mapping[str, Any]) -> tuple[Modality, ...]:
+    """List what an encoder encodes, from the details of its identity, which manifests have too."""
+    return tuple(details.get("modalities") or MODALITIES_BY_KIND[details["kind"]])
 
 
 def identify(config: EncoderConfig, precision: Precision = "float32") -> EncoderIdentity:
@@ -93,7 +116,7 @@ def identify(config: EncoderConfig, precision: Precision = "float32") -> Encoder
         "kind": config.kind,
         "model": config.model,
         "encoder_version": ENCODER_VERSIONS[config.kind],
-        "libraries": {name: version(name) for name in LIBRARIES[config.kind]},
+        "libraries": _get_library_versions(config),
         "weights": weights,
         "precision": precision,
         "normalize": config.normalize,
@@ -108,6 +131,7 @@ def identify(config: EncoderConfig, precision: Precision = "float32") -> Encoder
             got=", ".join(f"{name} {digest}" for name, digest in weights.items()),
             next_step="reinstall or download the model again, or correct encoder.weights_sha256",
         )
+    _refuse_prompts_without_texts(config, settings)
     prompts, query_settings = resolve_prompts(config), describe_role(config, "query")
     return EncoderIdentity(
         fingerprint=_compute_fingerprint(details),
@@ -122,6 +146,23 @@ def _compute_fingerprint(details: dict[str, Any]) -> str:
     return json_digest({**details, "model": None})[:32]
 
 
+def _get_library_versions(config: EncoderConfig) -> dict[str, str]:
+    if isinstance(config, PythonEncoderConfig):
+        return find_encoder_target(config).versions
+    return {name: version(name) for name in LIBRARIES[config.kind]}
+
+
+def _refuse_prompts_without_texts(config: EncoderConfig, settings: Mapping[str, Any]) -> None:
+    """Raise InputError for a prompt of an encoder that takes no texts, where the config alone cannot know that."""
+    prompts = (config.query_prompt, config.document_prompt) if isinstance(config, TextEncoderConfig) else ()
+    if "text" not in settings.get("modalities", ("text",)) and any(prompt != "auto" for prompt in prompts):
+        raise InputError(
+            "a prompt precedes a text, and this encoder takes images only",
+            where=f"encoder.model = {config.model}",
+            next_step="remove encoder.query_prompt and encoder.document_prompt",
+        )
+
+
 def _digest_weights(config: EncoderConfig) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the digests of the files that determine the vectors, by name, and the library settings that do as well."""
     match config:
@@ -131,9 +172,30 @@ def _digest_weights(config: EncoderConfig) -> tuple[dict[str, str], dict[str, An
             return _digest_checkpoint(find_timm_checkpoint(config))
         case SentenceTransformersEncoderConfig():
             path = find_sentence_transformer_folder(config.model)
+        case TransformersEncoderConfig():
+            path = find_transformers_folder(config.model)
+            digests = {file.name: file_digest(file) for file in list_transformers_files(path)}
+            return digests, describe_transformers_model(path, config)
+        case PythonEncoderConfig():
+            settings = {"target": find_encoder_target(config).name, "modalities": config.modalities, "options": config.options}
+            return _digest_declared_weights(config), settings
         case _:
             path = find_model_path(config.model)
-    return {file.relative_to(path).as_posix() if path.is_dir() else file.name: file_digest(file) for file in list_model_files(path)}, {}
+    return _digest_files(path), {}
+
+
+def _digest_files(path: Path) -> dict[str, str]:
+    return {file.relative_to(path).as_posix() if path.is_dir() else file.name: file_digest(file) for file in list_model_files(path)}
+
+
+def _digest_declared_weights(config: PythonEncoderConfig) -> dict[str, str]:
+    """Digest all files of the paths in `encoder.weights`, by their position in the list and their path below it."""
+    digests: dict[str, str] = {}
+    for number, name in enumerate(config.weights):
+        path = find_model_path(name, "encoder.weights")
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        digests |= {f"{number}/{file.relative_to(path if path.is_dir() else path.parent).as_posix()}": file_digest(file) for file in files}
+    return digests
 
 
 def _digest_checkpoint(checkpoint: Checkpoint) -> tuple[dict[str, str], dict[str, Any]]:

@@ -15,13 +15,12 @@ from timm.layers.norm_act import BatchNormAct2d
 from indexmill.configs.encoders import OpenClipEncoderConfig
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Modality, Precision, Role
-from indexmill.tasks.encoding.base import EncodedItems
+from indexmill.tasks.encoding.base import EncodedItems, batch_by_length
 from indexmill.tasks.encoding.checkpoints import CHECKPOINT_ERRORS, Checkpoint, build_checkpoint_error, find_open_clip_checkpoint
 from indexmill.tasks.encoding.image_encoder import ImageEncoder
 from indexmill.tasks.encoding.preprocessing import build_preprocessor
 from indexmill.tasks.encoding.prompts import resolve_prompts
 from indexmill.tasks.encoding.torch_runtime import (
-    batch_by_length,
     fuse_batch_norm,
     move_model_to_device,
     move_tensor_to_device,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from indexmill.configs.encoders import EncoderConfig, OpenClipEncoderConfig, SentenceTransformersEncoderConfig
+from indexmill.configs.encoders import EncoderConfig, SentenceTransformersEncoderConfig, TextEncoderConfig
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Role
 from indexmill.tasks.encoding.model_files import find_sentence_transformer_folder
@@ -71,7 +71,7 @@ def read_model_prompts(config: EncoderConfig) -> ModelPrompts:
 
 
 def _resolve_prompt(config: EncoderConfig, role: Role, model_prompts: ModelPrompts) -> str:
-    if not isinstance(config, SentenceTransformersEncoderConfig | OpenClipEncoderConfig):
+    if not isinstance(config, TextEncoderConfig):
         return ""
     value, prompts = config.query_prompt if role == "query" else config.document_prompt, model_prompts.by_name
     if value == "auto":

@@ -14,7 +14,7 @@ import numpy as np
 
 from indexmill.storage.contents import join_location, read_content
 from indexmill.storage.digests import content_digest
-from indexmill.storage.errors import SourceChanged, SourceUnreachable
+from indexmill.storage.errors import IndexmillError, SourceChanged, SourceUnreachable
 from indexmill.tasks.encoding.base import EncodedItems, Encoder, encode_batches, is_out_of_memory
 from indexmill.tasks.progress import Advance
 from indexmill.tasks.validation.image_reader import UNLIMITED, UnreadableImage, read_image
@@ -151,12 +151,13 @@ def _read_and_preprocess(encoder: Encoder, image_root: str, row: ItemRow) -> Any
 def _encode_with_fallback(encoder: Encoder, inputs: list[Any], advance: Advance) -> tuple[EncodedItems, dict[int, RejectReason]]:
     """Encode a window. If an item makes its batch fail, encode the items one by one and reject those that fail.
 
-    If all of several items fail, the encoder is broken, and the last error is raised.
+    If all of several items fail, the encoder is broken, and the last error is raised. A service that cannot be reached is no
+    item's fault.
     """
     try:
         return encode_batches(encoder, inputs, advance), {}
     except Exception as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or isinstance(error, SourceUnreachable):
             raise
     vectors, truncated = np.full((len(inputs), encoder.dim), np.nan, np.float32), np.zeros(len(inputs), bool)
     failed: dict[int, RejectReason] = {}
@@ -165,9 +166,10 @@ def _encode_with_fallback(encoder: Encoder, inputs: list[Any], advance: Advance)
             encoded = encode_batches(encoder, [item], advance)
             vectors[row], truncated[row] = encoded.vectors[0], encoded.truncated[0]
         except Exception as error:
-            if is_out_of_memory(error) or 1 < len(inputs) == len(failed) + 1:
+            if is_out_of_memory(error) or isinstance(error, SourceUnreachable) or 1 < len(inputs) == len(failed) + 1:
                 raise
-            failed[row] = ("encoder_error", f"{type(error).__name__}: {error}"[:500])
+            message = error.got if isinstance(error, IndexmillError) else f"{type(error).__name__}: {error}"
+            failed[row] = ("encoder_error", message[:500])
     return EncodedItems(vectors, truncated), failed
 
 

@@ -15,11 +15,10 @@ from sentence_transformers.base.modules.transformer import Transformer
 from indexmill.configs.encoders import SentenceTransformersEncoderConfig
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Modality, Precision, Role
-from indexmill.tasks.encoding.base import EncodedItems
+from indexmill.tasks.encoding.base import EncodedItems, batch_by_length
 from indexmill.tasks.encoding.model_files import find_sentence_transformer_folder
 from indexmill.tasks.encoding.prompts import resolve_prompts
 from indexmill.tasks.encoding.torch_runtime import (
-    batch_by_length,
     get_device,
     move_model_to_device,
     move_tensor_to_device,

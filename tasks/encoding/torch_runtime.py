@@ -1,9 +1,8 @@
-"""Run models with torch: device, dtype, batches by length, float32 output, and folding of batch normalization."""
+"""Run models with torch: device, dtype, float32 output, and folding of batch normalization."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,16 +46,6 @@ def to_float32_tensor(features: torch.Tensor, *, normalize: bool) -> torch.Tenso
     """Convert features (n, dim) to float32, and then to unit length if `normalize`: norms are computed in float32."""
     features = features.float()
     return torch.nn.functional.normalize(features, dim=1) if normalize else features
-
-
-def batch_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[np.ndarray]:
-    """Yield batches of positions, longest first.
-
-    Texts of similar length share a batch, which saves padding; a batch that does not fit into memory fails first.
-    """
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
 
 
 ModuleTypes = tuple[type[nn.Module], ...]

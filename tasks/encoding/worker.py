@@ -24,7 +24,7 @@ import numpy as np
 from indexmill.storage import parquet
 from indexmill.storage.embedding_store import REJECTED_SCHEMA, EmbeddingPartWriter, open_part
 from indexmill.storage.errors import IndexmillError, InputError
-from indexmill.tasks.encoding import Encoder, get_encoder_class, load_encoder
+from indexmill.tasks.encoding import Encoder, get_encoder_class, has_precisions, load_encoder
 from indexmill.tasks.encoding.base import SupportsOnnxExport, SupportsTexts, encode_items
 from indexmill.tasks.encoding.onnx import OnnxTextEncoder
 from indexmill.tasks.encoding.precision import compute_agreement, compute_min_cosine, find_fastest_precision, passes
@@ -168,7 +168,7 @@ def _make_reject(row: ItemRow, reason: str, message: str) -> ItemRow:
 
 
 def _compare_precisions(job: ComparePrecision, models: ModelCache) -> PrecisionComparison:
-    fast_precision = find_fastest_precision()
+    fast_precision = find_fastest_precision() if has_precisions(job.model.config) else "float32"
     if fast_precision == "float32":
         return PrecisionComparison(fast_precision, items=0, mean_cosine=1.0, overlap_at_10=1.0, passes=True)
     float32_vectors, fast_vectors = (

@@ -220,7 +220,7 @@ def aggregate_metrics(relevance: RelevanceResult, ann_metrics: dict[str, np.ndar
     intervals: ConfidenceIntervals = {}
     complete_ann_metrics = {name: column for name, column in ann_metrics.items() if np.isfinite(column).all()}
     for columns in (relevance.metrics, complete_ann_metrics):
-        means, column_intervals = _bootstrap_means(columns)
+        means, column_intervals = bootstrap_means(columns)
         metrics |= means
         intervals |= column_intervals
     if relevance.source == "label":
@@ -229,7 +229,8 @@ def aggregate_metrics(relevance: RelevanceResult, ann_metrics: dict[str, np.ndar
     return metrics, intervals
 
 
-def _bootstrap_means(columns: dict[str, np.ndarray]) -> tuple[dict[str, float], ConfidenceIntervals]:
+def bootstrap_means(columns: dict[str, np.ndarray]) -> tuple[dict[str, float], ConfidenceIntervals]:
+    """Return the mean of each float64 (queries,) array, and its 95 % bootstrap interval."""
     if not columns or not len(next(iter(columns.values()))):
         return {}, {}
     means, lows, highs = (values.tolist() for values in bootstrap_intervals(np.stack(list(columns.values()), axis=1)))

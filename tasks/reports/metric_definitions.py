@@ -80,15 +80,21 @@ def define_metric(name: str) -> MetricDefinition:
     return MetricDefinition(name, "")
 
 
+def is_own_metric(name: str) -> bool:
+    """Return whether a metric comes from a measure of one's own, which gets all queries: Indexmill does not define it."""
+    return not define_metric(name).explanation
+
+
 def describe_population(report: ReportModel, name: str) -> str:
     """Describe the population that the mean of a metric is computed over."""
     counts = report.build_metrics.counts
     has_own_queries = "queries_read" in counts
     set_name, slash, metric = name.rpartition("/")
     if slash:
-        kind, count = ("", "queries") if metric.startswith("ann_") else ("judged ", "queries_judged")
+        is_of_all = metric.startswith("ann_") or is_own_metric(metric)
+        kind, count = ("", "queries") if is_of_all else ("judged ", "queries_judged")
         return f"{format_count(counts.get(f'{set_name}/{count}'))} {kind}queries"
-    if name.startswith("ann_"):
+    if name.startswith("ann_") or is_own_metric(name):
         return f"{format_count(counts.get('queries'))} {'' if has_own_queries else 'held-out '}queries"
     if name == "map_full_depth":
         return f"{format_count(counts.get('queries_full_depth'))} sampled queries"

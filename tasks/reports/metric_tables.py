@@ -8,7 +8,7 @@ from typing import NamedTuple
 from indexmill.storage.metrics_file import MetricComparison, MetricsFile
 from indexmill.tasks.metrics.latency import compute_encode_fraction
 from indexmill.tasks.reports.formats import ROUNDS_TO_ZERO, format_count, format_p_value, format_signed, pluralize
-from indexmill.tasks.reports.metric_definitions import MetricDefinition, define_metric, describe_population
+from indexmill.tasks.reports.metric_definitions import MetricDefinition, define_metric, describe_population, is_own_metric
 from indexmill.tasks.reports.model import ReportModel
 
 HEADLINE_METRICS = (
@@ -101,8 +101,10 @@ class StageTime:
 
 
 def list_headline_metrics(report: ReportModel) -> list[MetricRow]:
-    """List the measured metrics among those that the report shows first."""
-    return [get_metric_row(report, name) for name in HEADLINE_METRICS if name in report.build_metrics.metrics]
+    """List the measured metrics among those that the report shows first, and those of the config's own measures."""
+    metrics = report.build_metrics.metrics
+    names = [*HEADLINE_METRICS, *(name for name in metrics if "/" not in name and is_own_metric(name))]
+    return [get_metric_row(report, name) for name in names if name in metrics]
 
 
 def get_metric_row(report: ReportModel, name: str) -> MetricRow:
@@ -226,7 +228,8 @@ def list_query_sets(report: ReportModel) -> list[QuerySetRow]:
     rows = []
     for prefix in prefixes:
         counts = {name.removeprefix(prefix): count for name, count in build_metrics.counts.items() if name.startswith(prefix)}
-        names = [prefix + name for name in SET_METRICS if prefix + name in build_metrics.metrics]
+        own = [name for name in build_metrics.metrics if name.rpartition("/")[0] == prefix.rstrip("/") and is_own_metric(name)]
+        names = [*(name for metric in SET_METRICS if (name := prefix + metric) in build_metrics.metrics), *own]
         notes = [pluralize(counts[name], one, many) for name, one, many in QUERY_COUNTS if counts.get(name)]
         metrics = [get_metric_row(report, name) for name in names]
         rows.append(QuerySetRow(prefix.rstrip("/"), counts["queries"], counts["queries_judged"], metrics, notes))

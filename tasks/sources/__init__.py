@@ -8,6 +8,7 @@ from indexmill.configs.datasets import (
     FolderDatasetConfig,
     HuggingFaceDatasetConfig,
     KaggleDatasetConfig,
+    PythonDatasetConfig,
     SqlDatasetConfig,
     StdlibDatasetConfig,
     StsDatasetConfig,
@@ -19,6 +20,7 @@ from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item, Source
 from indexmill.tasks.sources.beir import BeirSource
 from indexmill.tasks.sources.folder import FolderSource
+from indexmill.tasks.sources.python_source import PythonDataSource
 from indexmill.tasks.sources.remote_folder import RemoteFolderSource
 from indexmill.tasks.sources.remote_urls import is_remote
 from indexmill.tasks.sources.stdlib import StdlibSource
@@ -57,6 +59,8 @@ def open_source(config: DatasetConfig, root: Root, *, relist: bool = False) -> S
             return SqlSource(config, root)
         case WebDatasetConfig():
             return WebDatasetSource(config, root, relist=relist)
+        case PythonDatasetConfig():
+            return PythonDataSource(config)
         case HuggingFaceDatasetConfig():
             from indexmill.tasks.sources.huggingface import HuggingFaceSource  # slow to import: only its users pay for it
 

@@ -139,3 +139,20 @@ def _escape_path(path: str) -> str:
         return content.decode()
     except UnicodeDecodeError:
         return content.replace(b"\\", b"\\\\").decode(errors="backslashreplace")
+
+
+def resolve_image_path(image_root: Path, folder: Path, image: str | None) -> str | None:
+    """Make a path that is relative to `folder`, or absolute, relative to the image root above it; None if it leads out. Links stay."""
+    if not image or "\0" in image:
+        return None
+    path = Path(os.path.normpath(folder / image))
+    return path.relative_to(image_root).as_posix() if image_root in path.parents else None
+
+
+def get_size_and_mtime(path: Path) -> tuple[int | None, int | None]:
+    """Return a file's size in bytes and modification time in nanoseconds; None for both if it does not exist."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None, None
+    return stat.st_size, stat.st_mtime_ns

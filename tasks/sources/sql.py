@@ -25,9 +25,10 @@ from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item, ScoredPair
 from indexmill.tasks.sources.downloads import list_with_nearest
 from indexmill.tasks.sources.image_downloads import ImageDownloads, RemoteImage
+from indexmill.tasks.sources.image_files import get_size_and_mtime
 from indexmill.tasks.sources.remote_urls import is_remote
 from indexmill.tasks.sources.sql_reader import ResultBatch, SqlReader
-from indexmill.tasks.sources.table_files import get_size_and_mtime, make_remote_item
+from indexmill.tasks.sources.table_files import make_remote_item
 from indexmill.tasks.sources.table_reader import format_number, is_nan
 from indexmill.tasks.sources.text_lines import find_invalid_text
 

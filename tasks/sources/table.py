@@ -15,9 +15,10 @@ from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item, ScoredPair
 from indexmill.tasks.sources.folder import find_named_file, forget_listings
 from indexmill.tasks.sources.image_downloads import ImageDownloads, RemoteImage
+from indexmill.tasks.sources.image_files import get_size_and_mtime, resolve_image_path
 from indexmill.tasks.sources.image_table import ImageTable, open_image_table
 from indexmill.tasks.sources.remote_urls import is_remote
-from indexmill.tasks.sources.table_files import LocalTableFiles, RemoteTableFiles, TableFiles, get_size_and_mtime, make_remote_item
+from indexmill.tasks.sources.table_files import LocalTableFiles, RemoteTableFiles, TableFiles, make_remote_item
 from indexmill.tasks.sources.table_reader import read_rows, require_columns
 
 
@@ -114,7 +115,7 @@ class TableSource:
 
     def _make_image_item(self, file: str, image: str | None, key: str, label: str | None, text: str | None) -> Item:
         folder = self._tables.folder
-        path = _resolve_image_path(folder, Path(file).parent, image)
+        path = resolve_image_path(folder, folder / Path(file).parent, image)
         if image and "\0" not in image and (path is None or not os.path.lexists(folder / path)):
             found, _ = find_named_file(folder, PurePosixPath(file), image)
             path = found if PurePosixPath(found).parts[:1] not in ((), ("/",), ("..",)) and (folder / found).exists() else path
@@ -127,11 +128,3 @@ class TableSource:
         if self._images:
             del columns["dataset.image_column"]
         require_columns(self._tables.open(file), self._config.source, columns, self._config.encoding)
-
-
-def _resolve_image_path(folder: Path, subfolder: Path, image: str | None) -> str | None:
-    """Make an image path relative to `folder` instead of `subfolder`; None if it leads out. Links are not resolved."""
-    if not image or "\0" in image:
-        return None
-    path = Path(os.path.normpath(folder / subfolder / image))
-    return path.relative_to(folder).as_posix() if folder in path.parents else None

@@ -13,6 +13,7 @@ from indexmill.storage.digests import file_digest
 from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item
 from indexmill.tasks.sources.image_downloads import ImageDownloads
+from indexmill.tasks.sources.image_files import get_size_and_mtime
 from indexmill.tasks.sources.remote_files import RemoteFile, RemoteFiles
 from indexmill.tasks.sources.remote_urls import MAGIC, has_wildcard, is_remote, join_url
 
@@ -115,15 +116,6 @@ def make_remote_item(
     path = downloads.locate(url)
     size, mtime_ns = get_size_and_mtime(downloads.folder / path)
     return Item(key=key, label=label, text=text, path=path, size=size, mtime_ns=mtime_ns, url=url)
-
-
-def get_size_and_mtime(path: Path) -> tuple[int | None, int | None]:
-    """Return a file's size in bytes and modification time in nanoseconds; None for both if it does not exist."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None, None
-    return stat.st_size, stat.st_mtime_ns
 
 
 def _resolve(folder_url: str | None, file: str, image: str | None) -> str | None:

@@ -1,0 +1,1 @@
+"""Encoders, sources and measures of one's own, from installed Python packages."""
