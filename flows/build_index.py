@@ -9,6 +9,7 @@ from prefect import flow
 from indexmill.configs.models import PipelineConfig, StudyConfig
 from indexmill.flows.build_summary import BuildSummary, summarize_build
 from indexmill.flows.cancellation import cancel_on_signal
+from indexmill.flows.exports import raise_if_failed, run_pipeline_exports
 from indexmill.flows.local_prefect import get_server_url
 from indexmill.flows.pipeline_context import open_pipeline
 from indexmill.flows.planning import check_fit, plan_build
@@ -26,6 +27,7 @@ from indexmill.tasks.encode import encode
 from indexmill.tasks.encoding import EncoderIdentity
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.evaluate import evaluate
+from indexmill.tasks.export import export
 from indexmill.tasks.indexing.factory_check import check_factory
 from indexmill.tasks.ingest import describe_stale_listing, ingest, read_source_revision
 from indexmill.tasks.publish import publish
@@ -83,6 +85,7 @@ def run_stages(
         runner=runner,
         staleness_check=lambda record: "" if Snapshots(root, config.name).get_live_id() else "nothing is live",
     )
+    exports = run_pipeline_exports(root, config.name, config.publish.export, export)
     return summarize_build(
         config,
         stages,
@@ -93,6 +96,7 @@ def run_stages(
         tuned=tuned,
         evaluation=evaluation,
         snapshot=snapshot,
+        exports=exports,
     )
 
 
@@ -171,6 +175,10 @@ def build_index(
 
     Returns:
         The summary that `indexmill build --json` prints.
+
+    Raises:
+        PublishRefused: The gate refuses the build; the live snapshot stays.
+        ExportFailed: The build is published, but an export failed.
     """
     stages_to_refresh = select_stages_from(refresh) | (frozenset({"ingest"}) if rehash else frozenset())
     with (
@@ -184,11 +192,13 @@ def build_index(
         try:
             with translate_disk_errors(storage_root.path):
                 stages = StageRunner(storage_root, thorough=not is_intact, refresh=stages_to_refresh)
-                return run_stages(pipeline, stages, runner, rehash=rehash, force=force).to_json()
+                summary = run_stages(pipeline, stages, runner, rehash=rehash, force=force)
         except DamagedFile:
             # A file changed after its record was written: try once more, and check digests before reusing any record.
             stages = StageRunner(storage_root, thorough=True, refresh=stages_to_refresh)
-            return run_stages(pipeline, stages, runner, rehash=rehash, force=force).to_json()
+            summary = run_stages(pipeline, stages, runner, rehash=rehash, force=force)
+        raise_if_failed(summary.exports, pipeline.name, summary.to_json())
+        return summary.to_json()
 
 
 def _is_live_snapshot_intact(root: Root, name: str) -> bool:
