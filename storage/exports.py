@@ -1,7 +1,7 @@
 """Where exports are written as files, and which exports an index has.
 
-An export in files is a folder with `export.json`, which describes it. A new one is written beside it and takes its place at
-once. In an object store, the files of an export are in a folder of their own, and `export.json` names it.
+An export in files is a folder with `_export.json`, which describes it. A new one is written beside it and takes its place at
+once. In an object store, the files of an export are in a folder of their own, and `_export.json` names it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from indexmill.storage.records import FrozenModel, read_record
 from indexmill.storage.root import Root
 from indexmill.storage.store import FolderStore
 
-DESCRIPTION_FILE = "export.json"
+DESCRIPTION_FILE = "_export.json"  # readers of Parquet folders skip names that begin with an underscore
+RECORD_FILE = "export.json"
 
 
 class ExportRecord(FrozenModel):
@@ -47,7 +48,7 @@ class Exports:
 
     def list_records(self) -> list[ExportRecord]:
         """List them in the order of their keys."""
-        paths = self.root.list_files(self.folder, f"*/{DESCRIPTION_FILE}")
+        paths = self.root.list_files(self.folder, f"*/{RECORD_FILE}")
         records = (read_record(self.root.fetch(path), ExportRecord) for path in paths)
         return [record for record in records if record is not None]
 
@@ -69,7 +70,7 @@ class Exports:
         return self.root.store.lease(self.folder / key / "lease", holder=f"an export of {self.name}")
 
     def _get_path(self, key: str) -> Path:
-        return self.folder / key / DESCRIPTION_FILE
+        return self.folder / key / RECORD_FILE
 
 
 class ExportFiles(Protocol):
@@ -138,7 +139,7 @@ class ExportFolder:
 
 
 class ExportPrefix:
-    """A prefix in an object store, which has no rename: `export.json` names the folder below it that holds the files.
+    """A prefix in an object store, which has no rename: `_export.json` names the folder below it that holds the files.
 
     The folder of the export before stays for those who still read it; older ones are removed.
     """

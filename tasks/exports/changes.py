@@ -40,8 +40,8 @@ def find_changes(rows: SnapshotRows, stored: Iterable[pa.RecordBatch]) -> RowCha
     before, written, removed = (rows.temp_dir / f"{name}.parquet" for name in ("stored", "written", "removed"))
     parquet.write_parquet(before, STORED_SCHEMA, stored)
     new_rows, stored_rows = parquet.scan_sql(rows.table), parquet.scan_sql(before)
-    written_sql = f"SELECT item_id FROM {new_rows} ANTI JOIN {stored_rows} USING (item_id, row_digest) ORDER BY 1"
-    removed_sql = f"SELECT item_id FROM {stored_rows} ANTI JOIN {new_rows} USING (item_id) ORDER BY 1"
+    written_sql = f"SELECT n.item_id FROM {new_rows} n ANTI JOIN {stored_rows} s USING (item_id, row_digest) ORDER BY 1"
+    removed_sql = f"SELECT s.item_id FROM {stored_rows} s ANTI JOIN {new_rows} n USING (item_id) ORDER BY 1"
     return RowChanges(
         written,
         parquet.copy_query(written_sql, written, temp_dir=rows.temp_dir),

@@ -32,7 +32,7 @@ class WriteFiles(Protocol):
             final: The path that the folder will have; None in an object store.
 
         Returns:
-            What `export.json` says besides what it says for every format.
+            What `_export.json` says besides what it says for every format.
         """
 
 

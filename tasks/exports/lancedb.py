@@ -8,10 +8,11 @@ searched without the index.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +23,8 @@ from indexmill.tasks.exports.base import ExportCounts, import_client, translate_
 from indexmill.tasks.exports.changes import STORED_SCHEMA, RowChanges, find_changes
 from indexmill.tasks.exports.rows import SnapshotRows
 from indexmill.tasks.progress import Advance
+
+T = TypeVar("T")
 
 DISTANCES: dict[str, Literal["cosine", "dot", "l2"]] = {"cosine": "cosine", "ip": "dot", "l2": "l2"}
 # Above these, a new table is cheaper than a merge, or the statement that removes rows would be too long.
@@ -56,9 +59,8 @@ class LanceTarget:
         changes = self._find_changes(rows)
         if changes is None or changes.written_count > MAX_CHANGED_FRACTION * rows.count or changes.removed_count > MAX_REMOVED:
             counts = ExportCounts(rows.count)
-            self._table = self._database.create_table(
-                self._name, data=_to_reader(rows, rows.read(), advance), schema=rows.schema, mode="overwrite"
-            )
+            create = partial(self._database.create_table, self._name, schema=rows.schema, mode="overwrite")
+            self._table = _write_batches(rows, rows.read(), advance, create)
             self._create_indexes(rows)
         else:
             counts = ExportCounts(changes.written_count, changes.removed_count)
@@ -80,7 +82,7 @@ class LanceTarget:
         if changes.removed_count:
             ids = pq.read_table(changes.removed)["item_id"].to_pylist()  # at most MAX_REMOVED
             merge = merge.when_not_matched_by_source_delete(f"item_id IN ({', '.join(map(str, ids))})")
-        merge.execute(_to_reader(rows, rows.read(changes.written), advance))
+        _write_batches(rows, rows.read(changes.written), advance, merge.execute)
 
     def _create_indexes(self, rows: SnapshotRows) -> None:
         from lancedb.index import BTree, IvfHnswSq
@@ -100,6 +102,7 @@ class LanceTarget:
 @contextmanager
 def open_target(config: ExportConfig, table: str) -> Iterator[LanceTarget]:
     """Open the database at a directory or an object-store URL."""
+    os.environ.setdefault("LANCE_LOG", "error")  # it warns on standard error that a new table is new
     lancedb = import_client("lancedb", "lancedb")
     location = config.to if config.is_url else str(Path(config.to).expanduser().resolve())
     options = {}
@@ -109,10 +112,25 @@ def open_target(config: ExportConfig, table: str) -> Iterator[LanceTarget]:
         yield LanceTarget(lancedb.connect(location, storage_options=options if config.is_url else None), table)
 
 
-def _to_reader(rows: SnapshotRows, batches: Iterator[pa.RecordBatch], advance: Advance) -> pa.RecordBatchReader:
-    def iterate() -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            yield batch
-            advance(batch.num_rows)
+def _write_batches(rows: SnapshotRows, batches: Iterator[pa.RecordBatch], advance: Advance, write: Callable[[Any], T]) -> T:
+    """Return what `write` returns for a reader of the batches.
 
-    return pa.RecordBatchReader.from_batches(rows.schema, iterate())
+    An error while they are read is raised as it is: LanceDB would wrap it in one of its own.
+    """
+    errors: list[BaseException] = []
+
+    def iterate() -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in batches:
+                yield batch
+                advance(batch.num_rows)
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    try:
+        return write(pa.RecordBatchReader.from_batches(rows.schema, iterate()))
+    except Exception:
+        if errors:
+            raise errors[0] from None
+        raise

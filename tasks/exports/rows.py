@@ -71,12 +71,14 @@ class SnapshotRows:
         Raises:
             DamagedFile: when a row does not have exactly one vector.
         """
-        table = parquet.scan_sql(self.table)
-        semi_join = f" SEMI JOIN {parquet.scan_sql(chosen)} USING (item_id)" if chosen else ""
-        numbers = parquet.fetch_rows(f"SELECT DISTINCT part FROM {table}{semi_join} ORDER BY 1", temp_dir=self.temp_dir)
+        # DuckDB does not find the columns of a file in a semi join, unless the file has an alias.
+        table = f"{parquet.scan_sql(self.table)} t"
+        if chosen:
+            table += f" SEMI JOIN {parquet.scan_sql(chosen)} c USING (item_id)"
+        numbers = parquet.fetch_rows(f"SELECT DISTINCT t.part FROM {table} ORDER BY 1", temp_dir=self.temp_dir)
         parts = {self.store.get_number(part): part for part in self.store.list_readable_parts()}
         for (number,) in numbers:
-            rows = f"SELECT * EXCLUDE (part) FROM {table}{semi_join} WHERE part = {number}"
+            rows = f"SELECT t.* EXCLUDE (part) FROM {table} WHERE t.part = {number}"
             vectors = parquet.scan_sql(self.root.fetch(parts[number]))
             sql = (
                 f"SELECT r.*, e.embedding FROM ({rows}) r LEFT JOIN (SELECT content_digest, embedding FROM {vectors}) e"
