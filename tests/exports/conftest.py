@@ -43,4 +43,10 @@ def postgres_url(postgres_server: str, monkeypatch: pytest.MonkeyPatch) -> Itera
 @pytest.fixture
 def get_target(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], str]:
     """Return where a format is exported to: a folder that does not exist yet, or the database."""
-    return lambda name: request.getfixturevalue("postgres_url") if name == "pgvector" else os.fspath(tmp_path / "exports" / name)
+
+    def get(export_format: str) -> str:
+        if export_format == "hnswlib":
+            pytest.importorskip("hnswlib", reason="needs hnswlib, which is compiled when it is installed")
+        return request.getfixturevalue("postgres_url") if export_format == "pgvector" else os.fspath(tmp_path / "exports" / export_format)
+
+    return get

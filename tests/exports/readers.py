@@ -9,7 +9,6 @@ from typing import Any
 
 import faiss
 import fsspec
-import hnswlib
 import lancedb
 import numpy as np
 import psycopg
@@ -50,6 +49,8 @@ def read_faiss(to: str, queries: np.ndarray, metric: str) -> tuple[Neighbors, Ro
 
 
 def read_hnswlib(to: str, queries: np.ndarray, metric: str) -> tuple[Neighbors, Rows]:
+    import hnswlib
+
     description = json.loads(Path(to, "_export.json").read_text())
     index = hnswlib.Index(space=description["space"], dim=description["dim"])
     index.load_index(f"{to}/{description['index']}")

@@ -84,7 +84,7 @@ def test_real_embeddings_have_the_neighbors_of_the_published_index(
     with OpenIndex(Root(root), INDEX) as index:
         ids = pq.read_table(Snapshots(Root(root), INDEX).file(index.manifest, "items.parquet"))["item_id"].to_pylist()[:12]
         queries = index.reconstruct_vectors(ids)
-        scores, expected = index.search_vectors(queries, 10)
+        _, expected = index.search_vectors(queries, 10)
     neighbors, rows = READERS[export_format](target, queries, "cosine")
     assert neighbors == expected.tolist()
     assert len(rows) == 120 and all(row["path"] for row in rows.values())

@@ -26,6 +26,10 @@ from tests.exports.published import Nights
 DESCRIPTION = {"format": "parquet", "snapshot_id": "00001-a"}
 
 
+def list_names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def write(folder: ExportFolder, content: str) -> None:
     with folder.replace(DESCRIPTION | {"snapshot_id": content}) as path:
         (path / "one").write_text(content)
@@ -39,8 +43,8 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     with folder.replace(DESCRIPTION) as path:
         (path / "old").write_text("old")
     write(folder, "new")
-    assert sorted(path.name for path in (tmp_path / "a" / "out").iterdir()) == ["_export.json", "one", "two"]
-    assert os.listdir(tmp_path / "a") == ["out"]
+    assert list_names(tmp_path / "a" / "out") == ["_export.json", "one", "two"]
+    assert list_names(tmp_path / "a") == ["out"]
     description = folder.read_description()
     assert description is not None and description["snapshot_id"] == "new"
 
@@ -75,7 +79,7 @@ def test_readers_of_an_open_folder_see_one_content(can_exchange: bool, tmp_path:
     is_over.set()
     reader.join()
     assert contents and all(len(names) == 1 for names in contents)
-    assert (tmp_path / "out" / "one").read_text() == "39" and os.listdir(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "one").read_text() == "39" and list_names(tmp_path) == ["out"]
 
 
 def read_at(folder: int, name: str) -> str:
@@ -107,9 +111,9 @@ def test_an_export_that_is_killed_leaves_the_last_one(tmp_path: Path) -> None:
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    assert sorted(os.listdir(tmp_path)) == [".out.part", "out"] and (tmp_path / "out" / "one").read_text() == "old"
+    assert list_names(tmp_path) == [".out.part", "out"] and (tmp_path / "out" / "one").read_text() == "old"
     write(folder, "new")
-    assert os.listdir(tmp_path) == ["out"] and (tmp_path / "out" / "one").read_text() == "new"
+    assert list_names(tmp_path) == ["out"] and (tmp_path / "out" / "one").read_text() == "new"
 
 
 def write_and_die(target: Path) -> None:
@@ -131,8 +135,8 @@ def test_an_error_while_writing_leaves_the_last_one(nights: Nights, tmp_path: Pa
     with monkeypatch.context() as patch, pytest.raises(InputError, match="no room"):
         patch.setattr("indexmill.tasks.exports.npy._fill_vectors", fail)
         nights.export(tmp_path / "out", "npy")
-    assert (tmp_path / "out" / "_export.json").read_bytes() == before and "out" in os.listdir(tmp_path)
-    assert ".out.part" not in os.listdir(tmp_path)
+    assert (tmp_path / "out" / "_export.json").read_bytes() == before and "out" in list_names(tmp_path)
+    assert ".out.part" not in list_names(tmp_path)
     nights.export(tmp_path / "out", "npy")
     assert (tmp_path / "out" / "_export.json").read_bytes() != before
 
