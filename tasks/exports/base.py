@@ -63,13 +63,14 @@ def translate_errors(config: ExportConfig, *errors: type[Exception], transient: 
         ExportFailed: after another error of the client.
     """
     where = f"{config.format}: {redact(config.to)}"
+    client_errors: tuple[type[Exception], ...] = (OSError, *errors)
     try:
         yield
     except SourceUnreachable as error:
         raise _build_unreachable_error(where, error.got) from None
     except IndexmillError:
         raise
-    except (OSError, *errors) as error:
+    except client_errors as error:
         lines = str(error).strip().splitlines() or [""]
         got = redact(f"{type(error).__name__}: {lines[0]}")
         if is_transient(error, transient):

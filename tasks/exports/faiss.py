@@ -1,6 +1,6 @@
-"""One FAISS index, merged from the snapshot's shards: `index.faiss`, whose ids are the item ids, and `metadata.parquet`.
+"""One FAISS index, merged from the snapshot's shards: `merged.faiss`, whose ids are the item ids, and `metadata.parquet`.
 
-Inverted lists that take more than MAX_MEMORY are merged on disk, list by list, into `index.ivfdata`. Graphs, and codes that
+Inverted lists that take more than MAX_MEMORY are merged on disk, list by list, into `merged.ivfdata`. Graphs, and codes that
 FAISS cannot page (fast scan), are merged in memory.
 """
 
@@ -16,7 +16,7 @@ from indexmill.tasks.indexing.merge import merge_shards
 from indexmill.tasks.progress import Advance
 
 MAX_MEMORY = 4_000_000_000
-INDEX_FILE, LISTS_FILE = "index.faiss", "index.ivfdata"
+INDEX_FILE, LISTS_FILE = "merged.faiss", "merged.ivfdata"
 
 
 def write_files(rows: SnapshotRows, folder: Path, advance: Advance, *, final: Path | None) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class FilesTarget:
         return str(description["snapshot_id"]) if description and description["format"] == self._format else None
 
     def write(self, rows: SnapshotRows, advance: Advance) -> ExportCounts:
-        """Write all files anew and put them in the place of the old ones."""
+        """Write all files, and put them in the place of the old ones."""
         manifest = rows.manifest
         description: dict[str, Any] = {
             "format": self._format,

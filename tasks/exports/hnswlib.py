@@ -1,4 +1,4 @@
-"""A graph for hnswlib: `index.bin`, whose labels are the item ids, and `metadata.parquet`.
+"""A graph for hnswlib: `graph.bin`, whose labels are the item ids, and `metadata.parquet`.
 
 hnswlib builds and saves a graph in memory: about 4 bytes per dimension and 150 bytes more for each vector.
 """
@@ -26,7 +26,7 @@ def write_files(rows: SnapshotRows, folder: Path, advance: Advance, *, final: Pa
     for batch in rows.read():
         index.add_items(get_vectors(batch), batch.column("item_id").to_numpy())
         advance(batch.num_rows)
-    path = folder / "index.bin"
+    path = folder / "graph.bin"
     index.save_index(str(path))
     if path.stat().st_size != index.index_file_size():  # it does not notice a full disk
         raise ExportFailed("the graph was not written completely", where=str(path), got=f"{path.stat().st_size} bytes")

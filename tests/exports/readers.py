@@ -44,7 +44,7 @@ def read_npy(to: str, queries: np.ndarray, metric: str) -> tuple[Neighbors, Rows
 
 
 def read_faiss(to: str, queries: np.ndarray, metric: str) -> tuple[Neighbors, Rows]:
-    index = faiss.read_index(f"{to}/index.faiss")
+    index = faiss.read_index(f"{to}/merged.faiss")
     return index.search(queries, 10)[1].tolist(), _key_rows(pq.read_table(f"{to}/metadata.parquet").to_pylist())
 
 

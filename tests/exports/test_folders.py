@@ -147,8 +147,8 @@ def test_lists_that_were_merged_on_disk_are_found_after_the_rename(root: Root, t
     nights = Nights(root, factory="IVF8,Flat")
     nights.publish()
     nights.export(tmp_path / "out", "faiss")
-    assert json.loads((tmp_path / "out" / "_export.json").read_text())["lists"] == "index.ivfdata"
-    index = faiss.read_index(str(tmp_path / "out" / "index.faiss"))
+    assert json.loads((tmp_path / "out" / "_export.json").read_text())["lists"] == "merged.ivfdata"
+    index = faiss.read_index(str(tmp_path / "out" / "merged.faiss"))
     index.nprobe = 8
     queries = nights.draw(10)
     assert index.search(queries, 10)[1].tolist() == nights.find_neighbors(queries)
