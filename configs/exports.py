@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -38,6 +39,10 @@ class ExportConfig(FrozenModel):
     def is_url(self) -> bool:
         """Whether `to` is a URL and not a path."""
         return "://" in self.to
+
+    def with_absolute_path(self) -> ExportConfig:
+        """Return the config with an absolute path, which means the same in any working directory."""
+        return self if self.is_url else self.model_copy(update={"to": str(Path(self.to).expanduser().resolve())})
 
     @model_validator(mode="after")
     def _check_target(self) -> ExportConfig:

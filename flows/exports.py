@@ -36,7 +36,7 @@ def run_pipeline_exports(root: Root, name: str, configs: Iterable[ExportConfig],
         configs: The exports that the pipeline has now. Others are forgotten.
         run: Runs one export of the live snapshot.
     """
-    configs, exports = list(configs), Exports(root, name)
+    configs, exports = [config.with_absolute_path() for config in configs], Exports(root, name)
     exports.keep_only([make_record(config) for config in configs])
     return [_run_and_record(exports, config, run) for config in configs]
 

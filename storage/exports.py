@@ -25,7 +25,7 @@ RECORD_FILE = "export.json"
 
 
 class ExportRecord(FrozenModel):
-    """One export of a pipeline, and how its last run ended."""
+    """One export of a pipeline, and how its last run ended. A path in `to` is absolute."""
 
     format: str
     to: str
@@ -87,7 +87,7 @@ class ExportFiles(Protocol):
 
 def open_export_files(location: str, root: Root) -> ExportFiles:
     """Open a directory or an object-store URL for an export in files."""
-    return ExportPrefix(location, root) if is_object_url(location) else ExportFolder(Path(location).expanduser().resolve())
+    return ExportPrefix(location, root) if is_object_url(location) else ExportFolder(Path(location))
 
 
 class ExportFolder:

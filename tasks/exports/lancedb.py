@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
@@ -66,7 +65,6 @@ class LanceTarget:
             counts = ExportCounts(changes.written_count, changes.removed_count)
             if any(counts):
                 self._merge(rows, changes, advance)
-                self._table.optimize()
         self._tag(rows.manifest.snapshot_id)
         return counts
 
@@ -92,10 +90,11 @@ class LanceTarget:
             self._table.create_index("embedding", config=IvfHnswSq(distance_type=DISTANCES[rows.manifest.metric]))
 
     def _tag(self, snapshot_id: str) -> None:
-        """Tag the newest version, and drop the tags of older ones, which LanceDB would keep for ever."""
+        """Index the new rows, remove versions older than a week, and move the tag to the newest version."""
         tags = self._table.tags
-        for tag in list(tags.list()):
+        for tag in list(tags.list()):  # a version with a tag is never removed
             tags.delete(tag)
+        self._table.optimize()
         tags.create(snapshot_id, self._table.version)
 
 
@@ -104,12 +103,11 @@ def open_target(config: ExportConfig, table: str) -> Iterator[LanceTarget]:
     """Open the database at a directory or an object-store URL."""
     os.environ.setdefault("LANCE_LOG", "error")  # it warns on standard error that a new table is new
     lancedb = import_client("lancedb", "lancedb")
-    location = config.to if config.is_url else str(Path(config.to).expanduser().resolve())
     options = {}
     if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
         options["allow_http"] = "true"
     with translate_errors(config, RuntimeError, ValueError, pa.ArrowException):
-        yield LanceTarget(lancedb.connect(location, storage_options=options if config.is_url else None), table)
+        yield LanceTarget(lancedb.connect(config.to, storage_options=options if config.is_url else None), table)
 
 
 def _write_batches(rows: SnapshotRows, batches: Iterator[pa.RecordBatch], advance: Advance, write: Callable[[Any], T]) -> T:

@@ -81,7 +81,7 @@ class PgvectorTarget:
     def _replace(self, rows: SnapshotRows, advance: Advance) -> ExportCounts:
         """Fill and index a new table, and then give it the name. Readers of the old one are blocked only at the end."""
         sql, execute = self._sql, self._connection.execute
-        new = sql.Identifier(f"{self._name}_new")
+        new = sql.Identifier(f"{self._name[:58]}_new")  # names have at most 63 bytes
         execute(sql.SQL("CREATE TABLE {} ({})").format(new, _define_columns(sql, rows)))
         self._copy(new, rows.schema, rows.read(), advance)
         execute(sql.SQL("ALTER TABLE {} ADD PRIMARY KEY (item_id)").format(new))

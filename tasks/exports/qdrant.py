@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -90,7 +89,7 @@ def open_target(config: ExportConfig, table: str) -> Iterator[QdrantTarget]:
         if config.is_url:
             client = qdrant_client.QdrantClient(config.to, api_key=os.environ.get(API_KEY_VARIABLE), timeout=TIMEOUT_SECONDS)
         else:
-            client = qdrant_client.QdrantClient(path=str(Path(config.to).expanduser().resolve()))
+            client = qdrant_client.QdrantClient(path=config.to)
         try:
             yield QdrantTarget(client, table, redact(config.to), transient)
         finally:

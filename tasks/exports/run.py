@@ -49,8 +49,8 @@ def export_snapshot(root: Root, name: str, config: ExportConfig, snapshot_id: st
         BuildInProgress: another process writes this export.
         DamagedFile: the snapshot's files do not fit together.
     """
-    snapshots = Snapshots(root, name)
-    exports = Exports(root, name)
+    config = config.with_absolute_path()
+    snapshots, exports = Snapshots(root, name), Exports(root, name)
     with (
         hold_snapshot(snapshots, snapshot_id) as manifest,
         exports.lease(make_record(config).key),
@@ -78,4 +78,4 @@ def open_target(root: Root, name: str, config: ExportConfig) -> Iterator[ExportT
 
 def make_record(config: ExportConfig) -> ExportRecord:
     """Make the record of an export that has not run yet."""
-    return ExportRecord(**config.model_dump())
+    return ExportRecord(**config.with_absolute_path().model_dump())
