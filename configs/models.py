@@ -8,6 +8,7 @@ from pydantic import ByteSize, Field, field_validator, model_validator
 
 from indexmill.configs.datasets import BeirDatasetConfig, DatasetConfig, Queries, SplitName
 from indexmill.configs.encoders import EncoderConfig
+from indexmill.configs.exports import ExportConfig
 from indexmill.configs.targets import TargetName
 from indexmill.storage.records import FrozenModel, Rerank
 
@@ -188,6 +189,11 @@ class PublishConfig(FrozenModel):
     keep: int = Field(default=3, ge=1, description="published snapshots to keep")
     keep_days: float = Field(default=0, ge=0, description="also keep snapshots younger than this")
     gate: GateConfig = GateConfig()
+    export: tuple[ExportConfig, ...] = Field(
+        default=(),
+        exclude=True,  # in no dump, so in no cache key, digest or manifest
+        description="where every published snapshot is exported to; a failed export is tried again by the next build",
+    )
 
 
 class StudyIndexConfig(FrozenModel):
@@ -291,8 +297,11 @@ class PipelineConfig(FrozenModel):
     run: RunConfig = Field(default=RunConfig(), exclude=True)  # in no dump, so in no cache key, digest or manifest
 
     def dump_all(self, *, exclude_unset: bool = False) -> dict[str, Any]:
-        """Return the whole config as plain values, with the section `run` that other dumps leave out."""
+        """Return the whole config as plain values, with `run` and `publish.export`, which other dumps leave out."""
         values = self.model_dump(mode="json", by_alias=True, exclude_unset=exclude_unset)
+        if self.publish.export or not exclude_unset:
+            exports = [config.model_dump(mode="json", exclude_unset=exclude_unset) for config in self.publish.export]
+            values["publish"] = values.get("publish", {}) | {"export": exports}
         return values | {"run": self.run.model_dump(mode="json", exclude_unset=exclude_unset)}
 
     @property

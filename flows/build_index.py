@@ -9,6 +9,7 @@ from prefect import flow
 from indexmill.configs.models import PipelineConfig, StudyConfig
 from indexmill.flows.build_summary import BuildSummary, summarize_build
 from indexmill.flows.cancellation import cancel_on_signal
+from indexmill.flows.exports import RunExport, raise_if_failed, run_pipeline_exports
 from indexmill.flows.pipeline_context import open_pipeline
 from indexmill.flows.planning import check_fit, plan_build
 from indexmill.flows.prefect_server import get_server_url
@@ -27,6 +28,7 @@ from indexmill.tasks.encoding import EncoderIdentity
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.evaluate import evaluate
 from indexmill.tasks.evaluation.own_measures import find_measure_versions
+from indexmill.tasks.export import export
 from indexmill.tasks.indexing.factory_check import check_factory
 from indexmill.tasks.ingest import describe_stale_listing, ingest, read_source_revision
 from indexmill.tasks.publish import publish
@@ -40,9 +42,16 @@ from indexmill.tasks.validate import list_transient_reasons, validate
 
 
 def run_stages(
-    config: PipelineConfig, stages: StageRunner, process: EncoderProcess, runner: Runner, *, rehash: bool = False, force: str | None = None
+    config: PipelineConfig,
+    stages: StageRunner,
+    process: EncoderProcess,
+    runner: Runner,
+    *,
+    rehash: bool = False,
+    force: str | None = None,
+    run_export: RunExport = export,
 ) -> BuildSummary:
-    """Run all stages in order. Each takes records and its part of the config, and returns the next record."""
+    """Run all stages in order, then the exports. Each stage takes records and its part of the config, and returns the next record."""
     root, run = stages.root, stages.run
     measure_versions = find_measure_versions(config.evaluation)
     with process:
@@ -86,6 +95,7 @@ def run_stages(
         runner=runner,
         staleness_check=lambda record: "" if Snapshots(root, config.name).get_live_id() else "nothing is live",
     )
+    exports = run_pipeline_exports(root, config.name, config.publish.export, run_export)
     return summarize_build(
         config,
         stages,
@@ -96,6 +106,7 @@ def run_stages(
         tuned=tuned,
         evaluation=evaluation,
         snapshot=snapshot,
+        exports=exports,
     )
 
 
@@ -174,6 +185,10 @@ def build_index(
 
     Returns:
         The summary that `indexmill build --json` prints.
+
+    Raises:
+        PublishRefused: The gate refuses the build; the live snapshot stays.
+        ExportFailed: The build is published, but an export failed.
     """
     stages_to_refresh = select_stages_from(refresh) | (frozenset({"ingest"}) if rehash else frozenset())
     with (
@@ -187,11 +202,13 @@ def build_index(
         try:
             with translate_disk_errors(storage_root.path):
                 stages = StageRunner(storage_root, thorough=not is_intact, refresh=stages_to_refresh)
-                return run_stages(pipeline, stages, EncoderProcess(), runner, rehash=rehash, force=force).to_json()
+                summary = run_stages(pipeline, stages, EncoderProcess(), runner, rehash=rehash, force=force)
         except DamagedFile:
             # A file changed after its record was written: try once more, and check digests before reusing any record.
             stages = StageRunner(storage_root, thorough=True, refresh=stages_to_refresh)
-            return run_stages(pipeline, stages, EncoderProcess(), runner, rehash=rehash, force=force).to_json()
+            summary = run_stages(pipeline, stages, EncoderProcess(), runner, rehash=rehash, force=force)
+        raise_if_failed(summary.exports, pipeline.name, summary.to_json())
+        return summary.to_json()
 
 
 def is_live_snapshot_intact(root: Root, name: str) -> bool:

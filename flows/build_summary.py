@@ -12,6 +12,7 @@ from indexmill.storage.index_records import TrainedIndex, TunedIndex
 from indexmill.storage.records import Dataset, EmbeddingSet, Evaluation, Snapshot, ValidatedDataset
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
+from indexmill.tasks.exports.run import ExportResult
 from indexmill.tasks.progress import track
 
 
@@ -40,6 +41,7 @@ class BuildSummary:
         stages: Seconds of each stage, and whether its result was cached.
         metrics: Means over queries.
         timings: Milliseconds and queries per second.
+        exports: How each export of the pipeline went.
     """
 
     name: str
@@ -62,10 +64,11 @@ class BuildSummary:
     stages: dict[str, dict[str, Any]]
     metrics: dict[str, float]
     timings: dict[str, float]
+    exports: list[ExportResult]
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as `--json` prints it."""
-        return asdict(self)
+        return asdict(self) | {"exports": [result.model_dump() for result in self.exports]}
 
 
 def summarize_build(
@@ -79,6 +82,7 @@ def summarize_build(
     tuned: TunedIndex,
     evaluation: Evaluation,
     snapshot: Snapshot,
+    exports: list[ExportResult],
 ) -> BuildSummary:
     """Summarize a finished build from the records of its stages.
 
@@ -109,6 +113,7 @@ def summarize_build(
         stages={name: asdict(run) for name, run in stages.runs.items()},
         metrics=evaluation.metrics,
         timings=evaluation.timings,
+        exports=exports,
     )
 
 

@@ -59,6 +59,7 @@ def build(
 
     Raises:
         PublishRefused: The gate refuses the build; the live snapshot stays.
+        ExportFailed: The build is published, but an export failed; `summary` is what would have been returned.
         IndexmillError: Anything else that a user can fix: config, source, root, a build in progress.
     """
     with _write_config_file(config) as name_or_path:

@@ -13,14 +13,18 @@ from typing import Any, NoReturn, TypeVar, cast
 from prefect import Task
 from prefect.utilities.callables import get_call_parameters
 
+from indexmill.configs.exports import ExportConfig
 from indexmill.flows.build_index import is_live_snapshot_intact, run_stages
+from indexmill.flows.exports import raise_if_failed
 from indexmill.flows.pipeline_context import open_pipeline
 from indexmill.flows.plan_index import plan_stages
 from indexmill.flows.result_store import RecordStorage
 from indexmill.flows.stage_runner import StageRun, StageRunner
 from indexmill.storage.errors import DamagedFile, IndexmillError
 from indexmill.storage.records import Record
+from indexmill.storage.root import Root
 from indexmill.tasks.encoding.process import EncoderProcess
+from indexmill.tasks.exports.run import ExportResult, find_unchanged
 from indexmill.tasks.runner import LOCAL_RUNNER
 from indexmill.tasks.stage_policy import TASK_POLICIES, compute_stage_key
 
@@ -44,7 +48,9 @@ def find_unchanged_build(config: str, root: str, settings: Sequence[str], force:
             storage_root.lease_index(pipeline.name, "build-index"),
         ):
             storage_root.remove_stale_temporaries()
-            summary = run_stages(pipeline, CachedStages(storage_root), _NoEncoderProcess(), LOCAL_RUNNER, force=force)
+            stages = CachedStages(storage_root)
+            summary = run_stages(pipeline, stages, _NoEncoderProcess(), LOCAL_RUNNER, force=force, run_export=_require_unchanged_export)
+            raise_if_failed(summary.exports, pipeline.name)
             return summary.to_json() if is_live_snapshot_intact(storage_root, pipeline.name) else None
     except (StageHasWork, IndexmillError):
         return None
@@ -76,6 +82,12 @@ class CachedStages(StageRunner):
             raise StageHasWork(stage.name)
         self.runs[stage.name] = StageRun(round(time.perf_counter() - start, 3), cached=True)
         return cast(R, record)
+
+
+def _require_unchanged_export(root: Root, name: str, config: ExportConfig) -> ExportResult:
+    if result := find_unchanged(root, name, config):
+        return result
+    raise StageHasWork("export")
 
 
 class _NoEncoderProcess(EncoderProcess):

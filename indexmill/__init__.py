@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from indexmill.storage.errors import (
     BuildInProgress,
     DamagedFile,
+    ExportFailed,
     IndexmillError,
     InputError,
     PublishRefused,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BuildInProgress",
     "DamagedFile",
+    "ExportFailed",
     "IndexmillError",
     "InputError",
     "PublishRefused",

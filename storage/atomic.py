@@ -6,6 +6,8 @@ belongs to a process that has ended; the next build removes it.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import os
 import shutil
@@ -113,6 +115,46 @@ def commit_if_absent(temporary: Path, target: Path) -> bool:
     _fsync(target.parent)
     raise_if_stopping(f"after {target}")
     return True
+
+
+def replace_folder(temporary: Path, target: Path) -> None:
+    """Put a finished folder in the place of another one, and remove that. Readers find the old or the new one.
+
+    Args:
+        temporary: The finished folder, on the same file system.
+        target: Its final name: nothing, or a folder. On a file system that cannot exchange two names (some network file
+            systems), there is nothing under this name for a moment.
+
+    Raises:
+        Stopped: when a stop was requested. The folder is in its place by then.
+    """
+    for path in (*temporary.rglob("*"), temporary):
+        _fsync(path)
+    if not target.exists():
+        temporary.rename(target)
+    elif not _exchange(temporary, target):
+        replaced = temporary.with_name(f"{temporary.name}.replaced")
+        target.rename(replaced)
+        temporary.rename(target)
+        shutil.rmtree(replaced, ignore_errors=True)
+    _fsync(target.parent)
+    shutil.rmtree(temporary, ignore_errors=True)
+    raise_if_stopping(f"after {target}")
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names at once; return whether the file system can. Python has no function for it."""
+    at_current_folder, rename_exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of <linux/fs.h>
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:  # macOS
+        return False
+    if renameat2(at_current_folder, os.fsencode(first), at_current_folder, os.fsencode(second), rename_exchange) == 0:
+        return True
+    error = ctypes.get_errno()
+    if error in (errno.EINVAL, errno.ENOSYS):
+        return False
+    raise OSError(error, os.strerror(error), str(second))
 
 
 def link(source: Path, target: Path, scratch: Scratch) -> None:

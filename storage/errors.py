@@ -10,10 +10,14 @@ IndexmillError           exit code 2   base class: what, where, expected, got, n
 |- RootUnusable                        the root cannot be written
 |- BuildInProgress                     another process holds the lease
 |- Stopped (in storage.stopping)       a signal stopped the run; exit code 143, or 130 for Ctrl-C
-`- PublishRefused        exit code 3   the gate rejected the build; the live snapshot stays
+|- PublishRefused        exit code 3   the gate rejected the build; the live snapshot stays
+`- ExportFailed          exit code 4   an export failed; what it wrote before stays, and so does the published snapshot
+   `- TargetUnreachable                the target of an export does not answer; retried as a ConnectionError
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class IndexmillError(Exception):
@@ -78,6 +82,20 @@ class PublishRefused(IndexmillError):
     """The gate rejected the new build; the live snapshot stays."""
 
     exit_code = 3
+
+
+class ExportFailed(IndexmillError):
+    """An export failed. The published snapshot is not affected, and what the target held before stays.
+
+    `summary` is that of the build which ran the export, if one did.
+    """
+
+    exit_code = 4
+    summary: dict[str, Any] | None = None
+
+
+class TargetUnreachable(ExportFailed, ConnectionError):
+    """The target of an export does not answer. Also a ConnectionError, so that it is retried like one."""
 
 
 def _restore_error(kind: type[IndexmillError], what: str, where: str, expected: str, got: str, next_step: str) -> IndexmillError:

@@ -21,6 +21,7 @@
 <root>/indexes/<name>/evaluations/ground_truth-*.npz  exact nearest neighbors of the queries
 <root>/indexes/<name>/history/<snapshot>.json     metrics.json of every build, even after its snapshot is removed
 <root>/indexes/<name>/snapshots/<snapshot>/       a snapshot, manifest.json last
+<root>/indexes/<name>/exports/<key>/export.json   an export of the pipeline, and how it went last
 <root>/indexes/<name>/current                     the pointer: the live snapshot's id
 <root>/studies/<name>/                            study.parquet, study.html, plots; study.json last
 """

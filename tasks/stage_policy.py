@@ -131,6 +131,11 @@ TASK_POLICIES = {
         uncached_inputs=("stage_seconds", "runner"),
         leftovers="a snapshot folder without a manifest, which the next run completes",
     ),
+    "export": StagePolicy(
+        uncached_inputs=("name", "config"),
+        retry=NETWORK_RETRY,
+        leftovers="files beside the target, or a collection without an alias, which the next run removes",
+    ),
     "study": StagePolicy(
         uncached_inputs=("encoder", "config", "embeddings", "encode_stats"),
         leftovers="nothing",

@@ -131,6 +131,37 @@ def merge(
         print_result(result, as_json, print_merge_result)
 
 
+@index_commands.command(rich_help_panel=SERVE)
+def export(
+    name: NameArgument,
+    to: Annotated[str | None, typer.Option(help="The directory or URL to write to.")] = None,
+    export_format: Annotated[
+        str | None, typer.Option("--format", metavar="FORMAT", help="parquet, npy, faiss, hnswlib, lancedb, pgvector or qdrant.")
+    ] = None,
+    table: Annotated[str | None, typer.Option(help="The table or collection; the index's name, with underscores, by default.")] = None,
+    snapshot: Annotated[str | None, typer.Option(help="The snapshot; the live one by default.")] = None,
+    root: RootOption = DEFAULT_ROOT,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Export a snapshot: vectors, ids and metadata.
+
+    Without --to and --format, run the exports of the pipeline (publish.export) that failed or are out of date. See
+    docs/exports.md.
+    """
+    from indexmill.flows.cli.progress import show_progress
+    from indexmill.flows.cli.render import print_exports, print_result
+
+    with open_existing_root(root, name, verbose=verbose) as storage_root:
+        from indexmill.flows.exports import raise_if_failed, run_exports
+
+        with show_progress():
+            results = run_exports(storage_root, name, to=to, export_format=export_format, table=table, snapshot_id=snapshot)
+        answer = {"name": name, "exports": [result.model_dump() for result in results]}
+        print_result(answer, as_json, print_exports)
+        raise_if_failed(results, name)
+
+
 # The order in which the panels of --help appear.
 app.add_typer(build_commands)
 app.add_typer(index_commands)

@@ -42,12 +42,18 @@ def build(
     from indexmill.flows.cli.progress import show_progress
     from indexmill.flows.cli.render import print_result, print_summary
     from indexmill.flows.local_runs import run_build
+    from indexmill.storage.errors import ExportFailed
 
     run_settings = {"run.runner": runner, "run.address": runner_address}
     changes = [*(settings or []), *(f"{key}={value}" for key, value in run_settings.items() if value is not None)]
     with exit_on_error(verbose=verbose):
-        with show_progress():
-            summary = run_build(config, root, changes, rehash=rehash, force=force, refresh=refresh, verbose=verbose)
+        try:
+            with show_progress():
+                summary = run_build(config, root, changes, rehash=rehash, force=force, refresh=refresh, verbose=verbose)
+        except ExportFailed as error:
+            if error.summary:
+                print_result(error.summary, as_json, print_summary)
+            raise
         print_result(summary, as_json, print_summary)
 
 

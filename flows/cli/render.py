@@ -69,6 +69,8 @@ def print_summary(summary: dict[str, Any]) -> None:
     metrics = (f"{name} {summary['metrics'][name]:.3f}" for name in HEADLINE_METRICS if name in summary["metrics"])
     console.print(f"  metrics  {', '.join(metrics) or 'none: there are no queries'}")
     console.print("  stages   " + (", ".join(stages_run) or f"nothing changed: all {len(stages)} stages came from the cache"))
+    for result in summary["exports"]:
+        console.print(f"  export   {describe_export(result)}")
     console.print(f"  report   {escape(summary['report'])}")
 
 
@@ -188,6 +190,24 @@ def print_search_results(answer: dict[str, Any]) -> None:
         style="dim",
         soft_wrap=True,
     )
+
+
+def print_exports(answer: dict[str, Any]) -> None:
+    """Print one line per export."""
+    console = Console(soft_wrap=True)
+    for result in answer["exports"]:
+        console.print(describe_export(result))
+
+
+def describe_export(result: dict[str, Any]) -> str:
+    """Describe how an export went, as markup in one line."""
+    target = f"{result['format']} to {escape(result['to'])}"
+    if result["state"] == "failed":
+        return f"{target}: [red]failed[/], {escape(result['error'])}"
+    if result["state"] == "unchanged":
+        return f"{target}: has snapshot {result['snapshot_id']} already"
+    counts = f"{result['written']:,} of {result['rows']:,} rows written, {result['removed']:,} removed"
+    return f"{target}: snapshot {result['snapshot_id']}, {counts}"
 
 
 def print_merge_result(result: dict[str, Any]) -> None:

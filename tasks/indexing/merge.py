@@ -19,7 +19,9 @@ from indexmill.tasks.indexing.shard_store import read_index, save_index
 BLOCK_ROWS = 8192
 
 
-def merge_shards(shards: Sequence[tuple[Path, FileRef]], output: Path, *, max_memory: int, lists_path: Path) -> tuple[int, bool]:
+def merge_shards(
+    shards: Sequence[tuple[Path, FileRef]], output: Path, *, max_memory: int, lists_path: Path, final_lists_path: Path | None = None
+) -> tuple[int, bool]:
     """Merge the shards into one file after verifying their digests.
 
     Lists that take more than `max_memory` bytes are merged on disk, list by list. Codes that cannot be paged in (fast
@@ -31,6 +33,7 @@ def merge_shards(shards: Sequence[tuple[Path, FileRef]], output: Path, *, max_me
         output: the file to write.
         max_memory: bytes.
         lists_path: the file for inverted lists that are merged on disk; `output` refers to it.
+        final_lists_path: the path that `output` refers to instead, if that file will be moved there.
 
     Returns:
         The number of vectors, and whether the lists are in `lists_path`.
@@ -42,6 +45,10 @@ def merge_shards(shards: Sequence[tuple[Path, FileRef]], output: Path, *, max_me
     first = read_index(*shards[0], mapped=True)
     on_disk = sum(ref.size for _, ref in shards) > max_memory and _is_pageable(first)
     merged = _merge_on_disk(shards, lists_path) if on_disk else _merge_in_memory(shards)
+    if on_disk and final_lists_path is not None:
+        ivf: Any = find_ivf(merged)
+        lists: Any = faiss.downcast_InvertedLists(ivf.invlists)
+        lists.filename = str(final_lists_path)
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.part")
     try:

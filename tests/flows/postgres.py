@@ -1,4 +1,4 @@
-"""Start a PostgreSQL server for the tests, from Debian's package."""
+"""Start a PostgreSQL server for the tests, from Debian's package or from another folder."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from pathlib import Path
 PASSWORD = "a secret of the tests"
 
 
-def find_program(name: str) -> str | None:
+def find_program(name: str, folder: Path | None = None) -> str | None:
     """Return the path of a PostgreSQL program; Debian keeps them off the PATH."""
+    if folder is not None:
+        return str(folder / name)
     return shutil.which(name) or next((str(path) for path in sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))), None)
 
 
@@ -27,9 +29,13 @@ def find_free_port() -> int:
 
 
 @contextmanager
-def postgres() -> Iterator[str]:
-    """Start an empty server on 127.0.0.1; yields the URL of its database for SQLAlchemy with asyncpg. It does not run as root."""
-    initdb, serve = find_program("initdb"), find_program("postgres")
+def postgres(programs: Path | None = None) -> Iterator[str]:
+    """Start an empty server on 127.0.0.1; yields the URL of its database for SQLAlchemy with asyncpg. It does not run as root.
+
+    Args:
+        programs: The folder of the server's programs; by default that of the PATH or of Debian's package.
+    """
+    initdb, serve = find_program("initdb", programs), find_program("postgres", programs)
     assert initdb and serve
     owner = pwd.getpwnam("postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name)
     folder, port = Path(tempfile.mkdtemp(prefix="indexmill-postgres-")), find_free_port()

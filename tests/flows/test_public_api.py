@@ -15,7 +15,7 @@ from tests.conftest import QUICK
 
 REPOSITORY = Path(__file__).parents[2]
 DOCUMENTED = {
-    "BuildInProgress", "DamagedFile", "IndexmillError", "InputError", "PublishRefused", "RootUnusable", "SourceChanged",
+    "BuildInProgress", "DamagedFile", "ExportFailed", "IndexmillError", "InputError", "PublishRefused", "RootUnusable", "SourceChanged",
     "SourceUnreachable", "__version__", "build", "load_config", "open_index",
 }  # fmt: skip
 HEAVY = ("torch", "faiss", "prefect", "duckdb", "pyarrow", "numpy", "pydantic", "polars", "matplotlib", "typer", "rich")

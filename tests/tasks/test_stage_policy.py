@@ -22,6 +22,7 @@ from indexmill.tasks.encode import encode, encode_chunk
 from indexmill.tasks.encoding.model_hub import HUB_RETRY
 from indexmill.tasks.encoding.process import WorkerLost
 from indexmill.tasks.evaluate import evaluate
+from indexmill.tasks.export import export
 from indexmill.tasks.ingest import ingest
 from indexmill.tasks.publish import publish
 from indexmill.tasks.queries import read_queries
@@ -36,7 +37,23 @@ from indexmill.tasks.validate import validate
 
 TASKS: dict[str, Task[..., Any]] = {
     task.name: task
-    for task in (ingest, validate, split, chunk, read_queries, encode, encode_chunk, train, shard, tune, evaluate, publish, study, run_job)
+    for task in (
+        ingest,
+        validate,
+        split,
+        chunk,
+        read_queries,
+        encode,
+        encode_chunk,
+        train,
+        shard,
+        tune,
+        evaluate,
+        publish,
+        export,
+        study,
+        run_job,
+    )
 }
 ARCHITECTURE = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text(encoding="utf-8")
 

@@ -1,0 +1,1 @@
+"""Exports of published snapshots, one module per format."""
