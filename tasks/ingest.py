@@ -210,7 +210,7 @@ def _build_empty_error(name: str, config: DatasetConfig, source: Source) -> Inpu
     return InputError(
         "the source has no items",
         where=f"dataset of {name}" + (f": {source.image_root}" if source.image_root else ""),
-        expected="images (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF)" if source.modality == "image" else "texts",
+        expected="images (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000, ICO, HEIC)" if source.modality == "image" else "texts",
         got="0 items" + (f" after excluding {', '.join(config.exclude_labels)}" if config.exclude_labels else ""),
         next_step="correct dataset.path" + (" or dataset.exclude_labels" if config.exclude_labels else ""),
     )

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from indexmill.tasks.sources.base import Item
-from indexmill.tasks.validation.image_reader import detect_supported_format, detect_unsupported_format
+from indexmill.tasks.validation.image_formats import detect_supported_format, detect_unsupported_format
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 # Files with these suffixes are items too: decoded by their content, or rejected as unsupported.
 OTHER_IMAGE_SUFFIXES = frozenset(
-    {".jfif", ".jpe", ".jif", ".mpo", ".apng", ".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpx", ".jxl", ".psd", ".dng"}
+    {".jfif", ".jpe", ".jif", ".mpo", ".apng", ".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpx", ".jxl", ".ico", ".psd", ".dng"}
 )
 SIGNATURE_BYTES = 16
 SHORT_SIGNATURES = (b"BM", b"\xff\x0a", b"P", b"%!PS")
