@@ -19,8 +19,11 @@ def content_digest(content: bytes) -> str:
 
 
 def read_content_digest(folder: Path, name: str | None) -> str | None:
-    """Return the content digest of a file in a folder; None for no name, and for a file that cannot be read."""
-    if not name:
+    """Return the content digest of a file in a folder; None for no name, and for a file that cannot be read.
+
+    A pipe or a device is no file: reading it may never end.
+    """
+    if not name or not (folder / name).is_file():
         return None
     try:
         return content_digest((folder / name).read_bytes())

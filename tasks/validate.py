@@ -100,7 +100,11 @@ def _iterate_valid_rows(
     schema = build_items_schema(modality=dataset.modality, labeled=dataset.labeled, max_text_length=config.max_text_length)
     with track("checking rows", dataset.items) as advance:
         for frame in parquet.to_polars(parquet.read_batches(root.file(dataset.table))):
-            faults = {row: rejects.RejectReason("malformed_row", fault) for row, fault in enumerate(frame["fault"]) if fault}
+            faults = {
+                row: rejects.RejectReason("malformed_row" if key else "empty_key", fault)
+                for row, (key, fault) in enumerate(zip(frame["key"], frame["fault"], strict=True))
+                if fault
+            }
             reject_reasons = find_invalid_rows(frame, schema) | faults
             numbered = frame.with_row_index("row")
             is_invalid = pl.col("row").is_in(list(reject_reasons))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import itertools
 import os
@@ -14,6 +15,7 @@ from indexmill.storage.errors import InputError
 from indexmill.storage.records import Modality
 from indexmill.tasks.sources.base import Item, ScoredPair
 from indexmill.tasks.sources.folder import find_named_file, forget_listings
+from indexmill.tasks.sources.image_files import walk_files
 from indexmill.tasks.sources.table_reader import read_rows, require_columns
 
 
@@ -41,8 +43,8 @@ class TableSource:
                 "no table found",
                 where=f"dataset.path = {config.path}",
                 expected=f"a {config.source} file, or a pattern that matches some",
-                got=f"no such file in {self._folder}" if self._folder.is_dir() else f"no folder {self._folder}",
-                next_step="correct dataset.path",
+                got=_describe_missing_table(config.path, self._folder),
+                next_step="correct dataset.path, or name the files of a folder by a pattern, such as FOLDER/*.csv",
             )
         self._require_columns(self._files[0])
 
@@ -64,7 +66,11 @@ class TableSource:
                 if row.fault:
                     yield Item(key=f"{file}:line {row.line}" if config.key_column else f"{file}:{row_number}", fault=row.fault)
                     continue
-                item_key = (key or "") if config.key_column else f"{file}:{row_number}"
+                if config.key_column and not key:
+                    place = f"{file}, {'row' if config.source == 'parquet' else 'line'} {row.line}"
+                    yield Item(key="", label=label, text=text or "", fault=f"{place}: the row has no key")
+                    continue
+                item_key = key if config.key_column and key else f"{file}:{row_number}"
                 yield (
                     self._make_image_item(file, image, item_key, label, text)
                     if self.image_root
@@ -92,14 +98,36 @@ class TableSource:
 def _find_table_files(pattern: str) -> tuple[Path, list[str]]:
     """Return the folder before the first wildcard, and the matching files below it in order, without hidden ones.
 
-    If a file of exactly this name exists, its wildcards are literal.
+    If a file of exactly this name exists, its wildcards are literal, as are those of folders that exist. `**` follows links.
     """
     path = Path(pattern).expanduser().absolute()
     if path.is_file() or not glob.has_magic(pattern):
         return path.parent.resolve(), [path.name] if path.is_file() else []
-    folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
-    matches = (match.relative_to(folder) for match in folder.glob(str(path.relative_to(folder))) if match.is_file())
-    return folder.resolve(), sorted(match.as_posix() for match in matches if not any(part.startswith(".") for part in match.parts))
+    folder, remaining = Path(path.parts[0]), list(path.parts[1:])
+    while len(remaining) > 1 and (not glob.has_magic(remaining[0]) or (folder / remaining[0]).is_dir()):
+        folder /= remaining.pop(0)
+    if "**" not in remaining:
+        found = (match.relative_to(folder).as_posix() for match in folder.glob("/".join(remaining)) if match.is_file())
+    elif folder.is_dir():
+        found = (file.path for file in walk_files(folder, lambda _: True) if _matches(file.path.split("/"), remaining))
+    else:
+        found = iter(())
+    return folder.resolve(), sorted(file for file in found if not any(part.startswith(".") for part in file.split("/")))
+
+
+def _describe_missing_table(pattern: str, folder: Path) -> str:
+    if Path(pattern).expanduser().is_dir():
+        return "a folder"
+    return f"no such file in {folder}" if folder.is_dir() else f"no folder {folder}"
+
+
+def _matches(parts: list[str], patterns: list[str]) -> bool:
+    """Return whether a path's parts match a pattern's, where `**` stands for any number of folders."""
+    if not patterns or not parts:
+        return not patterns and not parts
+    if patterns[0] == "**":
+        return _matches(parts, patterns[1:]) or _matches(parts[1:], patterns)
+    return fnmatch.fnmatchcase(parts[0], patterns[0]) and _matches(parts[1:], patterns[1:])
 
 
 def _resolve_image_path(folder: Path, subfolder: Path, image: str | None) -> str | None:
