@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def read_content_digest(folder: Path, name: str | None) -> str | None:
 
     A pipe or a device is no file: reading it may never end.
     """
-    if not name or not (folder / name).is_file():
+    if not name or not os.path.isfile(folder / name):  # noqa: PTH113 (pathlib's raises for a name that is too long)
         return None
     try:
         return content_digest((folder / name).read_bytes())

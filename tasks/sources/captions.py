@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -15,7 +16,7 @@ def get_caption_path(image: str) -> str:
 
 def read_caption(caption: Path) -> str | None:
     """Return the text without a byte-order mark; None if there is no such file, empty if it is not UTF-8."""
-    if not caption.is_file():
+    if not os.path.isfile(caption):  # noqa: PTH113 (pathlib's raises for a name that is too long)
         return None
     try:
         return caption.read_text("utf-8-sig")

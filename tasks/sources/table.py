@@ -85,7 +85,7 @@ class TableSource:
         path = _resolve_image_path(self._folder, Path(file).parent, image)
         if image and "\0" not in image and (path is None or not os.path.lexists(self._folder / path)):
             found, _ = find_named_file(self._folder, PurePosixPath(file), image)
-            path = found if PurePosixPath(found).parts[:1] not in ((), ("/",), ("..",)) and (self._folder / found).exists() else path
+            path = found if PurePosixPath(found).parts[:1] not in ((), ("/",), ("..",)) and os.path.lexists(self._folder / found) else path
         size, mtime_ns = _get_size_and_mtime(self._folder / path) if path else (None, None)
         return Item(key=key, label=label, text=text, path=path, size=size, mtime_ns=mtime_ns)
 

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from indexmill.storage import parquet
 from indexmill.storage.errors import InputError
-from indexmill.tasks.sources.text_lines import MAX_LINE_CHARACTERS, LineReader, find_invalid_text, open_lines, shorten
+from indexmill.tasks.sources.text_lines import MAX_LINE_CHARACTERS, LineReader, escape_text, find_invalid_text, open_lines, shorten
 
 TableFormat = Literal["parquet", "csv", "jsonl"]
 
@@ -136,7 +136,7 @@ def read_rows(file: Path, table_format: TableFormat, columns: Sequence[str | Non
                 rows = _read_json_lines(file, columns, encoding)
         for row in rows:
             fault = row.fault or next(filter(None, (find_invalid_text(cell) for cell in row.cells if cell)), None)
-            yield TableRow(row.line, tuple(None for _ in columns), fault) if fault else row
+            yield TableRow(row.line, tuple(None for _ in columns), escape_text(fault)) if fault else row
 
 
 def is_nan(value: object) -> bool:

@@ -88,6 +88,11 @@ def find_invalid_text(text: str) -> str:
     return ""
 
 
+def escape_text(text: str) -> str:
+    """Return a text that can be stored: a lone surrogate, which may stand for an invalid byte, becomes its escape."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def shorten(text: str, length: int = 300) -> str:
     """Put a text on one line, without its middle if it is long."""
     text = " ".join(text.split())
