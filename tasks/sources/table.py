@@ -106,12 +106,11 @@ def _find_table_files(pattern: str) -> tuple[Path, list[str]]:
     folder, remaining = Path(path.parts[0]), list(path.parts[1:])
     while len(remaining) > 1 and (not glob.has_magic(remaining[0]) or (folder / remaining[0]).is_dir()):
         folder /= remaining.pop(0)
+    found: Iterator[str] = iter(())
     if "**" not in remaining:
         found = (match.relative_to(folder).as_posix() for match in folder.glob("/".join(remaining)) if match.is_file())
     elif folder.is_dir():
         found = (file.path for file in walk_files(folder, lambda _: True) if _matches(file.path.split("/"), remaining))
-    else:
-        found = iter(())
     return folder.resolve(), sorted(file for file in found if not any(part.startswith(".") for part in file.split("/")))
 
 

@@ -7,19 +7,23 @@ import re
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from indexmill.configs.datasets import FolderDatasetConfig
+from indexmill.configs.datasets import DatasetConfig, FolderDatasetConfig
 from indexmill.configs.models import ValidateConfig
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.ingest import ingest
 from indexmill.tasks.sources.folder import FolderSource
 from indexmill.tasks.validate import validate
+from tests.hostile_names import WORST_NAME
 from tests.sources.hub_datasets import make_jpeg, make_png
+from tests.sources.table_files import write_table
 from tests.stage_inputs import read_rows
 
 PNG, JPEG = make_png(1), make_jpeg(2)
@@ -152,3 +156,33 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "top").mkdir(mode=0)
     with pytest.raises(InputError, match="cannot be read"):
         FolderSource(tmp_path / "top", FolderDatasetConfig(source="folder", path=str(tmp_path / "top")))
+
+
+@pytest.mark.parametrize("source", ["folder", "metadata", "table"])
+def test_images_below_the_worst_of_names_are_items(tmp_path: Path, root: Root, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    """As label, file name, caption and folder above, from a path relative to the working directory."""
+    assert 190 < len(WORST_NAME.encode()) < 240
+    folder = Path("up") / f"{WORST_NAME}"
+    monkeypatch.chdir(tmp_path)
+    for label in (WORST_NAME, "other"):
+        (folder / label).mkdir(parents=True)
+        (folder / label / f"{WORST_NAME}.png").write_bytes(PNG)
+    (folder / WORST_NAME / f"{WORST_NAME}.txt").write_text("a caption")
+    names = [f"{label}/{WORST_NAME}.png" for label in (WORST_NAME, "other")]
+    match source:
+        case "folder":
+            settings: dict[str, Any] = {"source": "folder", "path": str(folder).replace("{root}", "{ROOT}"), "captions": "text"}
+            folder.rename(settings["path"])  # in a folder's path, {root} is the root
+        case "metadata":
+            write_table(folder / "metadata.jsonl", [{"file_name": name, "label": name} for name in names])
+            settings = {"source": "folder", "path": str(folder).replace("{root}", "{ROOT}"), "labels": "metadata"}
+            folder.rename(settings["path"])
+        case "table":
+            table = write_table(folder / f"{WORST_NAME}.jsonl", [{"f": name, "k": name, "l": name} for name in names])
+            settings = {"source": "jsonl", "path": str(table), "image_column": "f", "key_column": "k", "label_column": "l"}
+    config = TypeAdapter(DatasetConfig).validate_python(settings)
+    validated = validate.fn(root, ingest.fn(root, "some", config, "r"), ValidateConfig())
+    rows = {row["key"]: row for row in read_rows(root, validated.table)}
+    assert rows.keys() == set(names)
+    assert rows[names[0]]["label"] == (WORST_NAME if source == "folder" else names[0])
+    assert rows[names[0]]["text"] == ("a caption" if source == "folder" else None)
