@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,8 @@ def _find_config_file(name_or_path: str) -> Path:
     bundled = list_bundled_pipelines()
     if name_or_path in bundled:
         return CONFIG_FOLDER / f"{name_or_path}.yaml"
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
+    if os.path.isfile(name_or_path):  # noqa: PTH113 (pathlib's raises for a name that is too long)
+        return Path(name_or_path)
     nearest = difflib.get_close_matches(name_or_path, bundled, n=1)
     raise InputError(
         f"there is no pipeline {name_or_path}",
@@ -65,7 +65,7 @@ def _read_config_file(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
+        values = _join_surrogates(yaml.safe_load(text))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(
             "the config is not readable YAML", where=str(path), got=_describe_read_error(error), next_step="fix the file"
@@ -79,6 +79,19 @@ def _read_config_file(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
             next_step="start from one of configs/*.yaml",
         )
     return values, dict(_iter_lines(node))
+
+
+def _join_surrogates(value: Any) -> Any:
+    r"""Join the halves of characters that JSON escapes in two, as `\ud83d\ude00`: a config may be JSON, and YAML leaves them apart.
+
+    Raises:
+        UnicodeDecodeError: A half is alone.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    if isinstance(value, dict):
+        return {_join_surrogates(key): _join_surrogates(inner) for key, inner in value.items()}
+    return [_join_surrogates(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _describe_read_error(error: Exception) -> str:
@@ -115,8 +128,8 @@ def _apply_setting(values: dict[str, Any], setting: str) -> KeyPath:
             raise InputError("a setting names a key below a plain value", where=f"--set {key}", got=f"{name} is {value_text}")
         section = section[name]
     try:
-        section[keys[-1]] = yaml.safe_load(value)
-    except yaml.YAMLError:
+        section[keys[-1]] = _join_surrogates(yaml.safe_load(value))
+    except (yaml.YAMLError, UnicodeDecodeError):
         raise InputError("a setting's value is not YAML", where=f"--set {key}", expected="dotted.key=value, with a YAML value") from None
     return keys
 

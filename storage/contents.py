@@ -16,6 +16,7 @@ import errno
 import functools
 import os
 import re
+import stat
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -103,7 +104,10 @@ def read_content(location: str, max_bytes: int | None = None) -> bytes:
     if is_url(location):
         raise OSError(errno.EINVAL, "not a place inside a file")
     path = Path(location)
-    if max_bytes is not None and path.stat().st_size > max_bytes:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
+        raise OSError(errno.EINVAL, "not a regular file")
+    if max_bytes is not None and status.st_size > max_bytes:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     return path.read_bytes()
 

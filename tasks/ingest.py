@@ -233,8 +233,13 @@ def _save_inventory(root: Root, table: Path, inventory: Path, started_ns: int) -
 
 
 def _check_collisions(listing: Path, root: Root) -> None:
-    """Raise InputError if two items share an id, since a search result could not be traced back to one of them."""
-    sql = f"SELECT min(key), max(key), count(*) FROM {parquet.scan_sql(listing)} GROUP BY item_id HAVING count(*) > 1 LIMIT 1"
+    """Raise InputError if two items share an id, since a search result could not be traced back to one of them.
+
+    Items without a key are rejected by validation, however many they are.
+    """
+    sql = (
+        f"SELECT min(key), max(key), count(*) FROM {parquet.scan_sql(listing)} WHERE key <> '' GROUP BY item_id HAVING count(*) > 1 LIMIT 1"
+    )
     for first, second, count in parquet.fetch_rows(sql, temp_dir=root.tmp):
         raise InputError(
             "two items have the same key" if first == second else "two keys have the same item id",
@@ -249,7 +254,7 @@ def _build_empty_error(name: str, config: DatasetConfig, source: Source) -> Inpu
     return InputError(
         "the source has no items",
         where=f"dataset of {name}" + (f": {source.image_root}" if source.image_root else ""),
-        expected="images (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF)" if source.modality == "image" else "texts",
+        expected="images (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000, ICO, HEIC)" if source.modality == "image" else "texts",
         got="0 items" + (f" after excluding {', '.join(config.exclude_labels)}" if config.exclude_labels else ""),
         next_step="correct dataset.path" + (" or dataset.exclude_labels" if config.exclude_labels else ""),
     )

@@ -60,7 +60,7 @@ TASK_POLICIES = {
         cache_inputs=("dataset", "config"),
         version=4,
         uncached_inputs=("runner",),
-        libraries=("pillow", "ImageHash"),
+        libraries=("pillow", "ImageHash", "pillow-heif"),
         leftovers="results of the images decoded so far, which the next run reuses",
     ),
     "split": StagePolicy(
@@ -74,7 +74,7 @@ TASK_POLICIES = {
     ),
     "queries": StagePolicy(
         cache_inputs=("split", "config", "revision"),
-        libraries=("faiss-cpu", "pillow", "ImageHash"),
+        libraries=("faiss-cpu", "pillow", "ImageHash", "pillow-heif"),
         retry=NETWORK_RETRY,
     ),
     "encode": StagePolicy(

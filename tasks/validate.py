@@ -102,8 +102,8 @@ def _iterate_valid_rows(
     with track("checking rows", dataset.items) as advance:
         for frame in parquet.to_polars(parquet.read_batches(root.file(dataset.table))):
             faults = {
-                row: rejects.RejectReason(reason or "malformed_row", fault)
-                for row, (fault, reason) in enumerate(frame.select("fault", "fault_reason").iter_rows())
+                row: rejects.RejectReason(reason or ("malformed_row" if key else "empty_key"), fault)
+                for row, (key, fault, reason) in enumerate(frame.select("key", "fault", "fault_reason").iter_rows())
                 if fault
             }
             reject_reasons = find_invalid_rows(frame, schema) | faults

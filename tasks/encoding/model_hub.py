@@ -21,6 +21,7 @@ from indexmill.storage.digests import file_digest
 from indexmill.storage.errors import DamagedFile, InputError
 from indexmill.storage.records import FrozenModel, read_record
 from indexmill.tasks.hub_files import NETWORK_ERRORS, require_commit_hash, require_relative_names
+from indexmill.tasks.provider_answers import explain_answers
 from indexmill.tasks.retry import RetryPolicy, get_http_status, with_retries
 
 HUB_RETRY = RetryPolicy(attempts=3, first_wait_s=0.5, max_wait_s=20.0, timeout_s=20.0)
@@ -72,8 +73,7 @@ def _fetch_model(name: str, purpose: str, select: SelectFiles, key: str) -> tupl
         folder = model_cache / "snapshots" / record.commit
         if all((folder / file).is_file() for file in record.files):
             return folder, record.files
-    get_info = partial(HfApi().model_info, name, timeout=HUB_RETRY.timeout_s, files_metadata=True)
-    info = _call_hub(get_info, name, key)
+    info = _call_hub(partial(_fetch_info, name, key), name, key)
     commit = require_commit_hash(info.sha, f"{key} = {name}")
     files = _select_files(name, info, select, key)
     require_relative_names(files, f"{key} = {name}")
@@ -81,6 +81,12 @@ def _fetch_model(name: str, purpose: str, select: SelectFiles, key: str) -> tupl
         _download_file(name, info, file, key)
     _write_record(record_path, HubRecord(commit=commit, files=tuple(files)))
     return model_cache / "snapshots" / commit, tuple(files)
+
+
+def _fetch_info(name: str, key: str) -> ModelInfo:
+    where = f"{key} = {name}, at {constants.ENDPOINT}"
+    with explain_answers(where=where, address_setting="HF_ENDPOINT", transient_errors=(*NETWORK_ERRORS, HFValidationError)):
+        return HfApi().model_info(name, timeout=HUB_RETRY.timeout_s, files_metadata=True)
 
 
 def _select_files(name: str, info: ModelInfo, select: SelectFiles, key: str) -> list[str]:

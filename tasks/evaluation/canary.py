@@ -12,7 +12,7 @@ import numpy as np
 
 from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.errors import InputError
-from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.records import EmbeddingSet, Side
 from indexmill.storage.root import Root
 from indexmill.tasks.indexing.chunk_search import exact_search_items
 from indexmill.tasks.indexing.searcher import Searcher
@@ -31,31 +31,34 @@ class CanaryResult(NamedTuple):
     found: int
 
 
-def check_canaries(root: Root, indexed: EmbeddingSet, searcher: Searcher, *, seed: int, factory: str, metric: str) -> CanaryResult:
-    """Search for a sample of the database by their own vectors.
+def check_canaries(
+    root: Root, indexed: EmbeddingSet, searcher: Searcher, *, seed: int, factory: str, metric: str, side: Side = "database"
+) -> CanaryResult:
+    """Search for a sample of the items of one side by their own vectors.
 
     Args:
         root: The storage root.
         indexed: The vectors that the index holds.
-        searcher: The index with its search parameters.
+        searcher: The index of that side with its search parameters.
         seed: The seed of the sample.
         factory: The index's factory, for the error.
         metric: The configured metric, for the error.
+        side: The side.
 
     Raises:
         InputError: Fewer than MIN_FOUND of them are found.
     """
-    with open_vectors(root, indexed, side="database", sample=(CANARIES, seed)) as blocks:
+    with open_vectors(root, indexed, side=side, sample=(CANARIES, seed)) as blocks:
         _, vectors = concatenate_blocks(blocks, indexed.dim)
     if not len(vectors):
         return CanaryResult(0, 0)
-    exact_scores, exact_ids = exact_search_items(root, indexed, vectors, min(TIES, indexed.database), searcher.metric)
+    exact_scores, exact_ids = exact_search_items(root, indexed, vectors, min(TIES, getattr(indexed, side)), searcher.metric, side=side)
     _, retrieved = searcher.search(vectors, CUTOFF)
     result = CanaryResult(len(vectors), count_found(retrieved, exact_scores, exact_ids))
     if result.found < MIN_FOUND * result.sampled:
         raise InputError(
             "the index does not find its own items",
-            where=f"index.factory = {factory}, index.metric = {metric}",
+            where=f"index.factory = {factory}, index.metric = {metric}, the {side} side",
             expected=f"an item among the first {CUTOFF} results for its own vector, for at least {MIN_FOUND:.0%} of a sample",
             got=f"{result.found} of {result.sampled} items found",
             next_step="choose another factory, such as Flat or auto, or a finer quantizer; this build is not published",

@@ -65,7 +65,7 @@ def export_snapshot(root: Root, name: str, config: ExportConfig, snapshot_id: st
 
 
 def find_unchanged(root: Root, name: str, config: ExportConfig) -> ExportResult | None:
-    """Return the result of an export whose target holds the live snapshot already; None if there is work to do. Raises as `export_snapshot`."""
+    """Return the result of an export whose target holds the live snapshot already; None if there is work. Raises as `export_snapshot`."""
     config, live_id = config.with_absolute_path(), Snapshots(root, name).get_live_id()
     with open_target(root, name, config) as target:
         if live_id is None or target.find_snapshot_id() != live_id:

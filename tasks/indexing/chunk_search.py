@@ -15,7 +15,7 @@ import numpy as np
 from indexmill.storage import parquet
 from indexmill.storage.embedding_store import open_vectors_by_part
 from indexmill.storage.index_records import SearchParams
-from indexmill.storage.records import EmbeddingSet
+from indexmill.storage.records import EmbeddingSet, Side
 from indexmill.storage.root import Root
 from indexmill.tasks.indexing.filtered_search import search_exhaustively, search_filtered
 from indexmill.tasks.indexing.reranking import VectorStore
@@ -233,9 +233,16 @@ def keep_best_chunks(
 
 
 def exact_search_items(
-    root: Root, embeddings: EmbeddingSet, queries: np.ndarray, k: int, metric: int, advance: Advance = ignore_progress
+    root: Root,
+    embeddings: EmbeddingSet,
+    queries: np.ndarray,
+    k: int,
+    metric: int,
+    advance: Advance = ignore_progress,
+    *,
+    side: Side = "database",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the k nearest items of the database side exactly; of a chunked set, by their nearest chunks.
+    """Find the k nearest items of one side exactly; of a chunked set, by their nearest chunks.
 
     Args:
         root: The storage root.
@@ -244,6 +251,7 @@ def exact_search_items(
         k: The number of items.
         metric: A FAISS metric type.
         advance: Is called with the number of vectors compared.
+        side: The side.
 
     Returns:
         Scores float32 and item ids int64, both (n, k), as `exact_search` returns them.
@@ -251,14 +259,14 @@ def exact_search_items(
     vectors: EmbeddingSet = embeddings.indexed_vectors
 
     def search(rows: np.ndarray, depth: int) -> tuple[Any, Any]:
-        with open_vectors_by_part(root, vectors, side="database") as blocks:
+        with open_vectors_by_part(root, vectors, side=side) as blocks:
             return exact_search(rows, _track_blocks(blocks, advance), depth, metric)
 
     queries = np.ascontiguousarray(queries, np.float32)
     if (chunks := load_chunk_map(root, embeddings)) is None:
         return search(queries, k)
     higher_is_better = metric == faiss.METRIC_INNER_PRODUCT
-    scores, chunk_ids = find_best_chunks(search, chunks, queries, k, vectors.database, higher_is_better=higher_is_better)
+    scores, chunk_ids = find_best_chunks(search, chunks, queries, k, getattr(vectors, side), higher_is_better=higher_is_better)
     return scores, chunks.find_items(chunk_ids)
 
 

@@ -53,25 +53,32 @@ def open_source(config: DatasetConfig, root: Root, *, relist: bool = False) -> S
             return BeirSource(config, root)
         case TableDatasetConfig():
             return TableSource(config, root, relist=relist)
-        case SqlDatasetConfig():
-            from indexmill.tasks.sources.sql import SqlSource  # imports SQLAlchemy
-
-            return SqlSource(config, root)
         case WebDatasetConfig():
             return WebDatasetSource(config, root, relist=relist)
         case PythonDatasetConfig():
             return PythonDataSource(config)
-        case HuggingFaceDatasetConfig():
-            from indexmill.tasks.sources.huggingface import HuggingFaceSource  # slow to import: only its users pay for it
-
-            return HuggingFaceSource(config, root)
-        case KaggleDatasetConfig():
-            from indexmill.tasks.sources.kaggle import KaggleSource  # slow to import, too
-
-            return KaggleSource(config, root)
+        case SqlDatasetConfig() | HuggingFaceDatasetConfig() | KaggleDatasetConfig():
+            return _open_with_client(config, root)
 
 
 def _open_folder(config: FolderDatasetConfig, root: Root) -> Source:
     if is_remote(config.path):
         return RemoteFolderSource(config, root)
     return FolderSource(config.path.replace("{root}", str(root.path)), config)
+
+
+def _open_with_client(config: SqlDatasetConfig | HuggingFaceDatasetConfig | KaggleDatasetConfig, root: Root) -> Source:
+    """Open a source whose client is slow to import, so that only its users pay for it."""
+    match config:
+        case SqlDatasetConfig():
+            from indexmill.tasks.sources.sql import SqlSource
+
+            return SqlSource(config, root)
+        case HuggingFaceDatasetConfig():
+            from indexmill.tasks.sources.huggingface import HuggingFaceSource
+
+            return HuggingFaceSource(config, root)
+        case KaggleDatasetConfig():
+            from indexmill.tasks.sources.kaggle import KaggleSource
+
+            return KaggleSource(config, root)

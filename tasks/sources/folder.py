@@ -28,12 +28,11 @@ from indexmill.storage.digests import rows_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Modality
 from indexmill.tasks.sources.base import Item, ScoredPair
+from indexmill.tasks.sources.captions import CAPTION_SUFFIX, UnusedCaptions, get_caption_path, read_caption
 from indexmill.tasks.sources.image_files import FileEntry, is_image_file, make_image_item, walk_entries, walk_files
 from indexmill.tasks.sources.table_reader import TableFormat, read_rows, require_columns
 
 METADATA_FILE_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-
-CAPTION_SUFFIX = ".txt"
 METADATA_SCHEMA = pa.schema({name: pa.string() for name in ("path", "label", "caption", "fault")})
 
 
@@ -53,7 +52,7 @@ class MetadataRow:
 def read_metadata_rows(image_root: Path, config: ImageFolderConfig, temp_dir: Path) -> Iterator[MetadataRow]:
     """Yield the rows of all metadata files below `image_root`, in path order.
 
-    A row without a file name gets the path of its metadata file. Raises InputError for an unusable file.
+    A row without a file name gets the path of its metadata file with its line. Raises InputError for an unusable file.
     """
     label = config.label_column if config.labels == "metadata" else None
     caption = config.caption_column if config.captions == "metadata" else None
@@ -115,7 +114,7 @@ def _read_batches(image_root: Path, files: list[PurePosixPath], columns: Sequenc
             names, labels, captions = zip(*(row.cells for row in batch), strict=True)
             paths, faults = [], []
             for row, name in zip(batch, names, strict=True):
-                path, fault = find_named_file(image_root, file, name) if name else (file.as_posix(), None)
+                path, fault = find_named_file(image_root, file, name) if name else (f"{file}:line {row.line}", None)
                 paths.append(f"{file}:line {row.line}" if row.fault else path)
                 faults.append(row.fault or fault)
             yield pa.RecordBatch.from_arrays(
@@ -186,17 +185,30 @@ class FolderSource:
         self.labeled = config.labels != "none"
         self._uses_metadata = "metadata" in (config.labels, config.captions)
         if not self._folder.is_dir():
+            raise self._build_missing_error(str(folder))
+        try:
+            os.scandir(self._folder).close()
+        except OSError as error:
             raise InputError(
-                "the image folder does not exist",
+                "the image folder cannot be read",
                 where=f"dataset.path = {folder}",
-                expected="a folder with one subfolder of images per label" if config.labels == "folder" else "a folder of images",
-                got="a file" if self._folder.exists() else f"nothing at {self._folder}",
-                next_step=(
-                    "run indexmill demo, which writes it"
-                    if str(folder).endswith("sources/digits/2")
-                    else "correct dataset.path, or create the folder"
-                ),
-            )
+                expected="a folder that this user can list",
+                got=error.strerror or str(error),
+                next_step="change its permissions, or mount it again",
+            ) from None
+
+    def _build_missing_error(self, folder: str) -> InputError:
+        return InputError(
+            "the image folder does not exist",
+            where=f"dataset.path = {folder}",
+            expected="a folder with one subfolder of images per label" if self._config.labels == "folder" else "a folder of images",
+            got="a file" if self._folder.exists() else f"nothing at {self._folder}",
+            next_step=(
+                "run indexmill demo, which writes it"
+                if folder.endswith("sources/digits/2")
+                else "correct dataset.path, or create the folder"
+            ),
+        )
 
     def compute_revision(self) -> str:
         """Return a digest of path, size and modification time of every file: those that are no items are counted."""
@@ -242,7 +254,7 @@ class FolderSource:
             case "metadata":
                 return row.caption if row else None
             case "text":
-                return self._read_caption(str(PurePosixPath(path).with_suffix(CAPTION_SUFFIX)))
+                return self._read_caption(get_caption_path(path))
             case "none":
                 return None
 
@@ -260,29 +272,25 @@ class FolderSource:
         return read_caption(self._folder / path)
 
     def _walk_images(self) -> Iterator[FileEntry]:
-        """Yield the images, and count all other entries but metadata and captions by their kind."""
+        """Yield the images, and count all other entries but metadata and captions of images by their kind."""
+        unused_captions = UnusedCaptions()
         for entry in self._walk():
             name = PurePosixPath(entry.path).name
             is_caption = self._config.captions == "text" and name.endswith(CAPTION_SUFFIX)
             if entry.kind != "file":
                 self.skipped[entry.kind] += 1
-            elif is_caption or (self._uses_metadata and name in METADATA_FILE_NAMES):
+            elif is_caption:
+                unused_captions.add_caption(entry.path)
+            elif self._uses_metadata and name in METADATA_FILE_NAMES:
                 continue
             elif self._is_image(entry.path):
+                unused_captions.add_image(entry.path)
                 yield entry
             else:
                 self.skipped[_escape(PurePosixPath(name).suffix.lower()) or "without a suffix"] += 1
+        if unused := unused_captions.count():
+            self.skipped[f"{CAPTION_SUFFIX} without an image"] += unused
 
 
 def _escape(suffix: str) -> str:
     return suffix.encode("utf-8", "surrogateescape").decode(errors="backslashreplace")[:20]
-
-
-def read_caption(caption: Path) -> str | None:
-    """Return the text without a byte-order mark; None if there is no such file, empty if it is not UTF-8."""
-    if not caption.is_file():
-        return None
-    try:
-        return caption.read_text("utf-8-sig")
-    except (UnicodeDecodeError, OSError):
-        return ""

@@ -30,6 +30,7 @@ from indexmill.tasks.hub_files import (
     require_relative_names,
     verify_file,
 )
+from indexmill.tasks.provider_answers import explain_answers
 from indexmill.tasks.retry import RetryPolicy, get_http_status, is_transient, with_retries
 
 T = TypeVar("T")
@@ -112,7 +113,9 @@ class HubDataset:
             raise self._build_refusal_error(error) from None
 
     def _fetch_info(self, revision: str, *, files: bool = False) -> DatasetInfo:
-        return HfApi().dataset_info(self._name, revision=revision, timeout=self._retry_policy.timeout_s, files_metadata=files)
+        where = f"dataset.id = {self._name}, at {constants.ENDPOINT}"
+        with explain_answers(where=where, address_setting="HF_ENDPOINT", transient_errors=NETWORK_ERRORS):
+            return HfApi().dataset_info(self._name, revision=revision, timeout=self._retry_policy.timeout_s, files_metadata=files)
 
     def _download_snapshot(self, info: DatasetInfo) -> Path:
         """Download the commit's files into the cache and verify each. Files already in the cache are kept."""

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from indexmill.tasks.sources.base import Item
-from indexmill.tasks.validation.image_reader import detect_supported_format, detect_unsupported_format
+from indexmill.tasks.validation.image_formats import detect_supported_format, detect_unsupported_format
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 # Files with these suffixes are items too: decoded by their content, or rejected as unsupported.
 OTHER_IMAGE_SUFFIXES = frozenset(
-    {".jfif", ".jpe", ".jif", ".mpo", ".apng", ".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpx", ".jxl", ".psd", ".dng"}
+    {".jfif", ".jpe", ".jif", ".mpo", ".apng", ".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpx", ".jxl", ".ico", ".psd", ".dng"}
 )
 SIGNATURE_BYTES = 16
 SHORT_SIGNATURES = (b"BM", b"\xff\x0a", b"P", b"%!PS")
@@ -65,39 +65,66 @@ def walk_files(folder: Path, accepts: Callable[[str], bool], prefix: str = "") -
     return (entry for entry in walk_entries(folder, prefix) if entry.kind == "file" and accepts(entry.path.rpartition("/")[2]))
 
 
-def walk_entries(folder: Path, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[FileEntry]:
+def walk_entries(folder: Path, prefix: str = "") -> Iterator[FileEntry]:
     """Yield what is below a folder in the order of its path's parts (`a/z.png` before `a.png`).
 
-    Links are followed, but not to a folder that the walk is in. Broken links and folders that cannot be read are listed as
-    files that cannot be read. Hidden names and special files (sockets, pipes, devices) are listed, but not entered. Memory
-    holds the entries of one folder and of the folders above it.
+    Links are followed, but not to a folder that the walk is in. Broken links, and files and folders that cannot be read or
+    that disappear meanwhile, are listed as files that cannot be read. Hidden names and special files (sockets, pipes,
+    devices) are listed, but not entered. Folders may be as deep as the system allows. Memory holds the entries of one
+    folder and of the folders above it.
 
     Args:
         folder: The folder to walk.
         prefix: Prepended to every path.
-        above: Device and inode of the folders that the walk is in.
+
+    Raises:
+        OSError: `folder` itself cannot be read.
     """
+    levels = [_open_level(folder, prefix)]
+    while levels:
+        level = levels[-1]
+        if (entry := next(level.entries, None)) is None:
+            levels.pop()
+            continue
+        path = level.prefix + entry.name
+        if entry.name.startswith("."):
+            yield FileEntry(path, 0, 0, "hidden")
+            continue
+        try:
+            if not _is_folder(entry):
+                yield _describe_file(entry, path)
+                continue
+            inner = _open_level(Path(entry.path), f"{path}/")
+        except OSError:  # no permission, a broken disk or mount, too long a path, or removed meanwhile
+            yield FileEntry(path, 0, 0)
+            continue
+        if any(inner.identity == outer.identity for outer in levels):
+            yield FileEntry(path, 0, 0, "loop of links")
+        else:
+            levels.append(inner)
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A folder that the walk is in: the path prefix of its entries, its device and inode, and its remaining entries."""
+
+    prefix: str
+    identity: tuple[int, int]
+    entries: Iterator[os.DirEntry[str]]
+
+
+def _open_level(folder: Path, prefix: str) -> _Level:
     status = folder.stat()
-    here = above | {(status.st_dev, status.st_ino)}
     with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            path = prefix + entry.name
-            if entry.name.startswith("."):
-                yield FileEntry(path, 0, 0, "hidden")
-            elif _is_folder(entry):
-                status = entry.stat()
-                if (status.st_dev, status.st_ino) in here:
-                    yield FileEntry(path, 0, 0, "loop of links")
-                    continue
-                try:
-                    yield from walk_entries(Path(entry.path), f"{path}/", here)
-                except PermissionError:
-                    yield FileEntry(path, 0, status.st_mtime_ns)
-            elif _is_file(entry) or _is_broken_link(entry):
-                status = entry.stat(follow_symlinks=_is_file(entry))
-                yield FileEntry(path, status.st_size, status.st_mtime_ns)
-            else:
-                yield FileEntry(path, 0, 0, "special file")
+        return _Level(prefix, (status.st_dev, status.st_ino), iter(sorted(entries, key=lambda entry: entry.name)))
+
+
+def _describe_file(entry: os.DirEntry[str], path: str) -> FileEntry:
+    is_file = _is_file(entry)
+    if not is_file and not _is_broken_link(entry):
+        return FileEntry(path, 0, 0, "special file")
+    status = entry.stat(follow_symlinks=is_file)
+    return FileEntry(path, status.st_size, status.st_mtime_ns)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

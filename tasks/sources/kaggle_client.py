@@ -23,6 +23,7 @@ from requests.adapters import HTTPAdapter
 
 from indexmill.storage.digests import file_digest
 from indexmill.storage.errors import DamagedFile, InputError
+from indexmill.tasks.provider_answers import explain_answers
 from indexmill.tasks.retry import RetryPolicy, get_http_status, with_retries
 from indexmill.tasks.sources.downloads import build_archive_error
 
@@ -42,7 +43,16 @@ class KaggleClient:
         """Return the number of the newest version, by one small request."""
         request = ApiGetDatasetRequest()
         request.owner_slug, request.dataset_slug = self._handle.split("/")
-        return int(self._call_api(lambda api: api.get_dataset(request)).current_version_number)
+        version = int(self._call_api(lambda api: api.get_dataset(request)).current_version_number)
+        if version > 0:
+            return version
+        raise InputError(
+            "Kaggle names no version of the data set",
+            where=f"dataset.handle = {self._handle}",
+            expected="the number of the newest version",
+            got=str(version),
+            next_step="set dataset.version, or check the network: a proxy or a guest network may answer instead",
+        )
 
     def download(self, version: int, archive: Path) -> str:
         """Download a version's archive and return its SHA-256. An interrupted download is resumed.
@@ -78,7 +88,12 @@ class KaggleClient:
                 session = client.http_client()._session
                 for scheme in ("http://", "https://"):
                     session.mount(scheme, _TimeoutAdapter(self._retry_policy.timeout_s))
-                return call(client.datasets.dataset_api_client)
+                with explain_answers(
+                    where=f"dataset.handle = {self._handle}",
+                    address_setting="KAGGLE_API_ENVIRONMENT",
+                    transient_errors=(*NETWORK_ERRORS, DataCorruptionError),
+                ):
+                    return call(client.datasets.dataset_api_client)
 
         try:
             return with_retries(attempt, self._retry_policy, where=f"dataset.handle = {self._handle}", transient_errors=NETWORK_ERRORS)

@@ -25,7 +25,8 @@ from indexmill.storage.records import Modality
 from indexmill.storage.root import Root
 from indexmill.tasks.retry import RetryPolicy
 from indexmill.tasks.sources.base import Item
-from indexmill.tasks.sources.folder import CAPTION_SUFFIX, METADATA_FILE_NAMES, FolderSource, MetadataRow, read_caption, read_metadata_rows
+from indexmill.tasks.sources.captions import CAPTION_SUFFIX, read_caption
+from indexmill.tasks.sources.folder import METADATA_FILE_NAMES, FolderSource, MetadataRow, read_metadata_rows
 from indexmill.tasks.sources.image_downloads import BATCH_URLS, ImageDownloads, RemoteImage
 from indexmill.tasks.sources.image_files import FileEntry, is_image_name
 from indexmill.tasks.sources.remote_files import RemoteFile

@@ -52,7 +52,7 @@ class TableSource:
                 where=f"dataset.path = {config.path}",
                 expected=f"a {config.source} file, or a pattern that matches some",
                 got=self._tables.describe_missing(),
-                next_step="correct dataset.path",
+                next_step="correct dataset.path, or name the files of a folder by a pattern, such as FOLDER/*.csv",
             )
         self._images: ImageTable | None = open_image_table(config, self._tables, root, relist=relist)
         self._require_columns(self._tables.names[0])
@@ -96,7 +96,11 @@ class TableSource:
                 if row.fault:
                     yield Item(key=f"{file}:line {row.line}" if config.key_column else f"{file}:{row_number}", fault=row.fault)
                     continue
-                item_key = (key or "") if config.key_column else f"{file}:{row_number}"
+                if config.key_column and not key:
+                    place = f"{file}, {'row' if config.source == 'parquet' else 'line'} {row.line}"
+                    yield Item(key="", label=label, text=text or "", fault=f"{place}: the row has no key")
+                    continue
+                item_key = key if config.key_column and key else f"{file}:{row_number}"
                 if not self.image_root:
                     yield Item(key=item_key, label=label, text=text or "")
                 elif self.downloads:
@@ -118,7 +122,7 @@ class TableSource:
         path = resolve_image_path(folder, folder / Path(file).parent, image)
         if image and "\0" not in image and (path is None or not os.path.lexists(folder / path)):
             found, _ = find_named_file(folder, PurePosixPath(file), image)
-            path = found if PurePosixPath(found).parts[:1] not in ((), ("/",), ("..",)) and (folder / found).exists() else path
+            path = found if PurePosixPath(found).parts[:1] not in ((), ("/",), ("..",)) and os.path.lexists(folder / found) else path
         size, mtime_ns = get_size_and_mtime(folder / path) if path else (None, None)
         return Item(key=key, label=label, text=text, path=path, size=size, mtime_ns=mtime_ns)
 

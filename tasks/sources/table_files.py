@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
-import itertools
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
 from typing import Protocol
@@ -13,7 +14,7 @@ from indexmill.storage.digests import file_digest
 from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item
 from indexmill.tasks.sources.image_downloads import ImageDownloads
-from indexmill.tasks.sources.image_files import get_size_and_mtime
+from indexmill.tasks.sources.image_files import get_size_and_mtime, walk_files
 from indexmill.tasks.sources.remote_files import RemoteFile, RemoteFiles
 from indexmill.tasks.sources.remote_urls import MAGIC, has_wildcard, is_remote, join_url
 
@@ -50,6 +51,7 @@ class LocalTableFiles:
     url: str | None = None
 
     def __init__(self, pattern: str) -> None:
+        self._path = Path(pattern).expanduser()
         self.folder, self.names = _find_table_files(pattern)
 
     def open(self, name: str) -> Path:
@@ -62,6 +64,8 @@ class LocalTableFiles:
 
     def describe_missing(self) -> str:
         """Say whether it is the file that is missing, or the folder."""
+        if self._path.is_dir():
+            return "a folder"
         return f"no such file in {self.folder}" if self.folder.is_dir() else f"no folder {self.folder}"
 
 
@@ -134,10 +138,28 @@ def _find_folder(url: str) -> str:
 
 
 def _find_table_files(pattern: str) -> tuple[Path, list[str]]:
-    """Return the folder before the first wildcard, and the matching files below it in order, without hidden ones."""
+    """Return the folder before the first wildcard, and the matching files below it in order, without hidden ones.
+
+    If a file of exactly this name exists, its wildcards are literal, as are those of folders that exist. `**` follows links.
+    """
     path = Path(pattern).expanduser().absolute()
     if path.is_file() or not glob.has_magic(pattern):
         return path.parent.resolve(), [path.name] if path.is_file() else []
-    folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
-    matches = (match.relative_to(folder) for match in folder.glob(str(path.relative_to(folder))) if match.is_file())
-    return folder.resolve(), sorted(match.as_posix() for match in matches if not any(part.startswith(".") for part in match.parts))
+    folder, remaining = Path(path.parts[0]), list(path.parts[1:])
+    while len(remaining) > 1 and (not glob.has_magic(remaining[0]) or (folder / remaining[0]).is_dir()):
+        folder /= remaining.pop(0)
+    found: Iterator[str] = iter(())
+    if "**" not in remaining:
+        found = (match.relative_to(folder).as_posix() for match in folder.glob("/".join(remaining)) if match.is_file())
+    elif folder.is_dir():
+        found = (file.path for file in walk_files(folder, lambda _: True) if _matches(file.path.split("/"), remaining))
+    return folder.resolve(), sorted(file for file in found if not any(part.startswith(".") for part in file.split("/")))
+
+
+def _matches(parts: list[str], patterns: list[str]) -> bool:
+    """Return whether a path's parts match a pattern's, where `**` stands for any number of folders."""
+    if not patterns or not parts:
+        return not patterns and not parts
+    if patterns[0] == "**":
+        return _matches(parts, patterns[1:]) or _matches(parts[1:], patterns)
+    return fnmatch.fnmatchcase(parts[0], patterns[0]) and _matches(parts[1:], patterns[1:])

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from indexmill.storage import parquet
 from indexmill.storage.errors import InputError
-from indexmill.tasks.sources.text_lines import MAX_LINE_CHARACTERS, LineReader, find_invalid_text, open_lines, shorten
+from indexmill.tasks.sources.text_lines import MAX_LINE_CHARACTERS, LineReader, escape_text, find_invalid_text, open_lines, shorten
 
 TableFormat = Literal["parquet", "csv", "jsonl"]
 
@@ -38,6 +38,7 @@ FORMAT_DESCRIPTIONS: dict[TableFormat, str] = {
 DELIMITERS: tuple[str, ...] = (",", ";", "\t", "|")
 MAX_QUOTED_CHARACTERS = 32_000_000  # after a quote without its end
 MAX_SHOWN_COLUMNS = 60
+MAX_SHOWN_CHARACTERS = 60  # of a column's name
 MAX_EXACT_INTEGER = 2**53  # above it, floats skip integers
 BACKSLASH_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "Z": "\x1a", "b": "\b"}
 
@@ -56,6 +57,10 @@ class _JsonNumber(str):
 
 class _Nested:
     """A list or an object where a text was expected."""
+
+
+class _Repeated:
+    """The values of a key that an object has more than once."""
 
 
 def require_columns(file: Path, table_format: TableFormat, columns: Mapping[str, str], encoding: str | None = None) -> None:
@@ -131,7 +136,7 @@ def read_rows(file: Path, table_format: TableFormat, columns: Sequence[str | Non
                 rows = _read_json_lines(file, columns, encoding)
         for row in rows:
             fault = row.fault or next(filter(None, (find_invalid_text(cell) for cell in row.cells if cell)), None)
-            yield TableRow(row.line, tuple(None for _ in columns), fault) if fault else row
+            yield TableRow(row.line, tuple(None for _ in columns), escape_text(fault)) if fault else row
 
 
 def is_nan(value: object) -> bool:
@@ -166,11 +171,18 @@ def _convert_column(column: pa.Array) -> list[str | None]:
     if pa.types.is_floating(kind):
         dtype = kind.to_pandas_dtype()
         return [None if value is None or is_nan(value) else format_number(dtype(value)) for value in column.to_pylist()]
-    if pa.types.is_timestamp(kind):
+    if pa.types.is_timestamp(kind) and kind.tz:
         values = column.cast(pa.timestamp("us", kind.tz), safe=False).to_pylist()
         return [None if value is None else re.sub(r"(\.\d*?)0+(?=\+|-|$)", r"\1", str(value)) for value in values]
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind):
+        # Python has neither nanoseconds nor years above 9999.
+        return [value and re.sub(r"\.0*$|(\.\d*?)0+$", r"\1", value) for value in column.cast(pa.string()).to_pylist()]
     if pa.types.is_boolean(kind):
         return [None if value is None else str(value).lower() for value in column.to_pylist()]
+    if pa.types.is_decimal(kind):
+        return [None if value is None else f"{value:f}" for value in column.to_pylist()]
+    if pa.types.is_string_view(kind):
+        return _decode_strings(column.cast(pa.large_binary()).view(pa.large_string()))
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return _decode_strings(column)
     return [None if value is None else str(value) for value in column.to_pylist()]
@@ -320,7 +332,7 @@ def read_json_fields(text: str, names: Sequence[str | None]) -> tuple[tuple[str 
     for name in names:
         cell = None if fault or name is None else _convert_json(values.get(name))
         if isinstance(cell, _Nested):
-            fault = f"{name!r} holds {'a list' if isinstance(values.get(name or ''), list) else 'an object'}, not a text"
+            fault = _describe_nested(name or "", values)
             break
         cells.append(cell)
     return tuple(cells), fault
@@ -328,7 +340,13 @@ def read_json_fields(text: str, names: Sequence[str | None]) -> tuple[tuple[str 
 
 def _parse_object(line: str) -> tuple[dict[str, Any], str | None]:
     try:
-        value = json.loads(line, parse_float=_JsonNumber, parse_int=_JsonNumber, parse_constant=_parse_constant)
+        value = json.loads(
+            line,
+            parse_float=_JsonNumber,
+            parse_int=_JsonNumber,
+            parse_constant=_parse_constant,
+            object_pairs_hook=_build_object,
+        )
     except json.JSONDecodeError as error:
         return {}, f"{error.msg} at column {error.colno}"
     except RecursionError:
@@ -336,6 +354,22 @@ def _parse_object(line: str) -> tuple[dict[str, Any], str | None]:
     if not isinstance(value, dict):
         return {}, f"expected a JSON object, found {type(value).__name__.strip('_').lower()}"
     return value, None
+
+
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs as a dict. A key that occurs more than once has no value to rely on."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        values |= {key: _Repeated() for key, count in counts.items() if count > 1}
+    return values
+
+
+def _describe_nested(column: str, values: dict[str, Any]) -> str:
+    value = values[column]
+    if isinstance(value, _Repeated):
+        return f"{column!r} occurs more than once"
+    return f"{column!r} holds {'a list' if isinstance(value, list) else 'an object'}, not a text"
 
 
 def _parse_constant(name: str) -> Any:
@@ -372,7 +406,7 @@ def translate_read_errors(file: Path, table_format: TableFormat) -> Iterator[Non
     """Turn the errors of libraries about a table into InputError."""
     try:
         yield
-    except (pa.ArrowException, OSError, EOFError, ValueError, LookupError, csv.Error) as error:
+    except (pa.ArrowException, OSError, EOFError, ValueError, LookupError, OverflowError, csv.Error) as error:
         raise InputError(
             "the table cannot be read",
             where=str(file),
@@ -395,5 +429,5 @@ def _build_missing_column_error(file: Path, setting: str, column: str, existing:
 
 
 def _list_names(names: list[str]) -> str:
-    shown = ", ".join(names[:MAX_SHOWN_COLUMNS])
+    shown = ", ".join(shorten(name, MAX_SHOWN_CHARACTERS) for name in names[:MAX_SHOWN_COLUMNS])
     return shown + (f" and {len(names) - MAX_SHOWN_COLUMNS:,} more" if len(names) > MAX_SHOWN_COLUMNS else "")

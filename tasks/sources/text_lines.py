@@ -17,6 +17,7 @@ import pyarrow as pa
 
 SAMPLE_BYTES = 4096
 MAX_LINE_CHARACTERS = 64_000_000
+ESCAPE_BYTES = "indexmill-escape"
 BYTE_ORDER_MARKS = (  # UTF-32 first: its mark starts like that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -42,7 +43,8 @@ class LineReader:
         if not line:
             raise StopIteration
         self.number += 1
-        return line
+        # An encoding without a mark of its own, such as utf-16-le, leaves the file's in place.
+        return line.removeprefix("\ufeff") if self.number == 1 else line
 
     def put_back(self, lines: list[str]) -> None:
         """Return the last lines, to be read again."""
@@ -60,8 +62,18 @@ def open_lines(path: Path, encoding: str | None = None) -> Iterator[LineReader]:
     """
     with _open_bytes(path) as raw, io.BufferedReader(raw, 1 << 16) as content:
         chosen = encoding or _detect_encoding(content.peek(SAMPLE_BYTES)[:SAMPLE_BYTES])
-        with io.TextIOWrapper(content, chosen, errors="surrogateescape", newline="") as text:
+        with io.TextIOWrapper(content, chosen, errors=ESCAPE_BYTES, newline="") as text:
             yield LineReader(text)
+
+
+def _escape_bytes(error: UnicodeError) -> tuple[str, int]:
+    """Decode each invalid byte as the lone surrogate U+DC00 + byte. `surrogateescape` refuses bytes below 0x80, which UTF-16 has."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(ESCAPE_BYTES, _escape_bytes)
 
 
 def find_invalid_text(text: str) -> str:
@@ -74,6 +86,11 @@ def find_invalid_text(text: str) -> str:
             return f"the byte 0x{code - 0xDC00:02x} is not UTF-8 (set dataset.encoding, such as cp1252, if the file is not UTF-8)"
         return f"\\u{code:04x} is half a character: a lone surrogate"
     return ""
+
+
+def escape_text(text: str) -> str:
+    """Return a text that can be stored: a lone surrogate, which may stand for an invalid byte, becomes its escape."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def shorten(text: str, length: int = 300) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,14 @@ from indexmill.storage.digests import json_digest
 from indexmill.storage.image_check_cache import IMAGE_CHECK_SCHEMA, ImageCheckCache
 from indexmill.storage.records import FileRef
 from indexmill.storage.root import Root
+from indexmill.storage.versions import get_installed_version
 from indexmill.tasks.progress import Advance, track
 from indexmill.tasks.runner import LOCAL_RUNNER, NO_RESOURCES, Runner, Work, check_image_root
 from indexmill.tasks.validation.decoder_pool import DecodeResult, DecoderPool
 from indexmill.tasks.validation.decoder_worker import DecodeRequest
 from indexmill.tasks.validation.image_reader import ImageLimits, UnreadableImage
 
-IMAGE_READER_VERSION = 2  # raise it when image_reader.py or image_signature.py gives another result
+IMAGE_READER_VERSION = 3  # raise it when image_reader.py, icons.py or image_signature.py gives another result
 GROUP_DIGITS = 32
 PART_ROWS = 20_000  # the most images that a killed run has to decode again
 MIN_PART_ROWS = 2000  # images of a task on a cluster, which takes some seconds
@@ -114,7 +114,8 @@ def run_check_job(root: Root, job: CheckJob, advance: Advance) -> FileRef | None
 def compute_policy_digest(config: ValidateConfig) -> str:
     """Return a digest of all that a result depends on besides the image's bytes: limits and library versions."""
     limits = {name: getattr(config, name) for name in ("max_pixels", "min_side", "max_aspect_ratio", "seconds_per_item")}
-    return json_digest([IMAGE_READER_VERSION, version("pillow"), version("ImageHash"), limits])[:32]
+    libraries = [get_installed_version(name) for name in ("pillow", "ImageHash", "pillow-heif")]
+    return json_digest([IMAGE_READER_VERSION, *libraries, limits])[:32]
 
 
 def _iter_jobs(

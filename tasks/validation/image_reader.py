@@ -18,39 +18,19 @@ import numpy as np
 from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from indexmill.tasks.validation.icons import PNG_SIGNATURE, choose_picture
+from indexmill.tasks.validation.image_formats import (
+    HEIF,
+    INSTALL_HEIF,
+    SUPPORTED_FORMATS,
+    detect_supported_format,
+    detect_unsupported_format,
+    list_readable_formats,
+)
 from indexmill.tasks.validation.image_signature import ImageSignature, compute_signature
 
 Result = TypeVar("Result")
 
-# The formats that are decoded. Leaving the others out keeps Pillow from starting interpreters (Ghostscript, for EPS).
-SUPPORTED_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-
-_SUPPORTED_SIGNATURES = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG": "PNG",
-    b"GIF8": "GIF",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"II+\0": "TIFF",
-    b"MM\0+": "TIFF",
-}
-_UNSUPPORTED_SIGNATURES = {
-    b"8BPS": "PSD",
-    b"%!PS": "PostScript",
-    b"\xc5\xd0\xd3\xc6": "PostScript",
-    b"\0\0\0\x0cjP  ": "JPEG 2000",
-    b"\xff\x4f\xff\x51": "JPEG 2000",
-    b"\0\0\0\x0cJXL ": "JPEG XL",
-    b"\xff\x0a": "JPEG XL",
-    b"\0\0\1\0": "ICO",
-    b"icns": "ICNS",
-    b"DDS ": "DDS",
-    b"qoif": "QOI",
-    b"gimp xcf": "XCF",
-} | {b"P%d%c" % (kind, gap): "Netpbm" for kind in range(1, 8) for gap in b" \n\r\t"}
-_AVIF_BRANDS = (b"avif", b"avis")
-_ISO_MEDIA_BRANDS = {b"heic": "HEIF", b"heix": "HEIF", b"hevc": "HEIF", b"mif1": "HEIF", b"msf1": "HEIF"}
 _ORIENTATION_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -61,7 +41,6 @@ _ORIENTATION_TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"})
 
 Image.MAX_IMAGE_PIXELS = None  # for the whole process: `ImageLimits.max_pixels` is the only limit
@@ -150,28 +129,15 @@ def convert_to_rgb(image: Image.Image, bit_depth: int = 8, background: str = "wh
     return _apply_orientation(_flatten_to_rgb(image, bit_depth, background), _read_orientation(image))
 
 
-def detect_supported_format(content: bytes) -> str | None:
-    """Return the supported format whose signature the bytes start with, if any."""
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return "WEBP"
-    if content[4:8] == b"ftyp" and content[8:12] in _AVIF_BRANDS:
-        return "AVIF"
-    return _match_signature(content, _SUPPORTED_SIGNATURES)
-
-
-def detect_unsupported_format(content: bytes) -> str | None:
-    """Return the known but unsupported image format whose signature the bytes start with, if any."""
-    if content[4:8] == b"ftyp":
-        return _ISO_MEDIA_BRANDS.get(content[8:12])
-    return _match_signature(content, _UNSUPPORTED_SIGNATURES)
-
-
 def _decode(content: bytes, limits: ImageLimits, decode_size: tuple[int, int] | None) -> tuple[Image.Image, int]:
     """Return the loaded image and its bits per sample.
 
     Pillow limits texts and color profiles of PNG files, which say nothing about the pixels, and verifies their checksums.
     A file that fails is read once more without them.
     """
+    if detect_supported_format(content) == "ICO":
+        size, _, content = choose_picture(content)
+        _check_size(size, limits)
     try:
         return _load(content, limits, decode_size)
     except (UnreadableImage, MemoryError):
@@ -199,12 +165,13 @@ def _strip_png_metadata(content: bytes) -> bytes:
 
 
 def _load(content: bytes, limits: ImageLimits, decode_size: tuple[int, int] | None) -> tuple[Image.Image, int]:
-    image = Image.open(io.BytesIO(content), formats=SUPPORTED_FORMATS)
+    formats = list_readable_formats(content)
+    image = Image.open(io.BytesIO(content), formats=formats)
     _check_size(image.size, limits)
     bit_depth = 8
     if image.format == "PNG":
         image.verify()  # decoding does not verify checksums, and a verified image must be opened again
-        image = Image.open(io.BytesIO(content), formats=SUPPORTED_FORMATS)
+        image = Image.open(io.BytesIO(content), formats=formats)
         bit_depth = content[24]  # in the header, which always comes first
     if decode_size and image.format == "JPEG":
         image.draft(None, (2 * decode_size[0], 2 * decode_size[1]))
@@ -226,12 +193,9 @@ def _build_unidentified_error(content: bytes) -> UnreadableImage:
     if name := detect_supported_format(content):
         return UnreadableImage("damaged", f"starts like a {name} file, but its header is unreadable")
     if name := detect_unsupported_format(content):
-        return UnreadableImage("unsupported", f"{name} is not a supported format ({', '.join(SUPPORTED_FORMATS)})")
+        hint = f"; to read it: {INSTALL_HEIF}" if name == HEIF else ""
+        return UnreadableImage("unsupported", f"{name} is not a supported format ({', '.join(SUPPORTED_FORMATS)}){hint}")
     return UnreadableImage("not_an_image", f"no image format starts with {content[:8]!r}")
-
-
-def _match_signature(content: bytes, starts: dict[bytes, str]) -> str | None:
-    return next((name for start, name in starts.items() if content.startswith(start)), None)
 
 
 def _read_orientation(image: Image.Image) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from indexmill.configs.loading import list_bundled_pipelines, load_config
 from indexmill.storage.errors import InputError
@@ -208,3 +210,18 @@ def test_with_queries_of_ones_own_no_item_is_held_out_by_default(tmp_path: Path)
     dumped = plain.model_dump(mode="json")
     assert not {"queries", "judgements"} & set(dumped["dataset"])
     assert "sets" not in dumped["evaluation"]
+
+
+def test_a_config_may_be_json_with_characters_in_two_halves(tmp_path: Path) -> None:
+    """JSON writes an emoji as two escapes, which YAML reads as two halves of a character."""
+    values = yaml.safe_load(VALID)
+    values["dataset"]["path"] = "/pictures/\U0001f600"
+    text = json.dumps(values)
+    assert "\\ud83d\\ude00" in text
+    assert getattr(load_config(write_config(tmp_path, text)).dataset, "path", None) == "/pictures/\U0001f600"
+    assert "not readable YAML" in read_error(tmp_path, text.replace("\\ude00", ""))
+
+
+def test_a_name_that_no_file_can_have_is_an_unknown_pipeline() -> None:
+    with pytest.raises(InputError, match="there is no pipeline"):
+        load_config("x" * 5000)

@@ -34,6 +34,19 @@ def test_distances_that_are_read_as_similarities_stop_the_build(root: Root) -> N
     assert "index.factory = HNSW8" in str(caught.value)
 
 
+def test_the_query_side_is_asked_too(root: Root) -> None:
+    """Its 20 items in shards of their own; with their ids mixed up, none of them is found."""
+    small = SmallIndex(root)
+    index = faiss.IndexIDMap2(faiss.IndexFlatIP(DIM))
+    index.add_with_ids(small.vectors[60:], np.arange(61, 81))
+    searcher = Searcher([index], "cosine")
+    assert check_canaries(root, small.embeddings, searcher, **OPTIONS, side="query") == CanaryResult(20, 20)  # type: ignore[arg-type]
+    wrong = faiss.IndexIDMap2(faiss.IndexFlatIP(DIM))
+    wrong.add_with_ids(-small.vectors[60:], np.arange(61, 81))
+    with pytest.raises(InputError, match="the query side"):
+        check_canaries(root, small.embeddings, Searcher([wrong], "cosine"), **OPTIONS, side="query")  # type: ignore[arg-type]
+
+
 def test_an_item_that_is_exactly_as_near_counts_as_the_answer() -> None:
     """Copies of a text have one vector. Empty ranks are no answer."""
     retrieved = np.array([[8, 5], [6, -1], [-1, -1], [3, 4]])

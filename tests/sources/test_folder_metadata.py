@@ -78,12 +78,12 @@ def test_a_row_without_an_image_is_an_item_without_a_path(tmp_path: Path, write_
     assert (items["a.png"].label, items["a.png"].path) == ("y", "a.png")
 
 
-def test_a_row_without_a_file_name_gets_the_path_of_its_metadata_file(tmp_path: Path, write_image: WriteImage) -> None:
-    """A row with an empty file name is not lost: its key is the metadata file, and it has no path."""
+def test_a_row_without_a_file_name_gets_the_line_in_its_metadata_file(tmp_path: Path, write_image: WriteImage) -> None:
+    """A row with an empty file name is not lost: its key is the metadata file with the line, and it has no path."""
     write_image(tmp_path / "sub/a.png")
     (tmp_path / "sub/metadata.csv").write_text("file_name,label\na.png,y\n,x\n")
     items = [(item.key, item.label, item.path) for item in make_source(tmp_path, labels="metadata").items()]
-    assert items == [("sub/a.png", "y", "sub/a.png"), ("sub/metadata.csv", "x", None)]
+    assert items == [("sub/a.png", "y", "sub/a.png"), ("sub/metadata.csv:line 3", "x", None)]
 
 
 def test_an_image_with_two_rows_is_listed_twice(tmp_path: Path, write_image: WriteImage) -> None:

@@ -403,3 +403,28 @@ def test_numbers_of_data_sets_are_formatted_alike() -> None:
     """Streamed rows (Hugging Face) follow the same rules as Parquet files."""
     values = [1.0, 2.5, float("nan"), 7, "nan", True, 1e300]
     assert [None if is_nan(value) else format_number(value) for value in values] == ["1", "2.5", None, "7", "nan", "True", "1e+300"]
+
+
+def test_folders_with_wildcards_in_their_names_and_linked_folders_are_read(tmp_path: Path, root: Root) -> None:
+    """A folder that exists is no pattern; `**` stands for any number of folders and follows links, but not in circles."""
+    outside = write_table(tmp_path / "outside/b.csv", [{"t": "linked"}]).parent
+    top = tmp_path / "[x] {y} *"
+    write_table(top / "a.csv", [{"t": "own"}])
+    write_table(top / "sub/deep/c.csv", [{"t": "deep"}])
+    write_table(top / ".hidden/d.csv", [{"t": "hidden"}])
+    (top / "link").symlink_to(outside)
+    (top / "loop").symlink_to(top)
+    keys = [item.key for item in make_source(root, f"{top}/*.csv", text_column="t").items()]
+    assert keys == ["a.csv:0"]
+    keys = [item.key for item in make_source(root, f"{top}/**/*.csv", text_column="t").items()]
+    assert keys == ["a.csv:0", "link/b.csv:0", "sub/deep/c.csv:0"]
+    keys = [item.key for item in make_source(root, f"{top}/**/deep/?.csv", text_column="t").items()]
+    assert keys == ["sub/deep/c.csv:0"]
+
+
+def test_a_folder_in_place_of_a_table_is_named(tmp_path: Path, root: Root) -> None:
+    """Spark writes a folder `t.csv` of parts."""
+    (tmp_path / "t.csv").mkdir()
+    with pytest.raises(InputError, match="a folder") as caught:
+        make_source(root, tmp_path / "t.csv", text_column="t")
+    assert "*.csv" in caught.value.next_step

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from indexmill.storage.digests import read_content_digest
 from indexmill.storage.root import Root
 from tests.sources.table_files import WriteImage, make_source, write_table
 
@@ -74,3 +75,14 @@ def test_image_names_of_other_systems_are_found(tmp_path: Path, root: Root, writ
     (tmp_path / "top/t.csv").write_text("i\nimg\\a.png\n/img/a.png\nimg/caf\u00e9.png\n..\\outside.png\n", encoding="utf-8")
     paths = [item.path for item in make_source(root, tmp_path / "top/t.csv", image_column="i").items()]
     assert paths == ["img/a.png", "img/a.png", "img/cafe\u0301.png", "..\\outside.png"]
+
+
+def test_pipes_devices_and_long_names_are_no_images(tmp_path: Path, root: Root, write_image: WriteImage) -> None:
+    """Reading a pipe or a device would never end; validation rejects what has no digest."""
+    write_image(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    names = ["a.png", "pipe.png", "zero.png", "x" * 300 + ".png", ".", "a.png/b.png"]
+    path = write_table(tmp_path / "t.jsonl", [{"f": name} for name in names])
+    outcome = [item.path for item in make_source(root, path, image_column="f").items()]
+    assert [read_content_digest(tmp_path, name) is not None for name in outcome] == [True, *[False] * 5]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from indexmill.storage import catalog, parquet
 from indexmill.storage.root import Root
+from tests.hostile_names import WORST_NAME
 
 SCHEMA = pa.schema({"item_id": pa.int64(), "label": pa.string()})
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=60).filter(
@@ -55,6 +56,7 @@ def check_root(folder: Path) -> None:
             "a\nb",
             " ",
             "é" * 90,
+            WORST_NAME,
         ],
         *["label=folder", "item_id=7", "back\\slash", ":memory:", "http:", "日本", "-rf", "!x", "`ls`", "a|b", "<x>"],
     ],

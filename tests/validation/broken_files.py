@@ -8,7 +8,9 @@ import struct
 from collections.abc import Iterator
 
 from PIL import Image
-from sample_images import WIDTH, Kind, draw_scene, encode, flip_byte, make_chunk, make_png
+from sample_images import WIDTH, Kind, draw_scene, encode, flip_byte, make_chunk, make_icon, make_png
+
+from indexmill.tasks.validation.image_formats import has_heif_decoder
 
 
 def list_broken_files() -> list[Kind]:
@@ -31,12 +33,12 @@ def _foreign() -> Iterator[Kind]:
     yield Kind("nothing", b"", reason="empty")
     for name, content in texts.items():
         yield Kind(name, content, reason="not_an_image")
-    for format in ("EPS", "ICO", "PPM", "JPEG2000", "DDS", "ICNS"):  # noqa: A001
+    for format in ("EPS", "PPM", "DDS", "ICNS"):  # noqa: A001
         if format in Image.SAVE:
             yield Kind(format.lower(), encode(draw_scene(), format), reason="unsupported")
     yield Kind("psd", b"8BPS\0\1" + b"\0" * 40, reason="unsupported")
     yield Kind("jpeg_xl", b"\xff\x0a" + b"\0" * 40, reason="unsupported")
-    yield Kind("heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", reason="unsupported")
+    yield Kind("heic_start", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", reason="damaged" if has_heif_decoder() else "unsupported")
 
 
 def _damaged() -> Iterator[Kind]:
@@ -48,6 +50,9 @@ def _damaged() -> Iterator[Kind]:
         "webp": encode(image, "WEBP"),
         "bmp": encode(image, "BMP"),
         "tiff": encode(image, "TIFF", compression="tiff_lzw"),
+        "avif": encode(image, "AVIF"),
+        "jp2": encode(image, "JPEG2000"),
+        "ico": encode(image.resize((64, 64)), "ICO", sizes=[(64, 64)]),
     }
     for name, content in files.items():
         for fraction in (0.03, 0.3, 0.6, 0.9):
@@ -80,6 +85,14 @@ def _misshapen() -> Iterator[Kind]:
     yield Kind(
         "tiff_bomb", tiff.replace(struct.pack("<HHII", 256, 4, 1, WIDTH), struct.pack("<HHII", 256, 4, 1, 1 << 30)), reason="too_large"
     )
+    yield Kind("icon_bomb", make_icon((64, 64, 32, make_png((100_000, 100_000), 8, 6, b""))), reason="too_large")
+    bitmap = encode(draw_scene(64, 64), "ICO", sizes=[(64, 64)], bitmap_format="bmp")
+    yield Kind("icon_bitmap_bomb", bitmap[:26] + struct.pack("<ii", 30_000, 60_000) + bitmap[34:], reason="too_large")
+    jp2 = encode(draw_scene(), "JPEG2000")
+    size = jp2.index(b"ihdr") + 4
+    yield Kind("jp2_bomb", jp2[:size] + struct.pack(">II", 90_000, 90_000) + jp2[size + 8 :], reason="too_large")
+    hidden = encode(Image.new("L", (2000, 2000)), "JPEG2000")
+    yield Kind("jp2_of_two_sizes", hidden[:size] + struct.pack(">II", 40, 40) + hidden[size + 8 :], reason="damaged")
     yield Kind("webp_bomb", encode(Image.new("1", (16000, 700)), "WEBP", quality=1, method=0), reason="too_large")
     yield Kind("png_strip", encode(draw_scene(102, 2), "PNG"), reason="odd_shape")
     yield Kind("png_tall_strip", encode(draw_scene(2, 102), "PNG"), reason="odd_shape")

@@ -91,3 +91,12 @@ def encode_with_exif(image: Image.Image, format: str, orientation: int) -> bytes
 def flip_byte(content: bytes, position: int) -> bytes:
     """Invert one byte."""
     return content[:position] + bytes([content[position] ^ 0xFF]) + content[position + 1 :]
+
+
+def make_icon(*pictures: tuple[int, int, int, bytes]) -> bytes:
+    """Make an ICO file of PNG files, each with the width, height and bits per pixel that the directory says."""
+    offset, entries = 6 + 16 * len(pictures), b""
+    for width, height, bits, content in pictures:
+        entries += struct.pack("<BBBBHHII", width, height, 0, 0, 1, bits, len(content), offset)
+        offset += len(content)
+    return struct.pack("<HHH", 0, 1, len(pictures)) + entries + b"".join(content for *_, content in pictures)

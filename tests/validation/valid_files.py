@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageChops, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageChops, ImageCms, ImageOps
 from sample_images import (
     HEIGHT,
     WIDTH,
@@ -17,15 +17,18 @@ from sample_images import (
     encode_interlaced,
     encode_with_exif,
     make_chunk,
+    make_icon,
     make_png,
     make_scan_lines,
     remove_segment,
 )
 
+from indexmill.tasks.validation.image_formats import has_heif_decoder
+
 
 def list_valid_files() -> list[Kind]:
     """List all files, each with its own name."""
-    return [*_plain(), *_turned(), *_transparent(), *_moving(), *_deep(), *_tiff(), *_odd()]
+    return [*_plain(), *_icons(), *_heif(), *_turned(), *_transparent(), *_moving(), *_deep(), *_tiff(), *_odd()]
 
 
 def _plain() -> Iterator[Kind]:
@@ -51,9 +54,42 @@ def _plain() -> Iterator[Kind]:
     yield Kind("webp", encode(image, "WEBP", quality=95), image, 8)
     yield Kind("webp_lossless", encode(image, "WEBP", lossless=True), image)
     yield Kind("gif", encode(image.quantize(64), "GIF"), image.quantize(64))
+    yield Kind("jpeg_2000", encode(image, "JPEG2000"), image)
+    yield Kind("jpeg_2000_stream", encode(image, "JPEG2000", no_jp2=True), image)
+    yield Kind("jpeg_2000_gray", encode(gray, "JPEG2000"), gray)
+    yield Kind("avif_of_another_brand", encode(image, "AVIF", quality=95, subsampling="4:4:4").replace(b"ftypavif", b"ftypmif1"), image, 6)
     yield Kind("bmp", encode(image, "BMP"), image)
     yield Kind("bmp_palette", encode(image.quantize(64), "BMP"), image.quantize(64))
     yield Kind("bmp_one_bit", encode(gray.convert("1"), "BMP"), gray.convert("1"))
+
+
+def _icons() -> Iterator[Kind]:
+    """Icons with one picture in two forms, with several sizes, and with several depths of one size."""
+    image = draw_scene(64, 64)
+    yield Kind("icon", encode(image, "ICO", sizes=[(16, 16), (64, 64)]), image)
+    bitmaps = encode(image, "ICO", sizes=[(16, 16), (64, 64)], bitmap_format="bmp")
+    yield Kind("icon_of_bitmaps", bitmaps, image)
+    few, many = image.quantize(16), image
+    yield Kind("icon_of_two_depths", make_icon((64, 64, 4, encode(few, "PNG")), (64, 64, 32, encode(many, "PNG"))), image)
+    yield Kind("icon_with_another_size", make_icon((16, 16, 32, encode(image, "PNG"))), image)
+
+
+def _heif() -> Iterator[Kind]:
+    """What phones write, if the decoder is installed: turned by the container, whose orientation in EXIF does not count."""
+    if not has_heif_decoder():
+        return
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    image = draw_scene()
+    yield Kind("heic", encode(image, "HEIF", quality=95), image, 4)
+    turned = image.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned.info["exif"] = exif.tobytes()
+    yield Kind("heic_turned", encode(turned, "HEIF", quality=95), image, 4)
+    deep = Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 257)
+    yield Kind("heic_deep", encode(deep, "HEIF", quality=95), image.convert("L"), 4)
 
 
 def _turned() -> Iterator[Kind]:
