@@ -23,7 +23,7 @@ from pathlib import Path
 from indexmill.storage import atomic
 from indexmill.storage.errors import BuildInProgress, DamagedFile, RootUnusable
 from indexmill.storage.locks import lease
-from indexmill.storage.object_client import ObjectClient, ObjectInfo
+from indexmill.storage.object_client import ObjectClient, ObjectInfo, get_endpoint
 from indexmill.storage.object_leases import HeldLease, acquire, get_lease_seconds, hold, is_alive
 from indexmill.storage.permissions import get_umask
 from indexmill.storage.store import LOCAL_NAMES, FileInfo, FolderStore, build_swap_error, is_shared
@@ -37,8 +37,7 @@ READER_BEAT_SECONDS = 60.0
 def get_cache_folder(url: str) -> Path:
     """Return this machine's folder for the root at `url`, below INDEXMILL_CACHE or the user's cache folder."""
     parent = os.environ.get(CACHE_VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "indexmill"
-    endpoint = os.environ.get("AWS_ENDPOINT_URL", "") if url.startswith("s3://") else ""
-    digest = hashlib.blake2b(f"{endpoint} {url.rstrip('/')}".encode(), digest_size=5).hexdigest()
+    digest = hashlib.blake2b(f"{get_endpoint(url)} {url.rstrip('/')}".encode(), digest_size=5).hexdigest()
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", url.split("://", 1)[1]).strip("-")[:80]
     return Path(parent).expanduser() / f"{name}-{digest}"
 

@@ -77,9 +77,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 @pytest.mark.parametrize("end", ["Ctrl-C", "SIGTERM", "a dead scheduler"])
-def test_a_cluster_is_ready_when_it_says_so_and_leaves_nothing_behind(
-    cluster: Cluster, end: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cluster_is_ready_when_it_says_so_and_leaves_nothing_behind(cluster: Cluster, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The printed variables reach the store, the printed address two workers. All processes end: by a signal, or with one of them."""
     from distributed import Client
 
