@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -83,11 +84,14 @@ def test_a_store_that_ignores_conditions_is_found_out(scripted: Callable[..., Ob
 
 
 def test_busy_and_cut_answers_are_repeated(scripted: Callable[..., ObjectClient], tmp_path: Path) -> None:
-    """Twice 503, once a closed connection, once half a body, then the object."""
-    answers: list[Answer | None] = [xml_error(503, "SlowDown"), xml_error(503, "ServiceUnavailable"), None]
+    """Twice 503, once a closed connection, once half a body, then the object, slowly."""
     good = {"ETag": '"1"', "Last-Modified": "Wed, 25 Nov 2026 00:00:00 GMT"}
+    answers: list[Answer | None] = [xml_error(503, "SlowDown"), xml_error(503, "ServiceUnavailable"), None]
+    answers.append((200, {**good, "Content-Length": "5", "Connection": "close"}, b"who"))
 
     def answer(*_: object) -> Answer | None:
+        if not answers:
+            time.sleep(1)
         return answers.pop(0) if answers else (200, good, b"whole")
 
     assert scripted(answer, patience=30).fetch("key", tmp_path / "file")
