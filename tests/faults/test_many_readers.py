@@ -43,7 +43,7 @@ def test_every_reader_of_a_store_gets_one_consistent_snapshot(
     """Readers on machines of their own, while two others publish in turn and collect garbage."""
     shutil.rmtree(pictures / "9")
     next_build(pictures)
-    copy_root(Root(tmp_path / "root"), Root(bucket_url))
+    copy_root(Root(tmp_path / "root"), Root(bucket_url), lambda _: None)
 
     def collect(number: int) -> None:
         monkeypatch.setenv("INDEXMILL_CACHE", str(tmp_path / f"writer-{number % 2}"))

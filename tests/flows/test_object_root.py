@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -77,12 +78,12 @@ def test_damaged_objects_and_copies_are_made_again(
         assert index.manifest.snapshot_id == second["snapshot_id"]
 
 
-def stop_at(own: ObjectServer, text: str, action: Callable[[], object]) -> threading.Thread:
-    """Start a thread that stops the server once there is an object whose key contains a text, and then calls `action`."""
+def stop_at(own: ObjectServer, pattern: str, action: Callable[[], object]) -> threading.Thread:
+    """Start a thread that stops the server once there is an object whose key matches a pattern, and then calls `action`."""
 
     def run() -> None:
         client = ObjectClient("s3://tests/down")
-        while not any(text in entry.key and not entry.key.startswith("leases/") for entry in client.list()):
+        while not any(re.match(pattern, entry.key) for entry in client.list()):
             time.sleep(0.1)
         own.stop()
         action()
@@ -106,7 +107,7 @@ def test_a_build_gives_up_on_a_store_that_is_down_for_good_and_waits_for_one_tha
     settings = [f"dataset.path={digits}", *SETTINGS]
     options = [option for setting in settings for option in ("--set", setting)]
     try:
-        stopper = stop_at(own, "/part-", lambda: None)
+        stopper = stop_at(own, "embeddings/.*/part-", lambda: None)
         command = [sys.executable, "-m", "indexmill", "build", "demo-images", "--verbose", "--root", "s3://tests/down", *options]
         build = subprocess.run(command, capture_output=True, text=True, timeout=900)
         stopper.join()
@@ -120,7 +121,7 @@ def test_a_build_gives_up_on_a_store_that_is_down_for_good_and_waits_for_one_tha
         parts = {entry.key: entry.modified for entry in client.list("embeddings") if "/part-" in entry.key}
         assert parts
         assert client.read("indexes/demo-images/current") is None
-        stopper = stop_at(own, "/trained/", lambda: (time.sleep(30), own.start()))
+        stopper = stop_at(own, "indexes/.*/trained/", lambda: (time.sleep(30), own.start()))
         summary = build_index("demo-images", "s3://tests/down", settings)
         stopper.join()
         assert summary["metrics"] == pytest.approx(finished_build.summary["metrics"], abs=1e-6)
