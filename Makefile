@@ -47,18 +47,7 @@ up: $(INSTALLED)  ## Start server, deployments and worker together; Ctrl-C stops
 	$(MAKE) deploy && $(MAKE) worker
 
 cluster: $(INSTALLED)  ## Start a Dask scheduler, WORKERS=2 workers and an S3 server on 127.0.0.1, to try builds on several machines; Ctrl-C stops them.
-	@echo "In another shell:"
-	@echo "  export AWS_ENDPOINT_URL=http://127.0.0.1:$(S3_PORT) AWS_ACCESS_KEY_ID=demo AWS_SECRET_ACCESS_KEY=demo AWS_REGION=us-east-1"
-	@echo "  $(BIN)/indexmill build demo-text --root s3://demo/indexes --runner dask --runner-address tcp://127.0.0.1:$(DASK_PORT)"
-	trap 'trap - EXIT INT TERM; kill 0' EXIT INT TERM; umask $${INDEXMILL_UMASK:-077}; mkdir -p $(ROOT); \
-	export PREFECT_HOME=$(abspath $(ROOT))/prefect DO_NOT_TRACK=1 DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=2; \
-	export AWS_ENDPOINT_URL=http://127.0.0.1:$(S3_PORT) AWS_ACCESS_KEY_ID=demo AWS_SECRET_ACCESS_KEY=demo AWS_REGION=us-east-1; \
-	mkdir -p $(ROOT)/tmp/s3; \
-	$(BIN)/weed -logtostderr=false server -ip=127.0.0.1 -ip.bind=127.0.0.1 -dir=$(abspath $(ROOT))/tmp/s3 -master.volumeSizeLimitMB=512 \
-	  -volume.max=40 -filer -s3 -s3.port=$(S3_PORT) -s3.iam=false -s3.port.iceberg=0 -s3.port.lance=0 & \
-	$(BIN)/python -m distributed.cli.dask_scheduler --host 127.0.0.1 --port $(DASK_PORT) --no-dashboard & \
-	$(BIN)/python -m distributed.cli.dask_worker tcp://127.0.0.1:$(DASK_PORT) --host 127.0.0.1 --nworkers $(WORKERS) --nthreads 1 \
-	  --no-dashboard --local-directory $(abspath $(ROOT))/tmp/dask & wait
+	@$(BIN)/python -m indexmill.flows.local_cluster --root $(ROOT) --dask-port $(DASK_PORT) --s3-port $(S3_PORT) --workers $(WORKERS)
 
 ## Change it
 

@@ -179,14 +179,11 @@ def _connect(base: str) -> ObjectStore:
     """Open the connections to a bucket or host, once per process. obstore repeats requests that fail for the moment."""
     import obstore.store
 
-    options = build_client_options()
-    if base.startswith("http://"):
-        options["allow_http"] = True
     retries: RetryConfig = {
         "max_retries": REMOTE_RETRIES,
         "backoff": {"init_backoff": timedelta(seconds=0.5), "max_backoff": timedelta(seconds=10), "base": 2},
     }
-    return obstore.store.from_url(base, client_options=options, retry_config=retries)
+    return obstore.store.from_url(base, client_options=build_client_options(base), retry_config=retries)
 
 
 def _check_size(content: bytes, limit: int) -> bytes:

@@ -27,7 +27,7 @@ from indexmill.storage.snapshots import Snapshots
 
 SECONDS_PER_DAY = 86_400
 STAGE_FOLDERS_TO_KEEP = 2  # per stage of a data set: those of the last two builds
-GarbageKind = Literal["snapshot", "pool file", "vectors", "dataset", "cached stage", "image copies"]
+GarbageKind = Literal["snapshot", "pool file", "vectors", "dataset", "cached stage", "image copies", "jobs"]
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ def collect_garbage(root: Root, *, days: float = 1, dry_run: bool = False) -> li
     """Remove what no kept snapshot needs.
 
     Snapshots are kept by the retention settings of their index's live config. Vectors are removed when no kept snapshot
-    has their content, folders of a data set except the newest of each stage, and cached stages when their files are
-    removed, and copies of remote images that neither a kept snapshot nor a kept listing names. Pool files share disk space
-    with the snapshots that link to them.
+    has their content, folders of a data set except the newest of each stage, cached stages when their files are
+    removed, copies of remote images that neither a kept snapshot nor a kept listing names, and what a killed driver and
+    its workers exchanged. Pool files share disk space with the snapshots that link to them.
 
     Args:
         root: The root.
@@ -74,6 +74,7 @@ def collect_garbage(root: Root, *, days: float = 1, dry_run: bool = False) -> li
     garbage += _collect_dataset_folders(root, cutoff, live, dry_run=dry_run)
     garbage += _collect_image_copies(root, indexes, expired_ids, {entry.path for entry in garbage}, cutoff, dry_run=dry_run)
     garbage += _collect_cached_stages(root, {entry.path for entry in garbage}, dry_run=dry_run)
+    garbage += _collect_jobs(root, cutoff, dry_run=dry_run)
     if not dry_run:
         root.store.remove_stale_copies()
     return garbage
@@ -198,6 +199,16 @@ def _collect_cached_stages(root: Root, removed: set[str], *, dry_run: bool) -> I
             yield Garbage("cached stage", _get_relative_path(root, path), None, _get_size(root, path))
             if not dry_run:
                 root.remove(path)
+
+
+def _collect_jobs(root: Root, cutoff: float, *, dry_run: bool) -> Iterator[Garbage]:
+    """Remove the folders in `jobs` of drivers that were killed. Their workers may write for some time after them."""
+    for key in root.list_folders(root.path / "jobs"):
+        files = root.list_files(root.jobs(key), "**")
+        if all(_get_modified(root, path) < cutoff for path in files):
+            yield Garbage("jobs", f"jobs/{key}", None, sum(_get_size(root, path) for path in files))
+            if not dry_run:
+                root.remove_jobs(key)
 
 
 def _is_gone(root: Root, name: str, removed: set[str]) -> bool:

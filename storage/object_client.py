@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SCHEMES = ("s3", "gs", "az")
+# Of each scheme, the variable with the address of a server other than the provider's own.
+ENDPOINT_VARIABLES = {"s3": "AWS_ENDPOINT_URL", "gs": "GOOGLE_BASE_URL", "az": "AZURE_STORAGE_ENDPOINT"}
+CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_SERVICE_ACCOUNT or GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
 PATIENCE_VARIABLE = "INDEXMILL_STORE_PATIENCE"
 DEFAULT_PATIENCE_SECONDS = 300.0
 BLOCK_BYTES = 8 << 20
@@ -56,7 +62,12 @@ class ObjectContent:
 
 def is_object_url(location: str) -> bool:
     """Whether a root's location names an object store, not a folder."""
-    return location.split("://", 1)[0] in SCHEMES and "://" in location
+    return location.split("://", 1)[0] in ENDPOINT_VARIABLES and "://" in location
+
+
+def get_endpoint(url: str) -> str:
+    """Return the server that the environment names for a URL's scheme; empty for the provider's own."""
+    return os.environ.get(ENDPOINT_VARIABLES[url.split("://", 1)[0]], "")
 
 
 class ObjectClient:
@@ -96,7 +107,7 @@ class ObjectClient:
             "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5), "base": 2},
         }
         with self._translate(""):
-            self._store = obstore.store.from_url(self.url, client_options=build_client_options(), retry_config=retries)
+            self._store = obstore.store.from_url(self.url, client_options=build_client_options(self.url), retry_config=retries)
 
     def read(self, key: str) -> ObjectContent | None:
         """Read a small object; None when it does not exist."""
@@ -178,7 +189,8 @@ class ObjectClient:
         try:
             if version is None or self.create(key, b"2") is not None:
                 raise self._build_conditions_error("a second create of the same object succeeded")
-            if self.swap(key, b"3", {"e_tag": '"00000000000000000000000000000000"'}) is not None:
+            # Google Cloud Storage compares versions, the others ETags.
+            if self.swap(key, b"3", {"e_tag": '"00000000000000000000000000000000"', "version": "1"}) is not None:
                 raise self._build_conditions_error("a replacement with a wrong ETag succeeded")
             if self.swap(key, b"4", version) is None:
                 raise self._build_conditions_error("a replacement with the right ETag was refused")
@@ -289,7 +301,7 @@ class ObjectClient:
                 where=where,
                 expected="credentials that may list, read, write and delete here",
                 got=got,
-                next_step="check the credentials in the environment (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)",
+                next_step=f"check the credentials in the environment ({CREDENTIALS[self.url.split('://', 1)[0]]})",
             )
         return StoreUnreachable(
             "the object store does not answer",
@@ -303,7 +315,7 @@ class ObjectClient:
         return RootUnusable(
             "this object store ignores conditional writes, so two builds could overwrite each other",
             where=self.url,
-            expected="If-None-Match and If-Match, as Amazon S3, Google Cloud Storage, Azure, MinIO and SeaweedFS have them",
+            expected="conditions on writes, as Amazon S3, Google Cloud Storage, Azure, MinIO and SeaweedFS have them",
             got=got,
             next_step="use another store, or a folder",
         )
@@ -314,10 +326,10 @@ def get_patience_seconds() -> float:
     return float(os.environ.get(PATIENCE_VARIABLE, DEFAULT_PATIENCE_SECONDS))
 
 
-def build_client_options(*, silent_seconds: float = 60) -> ClientConfig:
-    """Return obstore's time-outs. A whole part may take minutes; a connection that brings nothing for a minute is dead."""
+def build_client_options(url: str, *, silent_seconds: float = 60) -> ClientConfig:
+    """Return obstore's options for a URL. A whole part may take minutes; a connection that brings nothing for a minute is dead."""
     options: ClientConfig = {"timeout": "30m", "read_timeout": f"{silent_seconds:g}s", "connect_timeout": "10s"}
-    if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+    if url.startswith("http://") or (is_object_url(url) and get_endpoint(url).startswith("http://")):
         options["allow_http"] = True
     return options
 

@@ -78,12 +78,19 @@ class HeldLease:
                 next_step="nothing was lost: the other process goes on, and this command may be run again after it",
             )
 
+    def is_confirmed(self) -> bool:
+        """Whether the store has answered a beat within the time to live."""
+        return not self._lost and time.monotonic() - self._confirmed < self._seconds
+
     def release(self) -> None:
-        """Stop beating, and free the lease if it is still held."""
+        """Stop beating, and free the lease if it is still held.
+
+        While the store does not answer, it is left to end by itself: each request would wait as long as the one that failed.
+        """
         self._ended.set()
         self._thread.join()
         with self._lock:
-            if not self._lost:
+            if self.is_confirmed():
                 self._client.swap(self.key, LeaseState("", self._state.epoch, self._state.beat).to_bytes(), self._version)
 
     def _keep_beating(self) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from indexmill.storage import atomic
 from indexmill.storage.errors import BuildInProgress, DamagedFile, RootUnusable
 from indexmill.storage.locks import lease
-from indexmill.storage.object_client import ObjectClient, ObjectInfo
+from indexmill.storage.object_client import ObjectClient, ObjectInfo, get_endpoint
 from indexmill.storage.object_leases import HeldLease, acquire, get_lease_seconds, hold, is_alive
 from indexmill.storage.permissions import get_umask
 from indexmill.storage.store import LOCAL_NAMES, FileInfo, FolderStore, build_swap_error, is_shared
@@ -32,13 +32,13 @@ CACHE_VARIABLE = "INDEXMILL_CACHE"
 RETIRED = "retired.json"
 # A reader writes a sign of life this often; a snapshot is not removed while its reader's last one is younger than ten of them.
 READER_BEAT_SECONDS = 60.0
+STOP_SECONDS = 10.0  # that a reader waits for its last request
 
 
 def get_cache_folder(url: str) -> Path:
     """Return this machine's folder for the root at `url`, below INDEXMILL_CACHE or the user's cache folder."""
     parent = os.environ.get(CACHE_VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "indexmill"
-    endpoint = os.environ.get("AWS_ENDPOINT_URL", "") if url.startswith("s3://") else ""
-    digest = hashlib.blake2b(f"{endpoint} {url.rstrip('/')}".encode(), digest_size=5).hexdigest()
+    digest = hashlib.blake2b(f"{get_endpoint(url)} {url.rstrip('/')}".encode(), digest_size=5).hexdigest()
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", url.split("://", 1)[1]).strip("-")[:80]
     return Path(parent).expanduser() / f"{name}-{digest}"
 
@@ -259,7 +259,8 @@ class ObjectStore:
                 acquire(self.client, f"{key}/exclusive", holder, wait=True).release()
                 yield own_lease
             finally:
-                self.client.delete(own)
+                if own_lease.is_confirmed():
+                    self.client.delete(own)
 
     @contextmanager
     def _hold_alone(self, key: str, holder: str) -> Iterator[HeldLease]:
@@ -323,19 +324,21 @@ class ReaderBeat:
             client.put(key, b"")
         except RootUnusable:  # credentials that may only read
             self._stopped.set()
-        self._thread.start()
+        else:
+            self._thread.start()
 
     def stop(self) -> None:
-        """Stop, and remove the object."""
+        """Stop, and remove the object, unless the store does not answer: then it ends by itself."""
         if not self._stopped.is_set():
             self._stopped.set()
-            with suppress(Exception):  # a reader that ends must not fail over its sign of life
-                self._client.delete(self._key)
+            self._thread.join(STOP_SECONDS)
 
     def _run(self) -> None:
         while not self._stopped.wait(READER_BEAT_SECONDS):
             with suppress(Exception):  # the next beat tries again
                 self._client.put(self._key, b"")
+        with suppress(Exception):  # a reader that ends must not fail over its sign of life
+            self._client.delete(self._key)
 
 
 def _matches(name: str, pattern: str) -> bool:

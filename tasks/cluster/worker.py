@@ -14,6 +14,7 @@ from typing import Any
 
 from indexmill.storage.disk_errors import translate_disk_errors
 from indexmill.storage.errors import IndexmillError
+from indexmill.storage.object_client import ENDPOINT_VARIABLES
 from indexmill.storage.permissions import UMASK_VARIABLE, apply_umask
 from indexmill.storage.root import Root
 from indexmill.tasks.progress import Advance, ignore_progress
@@ -29,7 +30,7 @@ PASSED_VARIABLES = (
     "TOKENIZERS_PARALLELISM",
     "OMP_WAIT_POLICY",
     # Of an object store, where it is and how it is used; never its credentials, which each machine has of its own.
-    "AWS_ENDPOINT_URL",
+    *ENDPOINT_VARIABLES.values(),
     "AWS_REGION",
     "INDEXMILL_STORE_PATIENCE",
 )

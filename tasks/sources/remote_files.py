@@ -200,9 +200,7 @@ class RemoteFiles:
                     "base": 2,
                 },
             }
-            options = build_client_options(silent_seconds=policy.timeout_s)
-            if base.startswith("http://"):
-                options["allow_http"] = True
+            options = build_client_options(base, silent_seconds=policy.timeout_s)
             with self._translate(base):
                 self._stores[base] = obstore.store.from_url(base, client_options=options, retry_config=retries)
         return self._stores[base]

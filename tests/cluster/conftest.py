@@ -58,8 +58,9 @@ def dask_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskClu
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "INDEXMILL_CACHE": str(folder / "cache"),
     }
-    scheduler = ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard"]
-    worker = ["distributed.cli.dask_worker", address, "--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard"]
+    local = ["--host", "127.0.0.1", "--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
+    scheduler = ["distributed.cli.dask_scheduler", *local, "--port", address.rpartition(":")[2]]
+    worker = ["distributed.cli.dask_worker", address, *local, "--nthreads", "1"]
     worker += ["--preload", "tests.cluster.dying", "--local-directory"]
     commands = [scheduler, [*worker, str(folder / "a")], [*worker, str(folder / "b")]]
     processes = []

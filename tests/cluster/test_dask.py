@@ -1,4 +1,4 @@
-"""Jobs on a real Dask cluster of two processes, and what happens when these die."""
+"""Jobs on a real Dask cluster of two processes, or on Ray, and what happens when these die."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from indexmill.storage.root import Root
 from indexmill.tasks.cluster.base import JobLost
 from indexmill.tasks.runner import Resources, Runner, Work
 from tests.cluster.conftest import DaskCluster, run_with
-from tests.cluster.counting import Counted, CountJob, count, refuse
+from tests.cluster.counting import Counted, CountJob, count, die, refuse
 from tests.cluster.dying import count_open_kills, order_kills
 
 COUNT = Work("count", count)
@@ -70,6 +70,23 @@ def test_a_job_that_kills_three_workers_ends_the_build(dask_cluster: DaskCluster
         runs = client.read_task_runs(task_run_filter=TaskRunFilter(name=TaskRunFilterName(any_=["count 1"])))
     assert [run.state_name for run in runs if run.state and not run.state.is_final()] == []
     assert "Crashed" in [run.state_name for run in runs]
+
+
+@pytest.mark.slow
+def test_a_job_that_kills_three_workers_of_ray_ends_the_build(server: str, count_root: Root) -> None:
+    """On a cluster that the build starts, whose processes end with it."""
+    with pytest.raises(JobLost, match=r"count 1(.|\n)*3 attempts"):
+        run_with(
+            RunConfig(runner="ray", workers=2),
+            count_root,
+            server,
+            lambda runner: list(runner.map(count_root, Work("die", die), [CountJob(1)])),
+        )
+    processes = read_runs(count_root, 1)
+    assert len(set(processes)) == 3
+    with get_client(sync_client=True) as client:
+        runs = client.read_task_runs(task_run_filter=TaskRunFilter(name=TaskRunFilterName(any_=["count 1"])))
+    assert [run.state_name for run in runs if run.state and not run.state.is_final()] == []
 
 
 @pytest.mark.slow

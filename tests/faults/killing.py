@@ -26,21 +26,21 @@ from tests.conftest import SETTINGS
 HERE = Path(__file__).parent
 
 
-def arguments(root: Path, pictures: Path, *settings: str) -> list[str]:
+def arguments(root: Path | str, pictures: Path, *settings: str) -> list[str]:
     """Return the arguments of `indexmill build` for the digits."""
     changes = [f"dataset.path={pictures}", *SETTINGS, *settings]
     return ["build", "demo-images", "--root", str(root), "--json", *(part for change in changes for part in ("--set", change))]
 
 
 def run(
-    when: str, which: str, root: Path, pictures: Path, *settings: str, env: dict[str, str] | None = None
+    when: str, which: str, root: Path | str, pictures: Path, *settings: str, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """Run `killed_build.py` in a process of its own."""
     command = [sys.executable, str(HERE / "killed_build.py"), when, which, *arguments(root, pictures, *settings)]
     return subprocess.run(command, env=env, cwd=HERE.parents[1], capture_output=True, timeout=900)
 
 
-def run_killed(when: str, which: str, root: Path, pictures: Path, *settings: str, env: dict[str, str] | None = None) -> None:
+def run_killed(when: str, which: str, root: Path | str, pictures: Path, *settings: str, env: dict[str, str] | None = None) -> None:
     """Run a build that kills itself, and check that it did."""
     done = run(when, which, root, pictures, *settings, env=env)
     assert done.returncode == -9, done.stderr.decode()[-2000:]

@@ -45,7 +45,7 @@ class Up:
         environment = ENVIRONMENT | ({"DATABASE": database} if database else {})
         with self.log.open("wb") as log:
             self.make = subprocess.Popen(
-                command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log, process_group=0, preexec_fn=_restore_ctrl_c
+                command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log, process_group=0, preexec_fn=restore_ctrl_c
             )
 
     def wait_for_worker(self) -> None:
@@ -75,7 +75,7 @@ class Up:
         assert not alive, alive
 
 
-def _restore_ctrl_c() -> None:
+def restore_ctrl_c() -> None:
     """As in a terminal; a process started in the background ignores Ctrl-C, and so do its children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

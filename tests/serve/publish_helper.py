@@ -9,11 +9,11 @@ from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 
 
-def publish_again(path: Path, name: str, *, keep: int = 3, live: bool = True, like: str | None = None, **changes: object) -> str:
+def publish_again(path: Path | str, name: str, *, keep: int = 3, live: bool = True, like: str | None = None, **changes: object) -> str:
     """Publish the files of a snapshot as a new one, and remove old snapshots.
 
     Args:
-        path: The root.
+        path: The root, or its URL.
         name: The index.
         keep: The number of snapshots that retention keeps.
         live: Point `current` at the new snapshot and apply retention.
@@ -28,7 +28,7 @@ def publish_again(path: Path, name: str, *, keep: int = 3, live: bool = True, li
         snapshots = Snapshots(root, name)
         model = snapshots.read_manifest(like)
         number = max(int(snapshot_id.split("-")[0]) for snapshot_id in snapshots.list_ids()) + 1
-        folder = snapshots.get_path(model.snapshot_id).relative_to(root.path).as_posix()
+        folder = snapshots.fetch(model).relative_to(root.path).as_posix()
         manifest = model.model_copy(update={"snapshot_id": f"{number:05d}-{model.snapshot_id[6:]}", "parent": model.snapshot_id, **changes})
         snapshots.assemble(manifest, {ref.path: ref.model_copy(update={"path": f"{folder}/{ref.path}"}) for ref in model.files})
         if live:

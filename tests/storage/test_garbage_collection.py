@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -129,3 +131,24 @@ def test_a_killed_rewrite_leaves_the_part_as_it_was(root: Root, monkeypatch: pyt
     with pytest.raises(KeyboardInterrupt):
         collect_garbage(root)
     assert set(read_vectors(store)) == {"c1", "c2"}
+
+
+def test_what_a_killed_driver_left_for_its_workers_goes_after_a_day(root: Root, open_machine: Callable[..., Root]) -> None:
+    """In a folder and in a store, which has a clock of its own. Job files written lately stay: workers may outlive their driver."""
+    for where in (root, open_machine("first")):
+        for key in ("old", "young"):
+            where.scratch.write_text(where.jobs(key) / "chunk-00000.parquet", "plan")
+        assert collect_garbage(where) == []
+        if where is root:
+            os.utime(root.jobs("old") / "chunk-00000.parquet", (LONG_AGO, LONG_AGO))
+        else:
+            files = where.store._objects  # type: ignore[attr-defined]
+            files["jobs/old/chunk-00000.parquet"] = dataclasses.replace(files["jobs/old/chunk-00000.parquet"], modified=LONG_AGO)
+        (found,) = collect_garbage(where, dry_run=True)
+        assert (found.kind, found.path, found.bytes) == ("jobs", "jobs/old", 4)
+        assert where.exists(where.jobs("old") / "chunk-00000.parquet")
+        assert collect_garbage(where) == [found]
+        assert where.list_folders(where.path / "jobs") == ["young"]
+        assert not where.jobs("old").exists()
+    where.store.refresh(where.path)
+    assert where.list_folders(where.path / "jobs") == ["young"], "the object itself is gone"
