@@ -6,6 +6,7 @@
 <root>/tmp/                                       temporaries of running processes
 <root>/jobs/<key>/                                what a driver and its workers exchange; removed when the work is done
 <root>/sources/<dataset>/<revision>/              downloaded or generated source files
+<root>/sources/<kind>-listings/<digest>/          the items of each tar shard or table with images; derived, may be deleted
 <root>/sources/_huggingface/                      files of the Hugging Face libraries
 <root>/models/                                    encoders downloaded from a hub
 <root>/datasets/<name>/<stage>/<digest>/          items.parquet, rejects.parquet, manifest.json
