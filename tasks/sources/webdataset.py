@@ -31,7 +31,7 @@ from indexmill.tasks.sources.shard_files import find_shards
 from indexmill.tasks.sources.table_reader import read_json_fields
 from indexmill.tasks.sources.tar_reader import TarMember, read_members
 from indexmill.tasks.sources.text_lines import find_invalid_text
-from indexmill.tasks.validation.image_reader import detect_supported_format, detect_unsupported_format
+from indexmill.tasks.validation.image_formats import detect_supported_format, detect_unsupported_format
 
 TEXT_EXTENSIONS = ("txt", "json", "cls")
 MAX_TEXT_BYTES = 1 << 20
