@@ -97,8 +97,8 @@ class TableSource:
                     yield Item(key=f"{file}:line {row.line}" if config.key_column else f"{file}:{row_number}", fault=row.fault)
                     continue
                 if config.key_column and not key:
-                    place = f"{file}, {'row' if config.source == 'parquet' else 'line'} {row.line}"
-                    yield Item(key="", label=label, text=text or "", fault=f"{place}: the row has no key")
+                    line = f"{file}, {'row' if config.source == 'parquet' else 'line'} {row.line}"
+                    yield Item(key="", label=label, text=text or "", fault=f"{line}: the row has no key")
                     continue
                 item_key = key if config.key_column and key else f"{file}:{row_number}"
                 if not self.image_root:
