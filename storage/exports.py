@@ -114,6 +114,7 @@ class ExportFolder:
             InputError: when there is something else than an export.
         """
         target = self._target
+        _check_owner(self.read_description(), description, str(target))
         if target.exists() and not (target.is_dir() and (self.read_description() is not None or not any(target.iterdir()))):
             raise InputError(
                 "something else than an export is there, which must not be replaced",
@@ -158,6 +159,7 @@ class ExportPrefix:
     def replace(self, description: dict[str, Any]) -> Iterator[Path]:
         """Yield an empty folder on this machine, which is uploaded when the block ends without an error."""
         previous = self.read_description() or {}
+        _check_owner(previous, description, self._client.url)
         name = f"{description['format']}-{description['snapshot_id']}"
         with self._root.scratch.staging() as folder:
             yield folder
@@ -168,6 +170,18 @@ class ExportPrefix:
             folder_name, slash, _ = info.key.partition("/")
             if slash and folder_name.startswith(f"{description['format']}-") and folder_name not in (name, previous.get("folder")):
                 self._client.delete(info.key)
+
+
+def _check_owner(before: dict[str, Any] | None, description: dict[str, Any], where: str) -> None:
+    """Raise InputError when the export that is there now is of another index."""
+    if before and before.get("name") != description.get("name"):
+        raise InputError(
+            "the export of another index is there, which must not be replaced",
+            where=where,
+            expected=f"an export of {description.get('name')}",
+            got=f"one of {before.get('name')}",
+            next_step="choose another directory or URL",
+        )
 
 
 def _format_description(description: dict[str, Any]) -> str:

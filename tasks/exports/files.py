@@ -60,7 +60,7 @@ class FilesTarget:
             "fingerprint": manifest.fingerprint,
         }
         with self._files.replace(description) as folder:
-            description |= self._write_files(rows, folder, advance, final=self._files.path)
+            description.update(self._write_files(rows, folder, advance, final=self._files.path))  # it is written when the block ends
         return ExportCounts(rows.count)
 
 

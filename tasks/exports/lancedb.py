@@ -101,7 +101,7 @@ class LanceTarget:
 @contextmanager
 def open_target(config: ExportConfig, table: str) -> Iterator[LanceTarget]:
     """Open the database at a directory or an object-store URL."""
-    os.environ.setdefault("LANCE_LOG", "error")  # it warns on standard error that a new table is new
+    os.environ.setdefault("LANCEDB_LOG", "error")  # it warns on standard error that a new table is new
     lancedb = import_client("lancedb", "lancedb")
     options = {}
     if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):

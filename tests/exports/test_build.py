@@ -63,6 +63,7 @@ def test_exports_follow_a_build_and_are_repeated_without_a_rebuild(
     assert run.exit_code == 2 and "this index has no exports" in run.stderr
 
 
+@pytest.mark.slow
 def test_a_refused_build_is_not_exported(next_build: Build, digits: Path, tmp_path: Path) -> None:
     """The exports run after the gate."""
     with pytest.raises(PublishRefused):

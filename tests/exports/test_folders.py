@@ -103,6 +103,14 @@ def test_a_folder_that_is_no_export_is_not_replaced(tmp_path: Path) -> None:
     write(ExportFolder(tmp_path / "empty"), "x")
 
 
+def test_the_export_of_another_index_is_not_replaced(tmp_path: Path) -> None:
+    """Two pipelines with the same target would replace each other's export every night."""
+    write(ExportFolder(tmp_path / "out"), "one")
+    with pytest.raises(InputError, match="another index"), ExportFolder(tmp_path / "out").replace(DESCRIPTION | {"name": "other"}):
+        pass
+    assert (tmp_path / "out" / "one").read_text() == "one"
+
+
 def test_an_export_that_is_killed_leaves_the_last_one(tmp_path: Path) -> None:
     """SIGKILL while files are written; the next export removes what it left."""
     folder = ExportFolder(tmp_path / "out")

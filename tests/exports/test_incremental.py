@@ -73,17 +73,16 @@ def test_another_encoder_or_metric_makes_a_new_table(export_format: str, nights:
 
 
 @BOTH
-def test_a_table_of_someone_else_is_not_replaced(export_format: str, nights: Nights, get_target: Callable[[str], str]) -> None:
+def test_a_table_of_someone_else_is_not_replaced(export_format: str, published: Nights, get_target: Callable[[str], str]) -> None:
     """Even if it is empty."""
     target = get_target(export_format)
-    nights.publish()
     if export_format == "lancedb":
         lancedb.connect(target).create_table(TABLE, data=[{"item_id": 1, "vector": [1.0]}])
     else:
         with psycopg.connect(target) as connection:
             connection.execute(f"CREATE TABLE {TABLE} (item_id bigint)")
     with pytest.raises(InputError, match="not written by an export"):
-        nights.export(target, export_format)
+        published.export(target, export_format)
 
 
 @SLOW
@@ -126,14 +125,15 @@ def read_labels(export_format: str, target: str) -> set[str]:
     return {label for label in labels if label}
 
 
+@SLOW
 @pytest.mark.parametrize(
     ("export_format", "inserted"),
     [
         ("pgvector", 0),
-        pytest.param("pgvector", 400, marks=SLOW),
-        pytest.param("lancedb", 0, marks=SLOW),
+        ("pgvector", 400),
+        ("lancedb", 0),
         ("lancedb", 400),
-        pytest.param("qdrant", 0, marks=SLOW),
+        ("qdrant", 0),
     ],
 )
 def test_an_export_that_fails_halfway_leaves_the_last_one(
@@ -170,14 +170,13 @@ class NoProgress:
     def __exit__(self, *_: object) -> None: ...
 
 
-def test_a_server_that_is_not_there_is_unreachable(nights: Nights) -> None:
+def test_a_server_that_is_not_there_is_unreachable(published: Nights) -> None:
     """The error is one that builds retry, and names no user."""
     from indexmill.storage.errors import TargetUnreachable
 
-    nights.publish()
     for export_format, url in (("pgvector", "postgresql://someone@127.0.0.1:9/db"), ("qdrant", "http://127.0.0.1:9")):
         with pytest.raises(TargetUnreachable) as caught:
-            nights.export(url, export_format)
+            published.export(url, export_format)
         assert isinstance(caught.value, ConnectionError) and "someone" not in str(caught.value)
 
 

@@ -29,10 +29,10 @@ def read_digests(nights: Nights, manifest: Manifest) -> dict[int, str]:
     return dict(zip(table["item_id"].to_pylist(), table["row_digest"].to_pylist(), strict=True))
 
 
-def test_every_row_has_its_own_vector(nights: Nights) -> None:
+def test_every_row_has_its_own_vector(published: Nights) -> None:
     """The vectors of two parts, in any order."""
-    table = read_rows(nights, nights.publish())
-    vectors = dict(zip(nights.database.ids.tolist(), nights.database.vectors, strict=True))
+    table = read_rows(published, published.snapshots.read_manifest())
+    vectors = dict(zip(published.database.ids.tolist(), published.database.vectors, strict=True))
     assert len(table) == 300
     for item, vector in zip(table["item_id"].to_pylist(), table["embedding"].to_pylist(), strict=True):
         np.testing.assert_array_equal(np.float32(vector), vectors[item])
@@ -65,6 +65,7 @@ def test_shortened_vectors_are_shortened_as_the_index_has_them(nights: Nights) -
     np.testing.assert_array_equal(vectors, expected)
 
 
+@pytest.mark.slow
 def test_a_missing_vector_is_damage(nights: Nights) -> None:
     """A part that was removed, and items that are not in the table."""
     manifest = nights.publish()
@@ -80,9 +81,9 @@ def test_a_missing_vector_is_damage(nights: Nights) -> None:
     ("before", "after"),
     [
         ({"label": None, "text": "ab"}, {"label": "ab", "text": None}),
-        ({"label": "", "text": "x"}, {"label": None, "text": "x"}),
-        ({"label": "a/1", "text": "b"}, {"label": "a", "text": "1/b"}),
-        ({"label": "null", "text": "b"}, {"label": None, "text": "b"}),
+        pytest.param({"label": "", "text": "x"}, {"label": None, "text": "x"}, marks=pytest.mark.slow),
+        pytest.param({"label": "a/1", "text": "b"}, {"label": "a", "text": "1/b"}, marks=pytest.mark.slow),
+        pytest.param({"label": "null", "text": "b"}, {"label": None, "text": "b"}, marks=pytest.mark.slow),
     ],
 )
 def test_the_digest_of_a_row_changes_with_any_value(nights: Nights, before: dict[str, str], after: dict[str, str]) -> None:
@@ -100,19 +101,20 @@ def test_the_digest_of_a_row_changes_with_any_value(nights: Nights, before: dict
     assert {item for item in old if old[item] != new[item]} == {changed}
 
 
+@pytest.mark.slow
 def test_the_digest_of_a_row_changes_with_the_encoder(nights: Nights) -> None:
     """Other vectors of the same contents."""
     one, other = read_digests(nights, nights.publish()), read_digests(nights, nights.publish(fingerprint="g"))
     assert one.keys() == other.keys() and not set(one.values()) & set(other.values())
 
 
-def test_changes_are_the_rows_whose_digests_differ_and_the_ids_that_are_gone(nights: Nights) -> None:
+def test_changes_are_the_rows_whose_digests_differ_and_the_ids_that_are_gone(published: Nights) -> None:
     """A store that holds one row as it is, one that differs, and one of an item that is gone."""
-    manifest = nights.publish()
-    digests = read_digests(nights, manifest)
+    manifest = published.snapshots.read_manifest()
+    digests = read_digests(published, manifest)
     same, different, *others = digests
     stored = pa.record_batch([pa.array([same, different, 7]), pa.array([digests[same], "x", "y"])], schema=STORED_SCHEMA)
-    with open_rows(nights.snapshots, manifest) as rows:
+    with open_rows(published.snapshots, manifest) as rows:
         changes = find_changes(rows, [stored])
         assert set(pq.read_table(changes.written)["item_id"].to_pylist()) == {different, *others}
         assert pq.read_table(changes.removed)["item_id"].to_pylist() == [7]
@@ -135,12 +137,11 @@ def test_batches_are_divided_among_files(batches: list[int], limit: int, expecte
     assert [n for _, values in files for n in values] == list(range(sum(batches)))
 
 
-def test_files_of_an_export_hold_a_bounded_number_of_rows(nights: Nights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_an_export_hold_a_bounded_number_of_rows(published: Nights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Vectors and metadata in files with the same numbers and rows."""
     monkeypatch.setattr("indexmill.tasks.exports.files.ROWS_PER_FILE", 128)
-    nights.publish()
-    nights.export(tmp_path / "npy", "npy")
-    nights.export(tmp_path / "parquet", "parquet")
+    published.export(tmp_path / "npy", "npy")
+    published.export(tmp_path / "parquet", "parquet")
     counts = [len(np.load(path)) for path in sorted((tmp_path / "npy" / "text_emb").iterdir())]
     assert counts == [128, 128, 44]
     for folder in (tmp_path / "npy" / "metadata", tmp_path / "parquet"):
