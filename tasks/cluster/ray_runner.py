@@ -35,7 +35,7 @@ def open_ray(config: RunConfig, root: Root, context: Context) -> Iterator[RayRun
     task_runner: RayTaskRunner[Any] = RayTaskRunner(address=config.address, init_kwargs=options)
     try:
         task_runner.__enter__()
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except Exception as error:  # Ray raises plain ones, too, as when its processes take more than 30 s to start
         raise InputError(
             "the Ray cluster cannot be used",
             where=f"run.address = {config.address}",

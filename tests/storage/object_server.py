@@ -40,6 +40,7 @@ class ObjectServer:
             [
                 str(Path(sys.executable).with_name("weed")),
                 *["-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.volumeSizeLimitMB=64", "-volume.max=40"],
+                "-master.telemetry=false",
                 *options.split(),
                 *f"-filer -s3 -s3.config={self.folder / 's3.json'} -s3.iam=false -s3.port.iceberg=0 -s3.port.lance=0".split(),
             ],
