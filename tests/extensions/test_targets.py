@@ -49,6 +49,8 @@ def measure(rankings): ...
 
 def measure_two(rankings, other): ...
 
+MADE = Encoder(3)
+
 def fail(kind):
     raise kind("no such   luck")
 """
@@ -138,6 +140,7 @@ def test_a_class_or_a_function_annotated_to_return_one_is_a_factory() -> None:
     ("make_nothing", r"make_nothing\(\).* without encode_texts"),
     ("make_anything", r"make_anything\(dim"),
     ("WITNESS", "an object of class list"),
+    ("MADE", "an object of class Encoder"),
 ])  # fmt: skip
 def test_anything_else_is_refused_and_not_called(name: str, got: str) -> None:
     """A config or a manifest can name any function of any package."""
