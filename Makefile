@@ -106,7 +106,7 @@ clean:  ## Remove .venv and caches; data stays.
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing the pinned dependencies into .venv: about 3.4 GB to download, 7.1 GB on disk (torch and its CUDA libraries)."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@set -o pipefail; start=$$(date +%s); $(BIN)/pip install --disable-pip-version-check --progress-bar on -e '.[demo,serve,dask,ray,dev]' -c constraints.txt \
+	@set -o pipefail; start=$$(date +%s); $(BIN)/pip install --disable-pip-version-check --progress-bar on -e '.[demo,serve,sql,dask,ray,dev]' -c constraints.txt \
 	  | { grep --line-buffered -E "^ *(Downloading|Installing collected|Successfully)|error" | cut -c1-120 || true; } \
 	  && test -x $(BIN)/indexmill && echo "Installed in $$(($$(date +%s) - start)) s. Next: source .venv/bin/activate, then indexmill --help"
 	@touch $@

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import codecs
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BeforeValidator, ByteSize, Discriminator, Field, Tag, field_validator, model_validator
 
 from indexmill.storage.records import FrozenModel
 
+DATABASES = ("postgresql", "mysql", "mariadb", "sqlite", "duckdb")
 QUERY_SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 
@@ -268,6 +270,42 @@ class WebDatasetConfig(BaseDatasetConfig):
     key_column: str | None = Field(default=None, description="field of the .json with unique keys; by default shard and name")
 
 
+class SqlDatasetConfig(ColumnsConfig, DownloadingConfig):
+    """The rows of a query over PostgreSQL, MySQL, MariaDB, SQLite or DuckDB, read in a transaction that cannot write.
+
+    `image_column` holds images as bytes, URLs, or paths below `image_folder`.
+    """
+
+    source: Literal["sql"]
+    url: str = Field(
+        description="the database: postgresql://HOST/NAME, mysql://HOST/NAME, sqlite:///FILE or duckdb:///FILE; without a password"
+    )
+    query: str = Field(min_length=1, description="one SELECT; its result's columns are the table")
+    key_column: str = Field(description="column of unique keys")  # rows of a query have no lasting numbers
+    image_folder: str | None = Field(default=None, description="folder of the images that image_column names by path")
+    revision_query: str | None = Field(
+        default=None,
+        description="a cheap SELECT whose result changes with the rows, such as count(*) and max(updated_at); by default the whole"
+        " query is read in every build to see whether a row has changed",
+    )
+    user_variable: str = Field(default="INDEXMILL_SQL_USER", description="environment variable with the user's name")
+    password_variable: str = Field(default="INDEXMILL_SQL_PASSWORD", description="environment variable with the password")
+    timeout_s: float = Field(default=3600, gt=0, description="longest time from a query's start to its last row, in seconds")
+
+    @model_validator(mode="after")
+    def _require_url_without_password(self) -> SqlDatasetConfig:
+        # A validator of the whole section, so that the error does not show the URL.
+        try:
+            parts = urlsplit(self.url)
+        except ValueError:
+            raise ValueError("dataset.url as in postgresql://HOST/NAME or sqlite:///FILE") from None
+        if parts.scheme not in DATABASES:
+            raise ValueError(f"a dataset.url that starts with one of {', '.join(f'{name}://' for name in DATABASES)}")
+        if parts.password is not None or any("pass" in name.lower() for name, _ in parse_qsl(parts.query)):
+            raise ValueError(f"no password in dataset.url; set the environment variable {self.password_variable} instead")
+        return self
+
+
 class BeirDatasetConfig(BaseDatasetConfig):
     """A retrieval data set in BEIR's layout: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, on disk or on the Hugging Face Hub.
 
@@ -310,6 +348,7 @@ DatasetConfig = Annotated[
     | StsDatasetConfig
     | TableDatasetConfig
     | WebDatasetConfig
+    | SqlDatasetConfig
     | BeirDatasetConfig,
     Field(discriminator="source"),
 ]

@@ -23,6 +23,6 @@ def plan_index(config: str, root: str | None = None, settings: list[str] | None 
     """
     with open_pipeline(config, root, settings) as (pipeline, storage_root), storage_root.lease_index(pipeline.name, "plan-index"):
         with EncoderProcess() as process:
-            _, validated, split_dataset, identity = run_data_stages(pipeline, StageRunner(storage_root), process)
-        plan = plan_build(pipeline, storage_root, identity, validated, split_dataset)
+            dataset, validated, split_dataset, identity = run_data_stages(pipeline, StageRunner(storage_root), process)
+        plan = plan_build(pipeline, storage_root, identity, validated, split_dataset, downloaded_bytes=dataset.downloaded_bytes)
         return add_chunk_estimate(plan, pipeline, storage_root, split_dataset).to_json()

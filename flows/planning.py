@@ -79,6 +79,7 @@ class BuildPlan:
         peak_bytes: The estimated peak of resident memory, the encoding process included.
         available_bytes: Memory available to the build.
         obstacles: Why the build does not fit; empty if it does.
+        downloaded_bytes: Size of the copies of images that are not on this machine's disk; they are here already.
         chunks: Chunks that the texts are divided into; None if they are not.
         chunk_estimate: What dividing them would give; None if they are divided, cannot be, or nobody asked.
     """
@@ -101,6 +102,7 @@ class BuildPlan:
     peak_bytes: int
     available_bytes: int
     obstacles: list[str]
+    downloaded_bytes: int = 0
     chunks: int | None = None
     chunk_estimate: dict[str, int] | None = None
 
@@ -131,7 +133,13 @@ class _EncodeEstimate(NamedTuple):
 
 
 def plan_build(
-    config: PipelineConfig, root: Root, identity: EncoderIdentity, validated: ValidatedDataset, split: SplitDataset
+    config: PipelineConfig,
+    root: Root,
+    identity: EncoderIdentity,
+    validated: ValidatedDataset,
+    split: SplitDataset,
+    *,
+    downloaded_bytes: int = 0,
 ) -> BuildPlan:
     """Plan a build whose items are already listed, validated and split.
 
@@ -141,6 +149,7 @@ def plan_build(
         identity: The encoder's identity in float32.
         validated: The record of the stage `validate`.
         split: The record of the stage `split`.
+        downloaded_bytes: Size of the copies of downloaded images.
     """
     changes = _count_changes(root, config.name, split)
     estimates = list(_estimate_encoding(root, config, identity, split))
@@ -171,6 +180,7 @@ def plan_build(
         peak_bytes=peak_bytes,
         available_bytes=available_bytes,
         obstacles=_list_obstacles(disk_bytes, free_bytes, peak_bytes, available_bytes),
+        downloaded_bytes=downloaded_bytes,
         chunks=split.chunks.chunks if split.chunks else None,
     )
 

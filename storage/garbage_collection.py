@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from indexmill.storage import parquet
+from indexmill.storage.image_copies import find_unused_copies, list_copy_folders
 from indexmill.storage.part_folder import PartFolder
 from indexmill.storage.part_keys import remove_keys
 from indexmill.storage.retention import apply_retention, find_expired_snapshots, find_unreferenced_files
@@ -26,7 +27,7 @@ from indexmill.storage.snapshots import Snapshots
 
 SECONDS_PER_DAY = 86_400
 STAGE_FOLDERS_TO_KEEP = 2  # per stage of a data set: those of the last two builds
-GarbageKind = Literal["snapshot", "pool file", "vectors", "dataset", "cached stage"]
+GarbageKind = Literal["snapshot", "pool file", "vectors", "dataset", "cached stage", "image copies"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def collect_garbage(root: Root, *, days: float = 1, dry_run: bool = False) -> li
 
     Snapshots are kept by the retention settings of their index's live config. Vectors are removed when no kept snapshot
     has their content, folders of a data set except the newest of each stage, and cached stages when their files are
-    removed. Pool files share disk space with the snapshots that link to them.
+    removed, and copies of remote images that neither a kept snapshot nor a kept listing names. Pool files share disk space
+    with the snapshots that link to them.
 
     Args:
         root: The root.
@@ -70,6 +72,7 @@ def collect_garbage(root: Root, *, days: float = 1, dry_run: bool = False) -> li
     live = {digest[:16] for snapshots in indexes if (manifest := snapshots.read_live_manifest()) for digest in manifest.datasets.values()}
     live |= {folder for snapshots in indexes for folder in _list_linked_folders(snapshots, expired_ids)}
     garbage += _collect_dataset_folders(root, cutoff, live, dry_run=dry_run)
+    garbage += _collect_image_copies(root, indexes, expired_ids, {entry.path for entry in garbage}, cutoff, dry_run=dry_run)
     garbage += _collect_cached_stages(root, {entry.path for entry in garbage}, dry_run=dry_run)
     if not dry_run:
         root.store.remove_stale_copies()
@@ -165,6 +168,25 @@ def _collect_dataset_folders(root: Root, cutoff: float, live: set[str], *, dry_r
                     for path in files:
                         root.remove(path)
                     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _collect_image_copies(
+    root: Root, indexes: list[Snapshots], expired_ids: set[str], removed: set[str], cutoff: float, *, dry_run: bool
+) -> Iterator[Garbage]:
+    """Remove downloaded images that neither a kept snapshot nor a kept listing names."""
+    if not (folders := list_copy_folders(root)):
+        return
+    listings = root.list_files(root.path / "datasets", "*/ingested/*/items.parquet")
+    tables = [root.fetch(path) for path in listings if _get_relative_path(root, path.parent) not in removed]
+    for snapshots in indexes:
+        kept = [manifest for manifest in snapshots.read_manifests() if manifest.snapshot_id not in expired_ids]
+        tables += [snapshots.file(manifest, "items.parquet") for manifest in kept]
+    for folder, files in find_unused_copies(root, folders, tables, cutoff):
+        if files:
+            yield Garbage("image copies", _get_relative_path(root, folder), None, sum(file.stat().st_size for file in files))
+            if not dry_run:
+                for file in files:
+                    file.unlink()
 
 
 def _collect_cached_stages(root: Root, removed: set[str], *, dry_run: bool) -> Iterator[Garbage]:

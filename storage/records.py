@@ -56,6 +56,7 @@ class Dataset(Record):
     labeled: bool
     items: int
     unreadable_files: int = Field(description="images whose bytes could not be read")
+    downloaded_bytes: int = Field(default=0, description="size of the copies of images that are not on this machine's disk")
     skipped: dict[str, int] = Field(default={}, description="files that are no items, by suffix or kind")
     table: FileRef
     pairs: FileRef | None

@@ -6,6 +6,7 @@
 <root>/tmp/                                       temporaries of running processes
 <root>/jobs/<key>/                                what a driver and its workers exchange; removed when the work is done
 <root>/sources/<dataset>/<revision>/              downloaded or generated source files
+<root>/sources/remote-<dataset>/                  copies of images and tables that are behind URLs or in a database
 <root>/sources/<kind>-listings/<digest>/          the items of each tar shard or table with images; derived, may be deleted
 <root>/sources/_huggingface/                      files of the Hugging Face libraries
 <root>/models/                                    encoders downloaded from a hub

@@ -66,11 +66,15 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
         inventory = root.fetch(root.dataset_cache(name, f"inventory-{json_digest(image_root)[:8]}"))
         started_ns = time.time_ns()
         sql = _build_selection_sql(listing, config, None if rehash else inventory)
+        if downloads := getattr(source, "downloads", None):
+            downloads.check_space(_sum_sizes(root, f"SELECT size FROM ({sql}) WHERE version IS NOT NULL AND content_digest IS NULL"))
         with parquet.query(sql, temp_dir=root.tmp) as batches:
             total = min(listed_count, config.limit or listed_count)
             items = parquet.write_parquet(table, ITEMS_SCHEMA, _add_digests(batches, source, total))
         skipped = dict(sorted(getattr(source, "skipped", {}).items()))
         unreadable_files = _count_missing_digests(root, table)
+        copies = f"SELECT DISTINCT path, size FROM {parquet.scan_sql(table)} WHERE content_digest IS NOT NULL"
+        downloaded_bytes = _sum_sizes(root, copies) if downloads else 0
         pair_count = parquet.write_parquet(pairs, PAIRS_SCHEMA, _iterate_pairs(source.pairs()))
         digest = json_digest(
             [parquet.compute_digest(table, IDENTITY_COLUMNS), parquet.compute_digest(pairs), image_root, source.modality, source.labeled]
@@ -95,6 +99,7 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
         labeled=source.labeled,
         items=items,
         unreadable_files=unreadable_files,
+        downloaded_bytes=downloaded_bytes,
         skipped=skipped,
         table=table_ref,
         pairs=pairs_ref,
@@ -211,6 +216,10 @@ def _digest_text(text: str | None) -> str | None:
 def _count_missing_digests(root: Root, table: Path) -> int:
     sql = f"SELECT count(*) FROM {parquet.scan_sql(table)} WHERE content_digest IS NULL AND (fault IS NULL OR fault_reason IS NOT NULL)"
     return int(parquet.fetch_rows(sql, temp_dir=root.tmp)[0][0])
+
+
+def _sum_sizes(root: Root, sql: str) -> int:
+    return int(parquet.fetch_rows(f"SELECT coalesce(sum(size), 0) FROM ({sql})", temp_dir=root.tmp)[0][0])
 
 
 def _save_inventory(root: Root, table: Path, inventory: Path, started_ns: int) -> None:

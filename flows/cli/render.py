@@ -128,6 +128,8 @@ def print_plan(plan: dict[str, Any]) -> None:
         console.print(f"  long      {long_texts}")
     console.print(f"  training  {plan['training']}")
     console.print(f"  disk      at most {_format_bytes(plan['bytes'])} more; {_format_bytes(plan['free_bytes'])} free")
+    if plan["downloaded_bytes"]:
+        console.print(f"  copies    {_format_bytes(plan['downloaded_bytes'])} of downloaded images, which are on this disk already")
     console.print(f"  memory    about {_format_bytes(plan['peak_bytes'])} at the peak; {_format_bytes(plan['available_bytes'])} available")
     for obstacle in plan["obstacles"]:
         console.print(f"  [red]obstacle[/]  {obstacle}")

@@ -8,6 +8,7 @@ from indexmill.configs.datasets import (
     FolderDatasetConfig,
     HuggingFaceDatasetConfig,
     KaggleDatasetConfig,
+    SqlDatasetConfig,
     StdlibDatasetConfig,
     StsDatasetConfig,
     TableDatasetConfig,
@@ -18,8 +19,8 @@ from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item, Source
 from indexmill.tasks.sources.beir import BeirSource
 from indexmill.tasks.sources.folder import FolderSource
-from indexmill.tasks.sources.remote_files import is_remote
 from indexmill.tasks.sources.remote_folder import RemoteFolderSource
+from indexmill.tasks.sources.remote_urls import is_remote
 from indexmill.tasks.sources.stdlib import StdlibSource
 from indexmill.tasks.sources.sts import StsSource
 from indexmill.tasks.sources.table import TableSource
@@ -52,17 +53,26 @@ def open_source(config: DatasetConfig, root: Root, *, relist: bool = False) -> S
             return TableSource(config, root, relist=relist)
         case WebDatasetConfig():
             return WebDatasetSource(config, root, relist=relist)
-        case HuggingFaceDatasetConfig():
-            from indexmill.tasks.sources.huggingface import HuggingFaceSource  # slow to import: only its users pay for it
+        case SqlDatasetConfig():
+            from indexmill.tasks.sources.sql import SqlSource  # imports SQLAlchemy
 
-            return HuggingFaceSource(config, root)
-        case KaggleDatasetConfig():
-            from indexmill.tasks.sources.kaggle import KaggleSource  # slow to import, too
-
-            return KaggleSource(config, root)
+            return SqlSource(config, root)
+        case _:
+            return _open_hub(config, root)
 
 
 def _open_folder(config: FolderDatasetConfig, root: Root) -> Source:
     if is_remote(config.path):
         return RemoteFolderSource(config, root)
     return FolderSource(config.path.replace("{root}", str(root.path)), config)
+
+
+def _open_hub(config: HuggingFaceDatasetConfig | KaggleDatasetConfig, root: Root) -> Source:
+    """Open a source whose library is slow to import, so that only its users pay for it."""
+    if isinstance(config, HuggingFaceDatasetConfig):
+        from indexmill.tasks.sources.huggingface import HuggingFaceSource
+
+        return HuggingFaceSource(config, root)
+    from indexmill.tasks.sources.kaggle import KaggleSource
+
+    return KaggleSource(config, root)

@@ -1,7 +1,7 @@
 """This machine's copies of the images of a remote data set: downloaded once, then read like any folder of images.
 
 <root>/sources/<slug>/images/ab/<digest>.jpg   a copy, named by its URL and, where a listing shows it, its version
-<root>/sources/<slug>/tables/<digest>.csv      a table or a caption, named in the same way
+<root>/sources/<slug>/tables/<digest>.csv      the newest version of a table, named in the same way
 <root>/sources/<slug>/responses.sqlite         for URLs without a listing: ETag, modification time, when it was last checked
 
 A copy with a version in its name never changes, so what is here is not asked for again. The others are asked for again
@@ -13,19 +13,20 @@ from __future__ import annotations
 import filecmp
 import hashlib
 import os
-import sqlite3
+import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from indexmill.configs.datasets import DownloadsConfig
-from indexmill.storage.digests import unit_interval
+from indexmill.storage.digests import content_digest, unit_interval
 from indexmill.storage.errors import InputError, SourceChanged, SourceUnreachable
 from indexmill.storage.object_client import redact
 from indexmill.storage.root import Root
@@ -33,7 +34,9 @@ from indexmill.storage.stopping import STOP_GRACE_SECONDS
 from indexmill.tasks.retry import RetryPolicy
 from indexmill.tasks.sources.downloads import make_slug
 from indexmill.tasks.sources.image_files import is_image_name
-from indexmill.tasks.sources.remote_files import WEB_SCHEMES, FileMissing, FileTooLarge, RemoteFile, RemoteFiles
+from indexmill.tasks.sources.remote_files import FileMissing, FileTooLarge, RemoteFile, RemoteFiles
+from indexmill.tasks.sources.remote_urls import WEB_SCHEMES
+from indexmill.tasks.sources.response_cache import Response, ResponseCache
 from indexmill.tasks.sources.web_client import WEB_RETRY, AddressGuard, FetchFailure, Validators, WebClient
 
 R = TypeVar("R")
@@ -95,23 +98,41 @@ class ImageDownloads:
             SourceChanged: The file has another version now than in its listing.
             InputError, SourceUnreachable: As `RemoteFiles.fetch`.
         """
-        target = self._root.source(self._slug, "tables") / _name_copy(file.url, file.version)
+        folder, url_digest = self._root.source(self._slug, "tables"), content_digest(file.url.encode())
+        target = folder / f"{url_digest}-{_name_copy(file.url, file.version)}"
         if file.version is None or not target.is_file():
             with self._root.replace_atomically(target) as temporary:
                 if self.files.fetch(file.url, temporary).version != file.version:
                     raise SourceChanged("a table changed while it was read", where=redact(file.url), next_step="run the build again")
+            for older in folder.glob(f"{url_digest}-*"):
+                if older != target:
+                    older.unlink(missing_ok=True)
         return target
+
+    def check_space(self, needed_bytes: int) -> None:
+        """Raise InputError if images of this size in all do not fit on the disk. Copies that are here count as downloaded."""
+        free_bytes = shutil.disk_usage(self._root.path).free
+        if needed_bytes > free_bytes:
+            needed_bytes -= sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        if needed_bytes > free_bytes:
+            raise InputError(
+                "the images do not fit on this disk",
+                where=str(self.folder),
+                expected=f"{needed_bytes:,} bytes free",
+                got=f"{free_bytes:,} bytes",
+                next_step="free some, set dataset.limit, or use another --root",
+            )
 
     def fetch_images(self, images: Iterable[RemoteImage]) -> dict[str, FetchFailure]:
         """Download the images of one batch that are not here. Returns the failures by the path of the copy."""
         missing = {image.path: image for image in images if not (self.folder / image.path).is_file()}
         failures: dict[str, FetchFailure] = {}
         with self._open_client() as client, self._open_responses() as responses:
-            for image, result in self._run(lambda image: self._fetch_copy(client, image), list(missing.values())):
+            for image, result in self._run(partial(self._fetch_copy, client), list(missing.values())):
                 if isinstance(result, FetchFailure):
                     failures[image.path] = result
                 elif image.version is None:
-                    _save_response(responses, image.path, result)
+                    responses.save(image.path, result)
             responses.commit()
         return failures
 
@@ -128,28 +149,26 @@ class ImageDownloads:
         with self._open_client() as client, self._open_responses() as responses:
             while batch := list(islice(remaining, BATCH_URLS)):
                 known = {image: found for image in batch if (found := self._find_due(responses, image)) is not None}
-                for image, result in self._run(lambda image, known=known: self._recheck_copy(client, image, known[image]), list(known)):
+                for image, result in self._run(partial(self._recheck_due, client, known), list(known)):
                     if isinstance(result, FetchFailure):
                         if result.reason != "unreachable":
                             (self.folder / image.path).unlink(missing_ok=True)
-                            responses.execute("DELETE FROM responses WHERE path = ?", (image.path,))
-                            _count_change(responses)
+                            responses.forget(image.path)
+                            responses.count_change()
                         continue
                     validators, has_changed = result
-                    _save_response(responses, image.path, validators)
+                    responses.save(image.path, validators)
                     if has_changed:
-                        _count_change(responses)
+                        responses.count_change()
                 responses.commit()
-            return _count_changes(responses)
+            return responses.changes
 
-    def _find_due(self, responses: sqlite3.Connection, image: RemoteImage) -> Validators | None:
-        """Return what a server gave with a copy, if the server is to be asked again."""
-        row = responses.execute("SELECT etag, modified, checked FROM responses WHERE path = ?", (image.path,)).fetchone()
-        if row is None:
-            return Validators() if (self.folder / image.path).is_file() else None
-        age_days = (time.time() - row[2]) / SECONDS_PER_DAY
+    def _find_due(self, responses: ResponseCache, image: RemoteImage) -> Validators | None:
+        """Return what a server gave with a copy, if there is one and the server is to be asked again."""
+        response = responses.get(image.path) or Response(Validators(), 0)
+        age_days = (time.time() - response.checked) / SECONDS_PER_DAY
         is_due = age_days >= self._config.recheck_days * (0.5 + 0.5 * unit_interval(0, image.path))
-        return Validators(row[0], row[1]) if is_due and (self.folder / image.path).is_file() else None
+        return response.validators if is_due and (self.folder / image.path).is_file() else None
 
     def _fetch_copy(self, client: WebClient, image: RemoteImage) -> Validators:
         with self._root.replace_atomically(self.folder / image.path) as temporary:
@@ -158,9 +177,9 @@ class ImageDownloads:
                 os.utime(temporary, ns=(image.modified_ns, image.modified_ns))
         return validators or Validators()
 
-    def _recheck_copy(self, client: WebClient, image: RemoteImage, known: Validators) -> tuple[Validators, bool]:
+    def _recheck_due(self, client: WebClient, due: dict[RemoteImage, Validators], image: RemoteImage) -> tuple[Validators, bool]:
         """Return what the server gives with the file now, and whether its content has changed."""
-        copy = self.folder / image.path
+        copy, known = self.folder / image.path, due[image]
         with self._root.scratch.staging() as staging:
             temporary = staging / copy.name
             found = self._fetch(client, image.url, temporary, known)
@@ -226,13 +245,8 @@ class ImageDownloads:
         finally:
             client.close()
 
-    @contextmanager
-    def _open_responses(self) -> Iterator[sqlite3.Connection]:
-        path = self._root.source(self._slug, "responses.sqlite")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(path, timeout=60)) as connection:
-            connection.execute("CREATE TABLE IF NOT EXISTS responses (path TEXT PRIMARY KEY, etag TEXT, modified TEXT, checked REAL)")
-            yield connection
+    def _open_responses(self) -> ResponseCache:
+        return ResponseCache(self._root.source(self._slug, "responses.sqlite"))
 
 
 def _name_copy(url: str, version: str | None) -> str:
@@ -241,15 +255,3 @@ def _name_copy(url: str, version: str | None) -> str:
     suffix = PurePosixPath(urlsplit(url).path).suffix.lower()
     is_known = is_image_name(f"x{suffix}") or suffix in TABLE_SUFFIXES
     return hashlib.blake2b("\0".join(identity).encode(), digest_size=16).hexdigest() + (suffix if is_known else "")
-
-
-def _save_response(responses: sqlite3.Connection, path: str, validators: Validators) -> None:
-    responses.execute("INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?)", (path, *validators, time.time()))
-
-
-def _count_change(responses: sqlite3.Connection) -> None:
-    responses.execute(f"PRAGMA user_version = {_count_changes(responses) + 1}")
-
-
-def _count_changes(responses: sqlite3.Connection) -> int:
-    return int(responses.execute("PRAGMA user_version").fetchone()[0])

@@ -9,14 +9,12 @@ These URLs come from the config. For those in a data set's rows, see `web_images
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote, unquote, urlsplit
 
 from indexmill.storage.errors import InputError, SourceUnreachable
 from indexmill.storage.object_client import (
@@ -28,15 +26,13 @@ from indexmill.storage.object_client import (
     redact,
 )
 from indexmill.tasks.retry import RetryPolicy, with_retries
+from indexmill.tasks.sources.remote_urls import MAGIC, WEB_SCHEMES, compile_pattern, has_wildcard, split_url
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore, RetryConfig
 
 T = TypeVar("T")
 
-WEB_SCHEMES = frozenset({"http", "https"})
-STORE_SCHEMES = frozenset({"s3", "gs", "az"})
-MAGIC = re.compile(r"[*?\[]")
 MAX_READ_BYTES = 1 << 30  # of a file that is read into memory, unless the caller says another limit
 
 
@@ -70,23 +66,6 @@ class RemoteFile:
         return self.etag or (f"{self.size}/{self.modified}" if self.modified else None)
 
 
-def is_remote(location: str) -> bool:
-    """Whether a location is a URL that `RemoteFiles` reads, and not a path."""
-    scheme, separator, _ = location.partition("://")
-    return bool(separator) and scheme.lower() in WEB_SCHEMES | STORE_SCHEMES
-
-
-def has_wildcard(url: str) -> bool:
-    """Whether a URL is a pattern. A web address never is: its servers list nothing, and `?` is no wildcard there."""
-    return urlsplit(url).scheme.lower() in STORE_SCHEMES and bool(MAGIC.search(url))
-
-
-def join_url(base: str, name: str) -> str:
-    """Return the URL of a path relative to a folder's URL; names are quoted for web addresses."""
-    is_web = urlsplit(base).scheme in WEB_SCHEMES
-    return f"{base.rstrip('/')}/{quote(name) if is_web else name}"
-
-
 @dataclass
 class RemoteFiles:
     """Lists and reads files behind URLs. Holds one connection pool per bucket or host. Can be pickled.
@@ -111,11 +90,11 @@ class RemoteFiles:
             InputError: The bucket or the file does not exist, or the server refuses the credentials.
             SourceUnreachable: The server does not answer.
         """
-        scheme, base, key = _split_url(url, self.where)
+        scheme, base, key = split_url(url, self.where)
         if scheme in WEB_SCHEMES:
             yield self.info(url)
             return
-        pattern = _compile_pattern(key) if has_wildcard(url) else None
+        pattern = compile_pattern(key) if has_wildcard(url) else None
         folder = MAGIC.split(key)[0].rpartition("/")[0] if pattern else key.rstrip("/")
         if not pattern and key and not key.endswith("/") and (file := self._find(url)):
             yield file
@@ -130,7 +109,7 @@ class RemoteFiles:
 
     def info(self, url: str) -> RemoteFile:
         """Describe one file (HEAD). Raises FileMissing when there is none, and what `list_files` raises."""
-        _, base, key = _split_url(url, self.where)
+        _, base, key = split_url(url, self.where)
         store = self._connect(base)
         with self._translate(url):
             return _describe(url, store.head(key))
@@ -144,7 +123,7 @@ class RemoteFiles:
         """
         if length <= 0:
             return b""
-        _, base, key = _split_url(url, self.where)
+        _, base, key = split_url(url, self.where)
         store = self._connect(base)
 
         def read() -> bytes:
@@ -156,7 +135,7 @@ class RemoteFiles:
 
     def read(self, url: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
         """Read a whole file into memory. Raises FileTooLarge beyond `max_bytes`, and what `read_range` raises."""
-        _, base, key = _split_url(url, self.where)
+        _, base, key = split_url(url, self.where)
         store = self._connect(base)
 
         def read() -> bytes:
@@ -173,7 +152,7 @@ class RemoteFiles:
         Returns:
             The file as it was when it was downloaded.
         """
-        _, base, key = _split_url(url, self.where)
+        _, base, key = split_url(url, self.where)
         store = self._connect(base)
 
         def fetch() -> RemoteFile:
@@ -188,7 +167,7 @@ class RemoteFiles:
 
         if etag is None:
             return self.fetch(url, target, max_bytes=max_bytes)
-        _, base, key = _split_url(url, self.where)
+        _, base, key = split_url(url, self.where)
         store = self._connect(base)
 
         def fetch() -> RemoteFile | None:
@@ -278,39 +257,6 @@ class RemoteFiles:
             got=got,
             next_step="check the network and the endpoint, then run the build again",
         )
-
-
-def _split_url(url: str, where: str) -> tuple[str, str, str]:
-    """Return the scheme, the bucket or host as a URL, and the key.
-
-    Raises:
-        InputError: The URL holds what may be a secret (a user, a password, a query), or names nothing.
-    """
-    scheme, _, rest = url.partition("://")
-    scheme = scheme.lower()
-    host, _, key = rest.partition("/")
-    is_web = scheme in WEB_SCHEMES
-    has_secret = "@" in host or (is_web and ("?" in key or "#" in key))
-    if not host or has_secret or scheme not in WEB_SCHEMES | STORE_SCHEMES or (is_web and not key):
-        raise InputError(
-            "this URL cannot be read",
-            where=where,
-            expected="s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY or https://HOST/PATH, without user, password or query",
-            got=redact(url),
-            next_step="credentials and endpoint belong in the environment, not in the URL",
-        )
-    return scheme, f"{scheme}://{host}", unquote(key) if is_web else key
-
-
-def _compile_pattern(pattern: str) -> re.Pattern[str]:
-    """Translate a pattern of keys: `**/` is any number of folders, `*` and `?` stay within a name, `[…]` is a set."""
-    tokens = re.findall(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]|.", pattern, flags=re.S)
-    fixed = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    parts = [
-        fixed.get(token) or ("[^" + token[2:] if token.startswith("[!") else token if len(token) > 1 else re.escape(token))
-        for token in tokens
-    ]
-    return re.compile("".join(parts), flags=re.S)
 
 
 def _describe(url: str, entry: Any) -> RemoteFile:

@@ -28,7 +28,8 @@ from indexmill.tasks.sources.base import Item
 from indexmill.tasks.sources.folder import CAPTION_SUFFIX, METADATA_FILE_NAMES, FolderSource, MetadataRow, read_caption, read_metadata_rows
 from indexmill.tasks.sources.image_downloads import BATCH_URLS, ImageDownloads, RemoteImage
 from indexmill.tasks.sources.image_files import FileEntry, is_image_name
-from indexmill.tasks.sources.remote_files import STORE_SCHEMES, RemoteFile, join_url
+from indexmill.tasks.sources.remote_files import RemoteFile
+from indexmill.tasks.sources.remote_urls import STORE_SCHEMES, join_url
 from indexmill.tasks.sources.web_client import WEB_RETRY
 
 LISTING_SCHEMA = pa.schema({"path": pa.string(), "size": pa.int64(), "etag": pa.string(), "modified": pa.float64()})

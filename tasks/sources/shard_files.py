@@ -16,7 +16,8 @@ from typing import BinaryIO, cast
 
 from indexmill.storage.errors import InputError
 from indexmill.tasks.sources.item_listings import FileState
-from indexmill.tasks.sources.remote_files import RemoteFile, RemoteFiles, has_wildcard, is_remote
+from indexmill.tasks.sources.remote_files import RemoteFile, RemoteFiles
+from indexmill.tasks.sources.remote_urls import has_wildcard, is_remote
 
 BRACES = re.compile(r"\{(\d+\.\.\d+|[^{}]*,[^{}]*)\}")
 PATTERN_START = re.compile(r"[*?\[{]")

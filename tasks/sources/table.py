@@ -16,7 +16,7 @@ from indexmill.tasks.sources.base import Item, ScoredPair
 from indexmill.tasks.sources.folder import find_named_file, forget_listings
 from indexmill.tasks.sources.image_downloads import ImageDownloads, RemoteImage
 from indexmill.tasks.sources.image_table import ImageTable, open_image_table
-from indexmill.tasks.sources.remote_files import is_remote
+from indexmill.tasks.sources.remote_urls import is_remote
 from indexmill.tasks.sources.table_files import LocalTableFiles, RemoteTableFiles, TableFiles, get_size_and_mtime, make_remote_item
 from indexmill.tasks.sources.table_reader import read_rows, require_columns
 

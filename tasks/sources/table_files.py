@@ -13,7 +13,8 @@ from indexmill.storage.digests import file_digest
 from indexmill.storage.root import Root
 from indexmill.tasks.sources.base import Item
 from indexmill.tasks.sources.image_downloads import ImageDownloads
-from indexmill.tasks.sources.remote_files import MAGIC, RemoteFile, RemoteFiles, has_wildcard, is_remote, join_url
+from indexmill.tasks.sources.remote_files import RemoteFile, RemoteFiles
+from indexmill.tasks.sources.remote_urls import MAGIC, has_wildcard, is_remote, join_url
 
 
 class TableFiles(Protocol):

@@ -12,7 +12,8 @@ import pytest
 from indexmill.storage.errors import InputError, SourceUnreachable
 from indexmill.storage.object_client import ObjectClient
 from indexmill.tasks.retry import RetryPolicy
-from indexmill.tasks.sources.remote_files import FileMissing, FileTooLarge, RemoteFile, RemoteFiles, is_remote
+from indexmill.tasks.sources.remote_files import FileMissing, FileTooLarge, RemoteFile, RemoteFiles
+from indexmill.tasks.sources.remote_urls import is_remote
 from tests.storage.object_server import SECRET
 from tests.storage.s3_answers import Answer, ScriptedServer
 

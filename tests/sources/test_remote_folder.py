@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from indexmill.configs.datasets import FolderDatasetConfig
-from indexmill.configs.models import ValidateConfig
 from indexmill.storage.errors import InputError
+from indexmill.storage.garbage_collection import collect_garbage
 from indexmill.storage.object_client import ObjectClient
 from indexmill.storage.records import Dataset
 from indexmill.storage.root import Root
@@ -17,7 +18,6 @@ from indexmill.tasks.ingest import describe_stale_listing, ingest, read_source_r
 from indexmill.tasks.sources import open_source
 from indexmill.tasks.sources.remote_files import RemoteFiles
 from indexmill.tasks.sources.web_client import FetchFailure
-from indexmill.tasks.validate import validate
 from tests.stage_inputs import read_rows
 
 
@@ -79,6 +79,7 @@ def test_a_bucket_has_the_items_of_the_same_folder(root: Root, bucket_url: str, 
     assert remote.items == settings.get("limit", 123)
 
 
+@pytest.mark.slow
 def test_metadata_files_are_read(root: Root, bucket_url: str, pictures: Path) -> None:
     """Rows of a metadata.csv give labels and captions, and one without an image is listed."""
     names = sorted(path.name for path in (pictures / "3").iterdir())
@@ -135,17 +136,16 @@ def test_an_object_that_fails_is_a_reject_and_is_tried_again(
         patch.setattr(type(source), "items", items)
         dataset = ingest.fn(root, "some", config, "r")
     assert describe_stale_listing(dataset) == "3 files could not be read"
-    validated = validate.fn(root, dataset, ValidateConfig(max_reject_fraction=0.5))
-    assert validated.rejected_by_reason == {"changed": 1, "file_too_large": 1, "not_found": 1}
-    rejects = {row["reason"]: row for row in read_rows(root, validated.rejects)}
-    assert rejects["not_found"]["key"] == gone
-    assert rejects["changed"]["key"] == changed
+    failed = {row["fault_reason"]: row["key"] for row in read_rows(root, dataset.table) if row["fault"]}
+    assert failed.keys() == {"changed", "file_too_large", "not_found"}
+    assert (failed["not_found"], failed["changed"]) == (gone, changed)
     ObjectClient(bucket_url).put(gone, (pictures / gone).read_bytes())
     again = ingest.fn(root, "some", config, "r")
     assert again.unreadable_files == 1
     assert open_source(config, root).downloads.fetch_images([]) == {}  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_killed_build_keeps_its_downloads(root: Root, bucket_url: str, pictures: Path, downloads: list[str]) -> None:
     """What was downloaded before an error is not asked for again, though no record was written."""
     upload(bucket_url, pictures)
@@ -183,3 +183,46 @@ def test_a_caption_that_fails_ends_the_build(root: Root, bucket_url: str, pictur
         patch.setattr(source.downloads, "fetch_images", lambda images: {image.path: failure for image in images})  # type: ignore[attr-defined]
         with pytest.raises(ConnectionError, match="a caption cannot be downloaded"):
             list(source.items())
+
+
+@pytest.mark.slow
+def test_images_that_do_not_fit_on_the_disk_are_not_downloaded(
+    root: Root, bucket_url: str, pictures: Path, downloads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is asked for; copies that are here already are not counted."""
+    upload(bucket_url, pictures)
+    total = sum(path.stat().st_size for path in pictures.rglob("*.png"))
+    free = shutil.disk_usage(root.path)._replace(free=total - 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: free)
+        with pytest.raises(InputError, match="the images do not fit on this disk"):
+            run_ingest(root, bucket_url)
+        assert downloads == []
+        patch.setattr(shutil, "disk_usage", lambda path: free._replace(free=total))
+        assert run_ingest(root, bucket_url).downloaded_bytes == total
+        patch.setattr(shutil, "disk_usage", lambda path: free._replace(free=0))
+        next((root.path / "datasets" / "some" / "cache").iterdir()).unlink()  # what is here is not known any more
+        assert run_ingest(root, bucket_url).downloaded_bytes == total
+
+
+@pytest.mark.slow
+def test_garbage_collection_removes_copies_that_nothing_names(root: Root, bucket_url: str, pictures: Path, downloads: list[str]) -> None:
+    """Of four versions of an image, the listings of the last two builds are kept; what they name stays."""
+    client = upload(bucket_url, pictures)
+    name = next(path.relative_to(pictures).as_posix() for path in sorted(pictures.glob("*/*.png")))
+    contents = [(pictures / name).read_bytes(), b"second", b"third, longer", b"fourth"]
+    for content in contents:
+        client.put(name, content)
+        dataset = run_ingest(root, bucket_url)
+    folder = Path(str(dataset.image_root))
+    assert collect_garbage(root, days=1, dry_run=True) == []
+    planned = [garbage for garbage in collect_garbage(root, days=0, dry_run=True) if garbage.kind == "image copies"]
+    assert [(garbage.path, garbage.bytes) for garbage in planned] == [
+        (folder.relative_to(root.path).as_posix(), len(contents[0]) + len(contents[1]))
+    ]
+    assert [garbage for garbage in collect_garbage(root, days=0) if garbage.kind == "image copies"] == planned
+    left = {path.read_bytes() for path in folder.rglob("*.png")}
+    assert left == {path.read_bytes() for path in pictures.glob("*/*.png")} - {contents[0]} | set(contents[2:])
+    downloads.clear()
+    assert run_ingest(root, bucket_url).digest == dataset.digest
+    assert downloads == []

@@ -69,7 +69,6 @@ def test_images_are_downloaded_once_and_their_urls_are_not_recorded(root: Root, 
     config = make_config(write_table(tmp_path / "t.csv", rows))
     first = run_ingest(root, config)
     assert (first.items, first.unreadable_files, len(web.requests)) == (12, 0, 12)
-    assert validate.fn(root, first, ValidateConfig()).items == 12
     web.requests.clear()
     assert run_ingest(root, config).digest == first.digest
     assert read_source_revision(config, root) == read_source_revision(config, root) == first.revision
@@ -94,6 +93,7 @@ def test_old_copies_are_asked_for_conditionally(root: Root, web: WebServer, tmp_
     assert read_source_revision(config, root) == second.revision
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_keeps_copies_and_one_that_lost_a_file_does_not(root: Root, web: WebServer, tmp_path: Path) -> None:
     """503 on the second night changes nothing; 404 makes a reject."""
     config = make_config(write_table(tmp_path / "t.csv", make_rows(web.url + "/")), recheck_days=0)
@@ -136,7 +136,7 @@ def test_every_failure_is_a_reject_with_its_reason_and_is_tried_again(root: Root
     web.sent.clear()
     again = run_ingest(root, config)
     assert set(web.sent) == {"/0.png", "/1.png", "/2.png", "/3.png", "/4.png"}
-    assert validate.fn(root, again, ValidateConfig(max_reject_fraction=0.8)).items == 10
+    assert sum(digest is not None for digest in get_digests(root, again).values()) == 10
 
 
 def test_private_addresses_in_rows_are_refused(root: Root, web: WebServer, tmp_path: Path) -> None:
@@ -148,6 +148,7 @@ def test_private_addresses_in_rows_are_refused(root: Root, web: WebServer, tmp_p
     assert web.requests == []
 
 
+@pytest.mark.slow
 def test_a_host_gets_so_many_requests_at_once(root: Root, web: WebServer, tmp_path: Path) -> None:
     """All twelve images wait for the server, three at a time."""
     gate = threading.Barrier(3)  # the requests answer when three of them have come
@@ -193,6 +194,7 @@ def test_a_table_without_a_version_is_read_in_every_build(root: Root, web: WebSe
     assert [item.text for item in open_source(config, root).items()] == ["two"]
 
 
+@pytest.mark.slow
 def test_tables_and_images_in_a_bucket(root: Root, web: WebServer, bucket_url: str) -> None:
     """A pattern reads all tables below it in order; paths are relative to each table, and s3:// URLs are read too."""
     client = ObjectClient(bucket_url)

@@ -1,0 +1,63 @@
+"""URLs of files: what they are, what they name, and what they must not hold."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, unquote, urlsplit
+
+from indexmill.storage.errors import InputError
+from indexmill.storage.object_client import redact
+
+WEB_SCHEMES = frozenset({"http", "https"})
+STORE_SCHEMES = frozenset({"s3", "gs", "az"})
+MAGIC = re.compile(r"[*?\[]")
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is a URL that `remote_files` reads, and not a path."""
+    scheme, separator, _ = location.partition("://")
+    return bool(separator) and scheme.lower() in WEB_SCHEMES | STORE_SCHEMES
+
+
+def has_wildcard(url: str) -> bool:
+    """Whether a URL is a pattern. A web address never is: its servers list nothing, and `?` is no wildcard there."""
+    return urlsplit(url).scheme.lower() in STORE_SCHEMES and bool(MAGIC.search(url))
+
+
+def join_url(base: str, name: str) -> str:
+    """Return the URL of a path relative to a folder's URL; names are quoted for web addresses."""
+    is_web = urlsplit(base).scheme in WEB_SCHEMES
+    return f"{base.rstrip('/')}/{quote(name) if is_web else name}"
+
+
+def split_url(url: str, where: str) -> tuple[str, str, str]:
+    """Return the scheme, the bucket or host as a URL, and the key.
+
+    Raises:
+        InputError: The URL holds what may be a secret (a user, a password, a query), or names nothing.
+    """
+    scheme, _, rest = url.partition("://")
+    scheme = scheme.lower()
+    host, _, key = rest.partition("/")
+    is_web = scheme in WEB_SCHEMES
+    has_secret = "@" in host or (is_web and ("?" in key or "#" in key))
+    if not host or has_secret or scheme not in WEB_SCHEMES | STORE_SCHEMES or (is_web and not key):
+        raise InputError(
+            "this URL cannot be read",
+            where=where,
+            expected="s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY or https://HOST/PATH, without user, password or query",
+            got=redact(url),
+            next_step="credentials and endpoint belong in the environment, not in the URL",
+        )
+    return scheme, f"{scheme}://{host}", unquote(key) if is_web else key
+
+
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """Translate a pattern of keys: `**/` is any number of folders, `*` and `?` stay within a name, `[…]` is a set."""
+    tokens = re.findall(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]|.", pattern, flags=re.S)
+    fixed = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = [
+        fixed.get(token) or ("[^" + token[2:] if token.startswith("[!") else token if len(token) > 1 else re.escape(token))
+        for token in tokens
+    ]
+    return re.compile("".join(parts), flags=re.S)

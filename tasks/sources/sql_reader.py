@@ -1,0 +1,194 @@
+"""Read the rows of a query in batches, in a transaction that cannot write.
+
+PostgreSQL, MySQL, MariaDB and SQLite are read through SQLAlchemy, with a cursor on the server where there is one; DuckDB
+through its own library. DuckDB's extensions for other databases are not used: they are downloaded at run time.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+
+from indexmill.configs.datasets import SqlDatasetConfig
+from indexmill.storage.errors import InputError, SourceUnreachable
+
+DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
+CONNECT_SECONDS = 10
+# What a database says when another attempt would fail in the same way.
+REFUSALS = ("password", "authentication", "access denied", "does not exist", "unknown database", "unable to open", "not permitted")
+
+
+@dataclass
+class ResultBatch:
+    """Some rows of a result, with the names of their columns."""
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+
+
+class SqlReader:
+    """Runs queries on one database. Every query has its own connection and transaction.
+
+    Args:
+        config: The database, its credentials' variables, and the time limit.
+    """
+
+    def __init__(self, config: SqlDatasetConfig) -> None:
+        self._config = config
+        self._password = os.environ.get(config.password_variable, "")
+        self._url = sa.make_url(config.url)
+        self._dialect = self._url.drivername
+        if (path := self._url.database) and self._dialect in ("sqlite", "duckdb") and not Path(path).is_file():
+            raise InputError("the database does not exist", where="dataset.url", got=f"no file {path}", next_step="correct dataset.url")
+        if (driver := DRIVERS.get(self._dialect)) and find_spec(driver) is None:
+            raise InputError(
+                f"the driver of {self._dialect} is not installed",
+                where="dataset.url",
+                expected=f"the Python package {driver}",
+                next_step="pip install 'indexmill[sql]'",
+            )
+
+    def read(self, query: str, *, batch_rows: int) -> Iterator[ResultBatch]:
+        """Yield the result of a query in batches, at least one, which may be empty.
+
+        Raises:
+            InputError: The query is invalid, writes or takes too long, or the database refuses the credentials.
+            SourceUnreachable: The database does not answer.
+        """
+        rows = self._read_duckdb(query, batch_rows) if self._dialect == "duckdb" else self._read_sqlalchemy(query, batch_rows)
+        with self._translate():
+            yield from rows
+
+    def _read_duckdb(self, query: str, batch_rows: int) -> Iterator[ResultBatch]:
+        with duckdb.connect(self._url.database or ":memory:", read_only=bool(self._url.database)) as connection:
+            statements = connection.extract_statements(query)
+            if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+                raise _build_query_error("expected one SELECT", query)
+            with self._limit_time(connection.interrupt):
+                result = connection.execute(statements[0])
+                columns = [column[0] for column in result.description]
+                batch = result.fetchmany(batch_rows)
+                yield ResultBatch(columns, batch)
+                while batch := result.fetchmany(batch_rows):
+                    yield ResultBatch(columns, batch)
+
+    def _read_sqlalchemy(self, query: str, batch_rows: int) -> Iterator[ResultBatch]:
+        engine = sa.create_engine(self._build_url(), poolclass=sa.NullPool, connect_args=self._get_connect_args(), hide_parameters=True)
+        try:
+            with engine.connect() as connection:
+                self._forbid_writes(connection)
+                driver: Any = connection.connection.driver_connection
+                if self._dialect == "sqlite":  # it stores any bytes as text; a row with such a text is one reject
+                    driver.text_factory = lambda content: content.decode(errors="surrogateescape")
+                cancel = {"sqlite": "interrupt", "postgresql": "cancel_safe"}.get(self._dialect)
+                with self._limit_time(getattr(driver, cancel) if cancel else driver.close):
+                    # A colon is no parameter here, as in ::text or '12:30'.
+                    statement = sa.text(query.replace(":", r"\:")).execution_options(yield_per=batch_rows)
+                    result = connection.execute(statement)
+                    if not result.returns_rows:
+                        raise _build_query_error("expected one SELECT", query)
+                    columns = list(result.keys())
+                    is_empty = True
+                    for batch in result.partitions():
+                        is_empty = False
+                        yield ResultBatch(columns, [tuple(row) for row in batch])
+                    if is_empty:
+                        yield ResultBatch(columns, [])
+        finally:
+            engine.dispose()
+
+    def _build_url(self) -> sa.URL:
+        if self._dialect == "sqlite":
+            # SQLite opens the file without the right to write.
+            return sa.URL.create(
+                "sqlite", database=f"file:{Path(self._url.database or '').absolute()}", query={"mode": "ro", "uri": "true"}
+            )
+        user = os.environ.get(self._config.user_variable) or self._url.username
+        return self._url.set(drivername=f"{self._dialect}+{DRIVERS[self._dialect]}", username=user, password=self._password or None)
+
+    def _get_connect_args(self) -> dict[str, Any]:
+        return {} if self._dialect == "sqlite" else {"connect_timeout": CONNECT_SECONDS}
+
+    def _forbid_writes(self, connection: sa.Connection) -> None:
+        """Make the transaction read-only, and let the server end a statement that takes too long."""
+        milliseconds = int(self._config.timeout_s * 1000)
+        match self._dialect:
+            case "postgresql":
+                connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+                connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}")
+            case "sqlite":
+                connection.exec_driver_sql("PRAGMA query_only = ON")
+            case "mysql" | "mariadb":
+                is_mariadb = getattr(connection.dialect, "is_mariadb", False)
+                limit = f"max_statement_time = {self._config.timeout_s:g}" if is_mariadb else f"max_execution_time = {milliseconds}"
+                connection.exec_driver_sql(f"SET SESSION {limit}")
+                connection.exec_driver_sql("SET SESSION TRANSACTION READ ONLY")
+                connection.commit()  # it counts from the next transaction on
+
+    @contextmanager
+    def _limit_time(self, cancel: Callable[[], object]) -> Iterator[None]:
+        """Cancel the query when its time is over, also between two batches."""
+        is_over = threading.Event()
+
+        def end() -> None:
+            is_over.set()
+            cancel()
+
+        timer = threading.Timer(self._config.timeout_s, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except (duckdb.Error, SQLAlchemyError) as error:
+            if is_over.is_set() or "statement timeout" in str(error):
+                raise self._build_timeout_error() from None
+            raise
+        finally:
+            timer.cancel()
+        if is_over.is_set():
+            raise self._build_timeout_error()
+
+    @contextmanager
+    def _translate(self) -> Iterator[None]:
+        """Translate the libraries' errors, without the password in any of them."""
+        try:
+            yield
+        except (duckdb.Error, SQLAlchemyError) as error:
+            text = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+            text = " ".join(text.replace(self._password, "***").split() if self._password else text.split())[:400]
+            if isinstance(error, OperationalError) and self._dialect != "sqlite" and not any(word in text.lower() for word in REFUSALS):
+                raise SourceUnreachable(
+                    "the database does not answer",
+                    where=f"dataset.url = {self._url.host}",
+                    got=text,
+                    next_step="check the network and the server, then run the build again",
+                ) from None
+            raise InputError(
+                "the database refuses the query",
+                where="dataset.query",
+                got=text,
+                next_step="correct dataset.url or dataset.query; user and password come from the variables"
+                f" {self._config.user_variable} and {self._config.password_variable}",
+            ) from None
+
+    def _build_timeout_error(self) -> InputError:
+        return InputError(
+            "the query takes too long",
+            where="dataset.query",
+            expected=f"the last row within {self._config.timeout_s:g} s",
+            next_step="raise dataset.timeout_s, or make the query faster",
+        )
+
+
+def _build_query_error(expected: str, query: str) -> InputError:
+    return InputError("the query cannot be used", where="dataset.query", expected=expected, got=" ".join(query.split())[:100])
