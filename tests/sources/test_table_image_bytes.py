@@ -10,13 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from indexmill.configs.datasets import QueriesConfig
 from indexmill.storage import contents
 from indexmill.storage.contents import join_location, read_content
 from indexmill.storage.digests import content_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.sources import Item
+from indexmill.tasks.sources.query_files import QueryFile
 from indexmill.tasks.sources.table import TableSource
+from tests.sources.range_server import RangeServer
 from tests.sources.table_files import make_source
 from tests.sources.tar_files import make_jpeg
 from tests.stage_inputs import OLD_MTIME_NS, set_mtime
@@ -126,3 +129,31 @@ def test_a_damaged_table_is_an_error(tmp_path: Path, root: Root) -> None:
     table.write_bytes(bytes(content))
     with pytest.raises(InputError, match="the table cannot be read"):
         list(make_source(root, table, image_column="image").items())
+
+
+def test_queries_may_hold_their_images(tmp_path: Path) -> None:
+    """A table of queries is read like one of items, without listings of its own."""
+    write_images(tmp_path / "q.parquet", *KINDS["Hugging Face"])
+    queries = QueryFile(QueriesConfig(path=str(tmp_path / "q.parquet"), id_column="text", image_column="image"), None, "dataset")
+    found = list(queries.queries())
+    assert [item.key for item in found] == ["t0", "t1", "t2", "t3", "t4"]
+    assert [read_content(join_location(tmp_path, str(item.path))) for item in found] == IMAGES
+
+
+def test_a_table_behind_a_url_is_copied_and_its_images_are_read_from_the_copy(tmp_path: Path, root: Root) -> None:
+    """The copy is listed once per version; keys name the file at its URL."""
+    table = write_images(tmp_path / "t.parquet", *KINDS["binary"])
+    server = RangeServer({"/data/t.parquet": table.read_bytes()})
+    try:
+        source = make_source(root, f"{server.url}/data/t.parquet", image_column="image")
+        items = list(source.items())
+        assert [item.key for item in items] == [f"t.parquet:{row}" for row in range(5)]
+        assert read_items(source, items) == IMAGES
+        assert list(make_source(root, f"{server.url}/data/t.parquet", image_column="image").items()) == items
+        write_images(table, pa.binary(), IMAGES[3:])
+        server.files["/data/t.parquet"] = table.read_bytes()
+        changed = make_source(root, f"{server.url}/data/t.parquet", image_column="image")
+        assert read_items(changed, list(changed.items())) == IMAGES[3:]
+        assert changed.compute_revision() != source.compute_revision()
+    finally:
+        server.close()
