@@ -73,6 +73,7 @@ def test_each_element_of_a_list_is_an_item(tmp_path: Path, root: Root, compressi
         ["t1/0", "t2/0", "t3/0"], "the row has no image bytes"
     )
     assert read_items(source, [item for item in items if item.path]) == [IMAGES[0], IMAGES[1], IMAGES[0]]
+    assert {"+" in item.path for item in items if item.path} == {compression == "none"}
 
 
 def test_a_path_without_bytes_is_a_fault(tmp_path: Path, root: Root) -> None:
