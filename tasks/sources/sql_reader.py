@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,24 +65,24 @@ class SqlReader:
             InputError: The query is invalid, writes or takes too long, or the database refuses the credentials.
             SourceUnreachable: The database does not answer.
         """
-        rows = self._read_duckdb(query, batch_rows) if self._dialect == "duckdb" else self._read_sqlalchemy(query, batch_rows)
-        with self._translate():
-            yield from rows
+        read = self._read_duckdb if self._dialect == "duckdb" else self._read_sqlalchemy
+        with self._translate(), self._limit_time() as register:
+            yield from read(query, batch_rows, register)
 
-    def _read_duckdb(self, query: str, batch_rows: int) -> Iterator[ResultBatch]:
+    def _read_duckdb(self, query: str, batch_rows: int, register: Callable[[Callable[[], object]], None]) -> Iterator[ResultBatch]:
         with duckdb.connect(self._url.database or ":memory:", read_only=bool(self._url.database)) as connection:
             statements = connection.extract_statements(query)
             if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
                 raise _build_query_error("expected one SELECT", query)
-            with self._limit_time(connection.interrupt):
-                result = connection.execute(statements[0])
-                columns = [column[0] for column in result.description]
-                batch = result.fetchmany(batch_rows)
+            register(connection.interrupt)
+            result = connection.execute(statements[0])
+            columns = [column[0] for column in result.description]
+            batch = result.fetchmany(batch_rows)
+            yield ResultBatch(columns, batch)
+            while batch := result.fetchmany(batch_rows):
                 yield ResultBatch(columns, batch)
-                while batch := result.fetchmany(batch_rows):
-                    yield ResultBatch(columns, batch)
 
-    def _read_sqlalchemy(self, query: str, batch_rows: int) -> Iterator[ResultBatch]:
+    def _read_sqlalchemy(self, query: str, batch_rows: int, register: Callable[[Callable[[], object]], None]) -> Iterator[ResultBatch]:
         engine = sa.create_engine(self._build_url(), poolclass=sa.NullPool, connect_args=self._get_connect_args(), hide_parameters=True)
         try:
             with engine.connect() as connection:
@@ -91,19 +91,19 @@ class SqlReader:
                 if self._dialect == "sqlite":  # it stores any bytes as text; a row with such a text is one reject
                     driver.text_factory = lambda content: content.decode(errors="surrogateescape")
                 cancel = {"sqlite": "interrupt", "postgresql": "cancel_safe"}.get(self._dialect)
-                with self._limit_time(getattr(driver, cancel) if cancel else driver.close):
-                    # A colon is no parameter here, as in ::text or '12:30'.
-                    statement = sa.text(query.replace(":", r"\:")).execution_options(yield_per=batch_rows)
-                    result = connection.execute(statement)
-                    if not result.returns_rows:
-                        raise _build_query_error("expected one SELECT", query)
-                    columns = list(result.keys())
-                    is_empty = True
-                    for batch in result.partitions():
-                        is_empty = False
-                        yield ResultBatch(columns, [tuple(row) for row in batch])
-                    if is_empty:
-                        yield ResultBatch(columns, [])
+                register(getattr(driver, cancel) if cancel else driver.close)
+                # A colon is no parameter here, as in ::text or '12:30'.
+                statement = sa.text(query.replace(":", r"\:")).execution_options(yield_per=batch_rows)
+                result = connection.execute(statement)
+                if not result.returns_rows:
+                    raise _build_query_error("expected one SELECT", query)
+                columns = list(result.keys())
+                is_empty = True
+                for batch in result.partitions():
+                    is_empty = False
+                    yield ResultBatch(columns, [tuple(row) for row in batch])
+                if is_empty:
+                    yield ResultBatch(columns, [])
         finally:
             engine.dispose()
 
@@ -136,19 +136,29 @@ class SqlReader:
                 connection.commit()  # it counts from the next transaction on
 
     @contextmanager
-    def _limit_time(self, cancel: Callable[[], object]) -> Iterator[None]:
-        """Cancel the query when its time is over, also between two batches."""
-        is_over = threading.Event()
+    def _limit_time(self) -> Iterator[Callable[[Callable[[], object]], None]]:
+        """Yield a function that takes what cancels the query; it is called when the time is over, also between two batches.
+
+        Whatever fails after that, closing the connection included, fails because the time is over.
+        """
+        is_over, cancels = threading.Event(), list[Callable[[], object]]()
 
         def end() -> None:
             is_over.set()
-            cancel()
+            for cancel in cancels:
+                with suppress(Exception):  # the connection may be closed by now
+                    cancel()
+
+        def register(cancel: Callable[[], object]) -> None:
+            cancels.append(cancel)
+            if is_over.is_set():
+                raise self._build_timeout_error()
 
         timer = threading.Timer(self._config.timeout_s, end)
         timer.daemon = True
         timer.start()
         try:
-            yield
+            yield register
         except (duckdb.Error, SQLAlchemyError) as error:
             if is_over.is_set() or "statement timeout" in str(error):
                 raise self._build_timeout_error() from None

@@ -141,7 +141,14 @@ def test_images_in_rows_are_bytes_and_equal_ones_are_one_file(root: Root, databa
 
 @pytest.mark.parametrize("database", DATABASES, indirect=True)
 @pytest.mark.parametrize(
-    "query", ["DELETE FROM things", "INSERT INTO things SELECT 9, 'x', 'y', NULL", "SELECT 1; DELETE FROM things", "CREATE TABLE t (a INT)"]
+    "query",
+    [
+        "DELETE FROM things",
+        "DELETE FROM things RETURNING id, kind, body",
+        "INSERT INTO things SELECT 9, 'x', 'y', NULL",
+        "SELECT 1; DELETE FROM things",
+        "CREATE TABLE t (a INT)",
+    ],
 )
 def test_a_query_cannot_write(root: Root, database: tuple[str, Execute], query: str) -> None:
     """It ends in an error, and the rows are as before."""
