@@ -44,9 +44,9 @@ from indexmill.tasks.validate import list_transient_reasons, validate
 def run_stages(
     config: PipelineConfig,
     stages: StageRunner,
-    process: EncoderProcess,
     runner: Runner,
     *,
+    process: EncoderProcess | None = None,
     rehash: bool = False,
     force: str | None = None,
     run_export: RunExport = export,
@@ -54,7 +54,7 @@ def run_stages(
     """Run all stages in order, then the exports. Each stage takes records and its part of the config, and returns the next record."""
     root, run = stages.root, stages.run
     measure_versions = find_measure_versions(config.evaluation)
-    with process:
+    with process or EncoderProcess() as process:
         dataset, validated, split_dataset, identity = run_data_stages(config, stages, process, runner, rehash=rehash, record_revision=True)
         check_sizes(config, split_dataset)
         check_fit(plan_build(config, root, identity, validated, split_dataset))
@@ -202,11 +202,11 @@ def build_index(
         try:
             with translate_disk_errors(storage_root.path):
                 stages = StageRunner(storage_root, thorough=not is_intact, refresh=stages_to_refresh)
-                summary = run_stages(pipeline, stages, EncoderProcess(), runner, rehash=rehash, force=force)
+                summary = run_stages(pipeline, stages, runner, rehash=rehash, force=force)
         except DamagedFile:
             # A file changed after its record was written: try once more, and check digests before reusing any record.
             stages = StageRunner(storage_root, thorough=True, refresh=stages_to_refresh)
-            summary = run_stages(pipeline, stages, EncoderProcess(), runner, rehash=rehash, force=force)
+            summary = run_stages(pipeline, stages, runner, rehash=rehash, force=force)
         raise_if_failed(summary.exports, pipeline.name, summary.to_json())
         return summary.to_json()
 

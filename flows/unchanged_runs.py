@@ -49,7 +49,9 @@ def find_unchanged_build(config: str, root: str, settings: Sequence[str], force:
         ):
             storage_root.remove_stale_temporaries()
             stages = CachedStages(storage_root)
-            summary = run_stages(pipeline, stages, _NoEncoderProcess(), LOCAL_RUNNER, force=force, run_export=_require_unchanged_export)
+            summary = run_stages(
+                pipeline, stages, LOCAL_RUNNER, process=_NoEncoderProcess(), force=force, run_export=_require_unchanged_export
+            )
             raise_if_failed(summary.exports, pipeline.name)
             return summary.to_json() if is_live_snapshot_intact(storage_root, pipeline.name) else None
     except (StageHasWork, IndexmillError):
