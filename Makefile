@@ -74,7 +74,7 @@ audit:  ## Check the pinned dependencies for known vulnerabilities (needs networ
 	.venv/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 soak: $(INSTALLED)  ## Inject faults at length: every commit, full disks, damaged files, thirty nights (over an hour).
-	INDEXMILL_SOAK=1 $(BIN)/python -m pytest -m "" tests/faults
+	INDEXMILL_SOAK=1 $(BIN)/python -m pytest -m "" tests/faults tests/cluster
 
 bench: $(INSTALLED)  ## Measure, and print the results.
 	$(BIN)/python benchmarks/spine.py
