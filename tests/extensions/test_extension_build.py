@@ -72,7 +72,7 @@ def write_products(path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_pipeline_of_ones_own_is_built_searched_and_kept_up(server: str, tmp_path: Path) -> None:
-    """Encoder, source and measure by their entry points. One new row encodes one text; another version of the package is not searched with."""
+    """Encoder, source and measure by their entry points. One new row encodes one text."""
     environment, root, config = Environment(tmp_path), tmp_path / "root", tmp_path / "acme.yaml"
     write_products(tmp_path / "products.db")
     config.write_text(CONFIG.replace("PATH", str(tmp_path / "products.db")))
