@@ -2,6 +2,8 @@
 SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
+# Two test files at a time, in the order of their names: files share servers and builds among their own tests only, and the long ones come early.
+TWO_FILES := -n 2 --dist loadfile --no-loadscope-reorder
 ROOT ?= indexmill-data
 PORT ?= 4200
 DASK_PORT ?= 8786
@@ -52,10 +54,10 @@ cluster: $(INSTALLED)  ## Start a Dask scheduler, WORKERS=2 workers and an S3 se
 ## Change it
 
 test: $(INSTALLED)  ## Run the quick tests, two files at a time.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 10
+	$(BIN)/python -m pytest $(TWO_FILES) --durations 10
 
 test-all: $(INSTALLED)  ## Run all tests: the quick ones and the slow ones.
-	$(BIN)/python -m pytest -m "" -n 2 --dist loadgroup --durations 20
+	$(BIN)/python -m pytest -m "" $(TWO_FILES) --durations 20
 
 check: $(INSTALLED)  ## Check style, types and import rules.
 	$(BIN)/ruff check .

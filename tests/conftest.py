@@ -35,17 +35,6 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.markexpr = ""
 
 
-@pytest.hookimpl(wrapper=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Give all files that use the session's server and builds to one worker of pytest-xdist, and any other file to either."""
-    with_server = {item.path for item in items if "server" in getattr(item, "fixturenames", ())}
-    for item in items:
-        folder = item.path.parent.name
-        group = ("serve" if folder == "serve" else "builds") if item.path in with_server else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-    yield
-
-
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Say how to run the tests that the quick tier leaves out."""
     if config.option.markexpr == QUICK_TIER:
