@@ -161,7 +161,7 @@ def pipelines(as_json: JsonOption = False) -> None:
 
 @build_commands.command(rich_help_panel=BUILD)
 def check(config: ConfigArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:
-    """Check a config, try its FAISS factory, import what it names of your own, and print it with all defaults."""
+    """Check a config, its FAISS factory and extensions; print it with defaults."""
     from indexmill.configs.loading import load_config
     from indexmill.flows.cli.render import print_config, print_result
 
