@@ -31,7 +31,7 @@ from indexmill.tasks.evaluation.own_measures import find_measure_versions
 from indexmill.tasks.export import export
 from indexmill.tasks.indexing.factory_check import check_factory
 from indexmill.tasks.ingest import describe_stale_listing, ingest, read_source_revision
-from indexmill.tasks.publish import publish
+from indexmill.tasks.publish import describe_stale_snapshot, publish
 from indexmill.tasks.queries import combine_revisions, read_queries, read_query_revision
 from indexmill.tasks.runner import LOCAL_RUNNER, Runner
 from indexmill.tasks.shard import shard
@@ -93,7 +93,7 @@ def run_stages(
         force=force,
         stage_seconds=stages.seconds(),
         runner=runner,
-        staleness_check=lambda record: "" if Snapshots(root, config.name).get_live_id() else "nothing is live",
+        staleness_check=lambda record: describe_stale_snapshot(root, config.name, record),
     )
     exports = run_pipeline_exports(root, config.name, config.publish.export, run_export)
     return summarize_build(

@@ -91,13 +91,14 @@ def summarize_build(
     root = stages.root
     _ensure_catalog(root)
     folder = root.path / snapshot.folder
+    live = Snapshots(root, config.name).read_live_manifest()
     encoded = 0 if stages.runs["encode"].cached else embeddings.encoded
     return BuildSummary(
         name=config.name,
         snapshot_id=snapshot.snapshot_id,
         path=str(folder),
         report=str(folder / "report" / "report.html"),
-        published=Snapshots(root, config.name).get_live_id() == snapshot.snapshot_id,
+        published=live is not None and live.content == snapshot.digest,
         items=dataset.items,
         database=embeddings.database,
         query=embeddings.query,

@@ -89,7 +89,7 @@ def compare_snapshots(root: Root, name: str, baseline: str, candidate: str | Non
 
 
 def rollback_snapshot(root: Root, name: str, snapshot_id: str | None) -> tuple[str, str]:
-    """Make an earlier snapshot live, after checking all its files.
+    """Make an earlier snapshot live, after checking all its files. The one that was live is withdrawn.
 
     Args:
         root: The root of the index.
@@ -118,6 +118,7 @@ def rollback_snapshot(root: Root, name: str, snapshot_id: str | None) -> tuple[s
                 next_step="build again with --force REASON to publish it anyway",
             )
         snapshots.verify(target)
+        snapshots.withdraw(live.snapshot_id)  # or the next build without changes would publish it again
         snapshots.publish(target.snapshot_id, replacing=live.snapshot_id)
         catalog.rebuild(root)
     return live.snapshot_id, target.snapshot_id

@@ -24,6 +24,7 @@
 <root>/indexes/<name>/snapshots/<snapshot>/       a snapshot, manifest.json last
 <root>/indexes/<name>/exports/<key>/export.json   an export of the pipeline, and how it went last
 <root>/indexes/<name>/current                     the pointer: the live snapshot's id
+<root>/indexes/<name>/withdrawn/<snapshot>        marks a snapshot that a rollback has replaced
 <root>/studies/<name>/                            study.parquet, study.html, plots; study.json last
 """
 

@@ -28,6 +28,7 @@ class Snapshots:
         self.root, self.name = root, name
         self.folder = root.index(name) / "snapshots"
         self.pointer = root.index(name) / "current"
+        self._withdrawn = root.index(name) / "withdrawn"
 
     def get_path(self, snapshot_id: str) -> Path:
         """Return a snapshot's folder, whether it exists or not.
@@ -80,10 +81,14 @@ class Snapshots:
         return self.read_manifest() if self.get_live_id() else None
 
     def assign_id(self, content: str) -> str:
-        """Return the id of the snapshot with this content digest, else a new one: NUMBER-DIGEST."""
+        """Return a new id, NUMBER-DIGEST; that of the live or the newest snapshot if it has this content digest.
+
+        The newest may be that of a build that was killed before it was live, or refused. An older one was live before, and
+        stays as it was published.
+        """
         ids = self.list_ids()
-        for snapshot_id in ids:
-            if snapshot_id.endswith("-" + content[:10]):
+        for snapshot_id in (self.get_live_id(), *ids[-1:]):
+            if snapshot_id is not None and snapshot_id.endswith("-" + content[:10]):
                 return snapshot_id
         numbers = [int(snapshot_id.split("-")[0]) for snapshot_id in ids]
         return f"{max(numbers, default=0) + 1:05d}-{content[:10]}"
@@ -117,6 +122,15 @@ class Snapshots:
         with self.root.scratch.staging() as folder:
             (folder / "current").write_text(snapshot_id + "\n", encoding="utf-8")
             self.root.store.swap(folder / "current", self.pointer, content)
+        self.root.remove(self._withdrawn / snapshot_id)
+
+    def withdraw(self, snapshot_id: str) -> None:
+        """Note that a snapshot was live and must not be again, until it is published another time."""
+        self.root.scratch.write_text(self._withdrawn / snapshot_id, "")
+
+    def is_withdrawn(self, snapshot_id: str) -> bool:
+        """Whether a snapshot was withdrawn."""
+        return self.root.exists(self._withdrawn / snapshot_id)
 
     def file(self, manifest: Manifest, name: str) -> Path:
         """Fetch one file of a snapshot and return its path."""

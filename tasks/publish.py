@@ -11,7 +11,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from indexmill.configs.models import PipelineConfig
 from indexmill.storage import catalog, metrics_file
 from indexmill.storage.digests import json_digest
-from indexmill.storage.errors import PublishRefused
+from indexmill.storage.errors import DamagedFile, PublishRefused
 from indexmill.storage.index_records import IndexShards, TrainedIndex, TunedIndex
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.metrics_file import MetricsFile
@@ -84,6 +84,21 @@ def publish(
         folder=folder.relative_to(root.path).as_posix(),
         items=manifest.items,
     )
+
+
+def describe_stale_snapshot(root: Root, name: str, record: Snapshot) -> str:
+    """Return why a cached snapshot must be published again; empty if its content is live, or was withdrawn by a rollback.
+
+    Data or a config that changed and changed back have a cached snapshot that another one has replaced.
+    """
+    snapshots = Snapshots(root, name)
+    try:
+        live = snapshots.read_live_manifest()
+    except DamagedFile:
+        return "the live snapshot is damaged"
+    if live is None:
+        return "nothing is live"
+    return "" if live.content == record.digest or snapshots.is_withdrawn(record.snapshot_id) else "another content is live"
 
 
 def create_build_artifacts(report_folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -101,7 +102,9 @@ def plan(
             return
         with show_progress():
             build_plan = run_plan(config, root, settings or [], verbose=verbose)
-        print_result(build_plan, as_json, print_plan)
+        options = [option for setting in settings or [] for option in ("--set", setting)]
+        options += ["--root", str(root)] if root != DEFAULT_ROOT else []
+        print_result(build_plan, as_json, lambda plan: print_plan(plan, shlex.join(["indexmill", "build", config, *options])))
         if build_plan["obstacles"]:
             raise typer.Exit(2)
 

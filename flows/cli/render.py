@@ -50,8 +50,8 @@ def print_summary(summary: dict[str, Any]) -> None:
     console = Console(soft_wrap=True)
     stages: dict[str, dict[str, Any]] = summary["stages"]
     stages_run = [f"{name} {run['seconds']:.1f} s" for name, run in stages.items() if not run["cached"]]
-    live_state = "published" if stages_run else "is up to date"
-    state = live_state if summary["published"] else "built, but another snapshot is live"
+    live_state = "is up to date" if stages["publish"]["cached"] else "published"
+    state = live_state if summary["published"] else "is not published: a rollback has withdrawn this content, and another snapshot is live"
     console.print(f"[bold]{summary['name']}[/] {state}: snapshot [bold]{summary['snapshot_id']}[/]")
     console.print(
         f"  items    {summary['items']:,}: {summary['database']:,} database, {summary['query']:,} query, {summary['rejected']:,} rejected; "
@@ -72,6 +72,8 @@ def print_summary(summary: dict[str, Any]) -> None:
     for result in summary["exports"]:
         console.print(f"  export   {describe_export(result)}")
     console.print(f"  report   {escape(summary['report'])}")
+    if not summary["published"]:
+        console.print(f"next: indexmill rollback {summary['name']} {summary['snapshot_id']}, or build with --force REASON", style="dim")
 
 
 def _describe_precision(summary: dict[str, Any]) -> str:
@@ -113,8 +115,8 @@ def _print_skipped(console: Console, skipped: dict[str, int]) -> None:
         console.print(f"  [yellow]skipped[/]  {files}: {escape(kinds)}")
 
 
-def print_plan(plan: dict[str, Any]) -> None:
-    """Print a plan in a few lines, and whether the build fits."""
+def print_plan(plan: dict[str, Any], build_command: str) -> None:
+    """Print a plan in a few lines, whether the build fits, and then the command that starts it."""
     console = Console(soft_wrap=True, highlight=False)
     state = "does not fit on this machine" if plan["obstacles"] else "fits on this machine"
     console.print(f"[bold]{plan['name']}[/]: the next build {state}")
@@ -136,7 +138,7 @@ def print_plan(plan: dict[str, Any]) -> None:
     for obstacle in plan["obstacles"]:
         console.print(f"  [red]obstacle[/]  {obstacle}")
     if not plan["obstacles"]:
-        console.print(f"next: indexmill build {plan['name']}", style="dim")
+        console.print(f"next: {escape(build_command)}", style="dim")
 
 
 def _describe_encode_time(encode_plan: dict[str, Any]) -> str:

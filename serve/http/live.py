@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
 
 from indexmill.serve.encoder import QueryEncoder, get_query_identity
 from indexmill.serve.http.metrics import Metrics
@@ -13,6 +14,9 @@ from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
 
 log = logging.getLogger("indexmill.serve")
+
+# torch and its libraries fail when two threads import them or load models at the same time.
+_OPENING = threading.Lock()
 
 
 class LiveIndex:
@@ -64,11 +68,12 @@ class LiveIndex:
         return self.index.manifest.snapshot_id if self.index else None
 
     def _open(self, snapshot_id: str | None) -> OpenIndex:
-        try:
-            index = OpenIndex(self._root, self.name, snapshot_id, encoder=self._reuse_encoder(snapshot_id))
-        finally:
-            self._root.close()
-        index.warm_up()
+        with _OPENING:
+            try:
+                index = OpenIndex(self._root, self.name, snapshot_id, encoder=self._reuse_encoder(snapshot_id))
+            finally:
+                self._root.close()
+            index.warm_up()
         if self.index is None:
             # The objects that libraries have created so far live as long as the process. Without this, every full
             # garbage collection scans them all, and nothing is answered for half a second.

@@ -55,6 +55,25 @@ def test_snapshots_are_listed_compared_and_rolled_back(
     assert "a file does not match its record" in invoke(root, "verify", "demo-images", code=2)
 
 
+def test_data_that_changed_and_changed_back_are_published_again(
+    next_build: Build, finished_build: FinishedBuild, digits: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """Every stage but publish is cached. The third snapshot has the first one's content, and the first stays as it was."""
+    snapshots, first = Snapshots(Root(tmp_path / "root"), "demo-images"), finished_build.summary["snapshot_id"]
+    manifest = snapshots.read_manifest(first)
+    shutil.rmtree(pictures / "9")
+    second = next_build(pictures)["snapshot_id"]
+    third = next_build(digits)
+    assert [name for name, stage in third["stages"].items() if not stage["cached"]] == ["publish"]
+    assert third["published"]
+    assert snapshots.list_ids() == [first, second, third["snapshot_id"]]
+    assert snapshots.get_live_id() == third["snapshot_id"]
+    assert snapshots.read_manifest().content == manifest.content
+    assert snapshots.read_manifest(first) == manifest
+    snapshots.verify(manifest)
+    assert next_build(digits)["snapshot_id"] == third["snapshot_id"]
+
+
 @pytest.mark.slow
 def test_garbage_collection_removes_nothing_that_a_snapshot_or_build_needs(
     next_build: Build, finished_build: FinishedBuild, pictures: Path, tmp_path: Path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ import pytest
 from indexmill.serve.http.app import create_app
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
+from tests.conftest import FinishedBuild
 from tests.serve.conftest import SENTENCES, RunningService, get_problem, search
 from tests.serve.publish_helper import publish_again
 
@@ -27,6 +30,26 @@ def service(root_copy: Path) -> Iterator[RunningService]:
         yield running_service
     finally:
         running_service.close()
+
+
+@pytest.mark.slow
+def test_indexes_are_opened_together_in_a_process_without_torch(finished_build: FinishedBuild) -> None:
+    """Importing torch's libraries, and loading models, in two threads at once fails; so they take turns."""
+    code = """
+import asyncio, sys
+from indexmill.serve.http.live import LiveIndex
+from indexmill.serve.http.metrics import Metrics
+from indexmill.storage.root import Root
+
+async def main():
+    indexes = [LiveIndex(Root(sys.argv[1], create=False), "demo-images", Metrics()) for _ in range(3)]
+    await asyncio.gather(*(index.refresh() for index in indexes))
+    print([index.error for index in indexes])
+
+asyncio.run(main())
+"""
+    run = subprocess.run([sys.executable, "-c", code, str(finished_build.root)], capture_output=True, text=True, timeout=600)
+    assert run.stdout.strip() == "['', '', '']", run.stderr
 
 
 def get_live_id(service: RunningService) -> str:

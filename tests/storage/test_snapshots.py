@@ -19,13 +19,22 @@ from indexmill.storage.snapshots import Snapshots
 from tests.storage.snapshot_files import publish
 
 
-def test_ids_count_up_and_the_same_content_keeps_its_id(root: Root) -> None:
-    """A repeated build does not make a second snapshot of the same content."""
+def test_ids_count_up_and_the_newest_or_live_content_keeps_its_id(root: Root) -> None:
+    """A repeated build does not make a second snapshot; an older content that comes back gets a new one."""
     first = publish(root, "a" * 64)
     assert first == "00001-aaaaaaaaaa"
     assert publish(root, "b" * 64) == "00002-bbbbbbbbbb"
-    assert Snapshots(root, "name").assign_id("a" * 64) == first
-    assert Snapshots(root, "name").assign_id("c" * 64) == "00003-cccccccccc"
+    snapshots = Snapshots(root, "name")
+    assert snapshots.assign_id("b" * 64) == "00002-bbbbbbbbbb"
+    assert snapshots.assign_id("a" * 64) == "00003-aaaaaaaaaa"
+    assert snapshots.assign_id("c" * 64) == "00003-cccccccccc"
+    snapshots.withdraw("00002-bbbbbbbbbb")
+    snapshots.publish(first)
+    assert snapshots.assign_id("a" * 64) == first
+    assert snapshots.assign_id("b" * 64) == "00002-bbbbbbbbbb"
+    assert [snapshots.is_withdrawn(snapshot_id) for snapshot_id in snapshots.list_ids()] == [False, True]
+    snapshots.publish("00002-bbbbbbbbbb")
+    assert not snapshots.is_withdrawn("00002-bbbbbbbbbb")
 
 
 def test_a_folder_without_a_manifest_is_not_a_snapshot(root: Root) -> None:
