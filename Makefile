@@ -76,7 +76,7 @@ audit:  ## Check the pinned dependencies for known vulnerabilities (needs networ
 	.venv/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 soak: $(INSTALLED)  ## Inject faults at length: every commit, full disks, damaged files, thirty nights (over an hour).
-	INDEXMILL_SOAK=1 $(BIN)/python -m pytest -m "" tests/faults tests/cluster
+	INDEXMILL_SOAK=1 $(BIN)/python -m pytest -m "" tests/faults tests/cluster tests/flows/test_make_up.py
 
 bench: $(INSTALLED)  ## Measure, and print the results.
 	$(BIN)/python benchmarks/spine.py
