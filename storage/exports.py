@@ -111,13 +111,13 @@ class ExportFolder:
         What an interrupted export left beside the folder is removed first.
 
         Raises:
-            InputError: when there is something else than an export.
+            InputError: when there is something other than an export.
         """
         target = self._target
         _check_owner(self.read_description(), description, str(target))
         if target.exists() and not (target.is_dir() and (self.read_description() is not None or not any(target.iterdir()))):
             raise InputError(
-                "something else than an export is there, which must not be replaced",
+                "something other than an export is there, which must not be replaced",
                 where=str(target),
                 expected=f"no such directory, an empty one, or one with {DESCRIPTION_FILE}",
                 next_step="choose another directory with --to, or remove this one",
