@@ -33,6 +33,7 @@ class ExportResult(FrozenModel):
     written: int = 0
     removed: int = 0
     error: str = ""
+    next_step: str = ""  # what to do about the error
 
 
 def export_snapshot(root: Root, name: str, config: ExportConfig, snapshot_id: str | None = None) -> ExportResult:
