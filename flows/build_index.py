@@ -9,7 +9,7 @@ from prefect import flow
 from indexmill.configs.models import PipelineConfig, StudyConfig
 from indexmill.flows.build_summary import BuildSummary, summarize_build
 from indexmill.flows.cancellation import cancel_on_signal
-from indexmill.flows.exports import RunExport, raise_if_failed, run_pipeline_exports
+from indexmill.flows.exports import RunExport, describe_repetition, raise_if_failed, run_pipeline_exports
 from indexmill.flows.pipeline_context import open_pipeline
 from indexmill.flows.planning import check_fit, plan_build
 from indexmill.flows.prefect_server import get_server_url
@@ -207,7 +207,7 @@ def build_index(
             # A file changed after its record was written: try once more, and check digests before reusing any record.
             stages = StageRunner(storage_root, thorough=True, refresh=stages_to_refresh)
             summary = run_stages(pipeline, stages, runner, rehash=rehash, force=force)
-        raise_if_failed(summary.exports, pipeline.name, summary.to_json())
+        raise_if_failed(summary.exports, pipeline.name, describe_repetition(storage_root, pipeline.name), summary.to_json())
         return summary.to_json()
 
 

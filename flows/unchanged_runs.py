@@ -15,7 +15,7 @@ from prefect.utilities.callables import get_call_parameters
 
 from indexmill.configs.exports import ExportConfig
 from indexmill.flows.build_index import is_live_snapshot_intact, run_stages
-from indexmill.flows.exports import raise_if_failed
+from indexmill.flows.exports import describe_repetition, raise_if_failed
 from indexmill.flows.pipeline_context import open_pipeline
 from indexmill.flows.plan_index import plan_stages
 from indexmill.flows.result_store import RecordStorage
@@ -52,7 +52,7 @@ def find_unchanged_build(config: str, root: str, settings: Sequence[str], force:
             summary = run_stages(
                 pipeline, stages, LOCAL_RUNNER, process=_NoEncoderProcess(), force=force, run_export=_require_unchanged_export
             )
-            raise_if_failed(summary.exports, pipeline.name)
+            raise_if_failed(summary.exports, pipeline.name, describe_repetition(storage_root, pipeline.name))
             return summary.to_json() if is_live_snapshot_intact(storage_root, pipeline.name) else None
     except (StageHasWork, IndexmillError):
         return None

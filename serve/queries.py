@@ -13,6 +13,7 @@ from indexmill.storage.errors import InputError
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.records import Modality
 from indexmill.tasks.encoding import list_modalities
+from indexmill.tasks.validation.image_formats import describe_readable_formats
 from indexmill.tasks.validation.image_reader import ImageLimits, UnreadableImage, read_image
 from indexmill.tasks.validation.text_normalization import normalize_text
 
@@ -66,13 +67,30 @@ def read_query_image(
         return image.convert("RGB")
     rules = ValidateConfig.model_validate(manifest.config["validate"])
     limits = ImageLimits(min(rules.max_pixels, max_pixels), rules.min_side, rules.max_aspect_ratio)
+    content = image if isinstance(image, bytes) else read_image_file(image)
     try:
-        content = image if isinstance(image, bytes) else Path(image).read_bytes()
         return read_image(content, limits, decode_size)
-    except OSError as error:
-        raise InputError("the query image cannot be read", where=str(image), got=error.strerror or str(error)) from None
     except UnreadableImage as error:
-        raise InvalidQuery("the query image cannot be read", expected="a JPEG, PNG, WebP, BMP, GIF or TIFF", got=str(error)) from None
+        raise InvalidQuery(
+            "the query image cannot be read",
+            expected=f"an image ({describe_readable_formats()})",
+            got=str(error),
+            next_step="choose another image, or convert it to PNG or JPEG",
+        ) from None
+
+
+def read_image_file(path: str | Path) -> bytes:
+    """Read the file of a query image. Raises InputError if it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(
+            "the query image cannot be read",
+            where=str(path),
+            expected="an image file that this user can read",
+            got=error.strerror or str(error),
+            next_step="correct the path, or choose another image",
+        ) from None
 
 
 def read_query_vectors(manifest: Manifest, vectors: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from indexmill.storage.atomic import Scratch, remove_stale_temporaries, replace_folder
 from indexmill.storage.digests import json_digest
+from indexmill.storage.disk_errors import DISK_FULL_ERRORS
 from indexmill.storage.errors import DamagedFile, InputError
 from indexmill.storage.object_client import ObjectClient, is_object_url
 from indexmill.storage.records import FrozenModel, read_record
@@ -111,21 +112,19 @@ class ExportFolder:
         What an interrupted export left beside the folder is removed first.
 
         Raises:
-            InputError: when there is something else than an export.
+            InputError: when there is something other than an export of this index in this format, or the folder cannot be written.
         """
         target = self._target
-        _check_owner(self.read_description(), description, str(target))
+        _check_same_export(self.read_description(), description, str(target))
         if target.exists() and not (target.is_dir() and (self.read_description() is not None or not any(target.iterdir()))):
             raise InputError(
-                "something else than an export is there, which must not be replaced",
+                "something other than an export is there, which must not be replaced",
                 where=str(target),
                 expected=f"no such directory, an empty one, or one with {DESCRIPTION_FILE}",
-                next_step="choose another directory with --to, or remove this one",
+                next_step="choose another directory, or remove this one",
             )
-        target.parent.mkdir(parents=True, exist_ok=True)
         parent = target.parent / f".{target.name}.part"  # a rename works only within one file system
-        remove_stale_temporaries(parent)
-        scratch = Scratch(parent, FolderStore(target.parent))
+        scratch = self._open_scratch(parent)
         try:
             with scratch.staging() as staging:
                 folder = staging / target.name
@@ -137,6 +136,23 @@ class ExportFolder:
             scratch.close()
             with suppress(OSError):  # another export is being written
                 parent.rmdir()
+
+    def _open_scratch(self, parent: Path) -> Scratch:
+        """Make the folder for temporaries beside the target. A full disk raises OSError as it is."""
+        try:
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            remove_stale_temporaries(parent)
+            return Scratch(parent, FolderStore(self._target.parent))
+        except OSError as error:
+            if error.errno in DISK_FULL_ERRORS:
+                raise
+            raise InputError(
+                "the directory of the export cannot be written",
+                where=str(self._target),
+                expected="a directory that this user can create or write",
+                got=error.strerror or str(error),
+                next_step="choose another directory, or make this one writable",
+            ) from None
 
 
 class ExportPrefix:
@@ -159,7 +175,7 @@ class ExportPrefix:
     def replace(self, description: dict[str, Any]) -> Iterator[Path]:
         """Yield an empty folder on this machine, which is uploaded when the block ends without an error."""
         previous = self.read_description() or {}
-        _check_owner(previous, description, self._client.url)
+        _check_same_export(previous, description, self._client.url)
         name = f"{description['format']}-{description['snapshot_id']}"
         with self._root.scratch.staging() as folder:
             yield folder
@@ -172,15 +188,36 @@ class ExportPrefix:
                 self._client.delete(info.key)
 
 
-def _check_owner(before: dict[str, Any] | None, description: dict[str, Any], where: str) -> None:
-    """Raise InputError when the export that is there now is of another index."""
-    if before and before.get("name") != description.get("name"):
+def check_no_export_files(folder: Path) -> None:
+    """Raise InputError when a folder holds an export in files, whose next run would replace it with all that is in it."""
+    if (folder / DESCRIPTION_FILE).exists():
+        raise InputError(
+            "an export in files is there, which would replace the whole directory",
+            where=str(folder),
+            expected=f"a directory without {DESCRIPTION_FILE}",
+            next_step="choose another directory, or remove this one",
+        )
+
+
+def _check_same_export(before: dict[str, Any] | None, description: dict[str, Any], where: str) -> None:
+    """Raise InputError when the export that is there now is of another index, or in another format."""
+    if not before:
+        return
+    if before.get("name") != description.get("name"):
         raise InputError(
             "the export of another index is there, which must not be replaced",
             where=where,
             expected=f"an export of {description.get('name')}",
             got=f"one of {before.get('name')}",
             next_step="choose another directory or URL",
+        )
+    if before["format"] != description["format"]:
+        raise InputError(
+            "an export in another format is there, which must not be replaced",
+            where=where,
+            expected=f"the format {description['format']}",
+            got=str(before["format"]),
+            next_step="choose another directory or URL, or remove what is there",
         )
 
 

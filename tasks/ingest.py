@@ -24,6 +24,7 @@ from indexmill.tasks.sources import Item, Source, open_source
 from indexmill.tasks.sources.base import ScoredPair
 from indexmill.tasks.sources.image_downloads import ImageDownloads, RemoteImage
 from indexmill.tasks.stage_policy import get_task_options
+from indexmill.tasks.validation.image_formats import describe_readable_formats
 from indexmill.tasks.validation.text_normalization import normalize_text
 
 ITEM_COLUMNS = LISTED_COLUMNS | {"size": pa.int64(), "mtime_ns": pa.int64(), "fault": pa.string()}
@@ -254,7 +255,7 @@ def _build_empty_error(name: str, config: DatasetConfig, source: Source) -> Inpu
     return InputError(
         "the source has no items",
         where=f"dataset of {name}" + (f": {source.image_root}" if source.image_root else ""),
-        expected="images (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000, ICO, HEIC)" if source.modality == "image" else "texts",
+        expected=f"images ({describe_readable_formats()})" if source.modality == "image" else "texts",
         got="0 items" + (f" after excluding {', '.join(config.exclude_labels)}" if config.exclude_labels else ""),
         next_step="correct dataset.path" + (" or dataset.exclude_labels" if config.exclude_labels else ""),
     )

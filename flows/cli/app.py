@@ -159,7 +159,7 @@ def export(
             results = run_exports(storage_root, name, to=to, export_format=export_format, table=table, snapshot_id=snapshot)
         answer = {"name": name, "exports": [result.model_dump() for result in results]}
         print_result(answer, as_json, print_exports)
-        raise_if_failed(results, name)
+        raise_if_failed(results, name, "run this command again; after a change of publish.export, build again instead")
 
 
 # The order in which the panels of --help appear.

@@ -185,7 +185,10 @@ def print_search_results(answer: dict[str, Any]) -> None:
         cells = (f"{item['rank']}", f"{item['score']:.4f}", f"{distance:.4f}", escape(item["key"]), escape(item["label"] or ""))
         table.add_row(*cells, *([escape(text)] if has_texts else []))
     console = Console()
-    console.print(table)
+    if not answer["results"] and answer["label"] is not None:
+        console.print(f"no item of this snapshot has the label {answer['label']!r}", markup=False, soft_wrap=True)
+    else:
+        console.print(table)
     console.print(
         f"snapshot {answer['snapshot_id']}: opened in {answer['open_ms']:.0f} ms, model loaded in {answer['load_ms']:.0f} ms, "
         f"encoded in {answer['encode_ms']:.0f} ms, searched in {answer['search_ms']:.1f} ms",

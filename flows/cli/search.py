@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from indexmill.serve import OpenIndex, SearchResults, open_index
-from indexmill.serve.queries import check_modality, query_modalities
+from indexmill.serve.queries import InvalidQuery, check_modality, query_modalities, read_image_file, read_query_image
 from indexmill.storage.atomic import Scratch
 from indexmill.storage.contents import join_location
 from indexmill.storage.errors import InputError
@@ -44,15 +44,17 @@ def search_index(
     index = open_index(root, name, snapshot)
     opened_at = time.perf_counter()
     _check_query(index, text, image)
+    images = None if image is None else [_read_image(index, image)]
     index.encoder.load()
     loaded_at = time.perf_counter()
-    answer = index.search(texts=None if text is None else [text], images=None if image is None else [image], k=k, label=label)
+    answer = index.search(texts=None if text is None else [text], images=images, k=k, label=label)
     if show is not None:
         _write_contact_sheet(show, index, answer, f"like {image.name}" if image else text or "")
     return {
         "name": name,
         "snapshot_id": answer.snapshot_id,
         "metric": answer.metric,
+        "label": label,
         "results": [_with_absolute_path(result._asdict(), index.manifest.image_root) for result in answer.results[0]],
         "open_ms": (opened_at - start) * 1000,
         "load_ms": (loaded_at - opened_at) * 1000,
@@ -73,6 +75,17 @@ def _check_query(index: OpenIndex, text: str | None, image: Path | None) -> None
             next_step=f"indexmill search {index.manifest.name} " + ('"some text"' if "text" in modalities else "--image FILE"),
         )
     check_modality(index.manifest, "image" if text is None else "text")
+
+
+def _read_image(index: OpenIndex, path: Path) -> bytes:
+    """Read the query image, and check it before the model is loaded. It is read once, because it may be a pipe."""
+    content = read_image_file(path)
+    try:
+        read_query_image(index.manifest, content)
+    except InvalidQuery as error:
+        error.where = str(path)
+        raise
+    return content
 
 
 def _write_contact_sheet(target: Path, index: OpenIndex, answer: SearchResults, query_text: str) -> None:

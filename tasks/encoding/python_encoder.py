@@ -142,7 +142,7 @@ def _to_array(result: Any, shape: tuple[int, int], target: Target) -> np.ndarray
     if not is_numeric or array.shape != shape:
         got = f"{array.dtype} of shape {array.shape}" if is_numeric else f"an object of class {type(result).__name__}"
         raise InputError(
-            "the encoder returned something else than one vector per item",
+            "the encoder returned something other than one vector per item",
             where=f"{target.where}, which leads to {target.name}",
             expected=f"numbers of shape {shape}: a NumPy array, or what NumPy makes one of",
             got=got,

@@ -77,7 +77,7 @@ def compute_own_measures(
         known: Names of other metrics, which a measure must not use.
 
     Raises:
-        InputError: A measure raised an error, or returned something else than metrics.
+        InputError: A measure raised an error, or returned something other than metrics.
     """
     result, measures = OwnMeasures([], {}, {}), load_measures(config)
     for judgment in judgments:
@@ -162,7 +162,7 @@ def _check_values(measured: Any, queries: int, taken: Collection[str], target: T
 
 def _build_error(target: Target, expected: str, got: str) -> InputError:
     return InputError(
-        "a measure returned something else than metrics",
+        "a measure returned something other than metrics",
         where=f"{target.where}, which leads to {target.name}",
         expected=expected,
         got=got,

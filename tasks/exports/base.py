@@ -75,9 +75,11 @@ def translate_errors(config: ExportConfig, *errors: type[Exception], transient: 
         got = redact(f"{type(error).__name__}: {lines[0]}")
         if is_transient(error, transient):
             raise _build_unreachable_error(where, got) from error
-        raise ExportFailed("the export failed", where=where, got=got, next_step="what was exported before is still there") from error
+        raise ExportFailed(
+            "the export failed", where=where, got=got, next_step="correct the cause (what was exported before is still there)"
+        ) from error
 
 
 def _build_unreachable_error(where: str, got: str) -> TargetUnreachable:
-    next_step = "check the network and the server; what was exported before is still there"
+    next_step = "check the network and the server (what was exported before is still there)"
     return TargetUnreachable("the target of the export cannot be reached", where=where, got=got, next_step=next_step)

@@ -58,6 +58,7 @@ class FilesTarget:
             "dim": manifest.dim,
             "metric": manifest.metric,
             "fingerprint": manifest.fingerprint,
+            "image_root": manifest.image_root,
         }
         with self._files.replace(description) as folder:
             description.update(self._write_files(rows, folder, advance, final=self._files.path))  # it is written when the block ends

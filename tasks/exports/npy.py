@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from indexmill.storage import parquet
+from indexmill.storage.contents import join_location
 from indexmill.tasks.exports.files import divide_batches
 from indexmill.tasks.exports.rows import SnapshotRows, get_vectors
 from indexmill.tasks.progress import Advance
@@ -47,6 +48,6 @@ def _fill_vectors(
     for batch in batches:
         vectors[start : start + batch.num_rows] = get_vectors(batch)
         start += batch.num_rows
-        paths = [path if path is None or image_root is None else str(Path(image_root) / path) for path in batch.column("path").to_pylist()]
+        paths = [join_location(image_root, path) if image_root and path else path for path in batch.column("path").to_pylist()]
         columns = [*batch.drop_columns(["embedding"]).columns, pa.array(paths, pa.string()), batch.column("text").cast(pa.string())]
         yield pa.RecordBatch.from_arrays(columns, schema=schema)

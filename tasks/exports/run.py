@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 
 from indexmill.configs.exports import ExportConfig
-from indexmill.storage.exports import ExportRecord, Exports, open_export_files
+from indexmill.storage.exports import ExportRecord, Exports, check_no_export_files, open_export_files
 from indexmill.storage.records import FrozenModel
 from indexmill.storage.retention import hold_snapshot
 from indexmill.storage.root import Root
@@ -32,6 +33,7 @@ class ExportResult(FrozenModel):
     written: int = 0
     removed: int = 0
     error: str = ""
+    next_step: str = ""  # what to do about the error
 
 
 def export_snapshot(root: Root, name: str, config: ExportConfig, snapshot_id: str | None = None) -> ExportResult:
@@ -81,6 +83,8 @@ def open_target(root: Root, name: str, config: ExportConfig) -> Iterator[ExportT
         with translate_errors(config, RuntimeError):
             yield FilesTarget(config.format, open_export_files(config.to, root), module.write_files)
         return
+    if not config.is_url:
+        check_no_export_files(Path(config.to))
     with module.open_target(config, config.table or name.replace("-", "_")) as target:
         yield target
 

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 # The formats that are decoded. Leaving the others out keeps Pillow from starting interpreters (Ghostscript, for EPS).
 SUPPORTED_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "ICO")
+_TITLES = {"WEBP": "WebP", "JPEG2000": "JPEG 2000", "HEIF": "HEIC"}  # as people write them
 HEIF = "HEIF"  # decoded if pillow-heif is installed
 INSTALL_HEIF = "pip install 'indexmill[heif]' -c constraints.txt"
 
@@ -61,6 +62,12 @@ def list_readable_formats(content: bytes) -> tuple[str, ...]:
         return SUPPORTED_FORMATS
     _register_heif_decoder()
     return (*SUPPORTED_FORMATS, HEIF)
+
+
+def describe_readable_formats() -> str:
+    """Return the names of the formats that are decoded here, for messages."""
+    names = (*SUPPORTED_FORMATS, HEIF) if has_heif_decoder() else SUPPORTED_FORMATS
+    return ", ".join(_TITLES.get(name, name) for name in names)
 
 
 def has_heif_decoder() -> bool:

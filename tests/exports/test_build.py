@@ -38,6 +38,10 @@ def test_exports_follow_a_build_and_are_repeated_without_a_rebuild(
     with pytest.raises(ExportFailed) as caught:
         next_build(digits, setting)
     assert caught.value.exit_code == 4 and "1 of 2 exports failed" in caught.value.what and str(bad) in caught.value.got
+    # The remedy of the failed export itself, and the root, which is not the default one.
+    assert caught.value.where == f"publish.export of {INDEX}: parquet to {bad}"
+    assert caught.value.next_step.startswith("choose another directory, or remove this one; then build again, or run")
+    assert f"indexmill export {INDEX} --root {tmp_path / 'root'}`" in caught.value.next_step
     summary = caught.value.summary
     assert summary is not None and [result["state"] for result in summary["exports"]] == ["exported", "failed"]
     # An export is no part of the snapshot: this is the one that was built without exports.
@@ -50,6 +54,7 @@ def test_exports_follow_a_build_and_are_repeated_without_a_rebuild(
     run = CliRunner().invoke(app, ["export", INDEX, "--root", str(tmp_path / "root"), "--json"])
     assert run.exit_code == 4
     assert sorted(result["state"] for result in json.loads(run.stdout)["exports"]) == ["failed", "unchanged"]
+    assert "next:     choose another directory, or remove this one; then run this command again" in run.stderr
     bad.unlink()
     run = CliRunner().invoke(app, ["export", INDEX, "--root", str(tmp_path / "root")])
     assert run.exit_code == 0 and f"parquet to {bad}: snapshot {summary['snapshot_id']}, 120 of 120 rows written" in run.stdout
@@ -94,8 +99,12 @@ def test_real_embeddings_have_the_neighbors_of_the_published_index(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--to", "x"], "needs a format and a target"),
-        (["--to", "x", "--format", "csv"], "'parquet', 'npy'"),
+        (["--to", "x"], "got:      no --format"),
+        (["--format", "npy"], "next:     add --to DIRECTORY|URL"),
+        (["--snapshot", "00001-x"], "got:      no --format and no --to"),
+        (["--to", "x", "--format", "csv"], "expected: one of: parquet, npy, faiss, hnswlib, lancedb, pgvector, qdrant"),
+        (["--to", "x", "--format", "numpy"], "got:      numpy\n  next:     did you mean npy?"),
+        (["--to", "/proc/x", "--format", "npy"], "the directory of the export cannot be written"),
         (["--to", "x", "--format", "pgvector"], "postgresql://"),
         (["--to", "postgresql://me:secret@host/db", "--format", "pgvector"], "without a password"),
         (["--to", "x", "--format", "npy", "--table", "t"], "writes files"),

@@ -111,6 +111,29 @@ def test_the_export_of_another_index_is_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "one").read_text() == "one"
 
 
+def test_an_export_in_another_format_is_not_replaced(published: Nights, tmp_path: Path) -> None:
+    """Neither by files, nor by a table in the same directory, which the next export in files would remove."""
+    target = tmp_path / "out"
+    published.export(target, "parquet")
+    before = list_names(target)
+    with pytest.raises(InputError, match="in another format") as caught:
+        published.export(target, "npy")
+    assert (caught.value.got, caught.value.where) == ("parquet", str(target)) and "choose another directory" in caught.value.next_step
+    for export_format in ("lancedb", "qdrant"):
+        with pytest.raises(InputError, match="an export in files is there"):
+            published.export(target, export_format)
+    assert list_names(target) == before and published.export(target, "parquet").state == "unchanged"
+
+
+def test_a_directory_that_cannot_be_created_is_named(tmp_path: Path) -> None:
+    """Below /proc, where nobody may create a folder, and below a file."""
+    (tmp_path / "file").write_text("in the way")
+    for target in (Path("/proc/x"), tmp_path / "file" / "x"):
+        with pytest.raises(InputError, match="cannot be written") as caught:
+            write(ExportFolder(target), "x")
+        assert caught.value.where == str(target) and caught.value.got and caught.value.next_step
+
+
 def test_an_export_that_is_killed_leaves_the_last_one(tmp_path: Path) -> None:
     """SIGKILL while files are written; the next export removes what it left."""
     folder = ExportFolder(tmp_path / "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from indexmill.storage import parquet
+from indexmill.storage.contents import format_cell_path, format_range_path, join_location, read_content
 from indexmill.storage.embedding_store import shorten_vectors
 from indexmill.storage.errors import DamagedFile
 from indexmill.storage.manifests import Manifest
@@ -148,3 +150,25 @@ def test_files_of_an_export_hold_a_bounded_number_of_rows(published: Nights, tmp
         assert [pq.read_metadata(path).num_rows for path in sorted(folder.glob("*.parquet"))] == counts
     first = next(parquet.read_batches(tmp_path / "parquet" / "part-00000.parquet"))
     np.testing.assert_array_equal(get_vectors(first), np.load(tmp_path / "npy" / "text_emb" / "text_emb_00000.npy"))
+
+
+def test_exported_paths_lead_to_images_inside_other_files(nights: Nights, tmp_path: Path) -> None:
+    """`image_path` is read as it is, and `path` below the `image_root` of `_export.json`."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "00000.tar").write_bytes(b"header, image, padding")
+    pq.write_table(pa.table({"image": [b"one", b"two"]}), tmp_path / "images" / "train.parquet")
+    contents = {
+        format_range_path("00000.tar", 8, 5): b"image",
+        format_cell_path("train.parquet", group=0, row=1, element=0, column="image"): b"two",
+    }
+    items = nights.make_items()
+    paths = pa.array([None, *contents] * 100)
+    nights.publish(items.set_column(items.schema.get_field_index("path"), "path", paths), image_root=str(tmp_path / "images"))
+    nights.export(tmp_path / "npy", "npy")
+    rows = pq.read_table(tmp_path / "npy" / "metadata" / "metadata_00000.parquet", columns=["path", "image_path"]).to_pylist()
+    image_root = json.loads((tmp_path / "npy" / "_export.json").read_text())["image_root"]
+    assert [row["image_path"] is None for row in rows].count(True) == 100
+    for row in rows:
+        if row["path"]:
+            assert row["image_path"] == join_location(image_root, row["path"])
+            assert read_content(row["image_path"]) == contents[row["path"]]

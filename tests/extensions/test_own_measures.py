@@ -121,7 +121,7 @@ def test_without_measures_nothing_changes(root: Root, judgment: Judgment) -> Non
 ])  # fmt: skip
 def test_anything_but_metrics_is_an_error(names: list[str], got: str, root: Root, judgment: Judgment) -> None:
     """Names that are taken or odd, wrong lengths, and numbers that are not finite."""
-    with pytest.raises(InputError, match="a measure returned something else than metrics") as failed:
+    with pytest.raises(InputError, match="a measure returned something other than metrics") as failed:
         measure(root, judgment, *names)
     assert failed.value.got == got
     assert f"acme_scores.code:{names[-1]}" in failed.value.where

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from typer.testing import CliRunner
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from indexmill.configs.encoders import SentenceTransformersEncoderConfig
 from indexmill.flows.cli.app import app
 from indexmill.serve import open_index
+from indexmill.serve.encoder import QueryEncoder
 from indexmill.storage.onnx_exports import OnnxExport, save_onnx_export
 from indexmill.storage.root import Root
 from indexmill.tasks.encoding import identify
@@ -48,6 +50,36 @@ def test_search_filters_by_label_selects_a_snapshot_and_writes_a_contact_sheet(p
     run = CliRunner().invoke(app, [*command, "--show", str(tmp_path / "no" / "sheet.html")])
     assert run.exit_code == 2
     assert "cannot be written" in run.stderr
+
+
+def test_an_image_that_cannot_be_read_is_named_before_the_model_is_loaded(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing file, a folder and a text; the formats that can be read are listed."""
+
+    def fail(_: QueryEncoder) -> NoReturn:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(QueryEncoder, "load", fail)
+    (tmp_path / "text.jpg").write_text("no image")
+    for name, message in (
+        ("missing.jpg", "got:      No such file or directory"),
+        ("", "got:      Is a directory"),
+        ("text.jpg", "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000, ICO"),
+    ):
+        path = tmp_path / name
+        run = CliRunner().invoke(app, ["search", "demo-images", "--image", str(path), "--root", str(published)])
+        assert run.exit_code == 2, run.output
+        assert f"where:    {path}\n" in run.stderr and message in run.stderr and "next:" in run.stderr
+
+
+def test_a_label_that_no_item_has_is_reported(published: Path, digits: Path) -> None:
+    """Instead of an empty table; it is no error."""
+    command = ["search", "demo-images", "--image", str(sorted(digits.rglob("*.png"))[0]), "--root", str(published), "--label"]
+    run = CliRunner().invoke(app, [*command, "[purple]"])
+    assert run.exit_code == 0 and "no item of this snapshot has the label '[purple]'" in run.stdout and "rank" not in run.stdout
+    run = CliRunner().invoke(app, [*command, "7"])
+    assert "rank" in run.stdout and "no item" not in run.stdout
 
 
 def test_an_exported_text_encoder_searches_without_torch(root_copy: Path) -> None:
