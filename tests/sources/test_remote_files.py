@@ -134,7 +134,7 @@ def test_a_cut_answer_is_continued_or_read_again(web: Callable[..., str], files:
     assert files.read(url + "/once") == CONTENT
     with pytest.raises(SourceUnreachable, match="the server cannot be reached"):
         files.read(url + "/always")
-    with pytest.raises(InputError, match="does not send parts(.|\n)*next: .*download the files"):
+    with pytest.raises(InputError, match=r"does not send parts(.|\n)*next: .*download the files"):
         files.read_range(url + "/once", 5, 5)
 
 
