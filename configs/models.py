@@ -140,7 +140,7 @@ class EvaluationConfig(FrozenModel):
         default=20, ge=0, le=1000, description="queries that encoding is timed with, once per encoder and device"
     )
     projection_seconds: float = Field(
-        default=20, ge=0, description="approximate time for t-SNE, which determines the number of points; 0: no projection"
+        default=20, ge=0, description="approximate time for t-SNE, which determines the number of points; 0: principal components only"
     )
     measures: tuple[TargetName, ...] = Field(
         default=(),

@@ -19,7 +19,7 @@ from indexmill.storage.errors import InputError
 KeyPath = tuple[str, ...]
 
 MAX_VALUE_LENGTH = 200
-CHECK_HINT = "fix it; `indexmill check` shows the whole config"
+KEYS_HINT = "correct it; docs/config.md describes every key"
 
 
 def build_config_error(errors: Sequence[ErrorDetails], path: Path, locations: Mapping[KeyPath, str]) -> InputError:
@@ -66,6 +66,7 @@ def _describe_error(
     error: ErrorDetails, key_path: KeyPath, file: str, locations: Mapping[KeyPath, str], suggestion: KeyPath | None
 ) -> InputError:
     """Describe one error. suggestion: the missing key that an unknown one was probably meant as."""
+    key_path = _find_named_key(error, key_path, locations)
     dotted = ".".join(key_path) or "the config"
     where = _format_where(key_path, file, locations)
     match error["type"]:
@@ -83,8 +84,17 @@ def _describe_error(
         where=where,
         expected=expected,
         got="" if error["type"] == "value_error" and isinstance(error["input"], dict) else _describe_value(error["input"]),
-        next_step=f"did you mean {nearest[0]}?" if nearest else CHECK_HINT,
+        next_step=f"did you mean {nearest[0]}?" if nearest else KEYS_HINT,
     )
+
+
+def _find_named_key(error: ErrorDetails, key_path: KeyPath, locations: Mapping[KeyPath, str]) -> KeyPath:
+    """Return the only key of the config that a whole section's error names, else the section: its value is not shown, as a URL's."""
+    if error["type"] != "value_error":
+        return key_path
+    named = {tuple(dotted.split(".")) for dotted in re.findall(r"[a-z_]+(?:\.[a-z_]+)+", error["msg"])}
+    given = [path for path in named if path in locations and path[: len(key_path)] == key_path]
+    return given[0] if len(given) == 1 else key_path
 
 
 def _format_where(key_path: KeyPath, file: str, locations: Mapping[KeyPath, str]) -> str:
@@ -141,7 +151,7 @@ def _describe_union_error(error: ErrorDetails, key_path: KeyPath, file: str, loc
         where=where,
         expected="one of: " + ", ".join(tags),
         got=_describe_value(tag),
-        next_step=f"did you mean {nearest[0]}?" if nearest else CHECK_HINT,
+        next_step=f"did you mean {nearest[0]}?" if nearest else KEYS_HINT,
     )
 
 

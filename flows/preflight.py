@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from indexmill.configs.datasets import PythonDatasetConfig
+from indexmill.configs.datasets import (
+    ColumnsConfig,
+    DatasetConfig,
+    FolderDatasetConfig,
+    ImageFolderConfig,
+    KaggleDatasetConfig,
+    PythonDatasetConfig,
+    WebDatasetConfig,
+)
 from indexmill.configs.encoders import EncoderConfig, PythonEncoderConfig
 from indexmill.configs.models import PipelineConfig
 from indexmill.storage.errors import InputError
@@ -56,9 +64,9 @@ def check_sizes(config: PipelineConfig, split: SplitDataset) -> None:
         raise InputError(
             "all items have one label, so every result would count as relevant",
             where=f"dataset of {config.name}" + (f": {split.image_root}" if split.image_root else ""),
-            expected="at least 2 labels (sub-folders)",
+            expected="at least 2 labels",
             got=f"1 label over {split.database + split.query} items",
-            next_step="set dataset.path to the parent folder, or use --set dataset.labels=none to skip relevance metrics",
+            next_step=_advise_on_one_label(config.dataset),
         )
     if split.database < max(ks):
         smaller_ks = [k for k in ks if k <= split.database] or [1]
@@ -111,3 +119,22 @@ def get_query_embeddings(config: PipelineConfig, embeddings: EmbeddingSet) -> Em
     if embeddings.query_sets:
         return embeddings.query_sets[0].embeddings
     return embeddings.for_modality(config.evaluation.query_modality or config.index.modality)
+
+
+def _advise_on_one_label(dataset: DatasetConfig) -> str:
+    """Return what to do when all items have one label, in the source's own keys."""
+    unlabel = "or use --set {} to skip relevance metrics"
+    match dataset:
+        case PythonDatasetConfig():
+            return "yield rows with other labels, or set `labeled` of the source to False to skip relevance metrics"
+        case FolderDatasetConfig(labels="folder"):
+            return "set dataset.path to the parent folder, " + unlabel.format("dataset.labels=none")
+        case KaggleDatasetConfig(labels="folder"):
+            return "correct dataset.subdir or dataset.label_depth, " + unlabel.format("dataset.labels=none")
+        case WebDatasetConfig(labels="folder" | "cls"):
+            return "add shards with other labels, " + unlabel.format("dataset.labels=none")
+        case ImageFolderConfig() | WebDatasetConfig():
+            return f"correct dataset.label_column (now {dataset.label_column}), " + unlabel.format("dataset.labels=none")
+        case ColumnsConfig():
+            return f"correct dataset.label_column (now {dataset.label_column}), " + unlabel.format("dataset.label_column=null")
+    return "add items with other labels"

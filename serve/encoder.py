@@ -74,12 +74,14 @@ def check_fingerprint(manifest: Manifest, fingerprint: str, query_fingerprint: s
         query_fingerprint: That of the same encoder for queries; checked if the manifest has one.
     """
     if fingerprint != manifest.fingerprint or (manifest.query_fingerprint and query_fingerprint != manifest.query_fingerprint):
+        versions = manifest.encoder.get("libraries") or {}
+        libraries = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
         raise InputError(
             "the installed encoder is not the one that built this snapshot; its scores would be meaningless",
             where=f"index {manifest.name}, snapshot {manifest.snapshot_id}",
-            expected=f"fingerprint {manifest.fingerprint}: {manifest.encoder.get('libraries')}",
+            expected=f"fingerprint {manifest.fingerprint}" + (f", with {libraries}" if libraries else ""),
             got=f"fingerprint {fingerprint}",
-            next_step=f"run `indexmill build {manifest.name}`, or install the library versions listed above",
+            next_step=f"run `indexmill build {manifest.name}`, or install these versions of the libraries",
         )
 
 

@@ -197,7 +197,7 @@ class Snapshots:
                 f"index {self.name} has no snapshot {snapshot_id}",
                 where=str(self.folder),
                 got="snapshots: " + (", ".join(ids) or "none"),
-                next_step=catalog_command,
+                next_step=f"run `indexmill snapshots {self.name} --root {self.root}` to list them",
             )
         build_command = f"run `indexmill build PIPELINE --root {self.root}` first, or choose another root"
         indexes = [name for name in self.root.list_indexes() if Snapshots(self.root, name).get_live_id()]

@@ -63,7 +63,7 @@ def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: 
         listed_count = parquet.write_parquet(listing, LISTING_SCHEMA, _iterate_listing(source, config))
         if not listed_count:
             raise _build_empty_error(name, config, source)
-        _check_collisions(listing, root)
+        _check_collisions(listing, root, key_column=getattr(config, "key_column", None))
         inventory = root.fetch(root.dataset_cache(name, f"inventory-{json_digest(image_root)[:8]}"))
         started_ns = time.time_ns()
         sql = _build_selection_sql(listing, config, None if rehash else inventory)
@@ -233,7 +233,7 @@ def _save_inventory(root: Root, table: Path, inventory: Path, started_ns: int) -
         parquet.write_parquet(temporary, INVENTORY_SCHEMA, batches)
 
 
-def _check_collisions(listing: Path, root: Root) -> None:
+def _check_collisions(listing: Path, root: Root, *, key_column: str | None) -> None:
     """Raise InputError if two items share an id, since a search result could not be traced back to one of them.
 
     Items without a key are rejected by validation, however many they are.
@@ -244,10 +244,11 @@ def _check_collisions(listing: Path, root: Root) -> None:
     for first, second, count in parquet.fetch_rows(sql, temp_dir=root.tmp):
         raise InputError(
             "two items have the same key" if first == second else "two keys have the same item id",
-            where=f"key {first}" if first == second else f"keys {first} and {second}",
+            where=(f"dataset.key_column = {key_column}, " if key_column else "")
+            + (f"key {first}" if first == second else f"keys {first} and {second}"),
             expected="keys that are unique in the data set",
             got=f"{count} items with that id",
-            next_step="rename one of them",
+            next_step="name a column of unique values in dataset.key_column, or rename one of them" if key_column else "rename one of them",
         )
 
 

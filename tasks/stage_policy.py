@@ -120,7 +120,7 @@ TASK_POLICIES = {
             "pairs",
             "measure_versions",
         ),
-        version=5,
+        version=6,
         uncached_inputs=("runner",),
         libraries=("faiss-cpu", "numpy", "scikit-learn"),
         leftovers="ground truth, which the next run reuses",

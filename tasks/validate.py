@@ -160,5 +160,6 @@ def _check_reject_fraction(dataset: Dataset, config: ValidateConfig, counts: dic
             where=f"dataset of {dataset.name}" + (f": {dataset.image_root}" if dataset.image_root else ""),
             expected=f"at most {config.max_reject_fraction:.1%} rejected",
             got=f"{rejected} of {dataset.items} ({fraction:.1%}): {by_reason}; for example {example}",
-            next_step="fix the items, or raise validate.max_reject_fraction",
+            next_step="fix the items, or raise validate.max_reject_fraction"
+            + ("; set dataset.downloads.allow_private: true to allow hosts of your own network" if "address_refused" in counts else ""),
         )

@@ -11,6 +11,7 @@ from indexmill.flows.environment import DEFAULT_ROOT
 
 snapshot_commands = typer.Typer()
 SnapshotArgument = Annotated[str | None, typer.Argument(help="The snapshot; the live one by default.")]
+EarlierSnapshotArgument = Annotated[str | None, typer.Argument(help="The snapshot; the previous published one by default.")]
 
 
 @snapshot_commands.command(rich_help_panel=LOOK)
@@ -58,8 +59,10 @@ def diff(
 
 
 @snapshot_commands.command(rich_help_panel=KEEP)
-def rollback(name: NameArgument, snapshot: SnapshotArgument = None, root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
-    """Make an earlier snapshot live; by default the previous one.
+def rollback(
+    name: NameArgument, snapshot: EarlierSnapshotArgument = None, root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False
+) -> None:
+    """Make an earlier snapshot live; by default the previous published one.
 
     Its files are checked first.
     """

@@ -143,7 +143,7 @@ def _to_array(result: Any, shape: tuple[int, int], target: Target) -> np.ndarray
         got = f"{array.dtype} of shape {array.shape}" if is_numeric else f"an object of class {type(result).__name__}"
         raise InputError(
             "the encoder returned something other than one vector per item",
-            where=f"{target.where}, which leads to {target.name}",
+            where=target.location,
             expected=f"numbers of shape {shape}: a NumPy array, or what NumPy makes one of",
             got=got,
             next_step="return an array (of a tensor: .float().cpu().numpy()) with one row per item and `dim` columns",

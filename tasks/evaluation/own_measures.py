@@ -144,7 +144,13 @@ def _check_values(measured: Any, queries: int, taken: Collection[str], target: T
         if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
             raise _build_error(target, "names of lower-case letters, digits and underscores", repr(name)[:100])
         if name in taken:
-            raise _build_error(target, "names of no other metrics", name)
+            raise InputError(
+                "a measure's metric has the name of another one",
+                where=target.location,
+                expected="names of no other metrics",
+                got=name,
+                next_step="rename the metric in the measure (docs/evaluation.md)",
+            )
         try:
             array = np.asarray(value, dtype=np.float64)
         except (TypeError, ValueError):
@@ -163,7 +169,7 @@ def _check_values(measured: Any, queries: int, taken: Collection[str], target: T
 def _build_error(target: Target, expected: str, got: str) -> InputError:
     return InputError(
         "a measure returned something other than metrics",
-        where=f"{target.where}, which leads to {target.name}",
+        where=target.location,
         expected=expected,
         got=got,
         next_step="correct the measure (docs/evaluation.md)",

@@ -133,7 +133,9 @@ def _import(target: Target) -> Any:
         raise describe_failure(target, error) from error
     for part in target.attribute.split("."):
         if not hasattr(found, part):
-            nearest = difflib.get_close_matches(part, [name for name in dir(found) if not name.startswith("_")], n=3)
+            public = (name for name in dir(found) if not name.startswith("_"))
+            names = [name for name in public if not isinstance(inspect.getattr_static(found, name, None), ModuleType)]
+            nearest = difflib.get_close_matches(part, names, n=3)
             raise InputError(
                 "the module has nothing of this name",
                 where=target.where,

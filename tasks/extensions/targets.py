@@ -34,6 +34,11 @@ class Target:
         """The full name, `package.module:NAME`."""
         return f"{self.module}:{self.attribute}"
 
+    @property
+    def location(self) -> str:
+        """`where`, followed by the full name if the config has the name of an entry point."""
+        return self.where if self.where.endswith(f" = {self.name}") else f"{self.where}, which leads to {self.name}"
+
 
 def find_target(name: str, *, group: str, key: str) -> Target:
     """Find a target and its version. Imports nothing.

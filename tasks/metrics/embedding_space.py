@@ -146,16 +146,16 @@ def compute_tsne(vectors: np.ndarray, labels: np.ndarray, *, seed: int, seconds:
         vectors: float32 (n, dim), normalized for cosine: the squared Euclidean distance is then 2 - 2 cosine.
         labels: label codes (n,).
         seed: the seed of sample and layouts.
-        seconds: the time limit, from which the sample size follows (`max_points_within`).
+        seconds: the time limit, from which the sample size follows (`max_points_within`); 0 for no layouts.
 
     Returns:
-        The sampled rows and their layouts: none for fewer than MIN_POINTS, and none in 3D if 2D took so long that 3D
+        The sampled rows and their layouts: none for 0 seconds or fewer than MIN_POINTS, and none in 3D if 2D took so long that 3D
         would pass the limit.
     """
     rows = sample_balanced(labels, max_points_within(seconds), seed)
     sample = vectors[rows]
     layouts: list[TsneLayout] = []
-    if len(sample) < MIN_POINTS:
+    if not seconds or len(sample) < MIN_POINTS:
         return rows, layouts
     for dimensions in (2, 3):
         elapsed = sum(layout.seconds for layout in layouts)

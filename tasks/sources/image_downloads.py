@@ -18,12 +18,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 from indexmill.configs.datasets import DownloadsConfig
 from indexmill.storage.digests import content_digest, unit_interval
@@ -34,8 +33,8 @@ from indexmill.storage.stopping import STOP_GRACE_SECONDS
 from indexmill.tasks.retry import RetryPolicy
 from indexmill.tasks.sources.downloads import make_slug
 from indexmill.tasks.sources.image_files import is_image_name
-from indexmill.tasks.sources.remote_files import FileMissing, FileTooLarge, RemoteFile, RemoteFiles
-from indexmill.tasks.sources.remote_urls import WEB_SCHEMES
+from indexmill.tasks.sources.remote_files import FileMissing, FileTooLarge, InvalidUrl, RemoteFile, RemoteFiles
+from indexmill.tasks.sources.remote_urls import WEB_SCHEMES, split_any_url
 from indexmill.tasks.sources.response_cache import Response, ResponseCache
 from indexmill.tasks.sources.web_client import WEB_RETRY, AddressGuard, FetchFailure, Validators, WebClient
 
@@ -81,10 +80,8 @@ class ImageDownloads:
         self._slug = make_slug("remote", location)
         self.folder = root.source(self._slug, "images")
         self.files = RemoteFiles(retry_policy=retry_policy)
-        parts = urlsplit(trusted_url or "")
-        default_port = 443 if parts.scheme == "https" else 80
-        trusted = [(parts.hostname, parts.port or default_port)] if parts.hostname and parts.scheme in WEB_SCHEMES else []
-        self._guard, self._retry_policy = AddressGuard(allow_private=config.allow_private, trusted=trusted), retry_policy
+        self._guard = AddressGuard(allow_private=config.allow_private, trusted=_find_web_server(trusted_url or ""))
+        self._retry_policy = retry_policy
 
     def locate(self, url: str, version: str | None = None) -> str:
         """Return where the copy of a URL is, relative to the folder of images."""
@@ -190,12 +187,14 @@ class ImageDownloads:
 
     def _fetch(self, client: WebClient, url: str, target: Path, known: Validators, version: str | None = None) -> Validators | None:
         """Download one file, which must have `version` if there is one. Returns None if it is unchanged. Raises FetchFailure."""
-        if urlsplit(url).scheme.lower() in WEB_SCHEMES:
+        if split_any_url(url).scheme in WEB_SCHEMES:
             return client.fetch(url, target, known)
         try:
             file = self.files.fetch_if_changed(url, target, known.etag, max_bytes=self._config.max_bytes)
         except FileMissing as error:
             raise FetchFailure("not_found", error.got) from None
+        except InvalidUrl as error:
+            raise FetchFailure("not_found", f"{error.what}: {error.got}") from None
         except FileTooLarge as error:
             raise FetchFailure("file_too_large", f"{error.got} (dataset.downloads.max_bytes)") from None
         except InputError as error:
@@ -210,7 +209,7 @@ class ImageDownloads:
         """Run a function on images in threads, on a few of each host at a time. Yields them as they finish."""
         waiting: dict[str, deque[RemoteImage]] = {}
         for image in images:
-            waiting.setdefault(urlsplit(image.url).netloc.lower(), deque()).append(image)
+            waiting.setdefault(split_any_url(image.url).netloc.lower(), deque()).append(image)
         running: dict[Future[R], tuple[str, RemoteImage]] = {}
         per_host: Counter[str] = Counter()
         _ = self._root.scratch  # created here, not by several threads at once
@@ -249,9 +248,18 @@ class ImageDownloads:
         return ResponseCache(self._root.source(self._slug, "responses.sqlite"))
 
 
+def _find_web_server(url: str) -> list[tuple[str, int]]:
+    """Return the host and the port of a web address; nothing for any other URL, and for a port that is none."""
+    parts = split_any_url(url)
+    with suppress(ValueError):
+        if parts.hostname and parts.scheme in WEB_SCHEMES:
+            return [(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))]
+    return []
+
+
 def _name_copy(url: str, version: str | None) -> str:
     """Return a file name: a digest, and the URL's suffix if it is that of an image or of a table."""
     identity = [url] if version is None else [url, version]
-    suffix = PurePosixPath(urlsplit(url).path).suffix.lower()
+    suffix = PurePosixPath(split_any_url(url).path).suffix.lower()
     is_known = is_image_name(f"x{suffix}") or suffix in TABLE_SUFFIXES
     return hashlib.blake2b("\0".join(identity).encode(), digest_size=16).hexdigest() + (suffix if is_known else "")

@@ -129,7 +129,7 @@ def _build_error(target: Target, what: str, expected: str, got: object) -> Input
     shown = got if isinstance(got, Mapping | Sequence | str | type(None)) else f"an object of class {type(got).__name__}"
     return InputError(
         what,
-        where=f"{target.where}, which leads to {target.name}",
+        where=target.location,
         expected=expected,
         got=" ".join(str(shown).split())[:200],
         next_step="correct the source (docs/sources.md)",

@@ -40,6 +40,10 @@ class FileMissing(InputError):
     """A URL leads to no file (404)."""
 
 
+class InvalidUrl(InputError):
+    """A URL has a host or a path that no server can be asked for."""
+
+
 class FileTooLarge(InputError):
     """A file is larger than the limit."""
 
@@ -216,7 +220,7 @@ class RemoteFiles:
 
         try:
             yield
-        except (BaseError, FileNotFoundError) as error:
+        except (BaseError, FileNotFoundError, ValueError) as error:  # ValueError: a path with .., a port that is none
             raise self._build_error(error, redact(url)) from None
 
     def _build_error(self, error: Exception, url: str) -> Exception:
@@ -234,11 +238,26 @@ class RemoteFiles:
         if code in MISSING_BUCKET_CODES or "bucket does not exist" in text:
             return InputError("there is no such bucket", where=where, got=got, next_step=f"correct {self.where}")
         if isinstance(error, FileNotFoundError):
-            return FileMissing("there is no such file", where=where, got="404 Not Found", next_step=f"correct {self.where}")
+            next_step = f"correct {self.where}"
+            if url.startswith("http") and MAGIC.search(url):
+                next_step += "; a web server lists no files, so name them without wildcards, as in {00000..00012}.tar"
+            return FileMissing("there is no such file", where=where, got="404 Not Found", next_step=next_step)
         if isinstance(error, NotSupportedError):
-            return InputError("the server does not send parts of files", where=where, expected="an answer to a range request", got=got)
-        if isinstance(error, UnknownConfigurationKeyError | InvalidPathError):
-            return InputError("this URL cannot be read", where=where, got=got, next_step=f"correct {self.where}")
+            return InputError(
+                "the server does not send parts of files",
+                where=where,
+                expected="an answer to a range request",
+                got=got,
+                next_step="use a server that answers range requests, such as nginx, or download the files and set a local path",
+            )
+        if isinstance(error, UnknownConfigurationKeyError | InvalidPathError | ValueError):
+            return InvalidUrl(
+                "this URL cannot be read",
+                where=where,
+                expected="a valid host, and a path without empty names, . and ..",
+                got=got,
+                next_step=f"correct {self.where}",
+            )
         if isinstance(error, PermissionDeniedError | UnauthenticatedError) or REFUSAL_PATTERN.search(text):
             return InputError(
                 "the server refuses the request",

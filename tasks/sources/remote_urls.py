@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from indexmill.storage.errors import InputError
 from indexmill.storage.object_client import redact
@@ -15,18 +15,17 @@ MAGIC = re.compile(r"[*?\[]")
 
 def is_remote(location: str) -> bool:
     """Whether a location is a URL that `remote_files` reads, and not a path."""
-    scheme, separator, _ = location.partition("://")
-    return bool(separator) and scheme.lower() in WEB_SCHEMES | STORE_SCHEMES
+    return _get_scheme(location) in WEB_SCHEMES | STORE_SCHEMES
 
 
 def has_wildcard(url: str) -> bool:
     """Whether a URL is a pattern. A web address never is: its servers list nothing, and `?` is no wildcard there."""
-    return urlsplit(url).scheme.lower() in STORE_SCHEMES and bool(MAGIC.search(url))
+    return _get_scheme(url) in STORE_SCHEMES and bool(MAGIC.search(url))
 
 
 def join_url(base: str, name: str) -> str:
     """Return the URL of a path relative to a folder's URL; names are quoted for web addresses."""
-    is_web = urlsplit(base).scheme in WEB_SCHEMES
+    is_web = _get_scheme(base) in WEB_SCHEMES
     return f"{base.rstrip('/')}/{quote(name) if is_web else name}"
 
 
@@ -50,6 +49,21 @@ def split_url(url: str, where: str) -> tuple[str, str, str]:
             next_step="credentials and endpoint belong in the environment, not in the URL",
         )
     return scheme, f"{scheme}://{host}", unquote(key) if is_web else key
+
+
+def split_any_url(url: str) -> SplitResult:
+    """Split a URL that may come from a row. One with a host that cannot be one has a scheme and a path alone."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        scheme, _, rest = url.partition("://")
+        return SplitResult(scheme.lower(), "", rest.partition("?")[0], "", "")
+
+
+def _get_scheme(location: str) -> str:
+    """Return the scheme, empty for a path. Unlike `urlsplit`, it raises nothing for a host that is none."""
+    scheme, separator, _ = location.partition("://")
+    return scheme.lower() if separator else ""
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:

@@ -77,7 +77,8 @@ class SqlSource:
         """
         identity = [self._config.query, self._config.image_folder]
         if self._config.revision_query:
-            batches = self._reader.read(self._config.revision_query, batch_rows=TEXT_BATCH_ROWS)
+            query = self._config.revision_query
+            batches = self._reader.read(query, batch_rows=TEXT_BATCH_ROWS, setting="dataset.revision_query")
             return json_digest([identity, [[str(value) for value in row] for batch in batches for row in batch.rows]])
         rows = _UnorderedDigest()
         images = self._iterate_images(rows)

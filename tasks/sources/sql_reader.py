@@ -36,6 +36,10 @@ class ResultBatch:
     rows: list[tuple[Any, ...]]
 
 
+class _NoSelectError(Exception):
+    """A query gives no rows, or is more than one statement."""
+
+
 class SqlReader:
     """Runs queries on one database. Every query has its own connection and transaction.
 
@@ -49,7 +53,9 @@ class SqlReader:
         self._url = sa.make_url(config.url)
         self._dialect = self._url.drivername
         if (path := self._url.database) and self._dialect in ("sqlite", "duckdb") and not Path(path).is_file():
-            raise InputError("the database does not exist", where="dataset.url", got=f"no file {path}", next_step="correct dataset.url")
+            raise InputError(
+                "the database does not exist", where="dataset.url", got=f"no file {Path(path).absolute()}", next_step="correct dataset.url"
+            )
         if (driver := DRIVERS.get(self._dialect)) and find_spec(driver) is None:
             raise InputError(
                 f"the driver of {self._dialect} is not installed",
@@ -58,22 +64,36 @@ class SqlReader:
                 next_step="pip install 'indexmill[sql]'",
             )
 
-    def read(self, query: str, *, batch_rows: int) -> Iterator[ResultBatch]:
+    def read(self, query: str, *, batch_rows: int, setting: str = "dataset.query") -> Iterator[ResultBatch]:
         """Yield the result of a query in batches, at least one, which may be empty.
+
+        Args:
+            query: One SELECT.
+            batch_rows: The rows of a batch.
+            setting: The config key of the query, for errors.
 
         Raises:
             InputError: The query is invalid, writes or takes too long, or the database refuses the credentials.
             SourceUnreachable: The database does not answer.
         """
         read = self._read_duckdb if self._dialect == "duckdb" else self._read_sqlalchemy
-        with self._translate(), self._limit_time() as register:
-            yield from read(query, batch_rows, register)
+        with self._translate(setting), self._limit_time(setting) as register:
+            try:
+                yield from read(query, batch_rows, register)
+            except _NoSelectError:
+                raise InputError(
+                    "the query cannot be used",
+                    where=setting,
+                    expected="one SELECT",
+                    got=" ".join(query.split())[:100],
+                    next_step=f"correct {setting}",
+                ) from None
 
     def _read_duckdb(self, query: str, batch_rows: int, register: Callable[[Callable[[], object]], None]) -> Iterator[ResultBatch]:
         with duckdb.connect(self._url.database or ":memory:", read_only=bool(self._url.database)) as connection:
             statements = connection.extract_statements(query)
             if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
-                raise _build_query_error("expected one SELECT", query)
+                raise _NoSelectError
             register(connection.interrupt)
             result = connection.execute(statements[0])
             columns = [column[0] for column in result.description]
@@ -96,7 +116,7 @@ class SqlReader:
                 statement = sa.text(query.replace(":", r"\:")).execution_options(yield_per=batch_rows)
                 result = connection.execute(statement)
                 if not result.returns_rows:
-                    raise _build_query_error("expected one SELECT", query)
+                    raise _NoSelectError
                 columns = list(result.keys())
                 is_empty = True
                 for batch in result.partitions():
@@ -136,7 +156,7 @@ class SqlReader:
                 connection.commit()  # it counts from the next transaction on
 
     @contextmanager
-    def _limit_time(self) -> Iterator[Callable[[Callable[[], object]], None]]:
+    def _limit_time(self, setting: str) -> Iterator[Callable[[Callable[[], object]], None]]:
         """Yield a function that takes what cancels the query; it is called when the time is over, also between two batches.
 
         Whatever fails after that, closing the connection included, fails because the time is over.
@@ -152,7 +172,7 @@ class SqlReader:
         def register(cancel: Callable[[], object]) -> None:
             cancels.append(cancel)
             if is_over.is_set():
-                raise self._build_timeout_error()
+                raise self._build_timeout_error(setting)
 
         timer = threading.Timer(self._config.timeout_s, end)
         timer.daemon = True
@@ -161,15 +181,15 @@ class SqlReader:
             yield register
         except (duckdb.Error, SQLAlchemyError) as error:
             if is_over.is_set() or "statement timeout" in str(error):
-                raise self._build_timeout_error() from None
+                raise self._build_timeout_error(setting) from None
             raise
         finally:
             timer.cancel()
         if is_over.is_set():
-            raise self._build_timeout_error()
+            raise self._build_timeout_error(setting)
 
     @contextmanager
-    def _translate(self) -> Iterator[None]:
+    def _translate(self, setting: str) -> Iterator[None]:
         """Translate the libraries' errors, without the password in any of them."""
         try:
             yield
@@ -185,20 +205,21 @@ class SqlReader:
                 ) from None
             raise InputError(
                 "the database refuses the query",
-                where="dataset.query",
+                where=setting,
                 got=text,
-                next_step="correct dataset.url or dataset.query; user and password come from the variables"
-                f" {self._config.user_variable} and {self._config.password_variable}",
+                next_step=self._advise_on_refusal(setting),
             ) from None
 
-    def _build_timeout_error(self) -> InputError:
+    def _advise_on_refusal(self, setting: str) -> str:
+        if self._dialect in ("sqlite", "duckdb"):  # a file has no users
+            return f"correct {setting} or dataset.url"
+        variables = f"{self._config.user_variable} and {self._config.password_variable}"
+        return f"correct {setting} or dataset.url; user and password come from the variables {variables}"
+
+    def _build_timeout_error(self, setting: str) -> InputError:
         return InputError(
             "the query takes too long",
-            where="dataset.query",
+            where=setting,
             expected=f"the last row within {self._config.timeout_s:g} s",
             next_step="raise dataset.timeout_s, or make the query faster",
         )
-
-
-def _build_query_error(expected: str, query: str) -> InputError:
-    return InputError("the query cannot be used", where="dataset.query", expected=expected, got=" ".join(query.split())[:100])

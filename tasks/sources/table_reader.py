@@ -38,6 +38,7 @@ FORMAT_DESCRIPTIONS: dict[TableFormat, str] = {
 DELIMITERS: tuple[str, ...] = (",", ";", "\t", "|")
 MAX_QUOTED_CHARACTERS = 32_000_000  # after a quote without its end
 MAX_SHOWN_COLUMNS = 60
+MAX_SHOWN_FIELDS = 10  # of a sample's JSON; every sample has its own message
 MAX_SHOWN_CHARACTERS = 60  # of a column's name
 MAX_EXACT_INTEGER = 2**53  # above it, floats skip integers
 BACKSLASH_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "Z": "\x1a", "b": "\b"}
@@ -336,6 +337,17 @@ def read_json_fields(text: str, names: Sequence[str | None]) -> tuple[tuple[str 
             break
         cells.append(cell)
     return tuple(cells), fault
+
+
+def describe_missing_field(text: str, name: str) -> str:
+    """Say that a JSON object has no such field, or null in it, and which fields it has."""
+    values, _ = _parse_object(text)
+    if name in values:
+        return f"the field {name!r} is null"
+    names = list(values)
+    more = f" and {len(names) - MAX_SHOWN_FIELDS:,} more" if len(names) > MAX_SHOWN_FIELDS else ""
+    shown = ", ".join(shorten(field, MAX_SHOWN_CHARACTERS) for field in names[:MAX_SHOWN_FIELDS])
+    return f"no field {name!r}; its fields are {shown or 'none'}{more}"
 
 
 def _parse_object(line: str) -> tuple[dict[str, Any], str | None]:

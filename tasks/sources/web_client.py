@@ -139,7 +139,10 @@ class WebClient:
             result = self._request(url, target, validators, deadline)
             if not isinstance(result, str):
                 return result
-            url = urljoin(url, result)
+            try:
+                url = urljoin(url, result)
+            except ValueError:
+                raise FetchFailure("unreachable", "a redirect to what is not a web address") from None
         raise FetchFailure("unreachable", f"more than {MAX_REDIRECTS} redirects")
 
     def _request(self, url: str, target: Path, validators: Validators, deadline: float) -> Validators | str | None:

@@ -28,7 +28,7 @@ from indexmill.tasks.sources.base import Item, ScoredPair
 from indexmill.tasks.sources.image_files import SIGNATURE_BYTES, is_image_name
 from indexmill.tasks.sources.item_listings import Entry, FileState, ItemListings, Skipped, UnreadableFile
 from indexmill.tasks.sources.shard_files import find_shards
-from indexmill.tasks.sources.table_reader import read_json_fields
+from indexmill.tasks.sources.table_reader import describe_missing_field, read_json_fields
 from indexmill.tasks.sources.tar_reader import TarMember, read_members
 from indexmill.tasks.sources.text_lines import find_invalid_text
 from indexmill.tasks.validation.image_formats import detect_supported_format, detect_unsupported_format
@@ -211,6 +211,8 @@ class WebDatasetSource:
             if fault := fault or next(filter(None, (find_invalid_text(field) for field in fields if field)), None):
                 return _Texts(fault=f"the .json: {fault}")
             label, caption, key = fields
+            if config.labels == "json" and label is None:
+                return _Texts(fault=f"the .json: {describe_missing_field(texts['json'], config.label_column)}, which label_column names")
         if config.key_column is not None and not key:
             return _Texts(fault=f"the sample has no .json with a field {config.key_column!r}, which key_column names")
         match config.labels:

@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from indexmill.configs.encoders import PythonEncoderConfig
-from indexmill.storage.digests import read_content_digest
+from indexmill.storage.contents import read_content_digest
 from indexmill.storage.errors import InputError, SourceUnreachable
 from indexmill.tasks.encoding import identify, load_encoder, worker
 from indexmill.tasks.encoding.base import SupportsTexts, encode_items

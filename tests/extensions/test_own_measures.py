@@ -121,10 +121,12 @@ def test_without_measures_nothing_changes(root: Root, judgment: Judgment) -> Non
 ])  # fmt: skip
 def test_anything_but_metrics_is_an_error(names: list[str], got: str, root: Root, judgment: Judgment) -> None:
     """Names that are taken or odd, wrong lengths, and numbers that are not finite."""
-    with pytest.raises(InputError, match="a measure returned something other than metrics") as failed:
+    is_taken = got in ("map", "hits", "label")
+    message = "a measure's metric has the name of another one" if is_taken else "a measure returned something other than metrics"
+    with pytest.raises(InputError, match=message) as failed:
         measure(root, judgment, *names)
     assert failed.value.got == got
-    assert f"acme_scores.code:{names[-1]}" in failed.value.where
+    assert failed.value.where == f"evaluation.measures = acme_scores.code:{names[-1]}"  # the name once
 
 
 @pytest.mark.usefixtures("package")
@@ -145,6 +147,8 @@ def test_the_versions_of_measures_are_found_before_a_build(package: Path) -> Non
     assert find_measure_versions(EvaluationConfig()) == {}
     with pytest.raises(InputError, match="did you mean hits"):
         find_measure_versions(EvaluationConfig(measures=["acme_scores.code:hit"]))
+    with pytest.raises(InputError, match="correct the name after the colon"):  # not the module np
+        find_measure_versions(EvaluationConfig(measures=["acme_scores.code:nope"]))
 
 
 def test_the_guide_prints_the_protocol_and_its_example_fits(site: Path, root: Root, judgment: Judgment) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from indexmill.configs.datasets import PythonDatasetConfig
 from indexmill.configs.models import ValidateConfig
-from indexmill.storage.digests import read_content_digest
+from indexmill.storage.contents import read_content_digest
 from indexmill.storage.errors import InputError, SourceUnreachable
 from indexmill.storage.root import Root
 from indexmill.tasks.extensions.protocols import PythonSource

@@ -135,6 +135,7 @@ def test_the_time_limit_sets_the_number_of_points() -> None:
     assert len(rows) == max_points_within(0.5) < 60
     assert all(len(layout.points) == len(rows) for layout in layouts)
     assert compute_tsne(vectors[: MIN_POINTS - 1], codes[: MIN_POINTS - 1], seed=0, seconds=60)[1] == []
+    assert compute_tsne(vectors, codes, seed=0, seconds=0)[1] == []
 
 
 def test_equal_vectors_still_have_a_layout() -> None:

@@ -152,6 +152,10 @@ def test_vectors_of_another_encoder_are_refused(digit_index: OpenIndex) -> None:
     check_fingerprint(digit_index.manifest, digit_index.manifest.fingerprint)
     with pytest.raises(InputError, match="meaningless"):
         check_fingerprint(digit_index.manifest, "0" * 32)
+    libraries = {"torch": "2.0", "acme": "1.5"}
+    manifest = digit_index.manifest.model_copy(update={"encoder": {"libraries": libraries}})
+    with pytest.raises(InputError, match=r"with acme 1\.5, torch 2\.0\n"):
+        check_fingerprint(manifest, "0" * 32)
     with pytest.raises(InvalidQuery, match="do not fit"):
         digit_index.search(vectors=np.eye(3, 1279))
 

@@ -134,7 +134,7 @@ def test_a_cut_answer_is_continued_or_read_again(web: Callable[..., str], files:
     assert files.read(url + "/once") == CONTENT
     with pytest.raises(SourceUnreachable, match="the server cannot be reached"):
         files.read(url + "/always")
-    with pytest.raises(InputError, match="does not send parts"):
+    with pytest.raises(InputError, match=r"does not send parts(.|\n)*next: .*download the files"):
         files.read_range(url + "/once", 5, 5)
 
 
@@ -160,6 +160,23 @@ def test_urls_with_secrets_are_refused(url: str, files: RemoteFiles) -> None:
     with pytest.raises(InputError, match="this URL cannot be read") as caught:
         list(files.list_files(url))
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9/../x", "http://127.0.0.1:9/a//x", "http://127.0.0.1:99999/x", "http://[::1/x", "s3://b/%00", "s3://[b]/x*"]
+)
+def test_urls_that_no_server_can_be_asked_for(url: str, files: RemoteFiles) -> None:
+    """The path or the host is what is wrong, not Indexmill."""
+    with pytest.raises(InputError, match="this URL cannot be read") as caught:
+        list(files.list_files(url.replace("%00", "\0")))
+    assert "empty names" in caught.value.expected
+
+
+def test_a_web_server_has_no_wildcards(web: Callable[..., str], files: RemoteFiles) -> None:
+    """The next step says how to name shards there."""
+    url = web(lambda *_: (404, {}, b""))
+    with pytest.raises(FileMissing, match=r"name them without wildcards, as in \{00000\.\.00012\}\.tar"):
+        files.info(url + "/*.tar")
 
 
 def test_a_server_that_never_answers_is_named(web: Callable[..., str], files: RemoteFiles) -> None:

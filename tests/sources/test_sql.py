@@ -296,6 +296,32 @@ def test_a_url_with_a_password_is_refused(url: str, message: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_a_url_on_the_command_line_is_located_there(tmp_path: Path) -> None:
+    """Neither on a line of the file, nor with a command that would fail in the same way."""
+    from indexmill.configs.loading import load_config
+
+    path = tmp_path / "shop.yaml"
+    dataset = "{source: sql, url: sqlite:///x, query: SELECT 1, key_column: id, text_column: t}"
+    path.write_text(f"name: shop\ndataset: {dataset}\nencoder: {{kind: sentence-transformers, model: m}}\n")
+    for url in ("postgresql://bob:secret@host/db", "oracle://host/db"):
+        with pytest.raises(InputError, match=r"where: +dataset\.url, .*shop\.yaml, --set dataset\.url") as caught:
+            load_config(str(path), [f"dataset.url={url}"])
+        assert "secret" not in str(caught.value)
+        assert "indexmill check" not in caught.value.next_step
+
+
+def test_a_query_error_names_its_key_and_users_only_where_there_are_some(root: Root, tmp_path: Path) -> None:
+    """A file has none."""
+    url = f"sqlite:///{tmp_path / 'some.db'}"
+    sqlite3.connect(tmp_path / "some.db").close()
+    for query in ("SELEC 1", "CREATE TABLE t (x)"):
+        with pytest.raises(InputError) as caught:
+            open_source(make_config(url, revision_query=query), root).compute_revision()
+        assert caught.value.where == "dataset.revision_query"
+        assert caught.value.next_step.startswith("correct dataset.revision_query")
+        assert "password" not in caught.value.next_step
+
+
 @pytest.mark.parametrize("dialect", ["postgresql", "mysql", "mariadb"])
 def test_a_server_that_is_not_there_is_tried_again(root: Root, dialect: str) -> None:
     """It counts as a transient error, which a stage retries."""

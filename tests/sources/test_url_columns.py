@@ -111,6 +111,8 @@ def test_every_failure_is_a_reject_with_its_reason_and_is_tried_again(root: Root
     rows = make_rows(web.url + "/")
     rows[7] = ("k7", "pictures/7.png", "five", "a path on disk")
     rows[8] = ("k8", "", "five", "no image")
+    rows[9] = ("k9", "http://[broken/9.png", "five", "no host")
+    rows[10] = ("k10", "s3://a bucket/../10.png", "five", "no path")
     config = make_config(write_table(tmp_path / "t.csv", rows), max_bytes=5000)
     web.broken |= {
         "/0.png": lambda: (404, {}, b""),
@@ -130,13 +132,15 @@ def test_every_failure_is_a_reject_with_its_reason_and_is_tried_again(root: Root
         "k4": "file_too_large",
         "k7": "malformed_row",
         "k8": "missing_path",
+        "k9": "not_found",
+        "k10": "not_found",
     }
-    assert describe_stale_listing(dataset) == "6 files could not be read"  # a row without an image counts as one, as on disk
+    assert describe_stale_listing(dataset) == "8 files could not be read"  # a row without an image counts as one, as on disk
     web.broken.clear()
     web.sent.clear()
     again = run_ingest(root, config)
     assert set(web.sent) == {"/0.png", "/1.png", "/2.png", "/3.png", "/4.png"}
-    assert sum(digest is not None for digest in get_digests(root, again).values()) == 10
+    assert sum(digest is not None for digest in get_digests(root, again).values()) == 8
 
 
 def test_private_addresses_in_rows_are_refused(root: Root, web: WebServer, tmp_path: Path) -> None:

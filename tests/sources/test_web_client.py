@@ -78,6 +78,7 @@ def test_answers_that_may_go_away_are_repeated(web: WebServer, client: WebClient
         ((200, {}, b"x" * 1001), "file_too_large"),
         ((302, {"Location": "/loop"}, b""), "unreachable"),
         ((302, {"Location": "file:///etc/passwd"}, b""), "not_found"),
+        ((302, {"Location": "http://[broken/"}, b""), "unreachable"),
         ((302, {"Location": "http://user:password@127.0.0.1/"}, b""), "address_refused"),
     ],
 )

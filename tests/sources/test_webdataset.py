@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tarfile
 from pathlib import Path
@@ -13,6 +14,7 @@ from indexmill.storage.digests import content_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.sources import Item
+from indexmill.tasks.sources.table_reader import describe_missing_field
 from indexmill.tasks.sources.webdataset import WebDatasetSource
 from tests.sources.tar_files import make_jpeg, make_member, make_sample, open_shards, write_shard
 from tests.stage_inputs import OLD_MTIME_NS, set_mtime
@@ -43,6 +45,19 @@ def test_samples_as_img2dataset_writes_them(tmp_path: Path, root: Root) -> None:
     first, second = by_json.items()
     assert (first.key, first.text, first.label) == ("u0", "from json", "3")
     assert second.fault == "the sample has no .json with a field 'url', which key_column names"
+    third, _ = open_shards(root, shard, labels="json", label_column="categry").items()
+    assert third.fault is not None
+    assert third.fault.startswith("the .json: no field 'categry'; its fields are ")
+    assert "label" in third.fault.partition("its fields are ")[2].split(", which label_column")[0].split(", ")
+
+
+def test_the_fields_of_a_sample_that_lacks_one_are_bounded() -> None:
+    """Every such sample has this message."""
+    text = json.dumps({f"field{number}": number for number in range(1000)})
+    assert (
+        describe_missing_field(text, "x") == "no field 'x'; its fields are " + ", ".join(f"field{n}" for n in range(10)) + " and 990 more"
+    )
+    assert describe_missing_field('{"x": null}', "x") == "the field 'x' is null"
 
 
 def test_labels_from_folders_and_cls(tmp_path: Path, root: Root) -> None:

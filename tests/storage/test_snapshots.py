@@ -152,6 +152,7 @@ def test_an_unknown_snapshot_lists_those_of_its_index(root: Root) -> None:
     with pytest.raises(InputError, match="index name has no snapshot 00009-x") as unknown:
         Snapshots(root, "name").read_manifest("00009-x")
     assert unknown.value.got == f"snapshots: {', '.join(ids)}"
+    assert unknown.value.next_step == f"run `indexmill snapshots name --root {root}` to list them"
 
 
 def test_verifying_reads_each_file_once(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:

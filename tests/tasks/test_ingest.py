@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexmill.configs.datasets import FolderDatasetConfig
+from indexmill.configs.datasets import FolderDatasetConfig, TableDatasetConfig
 from indexmill.storage.digests import content_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
-from indexmill.tasks.ingest import read_source_revision
+from indexmill.tasks.ingest import ingest, read_source_revision
 from indexmill.tasks.sources import Item
 from indexmill.tasks.sources.base import ScoredPair
 from tests.stage_inputs import OLD_MTIME_NS, ListSource, make_image_source, read_rows, run_ingest, set_mtime, write_noise
@@ -134,6 +134,16 @@ def test_a_key_that_is_listed_twice_is_refused(root: Root) -> None:
     with pytest.raises(InputError, match="two items have the same key") as raised:
         run_ingest(root, ListSource([*TEXTS, TEXTS[7]]))
     assert raised.value.where == "key k7"
+
+
+def test_a_repeated_value_of_the_key_column_names_the_column(root: Root, tmp_path: Path) -> None:
+    """The column is what the user can change."""
+    (tmp_path / "t.csv").write_text("color,text\nred,a\nblue,b\nred,c\n")
+    config = TableDatasetConfig(source="csv", path=str(tmp_path / "t.csv"), text_column="text", key_column="color")
+    with pytest.raises(InputError) as raised:
+        ingest.fn(root, "some", config, "r")
+    assert raised.value.where == "dataset.key_column = color, key red"
+    assert "dataset.key_column" in raised.value.next_step
 
 
 def test_two_keys_with_one_id_are_refused(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:

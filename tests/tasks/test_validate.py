@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from indexmill.configs.models import ValidateConfig
 from indexmill.storage.errors import InputError
+from indexmill.storage.records import Dataset
 from indexmill.storage.root import Root
 from indexmill.tasks.sources import Item
-from indexmill.tasks.validate import validate
+from indexmill.tasks.validate import _check_reject_fraction, validate
 from indexmill.tasks.validation.image_reader import UnreadableImage
 from tests.stage_inputs import (
     OLD_MTIME_NS,
@@ -218,6 +219,15 @@ def test_a_file_that_changed_after_listing_is_rejected_until_it_is_listed_again(
     record = validate.fn(root, dataset, ValidateConfig(max_reject_fraction=1))
     assert record.rejected_by_reason == {"changed": 1}
     assert collect_reasons(root, make_image_source(image_root)) == {}
+
+
+def test_rejects_of_refused_addresses_name_the_key_that_allows_them() -> None:
+    """Others do not."""
+    dataset = Dataset.model_construct(name="some", items=2, image_root=None)
+    for counts, is_named in (({"address_refused": 2}, True), ({"not_found": 2}, False)):
+        with pytest.raises(InputError) as raised:
+            _check_reject_fraction(dataset, ValidateConfig(), counts, "k: m")
+        assert ("dataset.downloads.allow_private" in raised.value.next_step) is is_named
 
 
 def test_too_many_rejects_stop_the_build_with_counts_by_reason(root: Root) -> None:
