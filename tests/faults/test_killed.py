@@ -18,11 +18,12 @@ from tests.conftest import SETTINGS, Build
 from tests.faults.killing import HERE, arguments, list_processes, read_items, run_killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("when", "text", "encoded"),
     [
         ("before", "/keys-00001", 50),
-        pytest.param("after", "manifest.json", 120, marks=pytest.mark.slow),
+        ("after", "manifest.json", 120),
         *([("before", "shards/", 0), ("before", "current", 0)] if "INDEXMILL_SOAK" in os.environ else []),
     ],
 )

@@ -120,6 +120,7 @@ def test_verbose_shows_the_traceback_too(tmp_path: Path) -> None:
     assert "there is no pipeline no-such-pipeline" in run.stderr
 
 
+@pytest.mark.slow
 def test_json_is_the_only_output_on_standard_output(server: str, digits: Path, tmp_path: Path) -> None:
     """In a process of its own. Progress goes to standard error, as lines with the time of day where there is no terminal."""
     run = indexmill(*build_arguments(tmp_path / "root", digits, "encoder.precision=float32", "dataset.limit=60"), "--json")

@@ -52,6 +52,7 @@ def run_first_stages(root: Root, config: PipelineConfig) -> tuple[Dataset, Valid
     return dataset, validated, split.fn(root, validated, config.split)
 
 
+@pytest.mark.slow
 def test_caltech_101_is_read_completely_but_for_its_background(root: Root) -> None:
     """25 photographs of each of 101 classes, none rejected, about a fifth held out, no group on two sides."""
     dataset, validated, split_dataset = run_first_stages(root, load_config("clip", make_caltech_settings()))

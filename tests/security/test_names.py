@@ -32,7 +32,7 @@ from indexmill.storage.snapshots import Snapshots, compute_manifest_sha256
 from indexmill.tasks.hub_files import require_commit_hash, require_relative_names
 from indexmill.tasks.sources import Item
 from indexmill.tasks.sources.downloads import unpack_archive
-from indexmill.tasks.sources.table import _resolve_image_path
+from indexmill.tasks.sources.image_files import resolve_image_path
 from tests.stage_inputs import ListSource, list_image_items, read_rows, run_validate, write_noise
 from tests.storage.snapshot_files import publish
 
@@ -141,7 +141,7 @@ def pack(members: list[str], *, zipped: bool) -> bytes:
 @settings(max_examples=200, deadline=None)
 def test_a_table_cell_names_a_file_below_the_folder_or_none(cell: str) -> None:
     """Relative to the folder of the table."""
-    path = _resolve_image_path(Path("/data"), Path("tables"), cell)
+    path = resolve_image_path(Path("/data"), Path("/data/tables"), cell)
     assert path is None or (os.path.normpath(f"/data/{path}") == f"/data/{path}" and ".." not in path.split("/"))
 
 

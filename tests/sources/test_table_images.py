@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from indexmill.storage.digests import read_content_digest
+from indexmill.storage.contents import read_content_digest
 from indexmill.storage.root import Root
 from tests.sources.table_files import WriteImage, make_source, write_table
 
