@@ -23,6 +23,7 @@ from indexmill.flows.stage_runner import StageRun, StageRunner
 from indexmill.storage.errors import DamagedFile, IndexmillError
 from indexmill.storage.records import Record
 from indexmill.storage.root import Root
+from indexmill.storage.stopping import Stopped
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.exports.run import ExportResult, find_unchanged
 from indexmill.tasks.runner import LOCAL_RUNNER
@@ -40,6 +41,9 @@ def find_unchanged_build(config: str, root: str, settings: Sequence[str], force:
 
     The arguments are those of the flow `build_index`, which is to be run if this returns None: it reports errors where
     the pipeline says.
+
+    Raises:
+        Stopped: A signal asked this process to end.
     """
     try:
         with (
@@ -54,6 +58,8 @@ def find_unchanged_build(config: str, root: str, settings: Sequence[str], force:
             )
             raise_if_failed(summary.exports, pipeline.name, describe_repetition(storage_root, pipeline.name))
             return summary.to_json() if is_live_snapshot_intact(storage_root, pipeline.name) else None
+    except Stopped:  # an IndexmillError, too, but the flow must not run after it
+        raise
     except (StageHasWork, IndexmillError):
         return None
 

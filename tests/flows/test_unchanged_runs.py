@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,10 +15,12 @@ from typing import Any
 import pytest
 
 from indexmill.flows.plan_index import plan_index
+from indexmill.flows.result_store import RecordStorage
 from indexmill.flows.unchanged_runs import find_unchanged_build, find_unchanged_plan
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
+from indexmill.storage.stopping import Stopped, build_stopped_error
 from tests.conftest import SETTINGS, FinishedBuild
 
 Find = Callable[..., dict[str, Any] | None]
@@ -98,6 +101,17 @@ def test_a_damaged_record_in_the_cache_is_work(find: Find, root: Path) -> None:
 def test_a_build_in_progress_is_left_to_the_flow_to_report(find: Find, root: Path) -> None:
     with Root(root).lease_index("demo-images", "build-index"):
         assert find() is None
+
+
+def test_a_signal_ends_the_search_for_work_and_no_build_follows(find: Find, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM while the records are read, as the command line turns it into an error."""
+
+    def read_record(*_: object) -> None:
+        raise build_stopped_error(signal.SIGTERM)
+
+    monkeypatch.setattr(RecordStorage, "read_record", read_record)
+    with pytest.raises(Stopped, match="SIGTERM"):
+        find()
 
 
 def test_a_plan_is_the_flows(root: Path, digits: Path, pictures: Path) -> None:
