@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import dataclass
+from uuid import UUID
 
 import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterId
+from prefect.context import TaskRunContext
 from prefect.settings import get_current_settings
 
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.progress import Advance
+
+SHOWN_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,19 @@ def is_reachable(url: str) -> bool:
 
 
 def die(root: Root, job: CountJob, advance: Advance) -> None:
-    """Note the process, and kill it."""
+    """Note the process, and kill it as soon as the Prefect server shows that the job runs."""
     with (root.study("count") / f"runs-{job.number}.txt").open("a") as file:
         file.write(f"{os.getpid()}\n")
+    context = TaskRunContext.get()
+    assert context
+    wait_until_shown(context.task_run.id)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait_until_shown(run: UUID) -> None:
+    """Wait for the server's record of a task run, which it makes from events that arrive some time after the run began."""
+    end = time.monotonic() + SHOWN_SECONDS
+    with get_client(sync_client=True) as client:
+        while not client.read_task_runs(task_run_filter=TaskRunFilter(id=TaskRunFilterId(any_=[run]))):
+            assert time.monotonic() < end, "the server does not show the run"
+            time.sleep(0.1)

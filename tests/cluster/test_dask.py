@@ -19,7 +19,7 @@ from tests.cluster.conftest import DaskCluster, run_with
 from tests.cluster.counting import Counted, CountJob, count, die, refuse
 from tests.cluster.dying import count_open_kills, order_kills
 
-COUNT = Work("count", count)
+COUNT, DIE = Work("count", count), Work("die", die)
 
 
 def map_count(root: Root, runner: Runner, jobs: list[CountJob], progress: list[int]) -> dict[int, Counted]:
@@ -30,6 +30,13 @@ def map_count(root: Root, runner: Runner, jobs: list[CountJob], progress: list[i
 def read_runs(root: Root, number: int) -> list[int]:
     """The processes that ran a job, in their order."""
     return [int(line) for line in (root.study("count") / f"runs-{number}.txt").read_text().split()]
+
+
+def read_states(name: str) -> list[str | None]:
+    """The states of the task runs of this name, as the server shows them."""
+    with get_client(sync_client=True) as client:
+        runs = client.read_task_runs(task_run_filter=TaskRunFilter(name=TaskRunFilterName(any_=[name])))
+    return [run.state_name for run in runs]
 
 
 def make_config(cluster: DaskCluster, **settings: Any) -> RunConfig:
@@ -60,33 +67,25 @@ def test_a_killed_worker_costs_its_job_only(dask_cluster: DaskCluster, server: s
 
 @pytest.mark.slow
 def test_a_job_that_kills_three_workers_ends_the_build(dask_cluster: DaskCluster, server: str, count_root: Root) -> None:
-    """The error names the job, finished jobs are kept, and the server shows no run of it as running."""
-    order_kills(dask_cluster.kill_file, "job-1.txt", 9)
-    jobs = [CountJob(number) for number in range(3)]
-    with pytest.raises(JobLost, match="count 1"):
-        run_with(make_config(dask_cluster), count_root, server, lambda runner: map_count(count_root, runner, jobs, []))
-    assert len(read_runs(count_root, 1)) == 3
-    with get_client(sync_client=True) as client:
-        runs = client.read_task_runs(task_run_filter=TaskRunFilter(name=TaskRunFilterName(any_=["count 1"])))
-    assert [run.state_name for run in runs if run.state and not run.state.is_final()] == []
-    assert "Crashed" in [run.state_name for run in runs]
+    """The error names the job, and the server, which saw it run, shows it as crashed."""
+    with pytest.raises(JobLost, match="count 7"):
+        run_with(make_config(dask_cluster), count_root, server, lambda runner: list(runner.map(count_root, DIE, [CountJob(7)])))
+    assert len(set(read_runs(count_root, 7))) == 3
+    assert read_states("count 7") == ["Crashed"]
 
 
 @pytest.mark.slow
 def test_a_job_that_kills_three_workers_of_ray_ends_the_build(server: str, count_root: Root) -> None:
     """On a cluster that the build starts, whose processes end with it."""
-    with pytest.raises(JobLost, match=r"count 1(.|\n)*3 attempts"):
+    with pytest.raises(JobLost, match=r"count 8(.|\n)*3 attempts"):
         run_with(
             RunConfig(runner="ray", workers=2),
             count_root,
             server,
-            lambda runner: list(runner.map(count_root, Work("die", die), [CountJob(1)])),
+            lambda runner: list(runner.map(count_root, DIE, [CountJob(8)])),
         )
-    processes = read_runs(count_root, 1)
-    assert len(set(processes)) == 3
-    with get_client(sync_client=True) as client:
-        runs = client.read_task_runs(task_run_filter=TaskRunFilter(name=TaskRunFilterName(any_=["count 1"])))
-    assert [run.state_name for run in runs if run.state and not run.state.is_final()] == []
+    assert len(set(read_runs(count_root, 8))) == 3
+    assert set(read_states("count 8")) == {"Crashed"}
 
 
 @pytest.mark.slow
