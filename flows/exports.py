@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from indexmill.configs.exports import ExportConfig, ExportFormat
 from indexmill.storage.errors import DamagedFile, ExportFailed, IndexmillError, InputError
 from indexmill.storage.exports import Exports
-from indexmill.storage.object_client import redact
 from indexmill.storage.root import Root
 from indexmill.storage.stopping import Stopped
+from indexmill.storage.urls import redact
 from indexmill.tasks.exports.run import ExportResult, export_snapshot, make_record
 
 RunExport = Callable[[Root, str, ExportConfig], ExportResult]

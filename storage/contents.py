@@ -22,11 +22,11 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from indexmill.storage.digests import content_digest
 from indexmill.storage.errors import SourceUnreachable
-from indexmill.storage.object_client import build_client_options, find_error_code, redact
+from indexmill.storage.object_client import build_client_options, find_error_code
+from indexmill.storage.urls import is_url, redact, split_url
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,7 +38,6 @@ OPEN_GROUPS = 4  # several threads read at once
 READ_BUFFER_BYTES = 1 << 20
 REMOTE_RETRIES = 5
 
-_URL = re.compile(r"(s3|gs|az|https?)://")
 _RANGE = re.compile(r"(?P<file>.*[^/])//(?P<offset>\d{1,18})\+(?P<size>\d{1,18})", flags=re.DOTALL)
 _CELL = re.compile(r"(?P<file>.*?[^/])//(?P<group>\d{1,9})/(?P<row>\d{1,12})/(?P<element>\d{1,9})/(?P<column>.+)", flags=re.DOTALL)
 
@@ -61,11 +60,6 @@ def join_location(image_root: str | Path, path: str) -> str:
 def is_image_root_there(image_root: str) -> bool:
     """Return whether the folder of an image root exists; a URL is not asked."""
     return is_url(image_root) or Path(image_root).is_dir()
-
-
-def is_url(location: str) -> bool:
-    """Return whether a location is in an object store or behind a web address, and not on disk."""
-    return bool(_URL.match(location))
 
 
 def find_contained_location(image_root: str | Path, path: str) -> str | None:
@@ -153,7 +147,7 @@ def _read_range(file: str, offset: int, size: int, limit: int) -> bytes:
 def _read_remote_range(url: str, offset: int, size: int) -> bytes:
     from obstore.exceptions import BaseError
 
-    base, key = _split_url(url)
+    _, base, key = split_url(url, "an image")
     try:
         return bytes(_connect(base).get_range(key, start=offset, length=size)) if size else b""
     except FileNotFoundError:
@@ -165,13 +159,6 @@ def _read_remote_range(url: str, offset: int, size: int) -> bytes:
             got=redact(find_error_code(str(error))[1]),
             next_step="check the network and the credentials, then run the build again",
         ) from None
-
-
-def _split_url(url: str) -> tuple[str, str]:
-    """Return the bucket or host as a URL, and the key below it."""
-    scheme, _, rest = url.partition("://")
-    host, _, key = rest.partition("/")
-    return f"{scheme}://{host}", unquote(key) if scheme.startswith("http") else key
 
 
 @functools.cache

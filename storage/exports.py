@@ -16,10 +16,11 @@ from indexmill.storage.atomic import Scratch, remove_stale_temporaries, replace_
 from indexmill.storage.digests import json_digest
 from indexmill.storage.disk_errors import DISK_FULL_ERRORS
 from indexmill.storage.errors import DamagedFile, InputError
-from indexmill.storage.object_client import ObjectClient, is_object_url
+from indexmill.storage.object_client import ObjectClient
 from indexmill.storage.records import FrozenModel, read_record
 from indexmill.storage.root import Root
 from indexmill.storage.store import FolderStore
+from indexmill.storage.urls import is_object_url
 
 DESCRIPTION_FILE = "_export.json"  # readers of Parquet folders skip names that begin with an underscore
 RECORD_FILE = "export.json"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from indexmill.storage.digests import file_digest
 from indexmill.storage.errors import DamagedFile, IndexmillError, InputError, RootUnusable, StoreUnreachable
+from indexmill.storage.urls import is_object_url, redact
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -58,11 +59,6 @@ class ObjectContent:
 
     data: bytes
     version: dict[str, str]
-
-
-def is_object_url(location: str) -> bool:
-    """Whether a root's location names an object store, not a folder."""
-    return location.split("://", 1)[0] in ENDPOINT_VARIABLES and "://" in location
 
 
 def get_endpoint(url: str) -> str:
@@ -332,12 +328,6 @@ def build_client_options(url: str, *, silent_seconds: float = 60) -> ClientConfi
     if url.startswith("http://") or (is_object_url(url) and get_endpoint(url).startswith("http://")):
         options["allow_http"] = True
     return options
-
-
-def redact(text: str) -> str:
-    """Remove what may be secret from a message about a URL: user names, passwords, queries and signatures."""
-    text = re.sub(r"(://)[^/@\s]+@", r"\1***@", text)
-    return re.sub(r"\?[^\s)\"']+", "?***", text)
 
 
 def _get_version(meta: dict[str, Any]) -> dict[str, str]:

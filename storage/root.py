@@ -43,11 +43,11 @@ from indexmill.storage.digests import file_digest
 from indexmill.storage.disk_errors import get_user_temp_folder
 from indexmill.storage.errors import DamagedFile, InputError, RootUnusable
 from indexmill.storage.names import is_plain_name
-from indexmill.storage.object_client import is_object_url
 from indexmill.storage.object_store import ObjectStore, get_cache_folder
 from indexmill.storage.permissions import get_umask
 from indexmill.storage.records import FileRef, FrozenModel, Record
 from indexmill.storage.store import FolderStore, Store
+from indexmill.storage.urls import is_object_url
 
 INDEX_NAME_PATTERN = "[a-z0-9][a-z0-9-]{0,62}"  # an index name is a folder name
 

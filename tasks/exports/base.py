@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from indexmill.configs.exports import ExportConfig
 from indexmill.storage.errors import ExportFailed, IndexmillError, InputError, SourceUnreachable, TargetUnreachable
-from indexmill.storage.object_client import redact
+from indexmill.storage.urls import redact
 from indexmill.tasks.exports.rows import SnapshotRows
 from indexmill.tasks.progress import Advance
 from indexmill.tasks.retry import is_transient

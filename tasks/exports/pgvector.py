@@ -16,7 +16,7 @@ import pyarrow as pa
 from indexmill.configs.exports import ExportConfig
 from indexmill.storage import parquet
 from indexmill.storage.errors import InputError
-from indexmill.storage.object_client import redact
+from indexmill.storage.urls import redact
 from indexmill.tasks.exports.base import ExportCounts, import_client, translate_errors
 from indexmill.tasks.exports.changes import STORED_SCHEMA, find_changes
 from indexmill.tasks.exports.rows import SnapshotRows, get_vectors

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from indexmill.configs.exports import ExportConfig
 from indexmill.storage.errors import ExportFailed
-from indexmill.storage.object_client import redact
+from indexmill.storage.urls import redact
 from indexmill.tasks.exports.base import ExportCounts, import_client, translate_errors
 from indexmill.tasks.exports.rows import SnapshotRows, get_vectors
 from indexmill.tasks.progress import Advance

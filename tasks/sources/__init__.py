@@ -17,12 +17,12 @@ from indexmill.configs.datasets import (
     WebDatasetConfig,
 )
 from indexmill.storage.root import Root
+from indexmill.storage.urls import is_url
 from indexmill.tasks.sources.base import Item, Source
 from indexmill.tasks.sources.beir import BeirSource
 from indexmill.tasks.sources.folder import FolderSource
 from indexmill.tasks.sources.python_source import PythonDataSource
 from indexmill.tasks.sources.remote_folder import RemoteFolderSource
-from indexmill.tasks.sources.remote_urls import is_remote
 from indexmill.tasks.sources.stdlib import StdlibSource
 from indexmill.tasks.sources.sts import StsSource
 from indexmill.tasks.sources.table import TableSource
@@ -62,7 +62,7 @@ def open_source(config: DatasetConfig, root: Root, *, relist: bool = False) -> S
 
 
 def _open_folder(config: FolderDatasetConfig, root: Root) -> Source:
-    if is_remote(config.path):
+    if is_url(config.path):
         return RemoteFolderSource(config, root)
     return FolderSource(config.path.replace("{root}", str(root.path)), config)
 

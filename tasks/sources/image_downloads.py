@@ -27,14 +27,13 @@ from typing import NamedTuple, TypeVar
 from indexmill.configs.datasets import DownloadsConfig
 from indexmill.storage.digests import content_digest, unit_interval
 from indexmill.storage.errors import InputError, SourceChanged, SourceUnreachable
-from indexmill.storage.object_client import redact
 from indexmill.storage.root import Root
 from indexmill.storage.stopping import STOP_GRACE_SECONDS
+from indexmill.storage.urls import WEB_SCHEMES, redact, split_any_url
 from indexmill.tasks.retry import RetryPolicy
 from indexmill.tasks.sources.downloads import make_slug
 from indexmill.tasks.sources.image_files import is_image_name
 from indexmill.tasks.sources.remote_files import FileMissing, FileTooLarge, InvalidUrl, RemoteFile, RemoteFiles
-from indexmill.tasks.sources.remote_urls import WEB_SCHEMES, split_any_url
 from indexmill.tasks.sources.response_cache import Response, ResponseCache
 from indexmill.tasks.sources.web_client import WEB_RETRY, AddressGuard, FetchFailure, Validators, WebClient
 

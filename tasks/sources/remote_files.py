@@ -23,10 +23,9 @@ from indexmill.storage.object_client import (
     REFUSAL_PATTERN,
     build_client_options,
     find_error_code,
-    redact,
 )
+from indexmill.storage.urls import MAGIC, WEB_SCHEMES, compile_pattern, has_wildcard, redact, split_url
 from indexmill.tasks.retry import RetryPolicy, with_retries
-from indexmill.tasks.sources.remote_urls import MAGIC, WEB_SCHEMES, compile_pattern, has_wildcard, split_url
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore, RetryConfig

@@ -23,6 +23,7 @@ from indexmill.storage.digests import rows_digest
 from indexmill.storage.errors import InputError, SourceUnreachable
 from indexmill.storage.records import Modality
 from indexmill.storage.root import Root
+from indexmill.storage.urls import STORE_SCHEMES, join_url
 from indexmill.tasks.retry import RetryPolicy
 from indexmill.tasks.sources.base import Item
 from indexmill.tasks.sources.captions import CAPTION_SUFFIX, read_caption
@@ -30,7 +31,6 @@ from indexmill.tasks.sources.folder import METADATA_FILE_NAMES, FolderSource, Me
 from indexmill.tasks.sources.image_downloads import BATCH_URLS, ImageDownloads, RemoteImage
 from indexmill.tasks.sources.image_files import FileEntry, is_image_name
 from indexmill.tasks.sources.remote_files import RemoteFile
-from indexmill.tasks.sources.remote_urls import STORE_SCHEMES, join_url
 from indexmill.tasks.sources.web_client import WEB_RETRY
 
 LISTING_SCHEMA = pa.schema({"path": pa.string(), "size": pa.int64(), "etag": pa.string(), "modified": pa.float64()})

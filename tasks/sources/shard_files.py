@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from indexmill.storage.errors import InputError
+from indexmill.storage.urls import has_wildcard, is_url
 from indexmill.tasks.sources.item_listings import FileState
 from indexmill.tasks.sources.remote_files import RemoteFile, RemoteFiles
-from indexmill.tasks.sources.remote_urls import has_wildcard, is_remote
 
 BRACES = re.compile(r"\{(\d+\.\.\d+|[^{}]*,[^{}]*)\}")
 PATTERN_START = re.compile(r"[*?\[{]")
@@ -28,7 +28,7 @@ REQUESTS_AT_ONCE = 16
 
 def find_shards(pattern: str) -> LocalShards | RemoteShards:
     """Return the shards of a pattern or URL."""
-    return RemoteShards(pattern) if is_remote(pattern) else LocalShards(pattern)
+    return RemoteShards(pattern) if is_url(pattern) else LocalShards(pattern)
 
 
 def expand_braces(pattern: str) -> list[str]:

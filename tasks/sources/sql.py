@@ -22,11 +22,11 @@ from indexmill.storage.errors import InputError
 from indexmill.storage.names import is_relative_inside
 from indexmill.storage.records import Modality
 from indexmill.storage.root import Root
+from indexmill.storage.urls import is_url
 from indexmill.tasks.sources.base import Item, ScoredPair
 from indexmill.tasks.sources.downloads import list_with_nearest
 from indexmill.tasks.sources.image_downloads import ImageDownloads, RemoteImage
 from indexmill.tasks.sources.image_files import get_size_and_mtime
-from indexmill.tasks.sources.remote_urls import is_remote
 from indexmill.tasks.sources.sql_reader import ResultBatch, SqlReader
 from indexmill.tasks.sources.table_files import make_remote_item
 from indexmill.tasks.sources.table_reader import format_number, is_nan
@@ -128,7 +128,7 @@ class SqlSource:
         if isinstance(value, bytes | bytearray | memoryview) and self.downloads:
             path = self._write_image(bytes(value), self.downloads)
         elif isinstance(value, str) and self.downloads:
-            if not is_remote(value):
+            if not is_url(value):
                 raise _UnusableValue(f"the image {value[:100]!r} is no URL; set dataset.image_folder for paths")
             return make_remote_item(self.downloads, None, "", value, key=key, label=label, text=text)
         elif isinstance(value, str):

@@ -12,12 +12,12 @@ from indexmill.storage.digests import rows_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Modality
 from indexmill.storage.root import Root
+from indexmill.storage.urls import is_url
 from indexmill.tasks.sources.base import Item, ScoredPair
 from indexmill.tasks.sources.folder import find_named_file, forget_listings
 from indexmill.tasks.sources.image_downloads import ImageDownloads, RemoteImage
 from indexmill.tasks.sources.image_files import get_size_and_mtime, resolve_image_path
 from indexmill.tasks.sources.image_table import ImageTable, open_image_table
-from indexmill.tasks.sources.remote_urls import is_remote
 from indexmill.tasks.sources.table_files import LocalTableFiles, RemoteTableFiles, TableFiles, make_remote_item
 from indexmill.tasks.sources.table_reader import read_rows, require_columns
 
@@ -43,7 +43,7 @@ class TableSource:
 
     def __init__(self, config: TableDatasetConfig, root: Root | None = None, *, relist: bool = False) -> None:
         self._config = config
-        self._tables: TableFiles = RemoteTableFiles(config, root) if root and is_remote(config.path) else LocalTableFiles(config.path)
+        self._tables: TableFiles = RemoteTableFiles(config, root) if root and is_url(config.path) else LocalTableFiles(config.path)
         self.modality: Modality = "image" if config.image_column else "text"
         self.labeled = config.label_column is not None
         if not self._tables.names:
@@ -115,7 +115,7 @@ class TableSource:
     def _holds_urls(self) -> bool:
         """Whether the first image of the table is a URL."""
         rows = read_rows(self._tables.open(self._tables.names[0]), self._config.source, (self._config.image_column,), self._config.encoding)
-        return is_remote(next((row.cells[0] for row in rows if row.cells[0]), ""))
+        return is_url(next((row.cells[0] for row in rows if row.cells[0]), ""))
 
     def _make_image_item(self, file: str, image: str | None, key: str, label: str | None, text: str | None) -> Item:
         folder = self._tables.folder

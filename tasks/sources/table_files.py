@@ -12,11 +12,11 @@ from typing import Protocol
 from indexmill.configs.datasets import DownloadsConfig, TableDatasetConfig
 from indexmill.storage.digests import file_digest
 from indexmill.storage.root import Root
+from indexmill.storage.urls import MAGIC, has_wildcard, is_url, join_url
 from indexmill.tasks.sources.base import Item
 from indexmill.tasks.sources.image_downloads import ImageDownloads
 from indexmill.tasks.sources.image_files import get_size_and_mtime, walk_files
 from indexmill.tasks.sources.remote_files import RemoteFile, RemoteFiles
-from indexmill.tasks.sources.remote_urls import MAGIC, has_wildcard, is_remote, join_url
 
 
 class TableFiles(Protocol):
@@ -113,7 +113,7 @@ def make_remote_item(
         label: Its label.
         text: Its caption.
     """
-    url = image if image and is_remote(image) else _resolve(folder_url, file, image)
+    url = image if image and is_url(image) else _resolve(folder_url, file, image)
     if url is None:
         fault = f"not a URL, as the table's first image is: {image[:100]!r}" if image and folder_url is None else None
         return Item(key=key, label=label, text=text, fault=fault)

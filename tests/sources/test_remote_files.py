@@ -11,9 +11,9 @@ import pytest
 
 from indexmill.storage.errors import InputError, SourceUnreachable
 from indexmill.storage.object_client import ObjectClient
+from indexmill.storage.urls import is_url
 from indexmill.tasks.retry import RetryPolicy
 from indexmill.tasks.sources.remote_files import FileMissing, FileTooLarge, RemoteFile, RemoteFiles
-from indexmill.tasks.sources.remote_urls import is_remote
 from tests.storage.object_server import SECRET
 from tests.storage.s3_answers import Answer, ScriptedServer
 
@@ -188,4 +188,4 @@ def test_a_server_that_never_answers_is_named(web: Callable[..., str], files: Re
 
 def test_paths_are_not_urls() -> None:
     """A colon or a slash alone does not make one."""
-    assert [is_remote(text) for text in ("s3://b/k", "https://h/p", "az://c/k", "C:/x", "data/x", "file:///x")] == [True] * 3 + [False] * 3
+    assert [is_url(text) for text in ("s3://b/k", "https://h/p", "az://c/k", "C:/x", "data/x", "file:///x")] == [True] * 3 + [False] * 3

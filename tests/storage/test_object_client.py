@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from indexmill.storage.errors import DamagedFile, InputError, RootUnusable, StoreUnreachable
-from indexmill.storage.object_client import ObjectClient, is_object_url, redact
+from indexmill.storage.object_client import ObjectClient
+from indexmill.storage.urls import is_object_url, redact
 from tests.storage.object_server import SECRET, ObjectServer
 from tests.storage.s3_answers import Answer, ScriptedServer
 

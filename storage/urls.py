@@ -1,4 +1,4 @@
-"""URLs of files: what they are, what they name, and what they must not hold."""
+"""URLs of files and folders: what they are, what they name, and what must not be shown of them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import re
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from indexmill.storage.errors import InputError
-from indexmill.storage.object_client import redact
 
 WEB_SCHEMES = frozenset({"http", "https"})
 STORE_SCHEMES = frozenset({"s3", "gs", "az"})
 MAGIC = re.compile(r"[*?\[]")
 
 
-def is_remote(location: str) -> bool:
-    """Whether a location is a URL that `remote_files` reads, and not a path."""
+def is_url(location: str) -> bool:
+    """Whether a location is in an object store or behind a web address, and not on disk."""
     return _get_scheme(location) in WEB_SCHEMES | STORE_SCHEMES
+
+
+def is_object_url(location: str) -> bool:
+    """Whether a location is in an object store."""
+    return _get_scheme(location) in STORE_SCHEMES
 
 
 def has_wildcard(url: str) -> bool:
@@ -58,6 +62,12 @@ def split_any_url(url: str) -> SplitResult:
     except ValueError:
         scheme, _, rest = url.partition("://")
         return SplitResult(scheme.lower(), "", rest.partition("?")[0], "", "")
+
+
+def redact(text: str) -> str:
+    """Remove what may be secret from a message about a URL: user names, passwords, queries and signatures."""
+    text = re.sub(r"(://)[^/@\s]+@", r"\1***@", text)
+    return re.sub(r"\?[^\s)\"']+", "?***", text)
 
 
 def _get_scheme(location: str) -> str:
