@@ -23,6 +23,7 @@ from indexmill.tasks.sources.folder import FolderSource
 from indexmill.tasks.validate import validate
 from tests.hostile_names import WORST_NAME
 from tests.sources.hub_datasets import make_jpeg, make_png
+from tests.sources.ordinary_user import as_ordinary_user
 from tests.sources.table_files import write_table
 from tests.stage_inputs import read_rows
 
@@ -151,11 +152,10 @@ def test_captions_without_an_image_are_counted(tmp_path: Path) -> None:
     assert source.skipped == {".txt without an image": 4}
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
-def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "top").mkdir(mode=0)
-    with pytest.raises(InputError, match="cannot be read"):
-        FolderSource(tmp_path / "top", FolderDatasetConfig(source="folder", path=str(tmp_path / "top")))
+def test_a_folder_that_cannot_be_listed_is_an_error(public_folder: Path) -> None:
+    (public_folder / "top").mkdir(mode=0)
+    with as_ordinary_user(), pytest.raises(InputError, match="cannot be read"):
+        FolderSource(public_folder / "top", FolderDatasetConfig(source="folder", path=str(public_folder / "top")))
 
 
 @pytest.mark.parametrize("source", ["folder", "metadata", "table"])
