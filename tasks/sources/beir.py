@@ -23,7 +23,8 @@ from indexmill.tasks.retry import RetryPolicy
 from indexmill.tasks.sources.base import Item, ScoredPair
 from indexmill.tasks.sources.downloads import make_slug, read_pin, write_pin
 from indexmill.tasks.sources.judgements import Judgement, read_judgements
-from indexmill.tasks.sources.table_reader import TableFormat, TableRow, list_columns, read_rows
+from indexmill.tasks.sources.table_cells import TableRow
+from indexmill.tasks.sources.table_reader import TableFormat, list_columns, read_rows
 
 if TYPE_CHECKING:
     from indexmill.tasks.sources.hf_hub import HubDataset

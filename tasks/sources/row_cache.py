@@ -19,7 +19,7 @@ from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.sources.downloads import list_with_nearest
 from indexmill.tasks.sources.image_files import IMAGE_SUFFIXES
-from indexmill.tasks.sources.table_reader import format_number, is_nan
+from indexmill.tasks.sources.table_cells import format_number, is_nan
 
 ROWS_SCHEMA = pa.schema({"key": pa.string(), "label": pa.string(), "text": pa.string(), "path": pa.string(), "size": pa.int64()})
 BATCH_ROWS = 1024

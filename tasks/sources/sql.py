@@ -28,8 +28,8 @@ from indexmill.tasks.sources.downloads import list_with_nearest
 from indexmill.tasks.sources.image_downloads import ImageDownloads, RemoteImage
 from indexmill.tasks.sources.image_files import get_size_and_mtime
 from indexmill.tasks.sources.sql_reader import ResultBatch, SqlReader
+from indexmill.tasks.sources.table_cells import format_number, is_nan
 from indexmill.tasks.sources.table_files import make_remote_item
-from indexmill.tasks.sources.table_reader import format_number, is_nan
 from indexmill.tasks.sources.text_lines import find_invalid_text
 
 TEXT_BATCH_ROWS = 2000

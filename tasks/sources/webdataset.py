@@ -27,8 +27,8 @@ from indexmill.tasks.progress import track
 from indexmill.tasks.sources.base import Item, ScoredPair
 from indexmill.tasks.sources.image_files import SIGNATURE_BYTES, is_image_name
 from indexmill.tasks.sources.item_listings import Entry, FileState, ItemListings, Skipped, UnreadableFile
+from indexmill.tasks.sources.json_lines import describe_missing_field, read_json_fields
 from indexmill.tasks.sources.shard_files import find_shards
-from indexmill.tasks.sources.table_reader import describe_missing_field, read_json_fields
 from indexmill.tasks.sources.tar_reader import TarMember, read_members
 from indexmill.tasks.sources.text_lines import find_invalid_text
 from indexmill.tasks.validation.image_formats import detect_supported_format, detect_unsupported_format

@@ -18,7 +18,8 @@ from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.sources import open_source
 from indexmill.tasks.sources.table import TableSource
-from indexmill.tasks.sources.table_reader import TableFormat, format_number, is_nan, read_rows
+from indexmill.tasks.sources.table_cells import format_number, is_nan
+from indexmill.tasks.sources.table_reader import TableFormat, read_rows
 from tests.sources.table_files import Row, make_source, write_table
 
 

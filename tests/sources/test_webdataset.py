@@ -14,7 +14,7 @@ from indexmill.storage.digests import content_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.sources import Item
-from indexmill.tasks.sources.table_reader import describe_missing_field
+from indexmill.tasks.sources.json_lines import describe_missing_field
 from indexmill.tasks.sources.webdataset import WebDatasetSource
 from tests.sources.tar_files import make_jpeg, make_member, make_sample, open_shards, write_shard
 from tests.stage_inputs import OLD_MTIME_NS, set_mtime
