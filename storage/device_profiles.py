@@ -7,7 +7,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from indexmill.storage.digests import json_digest
-from indexmill.storage.records import FrozenModel, Modality, Precision
+from indexmill.storage.records import FrozenModel, Modality, Precision, Runtime
 from indexmill.storage.root import Root
 
 
@@ -30,6 +30,7 @@ class DeviceProfile(FrozenModel):
 
     precision: What `auto` chose on this device.
     check: The check behind that choice; None where no precision is faster than float32.
+    runtimes: The faster runtime per precision, where two were compared.
     batch_sizes: The fastest batch size per precision.
     rates: Items per second of the whole stage, per precision.
     peak_bytes: The peak memory of the encoding process.
@@ -39,6 +40,7 @@ class DeviceProfile(FrozenModel):
     device: str
     precision: Precision | None = None
     check: PrecisionCheck | None = None
+    runtimes: dict[str, Runtime] = Field(default_factory=dict)
     batch_sizes: dict[str, int] = Field(default_factory=dict)
     rates: dict[str, float] = Field(default_factory=dict)
     peak_bytes: int = 0

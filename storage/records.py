@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from indexmill.storage.names import RelativePath
 
 Modality = Literal["text", "image"]
+Runtime = Literal["torch", "onnx"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Rerank = Literal["none", "sq8", "fp16", "exact"]
 Side = Literal["database", "query"]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from queue import LifoQueue
 
+from indexmill.storage.records import Runtime
 from indexmill.tasks.encoding.device import list_own_devices
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.encoding.protocol import ChunkResult, EncodeChunk, ModelSpec
@@ -58,15 +59,16 @@ class WorkerEncoders:
         self._pool: EncoderPool | None = None
         self._busy = 0
         self._timer: threading.Timer | None = None
-        self._batch_sizes: dict[ModelSpec, int] = {}
+        self._measured: dict[tuple[ModelSpec, bool], tuple[int, Runtime]] = {}  # batch size and runtime
 
     def encode(self, chunk: EncodeChunk, advance: Advance) -> ChunkResult:
-        """Encode one chunk. The fastest batch size is looked for once per model. Raises like `EncoderProcess.encode`."""
+        """Encode one chunk. Batch size and runtime are looked for once per model. Raises like `EncoderProcess.encode`."""
         with self._use() as pool, pool.borrow() as process:
-            if chunk.batch_size is None and (known := self._batch_sizes.get(chunk.model)):
-                chunk = replace(chunk, batch_size=known)
+            key = (chunk.model, chunk.compares_runtimes)
+            if chunk.batch_size is None and (known := self._measured.get(key)):
+                chunk = replace(chunk, batch_size=known[0], model=replace(chunk.model, runtime=known[1]))
             result = process.encode(chunk, advance)
-            self._batch_sizes[chunk.model] = result.batch_size
+            self._measured[key] = result.batch_size, result.runtime
             return result
 
     @contextmanager

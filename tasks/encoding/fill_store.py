@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +20,7 @@ from indexmill.storage.device_profiles import DeviceProfile
 from indexmill.storage.digests import content_digest, json_digest
 from indexmill.storage.embedding_store import REJECTED_SCHEMA, EmbeddingStore
 from indexmill.storage.errors import InputError
-from indexmill.storage.records import FileRef, Modality
+from indexmill.storage.records import FileRef, Modality, Runtime
 from indexmill.storage.root import Root, find_file_error
 from indexmill.tasks.encoding.chunk_size import choose_chunk_rows
 from indexmill.tasks.encoding.device import get_device_name
@@ -33,6 +33,7 @@ from indexmill.tasks.validation.rejects import REJECTS_SCHEMA
 
 # Reasons that may be transient: these contents are tried again the next time the stage runs.
 TRANSIENT_REASONS = ("encoder_error",)
+RUNTIME_MIN_ITEMS = 10_000  # below this many items, exporting the model takes longer than a faster runtime saves
 BATCH_SEARCH_MIN_ITEMS = 1000  # below this many items, searching for the fastest batch size takes longer than it saves
 RATE_MIN_ITEMS = 64  # from this many items on, a rate is recorded
 
@@ -81,6 +82,7 @@ class EncodeJob:
         model: The encoder.
         image_root: The folder that image paths are relative to; None for texts.
         batch_size: As in `EncodeChunk`.
+        compares_runtimes: As in `EncodeChunk`.
     """
 
     name: str
@@ -93,6 +95,7 @@ class EncodeJob:
     model: ModelSpec
     image_root: str | None
     batch_size: int | None
+    compares_runtimes: bool
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,7 @@ def run_encode_job(root: Root, job: EncodeJob, advance: Advance, *, encode: RunC
             temp_dir=str(root.tmp),
             storage_dtype=job.model.config.storage_dtype,
             batch_size=job.batch_size,
+            compares_runtimes=job.compares_runtimes,
         )
         result = encode(chunk, advance)
         return EncodedChunk(result, get_device_name(), _commit_chunk(root, store, job, chunk))
@@ -284,6 +288,7 @@ class _EncodePlanner:
         chunks = -(-self.missing // self._rows)
         spec, store = self._request.model_spec, self._request.store
         for number in range(chunks):
+            runtime, compares_runtimes = _choose_runtime(spec, self.profile, self.missing)
             yield EncodeJob(
                 name=f"encode chunk {number + 1} of {chunks} ({spec.modality}s, {store.folder.name[:12]})",
                 items=min(self._rows, self.missing - number * self._rows),
@@ -292,9 +297,10 @@ class _EncodePlanner:
                 chunk=number,
                 part=self._parts + number,
                 rejected_part=self._rejected_parts + number,
-                model=spec,
+                model=replace(spec, runtime=runtime),
                 image_root=self._request.image_root,
-                batch_size=_choose_batch_size(spec, self.profile, self.missing),
+                batch_size=None if compares_runtimes else _choose_batch_size(spec, self.profile, self.missing),
+                compares_runtimes=compares_runtimes,
             )
 
     def update_profile(self, job: EncodeJob, chunk: EncodedChunk) -> None:
@@ -310,6 +316,14 @@ class _EncodePlanner:
         sql = f"SELECT * FROM {parquet.scan_sql(self._plan)} WHERE chunk = {number} ORDER BY content_digest"
         parquet.copy_query(sql, path, temp_dir=self._request.root.tmp)
         return self._runner.share(self._request.root, path, self._request.store.folder.name)
+
+
+def _choose_runtime(model_spec: ModelSpec, profile: DeviceProfile, missing: int) -> tuple[Runtime, bool]:
+    """Return the runtime of a job, and whether to look for a faster one: for float32 and many contents, once per device."""
+    if model_spec.precision != "float32" or model_spec.config.batch_size != "auto" or missing < RUNTIME_MIN_ITEMS:
+        return "torch", False
+    known = profile.runtimes.get(model_spec.precision)
+    return known or "torch", known is None
 
 
 def _choose_batch_size(model_spec: ModelSpec, profile: DeviceProfile, missing: int) -> int | None:
@@ -349,6 +363,8 @@ def _update_profile(profile: DeviceProfile, result: ChunkResult, job: EncodeJob)
     update: dict[str, object] = {"peak_bytes": max(profile.peak_bytes, result.peak_bytes)}
     if (items := result.vectors + result.rejects) >= RATE_MIN_ITEMS:
         update["rates"] = profile.rates | {job.model.precision: round(items / result.seconds, 1)}
+    if job.compares_runtimes and job.batch_size is None:
+        update["runtimes"] = profile.runtimes | {job.model.precision: result.runtime}
     if job.batch_size is None or job.model.precision in profile.batch_sizes:
         update["batch_sizes"] = profile.batch_sizes | {job.model.precision: result.batch_size}
     return profile.model_copy(update=update)

@@ -22,6 +22,7 @@ from indexmill.tasks.encoding.protocol import ExportResult, ExportTextEncoder, M
 from indexmill.tasks.progress import track
 
 BATCH_SIZE = 64
+WINDOW_SIZE = 2048  # texts that are sorted by length, so that those of a batch are alike
 RUNTIME_PACKAGES = ("onnxruntime", "tokenizers")
 MIN_COSINE = 0.9999  # an export with a lower one is not used
 SAMPLE_SIZE = 64  # texts that are encoded by both the export and the encoder
@@ -38,24 +39,26 @@ class OnnxTextEncoder:
         tokenizer_path: The tokenizer, as JSON.
         prompt: Precedes every text.
         dim: Length of the vectors.
+        threads: Threads of one forward pass; 0: one per core.
     """
 
     modality: Modality = "text"
     decode_size: tuple[int, int] | None = None
 
-    def __init__(self, graph_path: Path, tokenizer_path: Path, prompt: str, dim: int) -> None:
+    def __init__(self, graph_path: Path, tokenizer_path: Path, prompt: str, dim: int, threads: int = 0) -> None:
         import onnxruntime
         from tokenizers import Tokenizer
 
         options: Any = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = threads
         # Without this, waiting threads spin and take the cores from the server.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(str(graph_path), options, providers=["CPUExecutionProvider"])
         self._input_names = [node.name for node in self._session.get_inputs()]
         self._tokenizer = Tokenizer.from_file(str(tokenizer_path))
         self._prompt, self.dim = prompt, dim
-        self.batch_size = self.window = BATCH_SIZE
+        self.batch_size, self.window = BATCH_SIZE, WINDOW_SIZE
 
     def preprocess(self, item: str) -> str:
         """Return the text itself: `encode` tokenizes it."""

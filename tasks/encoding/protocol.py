@@ -7,17 +7,18 @@ from typing import NamedTuple
 
 from indexmill.configs.encoders import EncoderConfig
 from indexmill.storage.embedding_store import StorageDtype
-from indexmill.storage.records import Modality, Precision, Role
+from indexmill.storage.records import Modality, Precision, Role, Runtime
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The encoder to load, its precision, its modality, and what texts are encoded as."""
+    """The encoder to load, its precision, its modality, what texts are encoded as, and what runs it."""
 
     config: EncoderConfig
     precision: Precision
     modality: Modality
     role: Role = "document"
+    runtime: Runtime = "torch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class EncodeChunk:
         temp_dir: The folder for DuckDB's temporary files.
         storage_dtype: The number format of the stored vectors.
         batch_size: Items per forward pass; None: find the fastest; 0: the encoder's own.
+        compares_runtimes: With no batch size, whether to find the faster runtime, too.
     """
 
     model: ModelSpec
@@ -45,6 +47,7 @@ class EncodeChunk:
     temp_dir: str
     storage_dtype: StorageDtype
     batch_size: int | None
+    compares_runtimes: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ class ChunkResult(NamedTuple):
         rejects: Rows in the rejected file.
         seconds: Without loading the model.
         batch_size: The last one used.
+        runtime: What ran the model.
         peak_bytes: The largest resident size of the process so far.
     """
 
@@ -115,6 +119,7 @@ class ChunkResult(NamedTuple):
     rejects: int
     seconds: float
     batch_size: int
+    runtime: Runtime
     peak_bytes: int
 
 

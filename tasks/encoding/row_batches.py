@@ -102,8 +102,12 @@ def find_invalid_vectors(vectors: np.ndarray, dim: int) -> dict[int, RejectReaso
 
 def set_fastest_batch_size(encoder: Encoder, rows: Iterator[ItemRow], image_root: str | None) -> None:
     """Find the fastest batch size for these rows, and set it."""
-    inputs = [item for _, window in preprocess_windows(encoder, rows, image_root) for item in window]
-    set_batch_size(encoder, find_fastest_batch_size(encoder, inputs))
+    set_batch_size(encoder, find_fastest_batch_size(encoder, preprocess_rows(encoder, rows, image_root)))
+
+
+def preprocess_rows(encoder: Encoder, rows: Iterator[ItemRow], image_root: str | None) -> list[Any]:
+    """Return the encoder's inputs of a few rows."""
+    return [item for _, window in preprocess_windows(encoder, rows, image_root) for item in window]
 
 
 def set_batch_size(encoder: Encoder, size: int) -> None:

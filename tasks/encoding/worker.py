@@ -10,14 +10,16 @@ import os
 import resource
 import select
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +47,15 @@ from indexmill.tasks.encoding.protocol import (
     QueryLatency,
     TimeQueries,
 )
-from indexmill.tasks.encoding.row_batches import EncodedWindow, ItemRow, encode_rows, set_batch_size, set_fastest_batch_size
+from indexmill.tasks.encoding.row_batches import (
+    EncodedWindow,
+    ItemRow,
+    encode_rows,
+    find_fastest_batch_size,
+    preprocess_rows,
+    set_batch_size,
+)
+from indexmill.tasks.encoding.runtimes import export_encoder, find_faster_encoder, get_runtime, is_on_cpu
 from indexmill.tasks.metrics.latency import measure_encode_latency
 from indexmill.tasks.progress import ignore_progress
 
@@ -86,13 +96,27 @@ class ModelCache:
         self._spec: ModelSpec | None = None
         self._encoder: Encoder | None = None
 
-    def get(self, spec: ModelSpec) -> Encoder:
-        """Return the encoder, loading it if it is not the one in use."""
+    def get(self, spec: ModelSpec, temp_dir: str | None = None) -> Encoder:
+        """Return the encoder, loading it if it is not the one in use.
+
+        Args:
+            spec: The model.
+            temp_dir: The folder for temporary files of another runtime than torch.
+        """
         if self._encoder is None or self._spec != spec:
             self._encoder = None
             gc.collect()
-            self._encoder, self._spec = load_modality_encoder(spec), spec
+            encoder = load_modality_encoder(spec)
+            if spec.runtime == "onnx":
+                encoder = export_encoder(encoder, Path(temp_dir or tempfile.gettempdir())) or encoder
+            self._encoder, self._spec = encoder, spec
         return self._encoder
+
+    def find_faster(self, job: EncodeChunk, inputs: Sequence[Any]) -> Encoder:
+        """Keep the model of a job with its faster runtime and fastest batch size, and return it."""
+        encoder = find_faster_encoder(self.get(job.model), inputs, Path(job.temp_dir))
+        self._encoder, self._spec = encoder, replace(job.model, runtime=get_runtime(encoder))
+        return encoder
 
 
 def load_modality_encoder(spec: ModelSpec) -> Encoder:
@@ -111,7 +135,7 @@ def _run_job(job: Job, models: ModelCache, send: SendProgress) -> JobResult | Ex
             case ComparePrecision():
                 return _compare_precisions(job, models)
             case EncodeChunk():
-                return _encode_chunk(job, models.get(job.model), send)
+                return _encode_chunk(job, models, send)
             case LoadModel():
                 models.get(job.model)
                 return LoadResult()
@@ -128,11 +152,8 @@ def _run_job(job: Job, models: ModelCache, send: SendProgress) -> JobResult | Ex
         return RuntimeError(f"{type(error).__name__}: {error}"[:2000])
 
 
-def _encode_chunk(job: EncodeChunk, encoder: Encoder, send: SendProgress) -> ChunkResult:
-    if job.batch_size is None:
-        set_fastest_batch_size(encoder, _read_chunk(job, limit=BATCH_SEARCH_ITEMS), job.image_root)
-    elif job.batch_size:
-        set_batch_size(encoder, job.batch_size)
+def _encode_chunk(job: EncodeChunk, models: ModelCache, send: SendProgress) -> ChunkResult:
+    encoder = _prepare_encoder(job, models)
     start, rejects = time.perf_counter(), 0
 
     def advance(items: int) -> None:
@@ -146,7 +167,20 @@ def _encode_chunk(job: EncodeChunk, encoder: Encoder, send: SendProgress) -> Chu
             _write_window(window, part)
             rejected.write([_make_reject(window.rows[row], *reason) for row, reason in window.issues.items()])
             rejects += len(window.issues)
-    return ChunkResult(part.rows, rejects, time.perf_counter() - start, encoder.batch_size, _get_peak_bytes())
+    return ChunkResult(part.rows, rejects, time.perf_counter() - start, encoder.batch_size, get_runtime(encoder), _get_peak_bytes())
+
+
+def _prepare_encoder(job: EncodeChunk, models: ModelCache) -> Encoder:
+    """Return the encoder of a job with its batch size set, and with the faster runtime if the job asks for a comparison."""
+    encoder = models.get(job.model, job.temp_dir)
+    if job.batch_size is None:
+        inputs = preprocess_rows(encoder, _read_chunk(job, limit=BATCH_SEARCH_ITEMS), job.image_root)
+        if job.compares_runtimes and is_on_cpu():
+            return models.find_faster(job, inputs)
+        set_batch_size(encoder, find_fastest_batch_size(encoder, inputs))
+    elif job.batch_size:
+        set_batch_size(encoder, job.batch_size)
+    return encoder
 
 
 def _read_chunk(job: EncodeChunk, limit: int | None = None) -> Iterator[ItemRow]:
