@@ -66,7 +66,7 @@ def run_stages(
     query_embeddings = get_query_embeddings(config, embeddings)
     trained = run(train, config.name, index_embeddings.indexed_vectors, config.index)
     shards = run(shard, config.name, index_embeddings.indexed_vectors, trained, config.index, runner)
-    tuned = run(tune, index_embeddings, query_embeddings, trained, shards, config.index)
+    tuned = run(tune, config.name, index_embeddings, query_embeddings, trained, shards, config.index)
     evaluation = run(
         evaluate,
         name=config.name,
