@@ -17,6 +17,7 @@ from indexmill.flows.prefect_server import get_configured_url
 from indexmill.flows.preflight import check_encoder, check_sizes, get_index_embeddings, get_query_embeddings
 from indexmill.flows.stage_runner import StageName, StageRunner, select_stages_from
 from indexmill.flows.webhook import send_webhook
+from indexmill.storage.digests import forget_file_digests
 from indexmill.storage.disk_errors import translate_disk_errors
 from indexmill.storage.errors import DamagedFile
 from indexmill.storage.records import Dataset, SplitDataset, ValidatedDataset
@@ -207,6 +208,7 @@ def build_index(
                 summary = run_stages(pipeline, stages, runner, rehash=rehash, force=force)
         except DamagedFile:
             # A file changed after its record was written: try once more, and check digests before reusing any record.
+            forget_file_digests()
             stages = StageRunner(storage_root, thorough=True, refresh=stages_to_refresh)
             summary = run_stages(pipeline, stages, runner, rehash=rehash, force=force)
         raise_if_failed(summary.exports, pipeline.name, describe_repetition(storage_root, pipeline.name), summary.to_json())

@@ -20,6 +20,7 @@ from indexmill.configs.loading import load_config
 from indexmill.configs.models import PipelineConfig
 from indexmill.flows.environment import prepare_environment
 from indexmill.flows.pipeline_context import open_root
+from indexmill.storage.digests import digesting_files_once
 from indexmill.storage.disk_errors import check_free_space
 from indexmill.storage.errors import IndexmillError
 from indexmill.storage.stopping import Stopped, build_stopped_error
@@ -151,13 +152,14 @@ def _is_server_configured() -> bool:
 def _load_encoder_if_changed(config: str, location: str, settings: Sequence[str]) -> Iterator[bool]:
     """Yield whether the source is new or has changed since the last build; for a change, start to load the encoder.
 
-    The build in the block does not read the revision again. Errors are left to it: it reports them where the pipeline says.
+    The build in the block does not read the revision again, and no file twice to verify it. Errors are left to it: it
+    reports them where the pipeline says.
     """
     from indexmill.flows.early_encoder import start_encoder_early
     from indexmill.tasks.sources.revisions import read_revisions, reading_revisions_once
 
     pipeline = load_config(config, settings)
-    with reading_revisions_once(), ExitStack() as stack:
+    with digesting_files_once(), reading_revisions_once(), ExitStack() as stack:
         has_work = False
         try:
             with _look_for_changes(), open_root(location) as root:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import faiss
@@ -38,6 +39,18 @@ def sample_balanced(labels: np.ndarray, size: int) -> np.ndarray:
     turn = np.empty(len(labels), np.int64)
     turn[order] = np.arange(len(labels)) - np.repeat(starts, np.diff(starts, append=len(labels)))
     return np.sort(np.argsort(turn, kind="stable")[:size])
+
+
+def select_vectors(blocks: Iterable[tuple[np.ndarray, np.ndarray]], ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Select the vectors with one of these ids from a stream of (ids, vectors), in the stream's order.
+
+    Returns:
+        ids int64 (n,) and vectors float32 (n, dim).
+    """
+    selected = [(block_ids[mask], block[mask]) for block_ids, block in blocks for mask in [np.isin(block_ids, ids)]]
+    if not selected:
+        return np.empty(0, np.int64), np.empty((0, 0), np.float32)
+    return np.concatenate([block_ids for block_ids, _ in selected]), np.concatenate([block for _, block in selected])
 
 
 def compute_pca(sample: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

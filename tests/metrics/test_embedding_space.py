@@ -16,6 +16,7 @@ from indexmill.tasks.metrics.embedding_space import (
     max_points_within,
     place_points,
     sample_balanced,
+    select_vectors,
     silhouette,
 )
 from indexmill.tasks.metrics.per_label import UNLABELED
@@ -57,6 +58,14 @@ def test_new_points_are_placed_beside_their_neighbors() -> None:
     is_known = np.arange(22) % 11 > 0
     expected, points[~is_known] = points.copy(), np.nan
     assert place_points(points, is_known, vectors).tolist() == expected.tolist()
+
+
+def test_vectors_are_selected_from_a_stream() -> None:
+    """Ids and vectors stay aligned."""
+    blocks = [(np.array([1, 2, 3]), np.eye(3, dtype=np.float32)), (np.array([7]), np.ones((1, 3), np.float32))]
+    ids, vectors = select_vectors(blocks, np.array([7, 2]))
+    assert ids.tolist() == [2, 7]
+    assert vectors.tolist() == [[0, 1, 0], [1, 1, 1]]
 
 
 def test_principal_components_are_those_of_the_covariance() -> None:
