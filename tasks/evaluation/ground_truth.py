@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from indexmill.storage import parquet
 from indexmill.storage.digests import json_digest
 from indexmill.storage.embedding_store import read_items
+from indexmill.storage.errors import DamagedFile
 from indexmill.storage.records import EmbeddingSet, FileRef
 from indexmill.storage.root import Root, find_file_error
 from indexmill.tasks.evaluation.search_jobs import BLOCK_ITEMS, plan_search, search_in_jobs
@@ -33,7 +34,7 @@ from indexmill.tasks.runner import LOCAL_RUNNER, Runner
 SPARE_RANKS = 10  # kept beyond k, so that a removed neighbor costs no new search
 MAX_CHANGED_SHARE = 0.25  # above it, everything is searched
 DIGEST_BYTES = 16
-DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, ValidationError)
+DAMAGED = (DamagedFile, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, ValidationError)
 
 
 @dataclass(frozen=True)

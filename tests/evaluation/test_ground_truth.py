@@ -36,10 +36,10 @@ def vectors(root: Root) -> np.ndarray:
 
 
 def make_request(root: Root, vectors: np.ndarray, contents: list[int], searcher: Searcher | None = None) -> TruthRequest:
-    """Item n has the content contents[n]; there may be fewer items than on another night."""
+    """Item n + 1 has the content contents[n]; there may be fewer items than on another night."""
     digest = "-".join(map(str, contents))
     path = root.path / f"items-{json_digest(digest)[:8]}.parquet"
-    columns = {"item_id": range(len(contents)), "content_digest": [f"c{content:02d}" for content in contents], "side": SIDES}
+    columns = {"item_id": range(1, len(contents) + 1), "content_digest": [f"c{content:02d}" for content in contents], "side": SIDES}
     pl.DataFrame(columns).with_columns(leak=False).write_parquet(path)
     ref = root.make_ref(path)
     parts = (root.make_ref(part) for part in EmbeddingStore(root, "f").list_parts())
@@ -47,7 +47,7 @@ def make_request(root: Root, vectors: np.ndarray, contents: list[int], searcher:
         digest=digest, files=(ref, *parts), split="s", modality="text", fingerprint="f", encoder={}, dim=vectors.shape[1],
         database=60, query=20, encoded=0, reused=80, rejected=0, truncated=0, items=ref, rejects=None,
     )  # fmt: skip
-    return TruthRequest(embeddings, embeddings, np.arange(60, 80), vectors[contents[60:]], K, METRIC, searcher=searcher)
+    return TruthRequest(embeddings, embeddings, np.arange(61, 81), vectors[contents[60:]], K, METRIC, searcher=searcher)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_new_queries_are_compared_with_the_stored_vectors_of_the_index(
     """Exact vectors that the index re-ranks with spare a pass over the embedding store; half precision does not."""
     compute_ground_truth(root, tmp_path / "nights", make_request(root, vectors, ITEMS))
     second = change(ITEMS, 60)
-    ids = np.arange(60)
+    ids = np.arange(1, 61)
     exact, half = (make_searcher(ids, vectors[:60].astype(dtype)) for dtype in (np.float32, np.float16))
     assert_as_from_nothing(root, tmp_path / "nights", make_request(root, vectors, second, exact))
     assert searched == [20, 20]
