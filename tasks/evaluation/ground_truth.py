@@ -210,7 +210,7 @@ def _search_all(root: Root, request: TruthRequest, queries: np.ndarray, runner: 
     if indexed.chunks or indexed.database <= BLOCK_ITEMS:
         scores, ids = exact_search_items(root, indexed, queries, depth, request.metric)
     else:
-        key = json_digest([request.key, digest_rows(queries).tolist()])
+        key = json_digest([request.key, digest_rows(queries).astype(str).tolist()])
         jobs = plan_search(root, key, indexed, queries, depth, request.metric)
         scores, ids = search_in_jobs(root, jobs, indexed, runner, lambda items: None)
     return KnownNeighbors(scores, ids, np.full(len(queries), indexed.database <= depth))

@@ -79,41 +79,39 @@ def assert_as_from_nothing(root: Root, folder: Path, request: TruthRequest) -> N
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
 
 
-def test_a_second_night_searches_for_new_queries_only(root: Root, vectors: np.ndarray, tmp_path: Path, searched: list[int]) -> None:
+def test_a_second_night_searches_for_new_queries_only(root: Root, vectors: np.ndarray, searched: list[int]) -> None:
     """Five items and two queries have another content on the second night, four other items on the third."""
     second = change(ITEMS, 0, 7, 20, 33, 59, 60, 79)
     third = change(second, 1, 2, first=87)
     for contents in (ITEMS, second, third):
-        assert_as_from_nothing(root, tmp_path / "nights", make_request(root, vectors, contents))
+        assert_as_from_nothing(root, root.path / "nights", make_request(root, vectors, contents))
     assert searched == [20, 20, 2, 20, 20]  # each night, and then from nothing; no query is new on the third night
 
 
 def test_a_query_whose_neighbors_are_gone_is_searched_for(
-    root: Root, vectors: np.ndarray, tmp_path: Path, searched: list[int], monkeypatch: pytest.MonkeyPatch
+    root: Root, vectors: np.ndarray, searched: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its first 12 of the 15 ranks that are kept are no items any more: only three are known, of five."""
     monkeypatch.setattr(ground_truth, "MAX_CHANGED_SHARE", 1)
     request = make_request(root, vectors, ITEMS)
-    compute_ground_truth(root, tmp_path / "nights", request)
+    compute_ground_truth(root, root.path / "nights", request)
     gone = np.argsort(-(vectors[:60] @ vectors[65]))[:12].tolist()
     contents = [ITEMS[item] if item not in gone else 89 for item in range(80)]
     contents[gone[0]] = 88
-    assert_as_from_nothing(root, tmp_path / "nights", make_request(root, vectors, contents))
+    assert_as_from_nothing(root, root.path / "nights", make_request(root, vectors, contents))
     assert searched[0] == 20
     assert 1 <= searched[1] < 20
 
 
-def test_new_queries_are_compared_with_the_stored_vectors_of_the_index(
-    root: Root, vectors: np.ndarray, tmp_path: Path, searched: list[int]
-) -> None:
+def test_new_queries_are_compared_with_the_stored_vectors_of_the_index(root: Root, vectors: np.ndarray, searched: list[int]) -> None:
     """Exact vectors that the index re-ranks with spare a pass over the embedding store; half precision does not."""
-    compute_ground_truth(root, tmp_path / "nights", make_request(root, vectors, ITEMS))
+    compute_ground_truth(root, root.path / "nights", make_request(root, vectors, ITEMS))
     second = change(ITEMS, 60)
     ids = np.arange(1, 61)
     exact, half = (make_searcher(ids, vectors[:60].astype(dtype)) for dtype in (np.float32, np.float16))
-    assert_as_from_nothing(root, tmp_path / "nights", make_request(root, vectors, second, exact))
+    assert_as_from_nothing(root, root.path / "nights", make_request(root, vectors, second, exact))
     assert searched == [20, 20]
-    compute_ground_truth(root, tmp_path / "nights", make_request(root, vectors, change(ITEMS, 61), half))
+    compute_ground_truth(root, root.path / "nights", make_request(root, vectors, change(ITEMS, 61), half))
     assert searched == [20, 20, 1]
 
 
@@ -124,12 +122,10 @@ def make_searcher(ids: np.ndarray, rows: np.ndarray) -> Searcher:
 
 
 @pytest.mark.parametrize("damage", ["truth", "items", "too many changes"])
-def test_what_cannot_be_trusted_is_searched_again(
-    root: Root, vectors: np.ndarray, tmp_path: Path, searched: list[int], damage: str
-) -> None:
+def test_what_cannot_be_trusted_is_searched_again(root: Root, vectors: np.ndarray, searched: list[int], damage: str) -> None:
     """A damaged file, a table of items that is gone, and a night on which most items changed."""
     request = make_request(root, vectors, ITEMS)
-    path = root.file(compute_ground_truth(root, tmp_path / "nights", request).file)
+    path = root.file(compute_ground_truth(root, root.path / "nights", request).file)
     contents = change(ITEMS, 3)
     if damage == "truth":
         path.write_bytes(path.read_bytes()[:-100])
@@ -137,5 +133,5 @@ def test_what_cannot_be_trusted_is_searched_again(
         root.file(request.indexed.items).unlink()
     else:
         contents = [*ITEMS[30:60], *ITEMS[:30], *ITEMS[60:]]
-    assert_as_from_nothing(root, tmp_path / "nights", make_request(root, vectors, contents))
+    assert_as_from_nothing(root, root.path / "nights", make_request(root, vectors, contents))
     assert searched == [20, 20, 20]

@@ -86,7 +86,6 @@ def test_layouts_stay_while_the_sample_hardly_changes(
 
     first = project(1)
     assert project(1, first) == {**first, "tsne_seconds": [0.0, 0.0]}
-    assert project(2)["contents"] != first["contents"]
     assert project(2, first)["tsne"] == project(2)["tsne"]
     earlier = {**first, "contents": ["gone", *first["contents"][1:]]}
     for layout, before in zip(project(1, earlier)["tsne"], first["tsne"], strict=True):
