@@ -102,7 +102,7 @@ def compute_ground_truth(root: Root, folder: Path, request: TruthRequest, runner
         known = _update_earlier(root, folder, request)
         if known is None:
             known = _search_all(root, request, request.query_vectors, runner)
-        elif len(rows := np.flatnonzero(~known.is_complete & (known.count() < request.k))):
+        elif len(rows := np.flatnonzero(~known.is_complete & (known.count_known() < request.k))):
             for part, found in zip(known, _search_rows(root, request, rows, runner), strict=True):
                 part[rows] = found
         advance(request.indexed.indexed_vectors.database)

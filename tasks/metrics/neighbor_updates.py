@@ -23,7 +23,7 @@ class KnownNeighbors(NamedTuple):
     ids: np.ndarray
     is_complete: np.ndarray
 
-    def count(self) -> np.ndarray:
+    def count_known(self) -> np.ndarray:
         """Return how many ranks of each query are known, int64 (n,)."""
         return (self.ids >= 0).sum(axis=1)
 
@@ -70,7 +70,7 @@ def update_neighbors(
 
 def _find_last_rank(known: KnownNeighbors) -> tuple[np.ndarray, np.ndarray]:
     """Return score and id of the last known rank of each query, both (n, 1); id -1 if none is known."""
-    last = np.maximum(known.count() - 1, 0)[:, None]
+    last = np.maximum(known.count_known() - 1, 0)[:, None]
     return np.take_along_axis(known.scores, last, axis=1), np.take_along_axis(known.ids, last, axis=1)
 
 

@@ -44,7 +44,7 @@ def test_known_ranks_are_those_of_a_full_search(metric: int, nights: list[Vector
         added = {item: vector for item, vector in after.items() if before.get(item) != vector}
         known = update_neighbors(known, asked, removed, to_arrays(added), metric)
         expected = search(asked, after, depth, metric)
-        for row, count in enumerate(known.count()):
+        for row, count in enumerate(known.count_known()):
             assert known.ids[row, :count].tolist() == expected.ids[row, :count].tolist()
             assert known.scores[row, :count].tolist() == expected.scores[row, :count].tolist()
             assert (known.ids[row, count:] == -1).all()
