@@ -152,17 +152,17 @@ def _is_server_configured() -> bool:
 def _load_encoder_if_changed(config: str, location: str, settings: Sequence[str]) -> Iterator[bool]:
     """Yield whether the source is new or has changed since the last build; for a change, start to load the encoder.
 
-    The build in the block does not read the revision again, and no file twice to verify it. Errors are left to it: it
-    reports them where the pipeline says.
+    The build in the block does not read the revision again, and no file twice to verify it. An error counts as work: the
+    build reports it where the pipeline says.
     """
     from indexmill.flows.early_encoder import start_encoder_early
     from indexmill.tasks.sources.revisions import read_revisions, reading_revisions_once
 
     pipeline = load_config(config, settings)
     with digesting_files_once(), reading_revisions_once(), ExitStack() as stack:
-        has_work = False
+        has_work = True
         try:
-            with _look_for_changes(), open_root(location) as root:
+            with _look_for_changes("reading the source's revision"), open_root(location) as root:
                 last_revision = root.read_last_revision(pipeline.name)
                 has_work = last_revision is None or read_revisions(pipeline, root).combined != last_revision
                 if has_work and last_revision and pipeline.run.runner == "local":
@@ -170,13 +170,13 @@ def _load_encoder_if_changed(config: str, location: str, settings: Sequence[str]
         except Stopped:
             raise
         except IndexmillError:
-            pass
+            has_work = True
         yield has_work
 
 
 @contextmanager
-def _look_for_changes() -> Iterator[None]:
-    with _raise_on_sigterm(), track("looking for changes", 1) as advance:
+def _look_for_changes(step: str = "looking for changes") -> Iterator[None]:
+    with _raise_on_sigterm(), track(step, 1) as advance:
         yield
         advance(1)
 
