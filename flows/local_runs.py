@@ -160,7 +160,6 @@ def _load_encoder_if_changed(config: str, location: str, settings: Sequence[str]
 
     pipeline = load_config(config, settings)
     with digesting_files_once(), reading_revisions_once(), ExitStack() as stack:
-        has_work = True
         try:
             with _look_for_changes("reading the source's revision"), open_root(location) as root:
                 last_revision = root.read_last_revision(pipeline.name)
