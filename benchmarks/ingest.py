@@ -58,7 +58,8 @@ def run_nightly_stages(folder: str, root_path: str, *, run_stages: bool) -> dict
     from indexmill.configs.datasets import FolderDatasetConfig
     from indexmill.configs.models import SplitConfig, ValidateConfig
     from indexmill.storage.root import Root
-    from indexmill.tasks.ingest import ingest, read_source_revision
+    from indexmill.tasks.ingest import ingest
+    from indexmill.tasks.sources.revisions import read_source_revision
     from indexmill.tasks.split import split
     from indexmill.tasks.validate import validate
 

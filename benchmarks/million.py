@@ -86,7 +86,7 @@ def measure(root: Root, embeddings: EmbeddingSet, config: IndexConfig) -> dict[s
     build = build_shards(root, "million", embeddings, trained, config)
     end = time.perf_counter()
     shards = IndexShards(digest="s", files=(), trained=trained.digest, shards=build.shards, built=0, updated=0, reused=0)
-    tuned = tune.fn(root, embeddings, embeddings, trained, shards, config)
+    tuned = tune.fn(root, "small", embeddings, embeddings, trained, shards, config)
     with open_vectors(root, embeddings, side="query") as blocks:
         _, queries = concatenate_blocks(blocks, embeddings.dim)
     searcher = open_searcher(build.shards, root.file, config.metric, tuned.params)

@@ -186,13 +186,13 @@ def main() -> None:
         from prefect import flow
 
         from indexmill.flows.local_prefect import embedded_server
-        from indexmill.flows.prefect_server import get_server_url
+        from indexmill.flows.prefect_server import get_configured_url
         from indexmill.storage.root import Root
 
         root = Root(Path(folder) / "root")
         with embedded_server() as wait_for_server:
             wait_for_server()
-            _bodies.append(lambda: measure(root, arguments, get_server_url()))
+            _bodies.append(lambda: measure(root, arguments, get_configured_url()))
             results = flow(run_bodies, name="runners")()
         root.close()
     print(json.dumps(results, indent=2))

@@ -9,13 +9,15 @@ from prefect import flow
 from indexmill.configs.models import PipelineConfig, StudyConfig
 from indexmill.flows.build_summary import BuildSummary, summarize_build
 from indexmill.flows.cancellation import cancel_on_signal
+from indexmill.flows.early_encoder import take_early_encoder
 from indexmill.flows.exports import RunExport, describe_repetition, raise_if_failed, run_pipeline_exports
 from indexmill.flows.pipeline_context import open_pipeline
 from indexmill.flows.planning import check_fit, plan_build
-from indexmill.flows.prefect_server import get_server_url
+from indexmill.flows.prefect_server import get_configured_url
 from indexmill.flows.preflight import check_encoder, check_sizes, get_index_embeddings, get_query_embeddings
 from indexmill.flows.stage_runner import StageName, StageRunner, select_stages_from
 from indexmill.flows.webhook import send_webhook
+from indexmill.storage.digests import forget_file_digests
 from indexmill.storage.disk_errors import translate_disk_errors
 from indexmill.storage.errors import DamagedFile
 from indexmill.storage.records import Dataset, SplitDataset, ValidatedDataset
@@ -25,16 +27,18 @@ from indexmill.tasks.chunk import chunk
 from indexmill.tasks.cluster.connect import open_runner
 from indexmill.tasks.encode import encode
 from indexmill.tasks.encoding import EncoderIdentity
+from indexmill.tasks.encoding.precision import find_expected_model
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.evaluate import evaluate
 from indexmill.tasks.evaluation.own_measures import find_measure_versions
 from indexmill.tasks.export import export
 from indexmill.tasks.indexing.factory_check import check_factory
-from indexmill.tasks.ingest import describe_stale_listing, ingest, read_source_revision
+from indexmill.tasks.ingest import describe_stale_listing, ingest
 from indexmill.tasks.publish import describe_stale_snapshot, publish
-from indexmill.tasks.queries import combine_revisions, read_queries, read_query_revision
+from indexmill.tasks.queries import read_queries
 from indexmill.tasks.runner import LOCAL_RUNNER, Runner
 from indexmill.tasks.shard import shard
+from indexmill.tasks.sources.revisions import combine_revisions, read_revisions
 from indexmill.tasks.split import split
 from indexmill.tasks.train import train
 from indexmill.tasks.tune import tune
@@ -54,7 +58,7 @@ def run_stages(
     """Run all stages in order, then the exports. Each stage takes records and its part of the config, and returns the next record."""
     root, run = stages.root, stages.run
     measure_versions = find_measure_versions(config.evaluation)
-    with process or EncoderProcess() as process:
+    with process or take_early_encoder() or EncoderProcess() as process:
         dataset, validated, split_dataset, identity = run_data_stages(config, stages, process, runner, rehash=rehash, record_revision=True)
         check_sizes(config, split_dataset)
         check_fit(plan_build(config, root, identity, validated, split_dataset))
@@ -63,7 +67,7 @@ def run_stages(
     query_embeddings = get_query_embeddings(config, embeddings)
     trained = run(train, config.name, index_embeddings.indexed_vectors, config.index)
     shards = run(shard, config.name, index_embeddings.indexed_vectors, trained, config.index, runner)
-    tuned = run(tune, index_embeddings, query_embeddings, trained, shards, config.index)
+    tuned = run(tune, config.name, index_embeddings, query_embeddings, trained, shards, config.index)
     evaluation = run(
         evaluate,
         name=config.name,
@@ -138,21 +142,20 @@ def run_data_stages(
     root, run = stages.root, stages.run
     check_factory(config.index)
     identity = check_encoder(config.encoder, root, process)
-    source_revision, own_queries = read_source_revision(config.dataset, root), config.own_queries
-    query_revision = read_query_revision(own_queries, root) if own_queries else ""
-    revision = combine_revisions(source_revision, query_revision)
-    if runner.is_local and record_revision and root.read_last_revision(config.name) not in (None, revision):
-        process.preload(config.encoder)  # the source has changed, so there will be something to encode
+    revisions, own_queries = read_revisions(config, root), config.own_queries
+    if runner.is_local and record_revision and root.read_last_revision(config.name) not in (None, revisions.combined):
+        # The source has changed, so there will be something to encode.
+        process.preload(config.encoder, find_expected_model(root, config.encoder, identity))
     source_config = config.dataset.model_copy(update={"chunk": None})  # texts are listed in the same way, chunks or not
-    dataset = run(ingest, config.name, source_config, source_revision, rehash, staleness_check=describe_stale_listing)
+    dataset = run(ingest, config.name, source_config, revisions.source, rehash, staleness_check=describe_stale_listing)
     if record_revision:
-        root.scratch.write_text(root.revision_file(config.name), combine_revisions(dataset.revision, query_revision) + "\n")
+        root.scratch.write_text(root.revision_file(config.name), combine_revisions(dataset.revision, revisions.queries) + "\n")
     validated = run(validate, dataset, config.validate_, runner, staleness_check=list_transient_reasons)
     split_dataset = run(split, validated, config.split)
     if config.dataset.chunk:
         split_dataset = run(chunk, split_dataset, config.dataset.chunk, config.encoder, identity.fingerprint)
     if own_queries:
-        split_dataset = run(read_queries, split_dataset, own_queries, query_revision)
+        split_dataset = run(read_queries, split_dataset, own_queries, revisions.queries)
     return dataset, validated, split_dataset, identity
 
 
@@ -195,7 +198,7 @@ def build_index(
         open_pipeline(config, root, settings) as (pipeline, storage_root),
         storage_root.hold_shared(),
         storage_root.lease_index(pipeline.name, "build-index"),
-        open_runner(pipeline.run, storage_root, get_server_url) as runner,
+        open_runner(pipeline.run, storage_root, get_configured_url) as runner,
     ):
         storage_root.remove_stale_temporaries()
         is_intact = is_live_snapshot_intact(storage_root, pipeline.name)
@@ -205,6 +208,7 @@ def build_index(
                 summary = run_stages(pipeline, stages, runner, rehash=rehash, force=force)
         except DamagedFile:
             # A file changed after its record was written: try once more, and check digests before reusing any record.
+            forget_file_digests()
             stages = StageRunner(storage_root, thorough=True, refresh=stages_to_refresh)
             summary = run_stages(pipeline, stages, runner, rehash=rehash, force=force)
         raise_if_failed(summary.exports, pipeline.name, describe_repetition(storage_root, pipeline.name), summary.to_json())

@@ -5,10 +5,11 @@ The command line runs builds, plans and studies through this module, and `indexm
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
@@ -19,8 +20,10 @@ from indexmill.configs.loading import load_config
 from indexmill.configs.models import PipelineConfig
 from indexmill.flows.environment import prepare_environment
 from indexmill.flows.pipeline_context import open_root
+from indexmill.storage.digests import digesting_files_once
 from indexmill.storage.disk_errors import check_free_space
-from indexmill.storage.stopping import build_stopped_error
+from indexmill.storage.errors import IndexmillError
+from indexmill.storage.stopping import Stopped, build_stopped_error
 from indexmill.tasks.progress import track
 
 if TYPE_CHECKING:
@@ -78,17 +81,18 @@ def run_build(
 ) -> dict[str, Any]:
     """Run the flow `build-index` and return its summary; without a server if nothing has changed since the last build."""
     location = _prepare(config, root, settings, verbose=verbose)
-    if not (rehash or refresh) and not _is_server_configured():
-        with _look_for_changes():
-            from indexmill.flows.unchanged_runs import find_unchanged_build
+    with _load_encoder_if_changed(config, location, settings) as has_work:
+        if not (rehash or refresh or has_work) and not _is_server_configured():
+            with _look_for_changes():
+                from indexmill.flows.unchanged_runs import find_unchanged_build
 
-            if summary := find_unchanged_build(config, location, settings, force):
-                return summary
-    with _start_prefect():
-        from indexmill.flows.build_index import build_index
+                if summary := find_unchanged_build(config, location, settings, force):
+                    return summary
+        with _start_prefect():
+            from indexmill.flows.build_index import build_index
 
-        stage = cast("StageName | None", refresh)  # the flow refuses any other name
-        return build_index(config, location, list(settings), rehash, force, stage)
+            stage = cast("StageName | None", refresh)  # the flow refuses any other name
+            return build_index(config, location, list(settings), rehash, force, stage)
 
 
 def run_plan(config: str, root: str | Path | None, settings: Sequence[str], *, verbose: bool = False) -> dict[str, Any]:
@@ -145,8 +149,33 @@ def _is_server_configured() -> bool:
 
 
 @contextmanager
-def _look_for_changes() -> Iterator[None]:
-    with _raise_on_sigterm(), track("looking for changes", 1) as advance:
+def _load_encoder_if_changed(config: str, location: str, settings: Sequence[str]) -> Iterator[bool]:
+    """Yield whether the source is new or has changed since the last build; for a change, start to load the encoder.
+
+    The build in the block does not read the revision again, and no file twice to verify it. An error counts as work: the
+    build reports it where the pipeline says.
+    """
+    from indexmill.flows.early_encoder import start_encoder_early
+    from indexmill.tasks.sources.revisions import read_revisions, reading_revisions_once
+
+    pipeline = load_config(config, settings)
+    with digesting_files_once(), reading_revisions_once(), ExitStack() as stack:
+        try:
+            with _look_for_changes("reading the source's revision"), open_root(location) as root:
+                last_revision = root.read_last_revision(pipeline.name)
+                has_work = last_revision is None or read_revisions(pipeline, root).combined != last_revision
+                if has_work and last_revision and pipeline.run.runner == "local":
+                    stack.enter_context(start_encoder_early(pipeline, root))
+        except Stopped:
+            raise
+        except IndexmillError:
+            has_work = True
+        yield has_work
+
+
+@contextmanager
+def _look_for_changes(step: str = "looking for changes") -> Iterator[None]:
+    with _raise_on_sigterm(), track(step, 1) as advance:
         yield
         advance(1)
 
@@ -156,14 +185,32 @@ def _start_prefect() -> Iterator[None]:
     from indexmill.flows.local_prefect import embedded_server
     from indexmill.flows.prefect_server import explain_server_failures, get_configured_url
 
-    with _raise_on_sigterm(), embedded_server() as wait_for_server:
+    configured_url = get_configured_url()
+    with _raise_on_sigterm(), _use_no_device_limit(not configured_url), embedded_server() as wait_for_server:
         with track("starting Prefect", 1) as advance:
             from indexmill.flows import build_index  # noqa: F401 (slow; imported here, it overlaps with the server's start)
 
             wait_for_server()
             advance(1)
-        with explain_server_failures(get_configured_url()):
+        with explain_server_failures(configured_url):
             yield
+
+
+@contextmanager
+def _use_no_device_limit(applies: bool) -> Iterator[None]:
+    """Acquire no GPU slot in the block: an embedded server has no limits, since only this build uses it."""
+    from indexmill.tasks.gpu_slot import LIMIT_VARIABLE
+
+    previous = os.environ.get(LIMIT_VARIABLE)
+    if applies:
+        os.environ[LIMIT_VARIABLE] = ""
+    try:
+        yield
+    finally:
+        if applies and previous is None:
+            del os.environ[LIMIT_VARIABLE]
+        elif applies and previous is not None:
+            os.environ[LIMIT_VARIABLE] = previous
 
 
 @contextmanager

@@ -18,17 +18,8 @@ NEXT_STEP = "start it (make server), correct PREFECT_API_URL, or unset it to run
 
 
 def get_configured_url() -> str:
-    """Return the URL of the configured Prefect server; empty if a run starts its own."""
+    """Return the URL of the Prefect server that runs in this process report to; empty before a run starts its own."""
     return get_current_settings().api.url or ""
-
-
-def get_server_url() -> str:
-    """Return the address of the Prefect server that runs in this process report to."""
-    if url := get_configured_url():
-        return url
-    from prefect.server.api.server import SubprocessASGIServer  # takes a second; only embedded servers need it
-
-    return SubprocessASGIServer().api_url
 
 
 def check_server(url: str) -> None:

@@ -9,8 +9,7 @@ from indexmill.configs.loading import list_bundled_pipelines, load_config
 from indexmill.flows.pipeline_context import open_root
 from indexmill.storage.errors import IndexmillError
 from indexmill.storage.root import Root
-from indexmill.tasks.ingest import read_source_revision
-from indexmill.tasks.queries import combine_revisions, read_query_revision
+from indexmill.tasks.sources.revisions import read_revisions
 
 
 @flow(name="watch-sources", validate_parameters=False)
@@ -35,9 +34,7 @@ def watch_sources(configs: list[str] | None = None, root: str | None = None) -> 
 
 def _start_if_changed(root: Root, name: str) -> str:
     try:
-        config = load_config(name, [])
-        query_revision = read_query_revision(config.own_queries, root) if config.own_queries else ""
-        revision = combine_revisions(read_source_revision(config.dataset, root), query_revision)
+        revision = read_revisions(load_config(name, []), root).combined
     except IndexmillError as error:
         return error.what
     if root.read_last_revision(name) == revision:

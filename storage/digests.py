@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# A file that was written a moment ago may be written again within one tick of the file system's clock.
+MTIME_MARGIN_NS = 50_000_000
+_known_digests: dict[tuple[int, ...], str] | None = None
 
 
 def content_digest(content: bytes) -> str:
@@ -38,7 +45,34 @@ def unit_interval(seed: int, key: str) -> float:
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file, read in blocks."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        known, status = _known_digests, os.fstat(file.fileno())
+        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        if known is not None and key in known:
+            return known[key]
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if known is not None and os.fstat(file.fileno()).st_mtime_ns == status.st_mtime_ns < time.time_ns() - MTIME_MARGIN_NS:
+            known[key] = digest
+        return digest
+
+
+@contextmanager
+def digesting_files_once() -> Iterator[None]:
+    """Make `file_digest` remember what it has read until the block ends. A file with another size or modification time is read again.
+
+    For one run: the stages of a build verify the same files one after the other. Not for a process that runs for days.
+    """
+    global _known_digests
+    previous, _known_digests = _known_digests, {}
+    try:
+        yield
+    finally:
+        _known_digests = previous
+
+
+def forget_file_digests() -> None:
+    """Read every file again from now on: one has been found to be damaged."""
+    if _known_digests is not None:
+        _known_digests.clear()
 
 
 def json_digest(value: Any) -> str:

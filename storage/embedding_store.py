@@ -160,6 +160,7 @@ def open_vectors(
     leaking: bool = True,
     sample: tuple[int, int] | None = None,
     digests: tuple[str, str] | None = None,
+    item_ids: np.ndarray | None = None,
 ) -> Iterator[Iterator[tuple[np.ndarray, np.ndarray]]]:
     """Yield an iterator over blocks of one side, ordered by item id: ids int64 (n,) and vectors float32 (n, dim).
 
@@ -172,6 +173,7 @@ def open_vectors(
             contents that follow each other in the order of their digests (`_write_database_sample`), which are in few parts,
             and no other part is read; of the queries, items drawn by a keyed hash of their ids.
         digests: Only contents from the first digest up to, and without, the second. Only the parts that hold them are read.
+        item_ids: Only these items, int64 (n,). Only the parts that hold them are read.
 
     An item in chunks has the vector of its first chunk. Vectors longer than the set's `dim` are cut to it (`shorten_vectors`).
 
@@ -183,6 +185,10 @@ def open_vectors(
         parts = list_part_refs(embeddings)
         if digests:
             items += f" AND content_digest >= '{digests[0]}' AND content_digest < '{digests[1]}'"
+            parts = find_parts(root, embeddings, items).get((), parts)
+        if item_ids is not None:
+            pq.write_table(pa.table({"item_id": pa.array(item_ids, pa.int64())}), staging / "chosen.parquet")
+            items += f" AND item_id IN (SELECT item_id FROM {parquet.scan_sql(staging / 'chosen.parquet')})"
             parts = find_parts(root, embeddings, items).get((), parts)
         if sample:
             size, seed = sample
@@ -262,6 +268,14 @@ def shorten_vectors(vectors: np.ndarray, dim: int, *, normalize: bool) -> np.nda
         return shortened
     norms: np.ndarray = np.linalg.norm(shortened, axis=1, keepdims=True)
     return shortened / np.maximum(norms, np.finfo(np.float32).tiny)
+
+
+def read_items(root: Root, embeddings: EmbeddingSet, item_ids: np.ndarray, side: Side = "database") -> tuple[np.ndarray, np.ndarray]:
+    """Read the vectors of some items of one side: ids int64 (n,), ascending, and vectors float32 (n, dim)."""
+    if not len(item_ids):
+        return np.empty(0, np.int64), np.empty((0, embeddings.dim), np.float32)
+    with open_vectors(root, embeddings, side=side, item_ids=item_ids) as blocks:
+        return concatenate_blocks(blocks, embeddings.dim)
 
 
 def concatenate_blocks(blocks: Iterator[tuple[np.ndarray, np.ndarray]], dim: int) -> tuple[np.ndarray, np.ndarray]:

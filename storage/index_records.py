@@ -91,3 +91,4 @@ class TunedIndex(Record):
     cpu_ms_per_query: float | None
     latency_met: bool | None
     reason: str
+    ground_truth: FileRef | None = Field(default=None, description="the exact neighbors of the tuning queries, for the next build")

@@ -19,7 +19,7 @@
 <root>/encoders/<model>/texts/                    a text encoder as ONNX graph and tokenizer; export.json last
 <root>/indexes/<name>/trained|shards/             FAISS files by key, with rows and records; snapshots share them
 <root>/indexes/<name>/evaluations/<digest>/       tables and report data of an evaluation; <snapshot>/ in it: its report
-<root>/indexes/<name>/evaluations/ground_truth-*.npz  exact nearest neighbors of the queries
+<root>/indexes/<name>/evaluations/**/ground_truth-*.npz  exact nearest neighbors of the queries, and of those for tuning
 <root>/indexes/<name>/history/<snapshot>.json     metrics.json of every build, even after its snapshot is removed
 <root>/indexes/<name>/snapshots/<snapshot>/       a snapshot, manifest.json last
 <root>/indexes/<name>/exports/<key>/export.json   an export of the pipeline, and how it went last

@@ -29,7 +29,7 @@ from indexmill.tasks.evaluation.own_measures import compute_own_measures
 from indexmill.tasks.evaluation.own_queries import load_names, write_named_qrels, write_named_run
 from indexmill.tasks.evaluation.projection import project_embedding_space
 from indexmill.tasks.evaluation.relevance import RelevanceJudge, aggregate_metrics
-from indexmill.tasks.evaluation.report_data import build_report_data
+from indexmill.tasks.evaluation.report_data import build_report_data, load_live_report_data
 from indexmill.tasks.evaluation.search_sweep import sweep_search_params
 from indexmill.tasks.evaluation.tables import (
     build_per_query_table,
@@ -108,7 +108,7 @@ def evaluate(
     judgment = judgments[0]
     metrics, intervals = _aggregate_sets(judgments)
     full_ranking = compute_full_ranking_map(root, judge, judgment.run, judgment.relevance, index)
-    projection = _project_embedding_space(root, indexed, judge, index.seed, config.projection_seconds)
+    projection = _project_embedding_space(root, name, indexed, judge, index.seed, config.projection_seconds)
     metrics |= full_ranking.metrics
     if query_sets and query_sets[0].is_pairs:
         metrics |= evaluate_all_captions(root, items, max_images=config.max_queries, seed=index.seed)
@@ -246,10 +246,13 @@ def _count(judgments: list[Judgment], shards: IndexShards) -> dict[str, int]:
     }
 
 
-def _project_embedding_space(root: Root, indexed: EmbeddingSet, judge: RelevanceJudge, seed: int, seconds: float) -> dict[str, Any]:
+def _project_embedding_space(
+    root: Root, name: str, indexed: EmbeddingSet, judge: RelevanceJudge, seed: int, seconds: float
+) -> dict[str, Any]:
     """Project the embedding space. Leaves out how long it took, which would differ from run to run."""
     with track("projecting the embedding space", 1) as advance:
-        projection = project_embedding_space(root, indexed, judge.labels, seed=seed, seconds=seconds)
+        earlier = (load_live_report_data(root, name) or {}).get("space")
+        projection = project_embedding_space(root, indexed, judge.labels, seed=seed, seconds=seconds, earlier=earlier)
         advance(1)
     return {name: value for name, value in projection.items() if name != "tsne_seconds"}
 

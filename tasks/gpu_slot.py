@@ -24,7 +24,8 @@ SLOT_LEASE_SECONDS = 60.0  # a slot is renewed while its holder lives, and is fr
 def acquire_gpu_slot() -> Iterator[bool]:
     """Wait for a slot of the global concurrency limit `gpu`, and hold it inside the block.
 
-    Does nothing without a GPU and INDEXMILL_DEVICE_LIMIT, or on an embedded server, which only one build uses.
+    Does nothing without a GPU and INDEXMILL_DEVICE_LIMIT, or with that variable empty, as it is beside an embedded server: only
+    one build uses that.
 
     Yields:
         Whether a slot is held.

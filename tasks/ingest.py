@@ -39,11 +39,6 @@ IDENTITY_COLUMNS = ["item_id", "key", "label", "text", "path", "given_split", "f
 MTIME_MARGIN_NS = 2_000_000_000
 
 
-def read_source_revision(config: DatasetConfig, root: Root) -> str:
-    """Return the source's current revision, which decides whether it must be listed again."""
-    return open_source(config, root).compute_revision()
-
-
 @task(**get_task_options("ingest"))
 def ingest(root: Root, name: str, config: DatasetConfig, revision: str, rehash: bool = False) -> Dataset:
     """List the source's items as a table sorted by item id, so the order of listing does not matter.

@@ -184,7 +184,7 @@ def _list_pool_files(build: BuildCandidate, served: ServedShards, report_files: 
     """List the files under the root that must be kept as long as the snapshot."""
     root, name, trained, evaluation = build.root, build.config.name, build.trained, build.evaluation
     refs = {*(ref.path for ref in report_files), evaluation.report_data.path, evaluation.ground_truth.path}
-    refs |= {ref.path for ref in evaluation.set_ground_truths}
+    refs |= {ref.path for ref in (*evaluation.set_ground_truths, build.tuned.ground_truth) if ref}
     training_record = root.trained_path(name, trained.digest, "json").relative_to(root.path).as_posix()
     shard_paths = [path for shard in served.shards for path in list_shard_paths(root, name, shard)]
     return tuple(sorted([training_record, trained.index.path, trained.rows.path, *refs, *shard_paths]))

@@ -32,16 +32,6 @@ from indexmill.tasks.validation.text_normalization import normalize_text
 TABLES = ("queries", "rejects", "judgements")
 
 
-def read_query_revision(config: OwnQueriesConfig, root: Root) -> str:
-    """Return the revision of all query files, which decides whether they must be read again."""
-    return json_digest({name: source.compute_revision() for name, source in open_query_sources(config, root).items()})
-
-
-def combine_revisions(source_revision: str, query_revision: str) -> str:
-    """Return the revision of a pipeline's source and queries, which decides whether a watched pipeline is built again."""
-    return json_digest([source_revision, query_revision]) if query_revision else source_revision
-
-
 @task(**get_task_options("queries"))
 def read_queries(root: Root, split: SplitDataset, config: OwnQueriesConfig, revision: str) -> SplitDataset:  # noqa: ARG001 (part of the cache key)
     """Return the record of the items with one table of queries per set.

@@ -102,8 +102,9 @@ TASK_POLICIES = {
     ),
     "tune": StagePolicy(
         cache_inputs=("embeddings", "query_embeddings", "trained", "shards", "config"),
+        uncached_inputs=("name",),
         libraries=("faiss-cpu",),
-        leftovers="nothing",
+        leftovers="ground truth, which the next run reuses",
     ),
     "evaluate": StagePolicy(
         cache_inputs=(
@@ -120,7 +121,7 @@ TASK_POLICIES = {
             "pairs",
             "measure_versions",
         ),
-        version=6,
+        version=7,
         uncached_inputs=("runner",),
         libraries=("faiss-cpu", "numpy", "scikit-learn"),
         leftovers="ground truth, which the next run reuses",

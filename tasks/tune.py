@@ -10,9 +10,9 @@ from indexmill.storage.embedding_store import concatenate_blocks, open_vectors
 from indexmill.storage.index_records import IndexShards, SearchParams, TrainedIndex, TunedIndex
 from indexmill.storage.records import EmbeddingSet
 from indexmill.storage.root import Root
+from indexmill.tasks.evaluation.ground_truth import TruthRequest, compute_ground_truth
 from indexmill.tasks.indexing.auto_factory import DEFAULT_RECALL_TARGET, TUNING_QUERIES
-from indexmill.tasks.indexing.chunk_search import exact_search_items, load_chunk_map
-from indexmill.tasks.indexing.searcher import Searcher
+from indexmill.tasks.indexing.chunk_search import load_chunk_map
 from indexmill.tasks.indexing.shard_store import open_searcher
 from indexmill.tasks.indexing.tuning import TuningResult, tune_search
 from indexmill.tasks.progress import track
@@ -23,7 +23,13 @@ TUNING_K = 10
 
 @task(**get_task_options("tune"))
 def tune(
-    root: Root, embeddings: EmbeddingSet, query_embeddings: EmbeddingSet, trained: TrainedIndex, shards: IndexShards, config: IndexConfig
+    root: Root,
+    name: str,
+    embeddings: EmbeddingSet,
+    query_embeddings: EmbeddingSet,
+    trained: TrainedIndex,
+    shards: IndexShards,
+    config: IndexConfig,
 ) -> TunedIndex:
     """Choose the search parameters: those of the config, or the fastest ones that reach `recall_target` with 95 %
     confidence.
@@ -32,6 +38,7 @@ def tune(
 
     Args:
         root: the storage root.
+        name: the pipeline's name.
         embeddings: the indexed vectors.
         query_embeddings: the vectors whose query side is searched for.
         trained: the trained index.
@@ -47,18 +54,14 @@ def tune(
         return _make_record(shards, params, "as configured" if is_configured else "by default", config)
     with track("tuning", 1) as advance:
         searcher = open_searcher(shards.shards, root.file, config.metric, params, load_chunk_map(root, embeddings))
-        result = _tune_searcher(root, embeddings, query_embeddings, searcher, config.seed, target)
+        with open_vectors(root, query_embeddings, side="query", sample=(TUNING_QUERIES, config.seed)) as blocks:
+            ids, queries = concatenate_blocks(blocks, query_embeddings.dim)
+        request = TruthRequest(embeddings, query_embeddings, ids, queries, TUNING_K, searcher.metric, "tuning", searcher)
+        exact = compute_ground_truth(root, root.index(name) / "evaluations" / "tuning", request)
+        result = tune_search(searcher, queries, exact.ids, target, k=TUNING_K)
         advance(1)
-    return _make_record(shards, result.chosen.params, str(result), config, result)
-
-
-def _tune_searcher(
-    root: Root, embeddings: EmbeddingSet, query_embeddings: EmbeddingSet, searcher: Searcher, seed: int, target: float
-) -> TuningResult:
-    with open_vectors(root, query_embeddings, side="query", sample=(TUNING_QUERIES, seed)) as blocks:
-        _, queries = concatenate_blocks(blocks, query_embeddings.dim)
-    exact = exact_search_items(root, embeddings, queries, TUNING_K, searcher.metric)[1]
-    return tune_search(searcher, queries, exact, target, k=TUNING_K)
+    record = _make_record(shards, result.chosen.params, str(result), config, result)
+    return record.model_copy(update={"ground_truth": exact.file})
 
 
 def _make_record(

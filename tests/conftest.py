@@ -81,18 +81,15 @@ def shared_encoder() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def server(shared_encoder: None) -> Iterator[str]:
     """The URL of a Prefect server that this process and its children use."""
-    from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
     from indexmill.flows.local_prefect import embedded_server
+    from indexmill.flows.prefect_server import get_configured_url
 
     with embedded_server() as ready:
         ready()
-        url = SubprocessASGIServer().api_url
+        url = get_configured_url()
         os.environ["PREFECT_API_URL"] = url
         try:
-            with temporary_settings({PREFECT_API_URL: url}):
-                yield url
+            yield url
         finally:
             del os.environ["PREFECT_API_URL"]
 

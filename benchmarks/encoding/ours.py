@@ -75,7 +75,8 @@ def split_stage(root_path: str, dataset: dict[str, Any]) -> str:
     from indexmill.configs.datasets import DatasetConfig
     from indexmill.configs.models import SplitConfig, ValidateConfig
     from indexmill.storage.root import Root
-    from indexmill.tasks.ingest import ingest, read_source_revision
+    from indexmill.tasks.ingest import ingest
+    from indexmill.tasks.sources.revisions import read_source_revision
     from indexmill.tasks.split import split
     from indexmill.tasks.validate import validate
 

@@ -9,10 +9,11 @@ import numpy as np
 
 from indexmill.configs.encoders import EncoderConfig
 from indexmill.storage import parquet
-from indexmill.storage.device_profiles import DeviceProfile, PrecisionCheck
+from indexmill.storage.device_profiles import DeviceProfile, PrecisionCheck, load_device_profile
 from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.records import Modality, Precision
 from indexmill.storage.root import Root
+from indexmill.tasks.encoding.device import get_device_name, has_gpu
 from indexmill.tasks.encoding.identity import EncoderIdentity
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.encoding.protocol import ComparePrecision, ModelSpec, PrecisionComparison
@@ -83,6 +84,26 @@ def choose_precision(root: Root, process: EncoderProcess, request: PrecisionRequ
         comparison = process.compare_precisions(ComparePrecision(model, str(sample), request.image_root))
         advance(1)
     return _apply_check(profile, comparison)
+
+
+def find_expected_model(root: Root, config: EncoderConfig, identity: EncoderIdentity) -> ModelSpec | None:
+    """Return the model that a build will encode its items with, as far as an earlier build has found out.
+
+    Args:
+        root: The storage root.
+        config: The encoder.
+        identity: Its identity, in float32.
+
+    Returns:
+        The model; None before a precision was chosen, and on a machine with a GPU, whose memory may be another build's.
+    """
+    if has_gpu():
+        return None
+    modality = identity.modalities[0]
+    if config.precision != "auto":
+        return ModelSpec(config, config.precision, modality)
+    precision = load_device_profile(root, identity.fingerprint, modality, get_device_name()).precision
+    return ModelSpec(config, precision, modality) if precision else None
 
 
 def find_fastest_precision() -> Precision:

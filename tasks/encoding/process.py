@@ -26,7 +26,7 @@ from indexmill.tasks.encoding.protocol import (
     LoadModel,
     ModelSpec,
     PrecisionComparison,
-    PreloadLibrary,
+    Preload,
     Progress,
     QueryLatency,
     TimeQueries,
@@ -67,12 +67,12 @@ class EncoderProcess:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
-    def preload(self, config: EncoderConfig) -> None:
-        """Start the process and let it import the encoder's library, without waiting for it."""
+    def preload(self, config: EncoderConfig, model: ModelSpec | None = None) -> None:
+        """Start the process, and let it import the encoder's library and load the model, without waiting for it."""
         if not self._running:
             self._start()
             with suppress(ConnectionError):  # the next job will notice that the process has ended
-                self._connection.send(PreloadLibrary(config))
+                self._connection.send(Preload(config, model))
 
     def check_model(self, model: ModelSpec) -> None:
         """Load a model. Raises InputError if its weights do not fit."""

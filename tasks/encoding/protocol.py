@@ -71,10 +71,11 @@ class LoadModel:
 
 
 @dataclass(frozen=True)
-class PreloadLibrary:
-    """Import an encoder's library ahead of the next job. The only job without an answer."""
+class Preload:
+    """Import an encoder's library, and load a model if one is given, ahead of the next job. The only job without an answer."""
 
     config: EncoderConfig
+    model: ModelSpec | None = None
 
 
 @dataclass(frozen=True)

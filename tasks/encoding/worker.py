@@ -42,7 +42,7 @@ from indexmill.tasks.encoding.protocol import (
     LoadResult,
     ModelSpec,
     PrecisionComparison,
-    PreloadLibrary,
+    Preload,
     Progress,
     QueryLatency,
     TimeQueries,
@@ -71,10 +71,10 @@ def main() -> None:
     models = ModelCache()
     try:
         while True:
-            job: Job | PreloadLibrary = connection.recv()
-            if isinstance(job, PreloadLibrary):
-                with suppress(ImportError):  # the next job fails in the same way, and reports the error
-                    get_encoder_class(job.config)
+            job: Job | Preload = connection.recv()
+            if isinstance(job, Preload):
+                with suppress(Exception):  # the next job fails in the same way, and reports the error
+                    models.get(job.model) if job.model else get_encoder_class(job.config)
             else:
                 connection.send(_run_job(job, models, connection.send))
     except (EOFError, ConnectionError):

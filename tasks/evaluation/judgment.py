@@ -11,14 +11,13 @@ import numpy as np
 from indexmill.configs.models import EvaluationConfig
 from indexmill.storage.records import EmbeddingSet, EncodedQueries, FileRef
 from indexmill.storage.root import Root
+from indexmill.tasks.evaluation.ground_truth import GroundTruth, TruthRequest, compute_ground_truth
 from indexmill.tasks.evaluation.own_queries import find_tied_ids, load_names, load_qrels, load_query_vectors, order_ties, quote_spaces
 from indexmill.tasks.evaluation.relevance import RelevanceJudge, RelevanceResult, judge_by_judgements
 from indexmill.tasks.evaluation.retrieval import (
-    GroundTruth,
     RetrievalRun,
     choose_cutoffs,
     compute_ann_metrics,
-    compute_ground_truth,
     run_queries,
 )
 from indexmill.tasks.indexing.searcher import Searcher
@@ -91,7 +90,7 @@ def judge_own(
     run, ks = _search(judge, searcher, query_ids, vectors, config, needs_depth=needs_depth)
     tied_names = load_names(root, judge.indexed, find_tied_ids(run))
     run = order_ties(run, {item: quote_spaces(name) for item, name in tied_names.items()})
-    ground_truth = _search_exactly(root, folder, judge, searcher, query_set.embeddings, run, ks, runner)
+    ground_truth = _search_exactly(root, folder, judge, searcher, query_set.embeddings, run, ks, runner, purpose=query_set.name)
     ann_metrics = compute_ann_metrics(run, ground_truth, ks, searcher.metric)
     relevance = judge_by_judgements(run, config.k, load_qrels(root, query_set.judgements, query_ids))
     return Judgment(searcher, judge, run, ground_truth, ann_metrics, relevance, query_set)
@@ -132,8 +131,17 @@ def _search_exactly(
     run: RetrievalRun,
     ks: list[int],
     runner: Runner,
+    *,
+    purpose: str = "",
 ) -> GroundTruth:
-    k = max(ks, default=1)
-    return compute_ground_truth(
-        root, folder, indexed=judge.indexed, query_embeddings=queries, run=run, k=k, metric=searcher.metric, runner=runner
+    request = TruthRequest(
+        indexed=judge.indexed,
+        query_embeddings=queries,
+        query_ids=run.query_ids,
+        query_vectors=run.query_vectors,
+        k=max(ks, default=1),
+        metric=searcher.metric,
+        purpose=purpose,
+        searcher=searcher,
     )
+    return compute_ground_truth(root, folder, request, runner)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from indexmill.storage import parquet
+from indexmill.storage.errors import DamagedFile, InputError
 from indexmill.storage.records import EmbeddingSet, EncodedQueries
 from indexmill.storage.root import Root
+from indexmill.storage.snapshots import Snapshots
 from indexmill.tasks.evaluation.relevance import RelevanceJudge, RelevanceResult
 from indexmill.tasks.evaluation.retrieval import RetrievalRun
 from indexmill.tasks.metrics.per_label import find_largest_confusions
@@ -70,6 +73,17 @@ def build_report_data(
         ],
         "precision_recall": {"recall": RECALL_LEVELS.tolist() if precisions else [], "precision": precisions},
     }
+
+
+def load_live_report_data(root: Root, name: str) -> dict[str, Any] | None:
+    """Load the report's data of the live snapshot; None if nothing is live or they are damaged."""
+    try:
+        manifest = Snapshots(root, name).read_live_manifest()
+        paths = [path for path in manifest.pool_files if path.endswith("/report_data.json")] if manifest else []
+        data = json.loads(root.fetch(root.path / paths[0]).read_text(encoding="utf-8")) if paths else None
+    except (DamagedFile, InputError, OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
 
 
 def choose_example_rows(average_precisions: np.ndarray | None, queries: int, count: int) -> dict[str, list[int]]:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from indexmill.storage.index_records import SearchParams
-from indexmill.tasks.evaluation.retrieval import GroundTruth, RetrievalRun
+from indexmill.tasks.evaluation.ground_truth import GroundTruth
+from indexmill.tasks.evaluation.retrieval import RetrievalRun
 from indexmill.tasks.indexing.searcher import Searcher
 from indexmill.tasks.indexing.tuning import SearchTrial, TrialRunner
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import faiss
 import numpy as np
@@ -19,27 +19,26 @@ TSNE_PERPLEXITY = 30.0
 # bound.
 SECONDS_PER_POINT = {2: 25e-6, 3: 40e-6}
 MIN_POINTS, MAX_POINTS = 10, 3000
+PLACING_NEIGHBORS = 10
 
 
-def sample_balanced(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Draw a sample that is as even over the labels as they allow: one item of every label, then a second one, and so
-    on.
+def sample_balanced(labels: np.ndarray, size: int) -> np.ndarray:
+    """Select a sample that is as even over the labels as they allow: the first item of every label, then the second
+    ones, and so on.
 
     Args:
-        labels: label codes (items,); UNLABELED counts as a label.
+        labels: label codes (items,) in the order of a draw; UNLABELED counts as a label.
         size: the largest number of items.
-        seed: the seed of the draw; the same labels and seed give the same sample.
 
     Returns:
         Rows, int64 ascending. Holds 30 bytes per item.
     """
-    draw = np.random.default_rng(seed).permutation(len(labels))
-    order = np.lexsort((draw, labels))
+    order = np.argsort(labels, kind="stable")
     sorted_labels = labels[order]
     starts = np.flatnonzero(np.diff(sorted_labels, prepend=sorted_labels[:1] - 1))
     turn = np.empty(len(labels), np.int64)
     turn[order] = np.arange(len(labels)) - np.repeat(starts, np.diff(starts, append=len(labels)))
-    return np.sort(np.lexsort((draw, turn))[:size])
+    return np.sort(np.argsort(turn, kind="stable")[:size])
 
 
 def select_vectors(blocks: Iterable[tuple[np.ndarray, np.ndarray]], ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,13 +122,17 @@ def silhouette(sample: np.ndarray, labels: np.ndarray) -> float | None:
 
 @dataclass(frozen=True)
 class TsneLayout:
-    """Points float64 (n, dimensions), and the parameters and seconds of their computation."""
+    """Points float64 (n, dimensions), and the parameters and seconds of their computation.
+
+    placed: the rows that were not laid out with the others, but placed among them (`place_points`), int64.
+    """
 
     points: np.ndarray
     dimensions: int
     perplexity: float
     iterations: int
     seconds: float
+    placed: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def max_points_within(seconds: float) -> int:
@@ -143,16 +146,17 @@ def compute_tsne(vectors: np.ndarray, labels: np.ndarray, *, seed: int, seconds:
     """Compute t-SNE layouts of a balanced sample in 2D, then in 3D (scikit-learn, Barnes-Hut, initialized by PCA).
 
     Args:
-        vectors: float32 (n, dim), normalized for cosine: the squared Euclidean distance is then 2 - 2 cosine.
+        vectors: float32 (n, dim) in the order of a draw, normalized for cosine: the squared Euclidean distance is then
+            2 - 2 cosine.
         labels: label codes (n,).
-        seed: the seed of sample and layouts.
+        seed: the seed of the layouts.
         seconds: the time limit, from which the sample size follows (`max_points_within`); 0 for no layouts.
 
     Returns:
         The sampled rows and their layouts: none for 0 seconds or fewer than MIN_POINTS, and none in 3D if 2D took so long that 3D
         would pass the limit.
     """
-    rows = sample_balanced(labels, max_points_within(seconds), seed)
+    rows = sample_balanced(labels, max_points_within(seconds))
     sample = vectors[rows]
     layouts: list[TsneLayout] = []
     if not seconds or len(sample) < MIN_POINTS:
@@ -163,6 +167,25 @@ def compute_tsne(vectors: np.ndarray, labels: np.ndarray, *, seed: int, seconds:
             break
         layouts.append(_fit_tsne(sample, dimensions, seed))
     return rows, layouts
+
+
+def place_points(points: np.ndarray, is_known: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Place points into a layout that exists: each at the median of its PLACING_NEIGHBORS nearest known points, by inner
+    product. So openTSNE starts to embed new points in a layout.
+
+    Args:
+        points: float64 (n, dimensions); those of unknown points are ignored.
+        is_known: bool (n,), at least one.
+        vectors: float32 (n, dim).
+
+    Returns:
+        The points, float64 (n, dimensions).
+    """
+    placed, known_rows = points.copy(), np.flatnonzero(is_known)
+    k = min(PLACING_NEIGHBORS, len(known_rows))
+    _, neighbors = exact_search(vectors[~is_known], [(known_rows, vectors[known_rows])], k, faiss.METRIC_INNER_PRODUCT)
+    placed[~is_known] = np.median(points[neighbors], axis=1)
+    return placed
 
 
 def _fit_tsne(sample: np.ndarray, dimensions: int, seed: int) -> TsneLayout:

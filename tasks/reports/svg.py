@@ -70,6 +70,8 @@ def plot_2d(space: dict[str, Any], legend: Legend) -> list[ScatterPlot]:
         if layout["dimensions"] == 2:
             codes = [legend.codes[row] for row in layout["rows"]]
             explanation = f"{len(codes):,} points. Neighbors stay together; distances between clusters mean little."
+            if placed := layout.get("placed"):
+                explanation += f" {len(placed):,} of them are new since the layout was computed, and are beside their nearest neighbors."
             plots.append(ScatterPlot("t-SNE", explanation, make_dot_paths(layout["points"], codes)))
     return plots
 

@@ -10,8 +10,9 @@ import numpy as np
 from indexmill.storage.index_records import SearchParams
 from indexmill.storage.records import EmbeddingSet, Side
 from indexmill.storage.root import Root
+from indexmill.tasks.evaluation.ground_truth import GroundTruth, TruthRequest, compute_ground_truth
 from indexmill.tasks.evaluation.relevance import RelevanceJudge
-from indexmill.tasks.evaluation.retrieval import GroundTruth, RetrievalRun, compute_ground_truth, run_queries
+from indexmill.tasks.evaluation.retrieval import RetrievalRun, run_queries
 from indexmill.tasks.indexing.searcher import Searcher
 from tests.evaluation.embedding_sets import write_embeddings
 
@@ -47,12 +48,6 @@ class SmallIndex:
         self, folder: Path | None = None, *, indexed: EmbeddingSet | None = None, run: RetrievalRun | None = None
     ) -> GroundTruth:
         """The ten exact neighbors of each query."""
-        return compute_ground_truth(
-            self.root,
-            folder or self.root.path,
-            indexed=indexed or self.embeddings,
-            query_embeddings=self.embeddings,
-            run=run or self.run,
-            k=10,
-            metric=METRIC,
-        )
+        run = run or self.run
+        request = TruthRequest(indexed or self.embeddings, self.embeddings, run.query_ids, run.query_vectors, 10, METRIC)
+        return compute_ground_truth(self.root, folder or self.root.path, request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -71,3 +72,27 @@ def test_the_sample_is_balanced_by_label_and_the_projection_is_reproducible(
     assert projection["silhouette"] > 0.5
     repeated = project_embedding_space(root, embeddings, labels, seed=1, seconds=60)
     assert json.dumps({**repeated, "tsne_seconds": 0}) == json.dumps({**projection, "tsne_seconds": 0})
+
+
+def test_layouts_stay_while_the_sample_hardly_changes(
+    stored_embeddings: tuple[Root, EmbeddingSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of 50 contents is another: its point is placed and said to be; all others stay. With many others, all is laid out again."""
+    root, embeddings = stored_embeddings
+    labels = ItemLabels(root, embeddings)
+
+    def project(seed: int, earlier: dict[str, object] | None = None) -> dict[str, Any]:
+        return project_embedding_space(root, embeddings, labels, seed=seed, seconds=60, earlier=earlier)
+
+    first = project(1)
+    assert project(1, first) == {**first, "tsne_seconds": [0.0, 0.0]}
+    assert project(2, first)["tsne"] == project(2)["tsne"]
+    earlier = {**first, "contents": ["gone", *first["contents"][1:]]}
+    for layout, before in zip(project(1, earlier)["tsne"], first["tsne"], strict=True):
+        assert layout["placed"] == [0]
+        assert layout["points"][1:] == before["points"][1:]
+        assert layout["points"][0] != before["points"][0]
+    again = project(1, project(1, earlier))  # a point that was placed stays so, and stays marked
+    assert [layout["placed"] for layout in again["tsne"]] == [[0], [0]]
+    changed = {**first, "contents": [f"gone {row}" if row < 6 else content for row, content in enumerate(first["contents"])]}
+    assert project(1, changed)["tsne"] == first["tsne"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from indexmill.storage.errors import DamagedFile
 from indexmill.storage.root import Root
-from indexmill.tasks.evaluation import retrieval, search_jobs
+from indexmill.tasks.evaluation import ground_truth, search_jobs
 from indexmill.tasks.evaluation.search_jobs import plan_search, search_in_jobs, split_digests
 from indexmill.tasks.progress import ignore_progress
 from indexmill.tasks.runner import LOCAL_RUNNER
@@ -35,7 +35,7 @@ def small(root: Root, monkeypatch: pytest.MonkeyPatch) -> SmallIndex:
 def test_several_jobs_find_what_one_search_finds(small: SmallIndex, block_items: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """60 items in nine, two and two jobs, whose files are gone afterwards."""
     expected = small.compute_ground_truth(small.root.path / "one")
-    for module in (retrieval, search_jobs):
+    for module in (ground_truth, search_jobs):
         monkeypatch.setattr(module, "BLOCK_ITEMS", block_items)
     found = small.compute_ground_truth(small.root.path / "several")
     assert found.ids.tolist() == expected.ids.tolist()

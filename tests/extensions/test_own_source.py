@@ -20,8 +20,9 @@ from indexmill.storage.contents import read_content_digest
 from indexmill.storage.errors import InputError, SourceUnreachable
 from indexmill.storage.root import Root
 from indexmill.tasks.extensions.protocols import PythonSource
-from indexmill.tasks.ingest import ingest, read_source_revision
+from indexmill.tasks.ingest import ingest
 from indexmill.tasks.sources import Item, open_source
+from indexmill.tasks.sources.revisions import read_source_revision
 from indexmill.tasks.validate import validate
 from tests.extensions.packages import DOCS, install_package, read_example
 from tests.stage_inputs import read_rows, set_mtime

@@ -5,12 +5,19 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from indexmill.configs.encoders import EncoderConfig
 from indexmill.storage.errors import InputError
+from indexmill.storage.root import Root
 from indexmill.tasks.encoding.process import EncoderProcess
+from indexmill.tasks.encoding.protocol import ModelSpec
+from indexmill.tasks.evaluation import ground_truth
+from indexmill.tasks.evaluation.ground_truth import TruthRequest
+from indexmill.tasks.metrics.neighbor_updates import KnownNeighbors
+from indexmill.tasks.runner import Runner
 from tests.conftest import Build, FinishedBuild, copy_encoded_digits
 from tests.flows.built import list_run_stages, read_manifest
 
@@ -27,9 +34,20 @@ def test_a_second_build_runs_no_stage_and_reports_the_same(next_build: Build, fi
 
 @pytest.mark.slow
 def test_new_images_alone_are_encoded_and_the_index_is_that_of_a_build_from_scratch(
-    quick_build: Build, finished_build: FinishedBuild, pictures: Path, tmp_path: Path
+    quick_build: Build, finished_build: FinishedBuild, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Same ids, same sides, same metrics, whether the items came in one build or in two."""
+    """Same ids, same sides, same metrics, whether the items came in one build or in two.
+
+    In the second, only queries that are new are compared with all items.
+    """
+    searched: list[int] = []
+    search = ground_truth._search_rows
+
+    def count(root: Root, request: TruthRequest, rows: np.ndarray, runner: Runner) -> KnownNeighbors:
+        searched.append(len(rows))
+        return search(root, request, rows, runner)
+
+    monkeypatch.setattr(ground_truth, "_search_rows", count)
     paths = sorted(pictures.rglob("*.png"))[::12]
     for path in paths:
         path.rename(tmp_path / f"{path.parent.name}-{path.name}")
@@ -38,6 +56,8 @@ def test_new_images_alone_are_encoded_and_the_index_is_that_of_a_build_from_scra
     for path in paths:  # other bytes, so that no vector of theirs is stored
         path.write_bytes((tmp_path / f"{path.parent.name}-{path.name}").read_bytes() + b"new")
     nightly = quick_build(pictures)
+    queries_before = sum(side == "query" for side in sides.values())
+    assert searched in ([], [nightly["query"] - queries_before])
     scratch = quick_build(pictures, root=copy_encoded_digits(finished_build, tmp_path / "scratch"))
     assert nightly["encoded"] == scratch["encoded"] == len(paths)
     tables = [pq.read_table(Path(summary["path"]) / "items.parquet") for summary in (nightly, scratch)]
@@ -152,9 +172,10 @@ def test_the_encoder_is_preloaded_only_when_the_source_has_changed(
     preloaded: list[str] = []
     preload = EncoderProcess.preload
 
-    def count(self: EncoderProcess, config: EncoderConfig) -> None:
+    def count(self: EncoderProcess, config: EncoderConfig, model: ModelSpec | None) -> None:
+        assert model == ModelSpec(config, "float32", "image")
         preloaded.append(config.kind)
-        preload(self, config)
+        preload(self, config, model)
 
     monkeypatch.setattr(EncoderProcess, "preload", count)
     quick_build(pictures)

@@ -17,9 +17,8 @@ from indexmill.flows.study_index import study_index
 from indexmill.storage.errors import InputError, PublishRefused
 from indexmill.storage.garbage_collection import collect_garbage
 from indexmill.storage.root import Root
-from indexmill.tasks.ingest import read_source_revision
 from indexmill.tasks.metrics import latency
-from indexmill.tasks.queries import combine_revisions, read_query_revision
+from indexmill.tasks.sources.revisions import combine_revisions, read_query_revision, read_source_revision
 from tests.conftest import QUICK, Build
 from tests.encoding.checkpoints import write_clip_folder
 from tests.flows.built import read_manifest

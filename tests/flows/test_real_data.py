@@ -22,7 +22,8 @@ from indexmill.tasks.encode import encode
 from indexmill.tasks.encoding import identify
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.evaluation.extra_metrics import correlate_scored_pairs
-from indexmill.tasks.ingest import ingest, read_source_revision
+from indexmill.tasks.ingest import ingest
+from indexmill.tasks.sources.revisions import read_source_revision
 from indexmill.tasks.split import split
 from indexmill.tasks.validate import validate
 from tests.conftest import Build

@@ -56,7 +56,7 @@ def read_side(root: Root, embeddings: EmbeddingSet, side: Side) -> tuple[np.ndar
 def tune_and_measure_recall(root: Root, embeddings: EmbeddingSet, trained: TrainedIndex, filled: ShardBuild) -> float:
     """Compute recall@10 of the tuned searcher on all queries against brute force."""
     shards = IndexShards(digest="s", files=(), trained=trained.digest, shards=filled.shards, built=0, updated=0, reused=0)
-    tuned = tune.fn(root, embeddings, embeddings, trained, shards, CONFIG)
+    tuned = tune.fn(root, "small", embeddings, embeddings, trained, shards, CONFIG)
     assert tuned.met
     assert tuned.recall_bound is not None
     assert tuned.recall_bound >= 0.9
@@ -122,7 +122,7 @@ def test_every_kind_of_reranking_scores_with_its_files(root: Root, database: Dat
         trained = reuse_or_train(root, rerank, embeddings, config, None)
         filled = build_shards(root, rerank, embeddings, trained, config)
         shards = IndexShards(digest="s", files=(), trained=trained.digest, shards=filled.shards, built=0, updated=0, reused=0)
-        params = tune.fn(root, embeddings, embeddings, trained, shards, config).params
+        params = tune.fn(root, "small", embeddings, embeddings, trained, shards, config).params
         scores, retrieved = open_searcher(filled.shards, root.file, "cosine", params).search(queries[:50], 5)
         expected = np.array([[rows[row_of[int(item)]] @ query for item in line] for line, query in zip(retrieved, queries, strict=False)])
         np.testing.assert_allclose(scores, expected, atol=tolerance)
@@ -152,5 +152,5 @@ def test_exact_search_is_not_tuned(root: Root, database: Database, monkeypatch: 
     trained = reuse_or_train(root, "index", embeddings, CONFIG, None)
     filled = build_shards(root, "index", embeddings, trained, CONFIG)
     shards = IndexShards(digest="s", files=(), trained=trained.digest, shards=filled.shards, built=0, updated=0, reused=0)
-    tuned = tune.fn(root, embeddings, embeddings, trained, shards, CONFIG)
+    tuned = tune.fn(root, "small", embeddings, embeddings, trained, shards, CONFIG)
     assert (tuned.met, tuned.params.nprobe, tuned.reason) == (None, None, "exact search needs no tuning")

@@ -14,6 +14,7 @@ from indexmill.tasks.metrics.embedding_space import (
     compute_tsne,
     knn_purity,
     max_points_within,
+    place_points,
     sample_balanced,
     select_vectors,
     silhouette,
@@ -29,25 +30,34 @@ def draw_clusters(count: int, labels: int, spread: float = 0.3, dim: int = 12) -
 
 
 @settings(max_examples=60)
-@given(st.lists(st.integers(-1, 4), max_size=60), st.integers(0, 30), st.integers(0, 9))
-def test_a_sample_is_as_even_as_the_labels_allow(labels: list[int], size: int, seed: int) -> None:
+@given(st.lists(st.integers(-1, 4), max_size=60), st.integers(0, 30))
+def test_a_sample_is_as_even_as_the_labels_allow(labels: list[int], size: int) -> None:
     """It is full, distinct, ascending and reproducible.
 
     No label has two items more than another one with items left.
     """
     codes = np.array(labels, np.int32)
-    rows = sample_balanced(codes, size, seed)
-    assert rows.tolist() == sorted(set(rows.tolist())) == sample_balanced(codes, size, seed).tolist()
+    rows = sample_balanced(codes, size)
+    assert rows.tolist() == sorted(set(rows.tolist())) == sample_balanced(codes, size).tolist()
     assert len(rows) == min(size, len(labels))
     drawn = {code: int((codes[rows] == code).sum()) for code in set(labels)}
     unfinished = [count for code, count in drawn.items() if count < labels.count(code)]
     assert not unfinished or max(drawn.values()) <= min(unfinished) + 1
 
 
-def test_different_seeds_draw_different_samples() -> None:
-    """50 of 1,000."""
-    codes = np.zeros(1000, np.int32)
-    assert sample_balanced(codes, 50, 0).tolist() != sample_balanced(codes, 50, 1).tolist()
+def test_a_sample_takes_the_first_of_the_draw() -> None:
+    """Two of each of the labels 7 and 8, and the only 9; an item that is drawn later changes nothing."""
+    codes = [7, 7, 8, 7, 9, 8, 8]
+    assert sample_balanced(np.array(codes), 5).tolist() == sample_balanced(np.array([*codes, 7]), 5).tolist() == [0, 1, 2, 4, 5]
+
+
+def test_new_points_are_placed_beside_their_neighbors() -> None:
+    """Two directions, ten points of each in a corner of the layout: a new point goes into the corner of its direction."""
+    vectors = np.repeat(np.eye(2, dtype=np.float32), 11, axis=0)
+    points = np.repeat([[1.0, 5.0], [-3.0, 2.0]], 11, axis=0)
+    is_known = np.arange(22) % 11 > 0
+    expected, points[~is_known] = points.copy(), np.nan
+    assert place_points(points, is_known, vectors).tolist() == expected.tolist()
 
 
 def test_vectors_are_selected_from_a_stream() -> None:

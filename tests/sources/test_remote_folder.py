@@ -14,9 +14,10 @@ from indexmill.storage.garbage_collection import collect_garbage
 from indexmill.storage.object_client import ObjectClient
 from indexmill.storage.records import Dataset
 from indexmill.storage.root import Root
-from indexmill.tasks.ingest import describe_stale_listing, ingest, read_source_revision
+from indexmill.tasks.ingest import describe_stale_listing, ingest
 from indexmill.tasks.sources import open_source
 from indexmill.tasks.sources.remote_files import RemoteFiles
+from indexmill.tasks.sources.revisions import read_source_revision
 from indexmill.tasks.sources.web_client import FetchFailure
 from tests.stage_inputs import read_rows
 

@@ -18,8 +18,9 @@ from indexmill.storage.digests import content_digest
 from indexmill.storage.errors import InputError, SourceUnreachable
 from indexmill.storage.records import Dataset
 from indexmill.storage.root import Root
-from indexmill.tasks.ingest import ingest, read_source_revision
+from indexmill.tasks.ingest import ingest
 from indexmill.tasks.sources import open_source
+from indexmill.tasks.sources.revisions import read_source_revision
 from indexmill.tasks.validate import validate
 from tests.flows.postgres import PASSWORD, find_program, postgres
 from tests.sources.web_server import serve

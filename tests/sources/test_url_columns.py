@@ -16,9 +16,10 @@ from indexmill.configs.models import ValidateConfig
 from indexmill.storage.object_client import ObjectClient
 from indexmill.storage.records import Dataset
 from indexmill.storage.root import Root
-from indexmill.tasks.ingest import describe_stale_listing, ingest, read_source_revision
+from indexmill.tasks.ingest import describe_stale_listing, ingest
 from indexmill.tasks.retry import RetryPolicy
 from indexmill.tasks.sources import image_downloads, open_source
+from indexmill.tasks.sources.revisions import read_source_revision
 from indexmill.tasks.validate import validate
 from tests.sources.web_server import WebServer, serve
 from tests.stage_inputs import read_rows

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexmill.storage.digests import content_digest, file_digest, item_id, json_digest, rows_digest, unit_interval
+from indexmill.storage.digests import (
+    MTIME_MARGIN_NS,
+    content_digest,
+    digesting_files_once,
+    file_digest,
+    forget_file_digests,
+    item_id,
+    json_digest,
+    rows_digest,
+    unit_interval,
+)
 
 
 def test_digests_are_those_of_the_standard_algorithms(tmp_path: Path) -> None:
@@ -51,3 +63,39 @@ def test_cell_boundaries_change_a_digest_of_rows() -> None:
 def test_the_order_of_keys_does_not_change_a_json_digest() -> None:
     """Equal configs have equal digests."""
     assert json_digest({"a": 1, "b": [2]}) == json_digest({"b": [2], "a": 1}) != json_digest({"a": 1, "b": [3]})
+
+
+def test_a_file_is_read_once_in_a_run_unless_it_changes(tmp_path: Path) -> None:
+    """Bytes that change behind the modification time show what is read again: nothing, until one is damaged, or the run ends."""
+    path = tmp_path / "file"
+
+    def write(content: bytes, mtime: int) -> str:
+        path.write_bytes(content)
+        os.utime(path, ns=(mtime, mtime))
+        return hashlib.sha256(content).hexdigest()
+
+    with digesting_files_once():
+        first = write(b"abc", 10**18)
+        assert file_digest(path) == first
+        (tmp_path / "link").hardlink_to(path)
+        other = write(b"xyz", 10**18)
+        assert file_digest(path) == file_digest(tmp_path / "link") == first
+        assert write(b"xyz", 10**18 + 1) == file_digest(path) == other
+        write(b"abc", 10**18 + 1)
+        forget_file_digests()
+        assert file_digest(path) == first
+        write(b"xyz", 10**18 + 1)
+    assert file_digest(path) == other
+
+
+def test_a_file_that_was_just_written_is_read_again(tmp_path: Path) -> None:
+    """Its next change may have the same modification time."""
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    with digesting_files_once():
+        file_digest(path)
+        mtime = path.stat().st_mtime_ns
+        path.write_bytes(b"xyz")
+        os.utime(path, ns=(mtime, mtime))
+        now = time.time_ns()
+        assert file_digest(path) == hashlib.sha256(b"xyz").hexdigest() or now - mtime > MTIME_MARGIN_NS

@@ -16,9 +16,10 @@ from indexmill.configs.datasets import FolderDatasetConfig, TableDatasetConfig
 from indexmill.storage.digests import content_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
-from indexmill.tasks.ingest import ingest, read_source_revision
+from indexmill.tasks.ingest import ingest
 from indexmill.tasks.sources import Item
 from indexmill.tasks.sources.base import ScoredPair
+from indexmill.tasks.sources.revisions import read_source_revision
 from tests.stage_inputs import OLD_MTIME_NS, ListSource, make_image_source, read_rows, run_ingest, set_mtime, write_noise
 
 TEXTS = [Item(f"k{number}", label=f"l{number % 3}", text=f"text {number}") for number in range(40)]

@@ -15,8 +15,9 @@ from indexmill.storage.digests import item_id, query_id
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import SplitDataset
 from indexmill.storage.root import Root
-from indexmill.tasks.ingest import ingest, read_source_revision
-from indexmill.tasks.queries import read_queries, read_query_revision
+from indexmill.tasks.ingest import ingest
+from indexmill.tasks.queries import read_queries
+from indexmill.tasks.sources.revisions import read_query_revision, read_source_revision
 from indexmill.tasks.split import split
 from indexmill.tasks.validate import validate
 
