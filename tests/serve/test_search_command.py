@@ -88,11 +88,11 @@ def test_an_exported_text_encoder_searches_without_torch(root_copy: Path) -> Non
     config = SentenceTransformersEncoderConfig.model_validate(index.manifest.config["encoder"])
     expected = [(result.item_id, round(result.score, 4)) for result in index.search(texts=["a boat at sea"], k=4).results[0]]
     root, model = Root(root_copy), identify(config).fingerprint
-    graph, tokenizer = (root.onnx_export(model) / name for name in ("graph.onnx", "tokenizer.json"))
+    graph, tokenizer = (root.onnx_export(model, "text") / name for name in ("graph.onnx", "tokenizer.json"))
     graph.parent.mkdir(parents=True)
-    prompt = SentenceTransformersModel(config, "float32").export(graph, tokenizer)
+    settings = SentenceTransformersModel(config, "float32").export(graph, tokenizer)
     files = {"graph": root.make_ref(graph), "tokenizer": root.make_ref(tokenizer)}
-    save_onnx_export(root, model, OnnxExport(dim=384, prompt=prompt, compared_texts=1, min_cosine=1, passes=True, **files))
+    save_onnx_export(root, model, "text", OnnxExport(dim=384, settings=settings, compared=1, min_cosine=1, passes=True, **files))
     root.close()
     run = subprocess.run(
         [sys.executable, "-c", SEARCH_PROGRAM, str(root_copy)], capture_output=True, text=True, timeout=900, env=os.environ
