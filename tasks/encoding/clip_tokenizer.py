@@ -14,7 +14,7 @@ import ftfy
 import regex
 
 START, END = "<start_of_text>", "<end_of_text>"
-PADDING_ID = 0
+PADDING: dict[str, Any] = {"pad_id": 0, "pad_token": "!"}
 WORD_PATTERN = START + "|" + END + r"""|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 
 _find_words = regex.compile(WORD_PATTERN, regex.IGNORECASE).findall
@@ -47,5 +47,5 @@ def build_clip_tokenizer(vocabulary: Mapping[str, int], merges: Iterable[tuple[s
     special_tokens = [(token, vocabulary[token]) for token in (START, END)]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=special_tokens)
     tokenizer.enable_truncation(context)
-    tokenizer.enable_padding(pad_id=PADDING_ID, pad_token="!", length=context if pads_to_context else None)
+    tokenizer.enable_padding(**PADDING, length=context if pads_to_context else None)
     return tokenizer

@@ -196,7 +196,7 @@ def test_the_fingerprint_depends_on_the_model_and_not_on_its_path(folder: Path, 
         ("ViT-B-32", "/nowhere/weights.pt", "encoder.pretrained = /nowhere/weights.pt"),
         ("ViT-B-32", "package:indexmill/configs/demo-text.yaml", "not a checkpoint file"),
         ("local-dir:/nowhere", None, "model not found"),
-        ("local-dir:configs", None, "not an open_clip model folder"),
+        ("local-dir:configs", None, "not a model folder of open_clip"),
     ],
 )
 def test_unknown_names_and_missing_files_are_named(model: str, pretrained: str | None, message: str) -> None:
