@@ -73,9 +73,10 @@ def write_text_graph(model: Any, dim: int, target: Path, *, normalize: bool) -> 
         normalize: Whether the graph scales its vectors to unit length.
     """
     names = [name for name in TOKEN_INPUTS if name in model.tokenizer.model_input_names]
-    example = torch.ones((2, 7), dtype=torch.int64)  # any shape will do: only the path through the model is traced
+    # Any shape will do, since only the path through the model is traced; but one tensor for two names would be one input.
+    examples = {name: torch.ones((2, 7), dtype=torch.int64) for name in names}
     graph = TextEncoderGraph(model, names, dim, normalize=normalize)
-    _write_graph(graph, dict.fromkeys(names, example), (tuple({0: ANY, 1: ANY} for _ in names),), target)
+    _write_graph(graph, examples, (tuple({0: ANY, 1: ANY} for _ in names),), target)
 
 
 def write_clip_text_graph(

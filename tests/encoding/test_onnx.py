@@ -52,7 +52,8 @@ def load_and_export(config: SentenceTransformersEncoderConfig, folder: Path) -> 
 
 def test_an_export_gives_the_models_vectors_for_any_text(tmp_path: Path) -> None:
     """Texts of all lengths, empty, and in any script, one at a time and in one batch; truncated texts are reported."""
-    model, exported = load_and_export(MINILM, tmp_path)
+    folder = write_sentence_transformer_folder(tmp_path / "sentences")
+    model, exported = load_and_export(MINILM.model_copy(update={"model": str(folder)}), tmp_path)
     expected = encode_items(model, UNUSUAL + LENGTHS)
     for size in (1, 64):
         encoded = exported.encode(UNUSUAL + LENGTHS, size)
