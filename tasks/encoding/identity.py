@@ -92,7 +92,7 @@ class EncoderIdentity(FrozenModel):
 
     def for_export(self, modality: Modality) -> EncoderIdentity:
         """Return the identity that names the export of one modality, as queries are encoded: prompts precede texts only."""
-        if modality == "text" or not any(key in self.details for key in ROLE_KEYS):
+        if modality == "text":
             return self.for_role("query")
         details = {key: value for key, value in self.details.items() if key not in ROLE_KEYS}
         return self.model_copy(update={"fingerprint": _compute_fingerprint(details), "details": details})
