@@ -15,9 +15,10 @@ from indexmill.storage.errors import InputError
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.records import Modality
 from indexmill.storage.root import Root
-from indexmill.tasks.encoding import Encoder, identify, load_encoder
+from indexmill.tasks.encoding import Encoder, EncoderIdentity, identify, load_encoder
 from indexmill.tasks.encoding.base import SupportsTexts, encode_batches
-from indexmill.tasks.encoding.onnx import open_onnx_encoder
+from indexmill.tasks.encoding.onnx_encoders import open_onnx_encoder
+from indexmill.tasks.encoding.prompts import ROLES
 
 
 class QueryEncoder:
@@ -31,28 +32,36 @@ class QueryEncoder:
         self.identity = get_query_identity(manifest)
         self._root, self._manifest = root, manifest
         self._config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(manifest.config["encoder"])
+        self._checked: EncoderIdentity | None = None
         self._model: Encoder | None = None
+        self._encoders: dict[Modality, Encoder] = {}
         self._load_lock, self._encode_lock = Lock(), Lock()
 
-    def load(self) -> Encoder:
-        """Return the model. Concurrent first calls load it once."""
-        with self._load_lock:
-            if self._model is None:
-                self._model = _load_encoder(self._root, self._manifest, self._config)
-            return self._model
+    def load(self, modality: Modality) -> Encoder:
+        """Return what encodes one modality. Concurrent first calls load it once.
 
-    def encoder_for(self, modality: Modality) -> Encoder:
-        """Return the part of the model that encodes one modality."""
-        encoder: Any = self.load()
-        return encoder.text_encoder if modality == "text" and isinstance(encoder, SupportsTexts) else encoder
+        An ONNX export needs no torch, and computes in float32. Without one, the model itself is loaded.
+        """
+        with self._load_lock:
+            if modality not in self._encoders:
+                self._checked = self._checked or _check_installed_encoder(self._manifest, self._config)
+                export = open_onnx_encoder(self._root, self._checked.for_export(modality).fingerprint, modality)
+                self._encoders[modality] = export or self._load_from_model(modality)
+            return self._encoders[modality]
+
+    def _load_from_model(self, modality: Modality) -> Encoder:
+        if self._model is None:
+            self._model = load_encoder(self._config, self._manifest.encoder["precision"], "query")
+        model: Any = self._model
+        return model.text_encoder if modality == "text" and isinstance(model, SupportsTexts) else model
 
     def preprocess(self, item: Any, modality: Modality) -> Any:
         """Prepare a text, or an image at the model's size. Several threads may call this at once."""
-        return self.encoder_for(modality).preprocess(item)
+        return self.load(modality).preprocess(item)
 
     def encode(self, prepared: Sequence[Any], modality: Modality) -> np.ndarray:
         """Encode prepared items as float32 (n, dim). Calls from several threads run one after another."""
-        encoder = self.encoder_for(modality)
+        encoder = self.load(modality)
         with self._encode_lock:
             vectors = encode_batches(encoder, prepared).vectors
         if self._config.dimensions is None:
@@ -85,13 +94,15 @@ def check_fingerprint(manifest: Manifest, fingerprint: str, query_fingerprint: s
         )
 
 
-def _load_encoder(root: Root, manifest: Manifest, config: EncoderConfig) -> Encoder:
-    """Load the encoder with the prompt of queries. An ONNX export of a text encoder needs no torch, and computes in float32."""
+def _check_installed_encoder(manifest: Manifest, config: EncoderConfig) -> EncoderIdentity:
+    """Return the identity of the installed encoder, in float32. Raises InputError if it is not the one that built the snapshot."""
     precision, identity = manifest.encoder["precision"], identify(config)
-    query_identity = identity.for_role("query")
     fingerprints = (
-        role_identity.for_store(manifest.index_modality, precision, config.storage_dtype).with_dimensions(config.dimensions).fingerprint
-        for role_identity in (identity, query_identity)
+        identity.for_role(role)
+        .for_store(manifest.index_modality, precision, config.storage_dtype)
+        .with_dimensions(config.dimensions)
+        .fingerprint
+        for role in ROLES
     )
     check_fingerprint(manifest, *fingerprints)
-    return open_onnx_encoder(root, query_identity.fingerprint) or load_encoder(config, precision, "query")
+    return identity

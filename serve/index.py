@@ -155,7 +155,7 @@ class OpenIndex:
     def prepare_image(self, image: QueryImage, max_pixels: float = float("inf")) -> Any:
         """Read and preprocess an image for the encoder."""
         check_modality(self.manifest, "image")
-        decode_size = self.encoder.encoder_for("image").decode_size
+        decode_size = self.encoder.load("image").decode_size
         return self.encoder.preprocess(read_query_image(self.manifest, image, max_pixels, decode_size), "image")
 
     def prepare_text(self, text: str) -> Any:

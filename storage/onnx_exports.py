@@ -1,24 +1,54 @@
-"""Text encoders exported to ONNX: one export per encoder, verified by digest before use."""
+"""Encoders exported to ONNX: one export per encoder and modality, verified by digest before use."""
 
 from __future__ import annotations
 
-from indexmill.storage.records import FileRef, FrozenModel
+from typing import Literal
+
+from indexmill.storage.records import FileRef, FrozenModel, Modality
 from indexmill.storage.root import Root, find_file_error
 
 
-class OnnxExport(FrozenModel):
-    """An ONNX graph from tokens to final vectors, and its tokenizer.
+class ImageResize(FrozenModel):
+    """How an image gets the size that a model takes.
 
-    prompt: The text put before every input.
-    compared_texts: How many of the user's texts both the graph and the encoder itself (in float32) encoded.
-    min_cosine: The smallest cosine of the two vectors of a text.
+    method: `squash` resizes both edges, whatever the image's shape; `crop_last` resizes the shorter edge to `short_edge` and
+        crops the center; `crop_first` crops the central square and resizes it.
+    height, width: Of the result, in pixels.
+    filter: The interpolation, with antialiasing.
+    """
+
+    method: Literal["squash", "crop_last", "crop_first"]
+    height: int
+    width: int
+    short_edge: int = 0
+    filter: Literal["bicubic", "bilinear"]
+
+
+class ExportSettings(FrozenModel):
+    """How items are prepared for an exported graph.
+
+    prompt: The text put before every text.
+    tokenization: `model`: the exported tokenizer takes texts; `clip`: it takes the words that CLIP divides a text into.
+    resize: How images are resized; None for texts.
+    """
+
+    prompt: str = ""
+    tokenization: Literal["model", "clip"] = "model"
+    resize: ImageResize | None = None
+
+
+class OnnxExport(FrozenModel):
+    """An ONNX graph from tokens or pixels to final vectors, and for texts its tokenizer.
+
+    compared: How many of the user's items both the graph and the encoder itself (in float32) encoded.
+    min_cosine: The smallest cosine of the two vectors of an item.
     passes: Whether that is close enough to serve the graph. An export that fails is recorded without files, so that it
         is not tried again.
     """
 
     dim: int
-    prompt: str
-    compared_texts: int
+    settings: ExportSettings
+    compared: int
     min_cosine: float
     passes: bool
     graph: FileRef | None = None
@@ -26,14 +56,15 @@ class OnnxExport(FrozenModel):
 
     @property
     def files(self) -> tuple[FileRef, ...]:
-        """The graph and the tokenizer; empty for an export that failed its check."""
+        """The graph, and the tokenizer of texts; empty for an export that failed its check."""
         return tuple(ref for ref in (self.graph, self.tokenizer) if ref)
 
 
-def load_onnx_export(root: Root, model: str) -> OnnxExport | None:
+def load_onnx_export(root: Root, model: str, modality: Modality) -> OnnxExport | None:
     """Load the export of a model, named by its fingerprint; None when there is none or it cannot be read."""
     try:
-        return OnnxExport.model_validate_json(root.fetch(root.onnx_export(model) / "export.json").read_text(encoding="utf-8"))
+        path = root.fetch(root.onnx_export(model, modality) / "export.json")
+        return OnnxExport.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
@@ -43,6 +74,6 @@ def is_damaged(root: Root, export: OnnxExport) -> bool:
     return any(find_file_error(root.file(ref), ref, digest=True) for ref in export.files)
 
 
-def save_onnx_export(root: Root, model: str, export: OnnxExport) -> None:
+def save_onnx_export(root: Root, model: str, modality: Modality, export: OnnxExport) -> None:
     """Save the record of an export. Its files must already be in place."""
-    root.write_record(root.onnx_export(model) / "export.json", export)
+    root.write_record(root.onnx_export(model, modality) / "export.json", export)

@@ -17,6 +17,7 @@
 <root>/embeddings/<fingerprint>/keys-*.parquet    the contents of each part; derived, may be deleted
 <root>/encoders/<model>/<device>.json             device profile of an encoder: precision, batch size, rate
 <root>/encoders/<model>/texts/                    a text encoder as ONNX graph and tokenizer; export.json last
+<root>/encoders/<model>/images/                   an image encoder as ONNX graph; export.json last
 <root>/indexes/<name>/trained|shards/             FAISS files by key, with rows and records; snapshots share them
 <root>/indexes/<name>/evaluations/<digest>/       tables and report data of an evaluation; <snapshot>/ in it: its report
 <root>/indexes/<name>/evaluations/**/ground_truth-*.npz  exact nearest neighbors of the queries, and of those for tuning
@@ -45,7 +46,7 @@ from indexmill.storage.errors import DamagedFile, InputError, RootUnusable
 from indexmill.storage.names import is_plain_name
 from indexmill.storage.object_store import ObjectStore, get_cache_folder
 from indexmill.storage.permissions import get_umask
-from indexmill.storage.records import FileRef, FrozenModel, Record
+from indexmill.storage.records import FileRef, FrozenModel, Modality, Record
 from indexmill.storage.store import FolderStore, Store
 from indexmill.storage.urls import is_object_url
 
@@ -211,16 +212,16 @@ class Root:
         return self._join("embeddings", fingerprint)
 
     def encoder(self, model: str) -> Path:
-        """The folder of an encoder's device profiles and ONNX export."""
+        """The folder of an encoder's device profiles and ONNX exports."""
         return self._join("encoders", model)
 
     def device_profile(self, model: str, device: str) -> Path:
         """The file of an encoder's profile on one device."""
         return self._join("encoders", model, f"{device[:16]}.json")
 
-    def onnx_export(self, model: str) -> Path:
-        """The folder of a text encoder's ONNX export."""
-        return self.encoder(model) / "texts"
+    def onnx_export(self, model: str, modality: Modality) -> Path:
+        """The folder of an encoder's ONNX export for one modality."""
+        return self.encoder(model) / f"{modality}s"
 
     def index(self, name: str) -> Path:
         """The folder of an index. Raises InputError when `name` is not a valid index name."""

@@ -19,7 +19,7 @@ from indexmill.tasks.encoding.chunked_items import gather_items
 from indexmill.tasks.encoding.device import get_device_name
 from indexmill.tasks.encoding.encoder_pool import EncoderPool, make_local_pool
 from indexmill.tasks.encoding.fill_store import EncodeRequest, encodes_captions, fill_store, open_captions, partition_items
-from indexmill.tasks.encoding.onnx import ensure_onnx_export
+from indexmill.tasks.encoding.onnx_export import ExportRequest, ensure_onnx_export
 from indexmill.tasks.encoding.precision import PrecisionRequest, choose_precision
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.encoding.protocol import ChunkResult, EncodeChunk, ModelSpec
@@ -41,7 +41,7 @@ def encode(
 ) -> EmbeddingSet:
     """Fill the embedding store for these items, and one for the captions of images if the encoder takes texts; then for queries.
 
-    A text encoder is also exported to ONNX, for serving (`ensure_onnx_export`).
+    The encoder is also exported to ONNX, for serving (`ensure_onnx_export`).
 
     Args:
         root: The storage root.
@@ -65,11 +65,8 @@ def encode(
     with acquire_gpu_slot():
         try:
             embeddings = _encode_queries(encoder, _encode_all_modalities(encoder))
-            if split.modality == "text":
-                # The export is compared with the encoder on the texts that it encodes.
-                texts = embeddings.indexed_vectors.items
-                query_fingerprint = identity.for_role("query").fingerprint
-                ensure_onnx_export(root, process, config, fingerprint=query_fingerprint, items=root.file(texts))
+            for request in _list_exports(encoder, embeddings):
+                ensure_onnx_export(root, process, request)
             return embeddings
         finally:
             pool.stop()
@@ -219,6 +216,27 @@ def _encode_queries(encoder: ModalityEncoder, embeddings: EmbeddingSet) -> Embed
     files = (*embeddings.files, *(ref for ref in dict.fromkeys(query_files) if ref not in embeddings.files))
     update = {"query_sets": tuple(query_sets), "items_digest": embeddings.digest, "items_files": len(embeddings.files)}
     return embeddings.model_copy(update={"digest": json_digest([embeddings.digest, described]), "files": files, **update})
+
+
+def _list_exports(encoder: ModalityEncoder, embeddings: EmbeddingSet) -> list[ExportRequest]:
+    """List the modalities to export, each with the items that the export is compared on. Images can only be the build's own."""
+    items: dict[Modality, tuple[Path | None, str | None]] = {"text": (None, None)}
+    for query_set in embeddings.query_sets:
+        items[query_set.embeddings.modality] = encoder.root.file(query_set.embeddings.items), query_set.image_root
+    if embeddings.captions:
+        items["text"] = encoder.root.file(embeddings.captions.items), None
+    items[embeddings.modality] = encoder.root.file(embeddings.indexed_vectors.items), encoder.split.image_root
+    return [
+        ExportRequest(
+            config=encoder.config,
+            fingerprint=encoder.identity.for_export(modality).fingerprint,
+            modality=modality,
+            items=items[modality][0],
+            image_root=items[modality][1] if modality == "image" else None,
+        )
+        for modality in encoder.identity.modalities
+        if modality in items
+    ]
 
 
 def _describe_precision_check(profile: DeviceProfile) -> dict[str, object]:

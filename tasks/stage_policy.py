@@ -79,7 +79,7 @@ TASK_POLICIES = {
     ),
     "encode": StagePolicy(
         cache_inputs=("split", "config", "identity", "max_reject_fraction"),
-        version=3,
+        version=4,
         uncached_inputs=("process", "runner"),
         leftovers="finished Parquet parts, which the next run reuses",
     ),

@@ -24,6 +24,7 @@ from PIL import Image  # noqa: E402
 from indexmill.storage.errors import InputError, PublishRefused  # noqa: E402
 from indexmill.storage.root import Root  # noqa: E402
 from indexmill.tasks.encoding.process import EncoderProcess  # noqa: E402
+from indexmill.tasks.encoding.protocol import ExportEncoder, ExportResult  # noqa: E402
 from tests.storage.object_server import ObjectServer  # noqa: E402
 
 QUICK_TIER = "not slow"  # as addopts in pyproject.toml has it
@@ -55,6 +56,21 @@ def root(tmp_path: Path) -> Iterator[Root]:
 
 class SharedEncoder(EncoderProcess):
     """The encoding process of all builds in this test process, so that torch and a model are loaded once and not per build."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._exports: dict[str, tuple[ExportResult, dict[str, bytes]]] = {}
+
+    def export(self, job: ExportEncoder) -> ExportResult:
+        """Export each model once, and write the same files for the next builds: an export takes seconds."""
+        if repr(job.model) not in self._exports:
+            result = super().export(job)
+            paths = [path for path in (job.graph_path, job.tokenizer_path) if Path(path).is_file()]
+            self._exports[repr(job.model)] = result, {Path(path).name: Path(path).read_bytes() for path in paths}
+        result, files = self._exports[repr(job.model)]
+        for name, content in files.items():
+            (Path(job.graph_path).parent / name).write_bytes(content)
+        return result
 
     def stop(self) -> None:
         """Keep it for the next build, unless it has ended."""

@@ -45,7 +45,7 @@ def search_index(
     opened_at = time.perf_counter()
     _check_query(index, text, image)
     images = None if image is None else [_read_image(index, image)]
-    index.encoder.load()
+    index.encoder.load("image" if text is None else "text")
     loaded_at = time.perf_counter()
     answer = index.search(texts=None if text is None else [text], images=images, k=k, label=label)
     if show is not None:

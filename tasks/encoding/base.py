@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from indexmill.storage.onnx_exports import ExportSettings
 from indexmill.storage.records import Modality
 from indexmill.tasks.progress import Advance, ignore_progress
 
@@ -65,8 +66,8 @@ class SupportsTexts(Protocol):
 class SupportsOnnxExport(Protocol):
     """An encoder that can be exported to ONNX."""
 
-    def export(self, graph_path: Path, tokenizer_path: Path) -> str:
-        """Write the graph and the tokenizer; return the prompt that precedes every text.
+    def export(self, graph_path: Path, tokenizer_path: Path) -> ExportSettings:
+        """Write the graph, and for texts the tokenizer; return how items are prepared for it.
 
         Raises:
             InputError: The model cannot be exported.

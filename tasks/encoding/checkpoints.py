@@ -1,6 +1,7 @@
 """Find the weights of an open_clip or timm architecture: a local checkpoint, or the weights that a library tag names.
 
-A local checkpoint is found without importing the library, which takes seconds; only the library can resolve a tag."""
+A local checkpoint is found without importing the library, which takes seconds. Only the library can resolve a tag, which is
+remembered (`tagged_weights`)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from pickle import UnpicklingError
 
 from indexmill.configs.encoders import OpenClipEncoderConfig, TimmEncoderConfig
 from indexmill.storage.errors import InputError
-from indexmill.tasks.encoding.model_files import CONFIG_SUFFIXES, WEIGHT_SUFFIXES, find_model_path
+from indexmill.tasks.encoding.model_files import CONFIG_SUFFIXES, WEIGHT_SUFFIXES, build_folder_error, find_model_path
+from indexmill.tasks.encoding.tagged_weights import TaggedWeights, resolve_tag
 
 TAG_PATTERN = re.compile(r"[\w-]+")
 # In the order in which open_clip looks for weights in a folder, and timm in a repository.
@@ -61,14 +63,8 @@ def find_open_clip_checkpoint(config: OpenClipEncoderConfig) -> Checkpoint:
     pretrained = str(config.pretrained)
     if not TAG_PATTERN.fullmatch(pretrained):
         return Checkpoint(_find_local_checkpoint(pretrained), config.model)
-    import open_clip.pretrained as library
-
-    if not (pretrained_cfg := library.get_pretrained_cfg(config.model, pretrained)):
-        tags = library.list_pretrained_tags_by_model(config.model)
-        raise _build_unknown_name_error(f"weights tag for {config.model}", "encoder.pretrained", pretrained, tags)
-    name, _, file = pretrained_cfg["hf_hub"].rpartition("/")
-    file_names = (str(Path(file).with_suffix(".safetensors")), file) if file else OPEN_CLIP_FILES
-    return Checkpoint(_fetch_hub_file(name, "open-clip", file_names), config.model, pretrained)
+    weights = resolve_tag("open_clip_torch", config.model, pretrained, lambda: _resolve_open_clip_tag(config.model, pretrained))
+    return Checkpoint(_fetch_hub_file(weights.repository, "open-clip", weights.files), config.model, weights.tag)
 
 
 def find_timm_checkpoint(config: TimmEncoderConfig) -> Checkpoint:
@@ -81,21 +77,8 @@ def find_timm_checkpoint(config: TimmEncoderConfig) -> Checkpoint:
     _check_timm_architecture(config.model)
     if config.pretrained and not TAG_PATTERN.fullmatch(config.pretrained):
         return Checkpoint(_find_local_checkpoint(config.pretrained), config.model)
-    import timm
-
-    tags = [name.partition(".")[2] for name in timm.list_models(f"{config.model}.*", pretrained=True)]
-    if config.pretrained and config.pretrained not in tags:
-        raise _build_unknown_name_error(f"weights tag for {config.model}", "encoder.pretrained", config.pretrained, tags)
-    pretrained_cfg = timm.get_pretrained_cfg(f"{config.model}.{config.pretrained}" if config.pretrained else config.model)
-    if pretrained_cfg is None or not pretrained_cfg.hf_hub_id:
-        raise InputError(
-            "timm has no weights for this architecture on the hub",
-            where=f"encoder.model = {config.model}",
-            got=f"URL: {pretrained_cfg.url if pretrained_cfg else None}",
-            next_step="set encoder.pretrained to a local checkpoint, or choose another architecture",
-        )
-    file_names = (pretrained_cfg.hf_hub_filename,) if pretrained_cfg.hf_hub_filename else TIMM_FILES
-    return Checkpoint(_fetch_hub_file(pretrained_cfg.hf_hub_id, "timm", file_names), config.model, pretrained_cfg.tag)
+    weights = resolve_tag("timm", config.model, config.pretrained, lambda: _resolve_timm_tag(config.model, config.pretrained))
+    return Checkpoint(_fetch_hub_file(weights.repository, "timm", weights.files), config.model, weights.tag)
 
 
 def find_folder_weights(folder: Path) -> Path | None:
@@ -114,6 +97,35 @@ def build_checkpoint_error(architecture: str, config: OpenClipEncoderConfig | Ti
     )
 
 
+def _resolve_open_clip_tag(architecture: str, tag: str) -> TaggedWeights:
+    import open_clip.pretrained as library
+
+    if not (pretrained_cfg := library.get_pretrained_cfg(architecture, tag)):
+        tags = library.list_pretrained_tags_by_model(architecture)
+        raise _build_unknown_name_error(f"weights tag for {architecture}", "encoder.pretrained", tag, tags)
+    repository, _, file = pretrained_cfg["hf_hub"].rpartition("/")
+    files = (str(Path(file).with_suffix(".safetensors")), file) if file else OPEN_CLIP_FILES
+    return TaggedWeights(repository=repository, files=files, tag=tag)
+
+
+def _resolve_timm_tag(architecture: str, tag: str | None) -> TaggedWeights:
+    import timm
+
+    tags = [name.partition(".")[2] for name in timm.list_models(f"{architecture}.*", pretrained=True)]
+    if tag and tag not in tags:
+        raise _build_unknown_name_error(f"weights tag for {architecture}", "encoder.pretrained", tag, tags)
+    pretrained_cfg = timm.get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture)
+    if pretrained_cfg is None or not pretrained_cfg.hf_hub_id:
+        raise InputError(
+            "timm has no weights for this architecture on the hub",
+            where=f"encoder.model = {architecture}",
+            got=f"URL: {pretrained_cfg.url if pretrained_cfg else None}",
+            next_step="set encoder.pretrained to a local checkpoint, or choose another architecture",
+        )
+    files = (pretrained_cfg.hf_hub_filename,) if pretrained_cfg.hf_hub_filename else TIMM_FILES
+    return TaggedWeights(repository=pretrained_cfg.hf_hub_id, files=files, tag=pretrained_cfg.tag)
+
+
 def _find_open_clip_folder(model: str) -> Path:
     """Find or download the folder of a model with its own configuration."""
     scheme, _, name = model.partition(":")
@@ -124,13 +136,7 @@ def _find_open_clip_folder(model: str) -> Path:
     else:
         folder = find_model_path(name)
     if not (folder / "open_clip_config.json").is_file() or find_folder_weights(folder) is None:
-        raise InputError(
-            "not an open_clip model folder",
-            where=f"encoder.model = {model}",
-            expected=f"open_clip_config.json and one of {', '.join(OPEN_CLIP_FILES)}",
-            got=", ".join(sorted(path.name for path in folder.iterdir())[:20]) if folder.is_dir() else "a file",
-            next_step="correct encoder.model",
-        )
+        raise build_folder_error("open_clip", model, folder, f"open_clip_config.json and one of {', '.join(OPEN_CLIP_FILES)}")
     return folder
 
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from efficientnet_lite_pytorch import EfficientNet
 from efficientnet_lite_pytorch.utils import Conv2dStaticSamePadding
-from PIL import Image
 
 from indexmill.configs.encoders import EfficientNetLiteEncoderConfig
 from indexmill.storage.errors import InputError
+from indexmill.storage.onnx_exports import ImageResize
 from indexmill.storage.records import Precision
 from indexmill.tasks.encoding.checkpoints import CHECKPOINT_ERRORS
 from indexmill.tasks.encoding.image_encoder import ImageEncoder
 from indexmill.tasks.encoding.model_files import find_model_path
-from indexmill.tasks.encoding.preprocessing import ImagePreprocessor, resize_pixels
+from indexmill.tasks.encoding.preprocessing import ImagePreprocessor
 from indexmill.tasks.encoding.torch_runtime import fuse_batch_norm, move_model_to_device
 
 DIM = 1280
-IMAGE_SIZE = 224
+RESIZE = ImageResize(method="crop_first", height=224, width=224, filter="bicubic")
 MEAN, STD = [127 / 255] * 3, [128 / 255] * 3
 
 
@@ -32,7 +31,7 @@ class EfficientNetLiteModel(ImageEncoder):
         network = fuse_batch_norm(_PooledFeatures(_load_network(config)), conv_types=(Conv2dStaticSamePadding,))
         super().__init__(
             move_model_to_device(network, precision, channels_last=True),
-            preprocessor=ImagePreprocessor(_crop_center_square, MEAN, STD, decode_size=(IMAGE_SIZE, IMAGE_SIZE)),
+            preprocessor=ImagePreprocessor(RESIZE, MEAN, STD),
             dim=DIM,
             config=config,
             precision=precision,
@@ -50,13 +49,6 @@ class _PooledFeatures(torch.nn.Module):
         """Compute float32 (n, 1280) features of (n, 3, 224, 224) pixels."""
         features: torch.Tensor = self._model.extract_features(pixels)
         return features.float().mean(dim=(2, 3))
-
-
-def _crop_center_square(image: Image.Image) -> np.ndarray:
-    edge = min(image.size)
-    left, top = (image.width - edge) // 2, (image.height - edge) // 2
-    pixels = np.array(image)[top : top + edge, left : left + edge]
-    return np.ascontiguousarray(resize_pixels(pixels, IMAGE_SIZE, IMAGE_SIZE, "bicubic").numpy())
 
 
 def _load_network(config: EfficientNetLiteEncoderConfig) -> EfficientNet:

@@ -90,6 +90,13 @@ class EncoderIdentity(FrozenModel):
             details["side"] = modality
         return self.model_copy(update={"fingerprint": _compute_fingerprint(details), "details": details})
 
+    def for_export(self, modality: Modality) -> EncoderIdentity:
+        """Return the identity that names the export of one modality, as queries are encoded: prompts precede texts only."""
+        if modality == "text":
+            return self.for_role("query")
+        details = {key: value for key, value in self.details.items() if key not in ROLE_KEYS}
+        return self.model_copy(update={"fingerprint": _compute_fingerprint(details), "details": details})
+
     def with_dimensions(self, dimensions: int | None) -> EncoderIdentity:
         """Return the identity of the first `dimensions` numbers of each vector; None for whole vectors."""
         if dimensions is None:

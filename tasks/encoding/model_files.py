@@ -36,6 +36,24 @@ def find_model_path(model: str, key: str = "encoder.model") -> Path:
     return path
 
 
+def build_folder_error(library: str, model: str, folder: Path, expected: str) -> InputError:
+    """Build the error for a path that is not a library's model folder.
+
+    Args:
+        library: The library, by its own name.
+        model: The value of `encoder.model`.
+        folder: What it names.
+        expected: The files that a model folder has.
+    """
+    return InputError(
+        f"not a model folder of {library}",
+        where=f"encoder.model = {model}",
+        expected=expected,
+        got=", ".join(sorted(file.name for file in folder.iterdir())[:20]) if folder.is_dir() else "a file",
+        next_step="correct encoder.model",
+    )
+
+
 def find_sentence_transformer_folder(model: str) -> Path:
     """Return the folder of a sentence-transformers model: a local one (`find_model_path`) or one from the hub.
 

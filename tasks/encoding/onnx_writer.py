@@ -1,18 +1,23 @@
-"""Write a sentence-transformers model as one ONNX graph, from tokens to final vectors, with its tokenizer."""
+"""Write models as ONNX graphs, from tokens or pixels to final vectors, and the tokenizers of texts."""
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 
+from indexmill.storage.onnx_exports import ImageResize
+from indexmill.tasks.encoding.preprocessing import ImagePreprocessor
 from indexmill.tasks.encoding.torch_runtime import to_float32_tensor
 
 OPSET = 18
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+ANY = torch.export.Dim.DYNAMIC
 
 
 class TextEncoderGraph(torch.nn.Module):
@@ -28,7 +33,37 @@ class TextEncoderGraph(torch.nn.Module):
         return to_float32_tensor(features["sentence_embedding"][:, : self.dim], normalize=self.normalize)
 
 
-def write_graph(model: Any, dim: int, target: Path, *, normalize: bool) -> None:
+class ClipTextGraph(torch.nn.Module):
+    """The text side of a CLIP model, with normalization."""
+
+    def __init__(self, model: Any, compute_features: Callable[[Any, torch.Tensor], torch.Tensor], *, normalize: bool) -> None:
+        super().__init__()
+        self.model, self.compute_features, self.normalize = model, compute_features, normalize
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Compute float32 (n, dim) vectors of int64 (n, length) tokens."""
+        return to_float32_tensor(self.compute_features(self.model, tokens), normalize=self.normalize)
+
+
+class ImageEncoderGraph(torch.nn.Module):
+    """An image model that takes resized images as they are, and normalizes both pixels and vectors."""
+
+    mean: torch.Tensor
+    inverse_std: torch.Tensor
+
+    def __init__(self, network: torch.nn.Module, preprocessor: ImagePreprocessor, *, normalize: bool) -> None:
+        super().__init__()
+        self.network, self.normalize = network, normalize
+        self.register_buffer("mean", preprocessor.scaled_mean)
+        self.register_buffer("inverse_std", preprocessor.inverse_std)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Compute float32 (n, dim) vectors of uint8 (n, height, width, 3) pixels."""
+        values = (pixels.float() - self.mean) * self.inverse_std
+        return to_float32_tensor(self.network(values.permute(0, 3, 1, 2)), normalize=self.normalize)
+
+
+def write_text_graph(model: Any, dim: int, target: Path, *, normalize: bool) -> None:
     """Write a SentenceTransformer as one ONNX file that accepts any number of texts of any length.
 
     Args:
@@ -38,27 +73,54 @@ def write_graph(model: Any, dim: int, target: Path, *, normalize: bool) -> None:
         normalize: Whether the graph scales its vectors to unit length.
     """
     names = [name for name in TOKEN_INPUTS if name in model.tokenizer.model_input_names]
-    example = torch.ones((2, 7), dtype=torch.int64)  # any shape will do: only the path through the model is traced
-    graph = TextEncoderGraph(model, names, dim, normalize=normalize).eval()
-    axes = {name: {0: "texts", 1: "tokens"} for name in names} | {"vectors": {0: "texts"}}
-    with warnings.catch_warnings(), torch.inference_mode():
-        # It warns that the dynamo exporter replaces it, which takes three times as long. The caller compares the result
-        # with the model, whichever exporter wrote it.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            graph,
-            tuple(example for _ in names),
-            str(target),
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=names,
-            output_names=["vectors"],
-            dynamic_axes=axes,
-        )
+    # Any shape will do, since only the path through the model is traced; but one tensor for two names would be one input.
+    examples = {name: torch.ones((2, 7), dtype=torch.int64) for name in names}
+    graph = TextEncoderGraph(model, names, dim, normalize=normalize)
+    _write_graph(graph, examples, (tuple({0: ANY, 1: ANY} for _ in names),), target)
+
+
+def write_clip_text_graph(
+    model: Any,
+    compute_features: Callable[[Any, torch.Tensor], torch.Tensor],
+    example: torch.Tensor,
+    target: Path,
+    *,
+    normalize: bool,
+    any_length: bool,
+) -> None:
+    """Write the text side of a CLIP model as one ONNX file that accepts any number of texts.
+
+    Args:
+        model: On the CPU, in float32.
+        compute_features: Maps the model and int64 (n, length) tokens to (n, dim) features.
+        example: Tokens of two texts.
+        target: The file to write.
+        normalize: As in `write_text_graph`.
+        any_length: Whether the graph accepts tokens of any length, or only of the example's.
+    """
+    graph = ClipTextGraph(model, compute_features, normalize=normalize)
+    _write_graph(graph, {"input_ids": example}, ({0: ANY, 1: ANY} if any_length else {0: ANY},), target)
+
+
+def write_image_graph(
+    network: torch.nn.Module, preprocessor: ImagePreprocessor, resize: ImageResize, target: Path, *, normalize: bool
+) -> None:
+    """Write an image model as one ONNX file that accepts any number of resized images.
+
+    Args:
+        network: Maps normalized pixels to features; on the CPU, in float32.
+        preprocessor: Normalizes the pixels.
+        resize: The size of the images.
+        target: The file to write.
+        normalize: As in `write_text_graph`.
+    """
+    graph = ImageEncoderGraph(network, preprocessor, normalize=normalize)
+    example = torch.zeros((2, resize.height, resize.width, 3), dtype=torch.uint8)
+    _write_graph(graph, {"pixels": example}, ({0: ANY},), target)
 
 
 def write_tokenizer(model: Any, target: Path) -> None:
-    """Write the model's tokenizer, set to truncate where the model does and to pad to the longest text of a batch."""
+    """Write the tokenizer of a SentenceTransformer, set to truncate where the model does and to pad to the longest text of a batch."""
     own = model.tokenizer
     tokenizer = Tokenizer.from_str(own.backend_tokenizer.to_str())
     padding = {"pad_id": own.pad_token_id, "pad_type_id": own.pad_token_type_id, "pad_token": own.pad_token}
@@ -68,3 +130,27 @@ def write_tokenizer(model: Any, target: Path) -> None:
     else:
         tokenizer.no_truncation()
     tokenizer.save(str(target))
+
+
+def _write_graph(graph: torch.nn.Module, inputs: dict[str, torch.Tensor], dynamic_shapes: Any, target: Path) -> None:
+    """Write a graph with the output `vectors` as one file, which ONNX limits to 2 GB. The caller compares it with the model."""
+    exporter_log = logging.getLogger("torch.onnx")
+    level = exporter_log.level
+    exporter_log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                graph.eval(),
+                tuple(inputs.values()),
+                str(target),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=list(inputs),
+                output_names=["vectors"],
+                dynamic_shapes=dynamic_shapes,
+            )
+    finally:
+        exporter_log.setLevel(level)

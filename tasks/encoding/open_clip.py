@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from timm.layers.norm_act import BatchNormAct2d
 
 from indexmill.configs.encoders import OpenClipEncoderConfig
 from indexmill.storage.errors import InputError
+from indexmill.storage.onnx_exports import ExportSettings
 from indexmill.storage.records import Modality, Precision, Role
 from indexmill.tasks.encoding.base import EncodedItems, batch_by_length
 from indexmill.tasks.encoding.checkpoints import CHECKPOINT_ERRORS, Checkpoint, build_checkpoint_error, find_open_clip_checkpoint
@@ -22,6 +24,7 @@ from indexmill.tasks.encoding.preprocessing import build_preprocessor
 from indexmill.tasks.encoding.prompts import resolve_prompts
 from indexmill.tasks.encoding.torch_runtime import (
     fuse_batch_norm,
+    hold_on_cpu,
     move_model_to_device,
     move_tensor_to_device,
     to_float32_array,
@@ -38,8 +41,22 @@ class OpenClipModel(ImageEncoder):
         fuse_batch_norm(model.visual, (Conv2dSame,), (BatchNormAct2d,))
         move_model_to_device(model, precision, channels_last=True)
         dim = int(open_clip.get_model_config(name)["embed_dim"])
-        super().__init__(model.encode_image, preprocessor=build_preprocessor(transform), dim=dim, config=config, precision=precision)
+        preprocessor = build_preprocessor(transform)
+        super().__init__(_ImageSide(model), preprocessor=preprocessor, dim=dim, config=config, precision=precision)
         self.text_encoder = OpenClipTextEncoder(name, model, dim, config, resolve_prompts(config)[role])
+
+
+class _ImageSide(torch.nn.Module):
+    """The image side of a model, as a module of its own."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self._model = model
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Compute (n, dim) features of (n, 3, height, width) pixels."""
+        features: torch.Tensor = self._model.encode_image(pixels)
+        return features
 
 
 def _load_model(name: str, checkpoint: Checkpoint, config: OpenClipEncoderConfig) -> tuple[Any, Any]:
@@ -84,6 +101,34 @@ class OpenClipTextEncoder:
         self.batch_size = DEFAULT_BATCH_SIZE if config.batch_size == "auto" else config.batch_size
         self.window = max(WINDOW_SIZE, self.batch_size)
 
+    def export(self, graph_path: Path, tokenizer_path: Path) -> ExportSettings:
+        """Write the text side as an ONNX graph, and its tokenizer; return what precedes every text.
+
+        Raises:
+            InputError: The model has another tokenizer than CLIP's own, or another precision than float32.
+        """
+        # Imported here: only exports need them.
+        from indexmill.tasks.encoding.clip_tokenizer import build_clip_tokenizer
+        from indexmill.tasks.encoding.onnx_writer import write_clip_text_graph
+
+        tokenizer: Any = self._tokenizer
+        if not _is_clip_tokenizer(tokenizer) or next(self._model.parameters()).dtype != torch.float32:
+            raise InputError("these texts cannot be exported to ONNX", expected="CLIP's own tokenizer, and a model in float32")
+        any_length = _ignores_padding(self._model)
+        with hold_on_cpu(self._model):
+            write_clip_text_graph(
+                self._model,
+                compute_text_features if any_length else _encode_whole_texts,
+                tokenizer(["a photo of a cat", "two"])[:, : 7 if any_length else None],
+                graph_path,
+                normalize=self._normalize,
+                any_length=any_length,
+            )
+        build_clip_tokenizer(tokenizer.encoder, tokenizer.bpe_ranks, tokenizer.context_length, pads_to_context=not any_length).save(
+            str(tokenizer_path)
+        )
+        return ExportSettings(prompt=self._prompt, tokenization="clip")
+
     def preprocess(self, item: str) -> str:
         """Return the text with its prompt: `encode` tokenizes it."""
         return self._prompt + item
@@ -125,8 +170,8 @@ def compute_text_features(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     Returns:
         (n, dim).
     """
-    if type(model) is not open_clip.model.CLIP or model.text_pool_type != "argmax" or model.attn_mask is None:
-        return model.encode_text(tokens)
+    if not _ignores_padding(model):
+        return _encode_whole_texts(model, tokens)
     ends = _find_text_ends(tokens)
     tokens = tokens[:, : int(ends.max()) + 1]
     length, dtype = tokens.shape[1], model.transformer.get_cast_dtype()
@@ -137,6 +182,27 @@ def compute_text_features(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     if projection is None:
         return states
     return projection(states) if isinstance(projection, torch.nn.Linear) else states @ projection
+
+
+def _ignores_padding(model: Any) -> bool:
+    """Return whether the padding after a text has no effect on its vector."""
+    return type(model) is open_clip.model.CLIP and model.text_pool_type == "argmax" and model.attn_mask is not None
+
+
+def _encode_whole_texts(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    features: torch.Tensor = model.encode_text(tokens)
+    return features
+
+
+def _is_clip_tokenizer(tokenizer: Any) -> bool:
+    """Return whether this is the tokenizer of the first CLIP models, which `clip_tokenizer` equals."""
+    library = open_clip.tokenizer
+    return (
+        type(tokenizer) is library.SimpleTokenizer
+        and tokenizer.clean_fn is library._clean_lower
+        and tokenizer.reduction_fn is None
+        and len(tokenizer.all_special_ids) == 2
+    )
 
 
 def _find_text_ends(tokens: torch.Tensor) -> torch.Tensor:

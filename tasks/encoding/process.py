@@ -19,8 +19,8 @@ from indexmill.tasks.encoding.protocol import (
     ChunkResult,
     ComparePrecision,
     EncodeChunk,
+    ExportEncoder,
     ExportResult,
-    ExportTextEncoder,
     Job,
     JobResult,
     LoadModel,
@@ -96,8 +96,8 @@ class EncoderProcess:
         """Measure how long encoding one query takes, in milliseconds by metric. Raises like `encode`."""
         return cast(QueryLatency, self._run_job(job, ignore_progress)).metrics
 
-    def export(self, job: ExportTextEncoder) -> ExportResult:
-        """Export a text encoder to ONNX. Raises like `encode`."""
+    def export(self, job: ExportEncoder) -> ExportResult:
+        """Export an encoder to ONNX. Raises like `encode`."""
         return cast(ExportResult, self._run_job(job, ignore_progress))
 
     def stop(self) -> None:

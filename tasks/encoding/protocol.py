@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from indexmill.configs.encoders import EncoderConfig
 from indexmill.storage.embedding_store import StorageDtype
+from indexmill.storage.onnx_exports import ExportSettings
 from indexmill.storage.records import Modality, Precision, Role, Runtime
 
 
@@ -88,11 +89,15 @@ class TimeQueries:
 
 
 @dataclass(frozen=True)
-class ExportTextEncoder:
-    """Export a text encoder to ONNX, and compare the export with the encoder on the rows of the table `sample`."""
+class ExportEncoder:
+    """Export an encoder to ONNX, and compare the export with the encoder on the rows of the table `sample`.
+
+    image_root: As in `EncodeChunk`.
+    """
 
     model: ModelSpec
     sample: str
+    image_root: str | None
     graph_path: str
     tokenizer_path: str
 
@@ -149,16 +154,16 @@ class ExportResult(NamedTuple):
 
     Attributes:
         dim: Length of the vectors.
-        prompt: Precedes every text.
-        compared_texts: Number of texts encoded by both the export and the encoder.
+        settings: How items are prepared for the graph.
+        compared: Number of items encoded by both the export and the encoder.
         min_cosine: The lowest `compute_min_cosine` of their vectors.
     """
 
     dim: int
-    prompt: str
-    compared_texts: int
+    settings: ExportSettings
+    compared: int
     min_cosine: float
 
 
-Job = EncodeChunk | ComparePrecision | LoadModel | TimeQueries | ExportTextEncoder
+Job = EncodeChunk | ComparePrecision | LoadModel | TimeQueries | ExportEncoder
 JobResult = ChunkResult | PrecisionComparison | LoadResult | QueryLatency | ExportResult

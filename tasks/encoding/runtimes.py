@@ -13,7 +13,8 @@ import numpy as np
 
 from indexmill.storage.records import Runtime
 from indexmill.tasks.encoding.base import EncodedItems, Encoder, SupportsOnnxExport, encode_batches
-from indexmill.tasks.encoding.onnx import MIN_COSINE, OnnxTextEncoder, can_run_onnx
+from indexmill.tasks.encoding.onnx_encoders import OnnxTextEncoder, can_run_onnx
+from indexmill.tasks.encoding.onnx_export import MIN_COSINE, WRITER_PACKAGES
 from indexmill.tasks.encoding.precision import compute_min_cosine
 from indexmill.tasks.encoding.row_batches import find_fastest_batch_size, set_batch_size
 
@@ -22,21 +23,24 @@ ROUNDS = 2
 
 
 def export_encoder(encoder: Encoder, temp_dir: Path) -> Encoder | None:
-    """Return an encoder that computes the same by ONNX Runtime; None if this one cannot be exported here.
+    """Return a text encoder that computes the same by ONNX Runtime; None if this one cannot be exported here.
+
+    Images stay with torch, which prepares their pixels much faster.
 
     Args:
         encoder: A loaded model.
         temp_dir: The folder for the graph, which is deleted once it is loaded.
     """
-    if not isinstance(encoder, SupportsOnnxExport) or not can_run_onnx() or find_spec("onnx") is None:
+    is_exportable = encoder.modality == "text" and isinstance(encoder, SupportsOnnxExport)
+    if not is_exportable or not can_run_onnx() or not all(find_spec(name) for name in WRITER_PACKAGES):
         return None
     import torch
 
     with tempfile.TemporaryDirectory(dir=temp_dir) as folder:
         graph_path, tokenizer_path = Path(folder) / "graph.onnx", Path(folder) / "tokenizer.json"
         try:
-            prompt = encoder.export(graph_path, tokenizer_path)
-            return OnnxTextEncoder(graph_path, tokenizer_path, prompt, encoder.dim, torch.get_num_threads())
+            settings = encoder.export(graph_path, tokenizer_path)
+            return OnnxTextEncoder(graph_path, tokenizer_path, settings, encoder.dim, torch.get_num_threads())
         except Exception:  # the exporter runs the model's own code, and both libraries raise errors of their own
             return None
 

@@ -14,12 +14,14 @@ from sentence_transformers.base.modules.transformer import Transformer
 
 from indexmill.configs.encoders import SentenceTransformersEncoderConfig
 from indexmill.storage.errors import InputError
+from indexmill.storage.onnx_exports import ExportSettings
 from indexmill.storage.records import Modality, Precision, Role
 from indexmill.tasks.encoding.base import EncodedItems, batch_by_length
 from indexmill.tasks.encoding.model_files import find_sentence_transformer_folder
 from indexmill.tasks.encoding.prompts import resolve_prompts
 from indexmill.tasks.encoding.torch_runtime import (
     get_device,
+    hold_on_cpu,
     move_model_to_device,
     move_tensor_to_device,
     to_float32_array,
@@ -58,25 +60,22 @@ class SentenceTransformersModel:
         self.batch_size = DEFAULT_BATCH_SIZE if config.batch_size == "auto" else config.batch_size
         self.window = max(WINDOW_SIZE, self.batch_size)
 
-    def export(self, graph_path: Path, tokenizer_path: Path) -> str:
-        """Write the model as an ONNX graph and a tokenizer; return the prompt that precedes every text.
+    def export(self, graph_path: Path, tokenizer_path: Path) -> ExportSettings:
+        """Write the model as an ONNX graph and a tokenizer; return what precedes every text.
 
         Raises:
             InputError: The model has no transformer, no fast tokenizer, or another precision than float32.
         """
         # Imported here: only exports need it.
-        from indexmill.tasks.encoding.onnx_writer import write_graph, write_tokenizer
+        from indexmill.tasks.encoding.onnx_writer import write_text_graph, write_tokenizer
 
         is_exportable = self._input_module is self._model[0] and self._has_transformer and self._tokenizer.is_fast
         if not is_exportable or self._model.dtype != torch.float32:
             raise InputError("this model cannot be exported to ONNX", expected="a transformer in float32 with a fast tokenizer")
-        self._model.to("cpu")
-        try:
-            write_graph(self._model, self.dim, graph_path, normalize=self._normalize)
-        finally:
-            self._model.to(get_device())
+        with hold_on_cpu(self._model):
+            write_text_graph(self._model, self.dim, graph_path, normalize=self._normalize)
         write_tokenizer(self._model, tokenizer_path)
-        return self._prompt
+        return ExportSettings(prompt=self._prompt)
 
     def preprocess(self, item: str) -> str:
         """Return the text itself: `encode` tokenizes it."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,16 @@ def move_model_to_device(model: Any, precision: Precision, *, channels_last: boo
 def move_tensor_to_device(tensor: torch.Tensor) -> torch.Tensor:
     """Move a tensor to the device; to a GPU from pinned memory, while it still computes the previous batch."""
     return tensor if get_device().type == "cpu" else tensor.pin_memory().to(get_device(), non_blocking=True)
+
+
+@contextmanager
+def hold_on_cpu(model: Any) -> Iterator[None]:
+    """Keep a model on the CPU, and move it back to the device at the end."""
+    model.to("cpu")
+    try:
+        yield
+    finally:
+        model.to(get_device())
 
 
 def to_float32_array(features: torch.Tensor, *, normalize: bool) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 from indexmill.configs.encoders import Pooling, TransformersEncoderConfig
 from indexmill.storage.errors import InputError
 from indexmill.storage.records import Modality
-from indexmill.tasks.encoding.model_files import CONFIG_SUFFIXES, HUB_ID_PATTERN, find_model_path
+from indexmill.tasks.encoding.model_files import CONFIG_SUFFIXES, HUB_ID_PATTERN, build_folder_error, find_model_path
 
 # What the model cards say, by `model_type`. Two-sided models project images and texts into one space.
 TWO_SIDED = ("altclip", "chinese_clip", "clip", "metaclip_2", "siglip", "siglip2")
@@ -55,13 +55,7 @@ def find_transformers_folder(model: str) -> Path:
         return fetch_folder(model, "transformers", select_transformers_files, key="encoder.model")
     folder = find_model_path(model)
     if not folder.is_dir() or not select_transformers_files([file.name for file in folder.iterdir()]):
-        raise InputError(
-            "not a model folder of transformers",
-            where=f"encoder.model = {model}",
-            expected=f"config.json and one of {', '.join(WEIGHTS)}",
-            got=", ".join(sorted(file.name for file in folder.iterdir())[:20]) if folder.is_dir() else "a file",
-            next_step="correct encoder.model",
-        )
+        raise build_folder_error("transformers", model, folder, f"config.json and one of {', '.join(WEIGHTS)}")
     return folder
 
 

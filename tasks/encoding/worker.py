@@ -27,15 +27,15 @@ from indexmill.storage import parquet
 from indexmill.storage.embedding_store import REJECTED_SCHEMA, EmbeddingPartWriter, open_part
 from indexmill.storage.errors import IndexmillError, InputError
 from indexmill.tasks.encoding import Encoder, get_encoder_class, has_precisions, load_encoder
-from indexmill.tasks.encoding.base import SupportsOnnxExport, SupportsTexts, encode_items
-from indexmill.tasks.encoding.onnx import OnnxTextEncoder
+from indexmill.tasks.encoding.base import SupportsOnnxExport, SupportsTexts
+from indexmill.tasks.encoding.onnx_encoders import load_onnx_encoder
 from indexmill.tasks.encoding.precision import compute_agreement, compute_min_cosine, find_fastest_precision, passes
 from indexmill.tasks.encoding.protocol import (
     ChunkResult,
     ComparePrecision,
     EncodeChunk,
+    ExportEncoder,
     ExportResult,
-    ExportTextEncoder,
     Job,
     JobResult,
     LoadModel,
@@ -141,8 +141,8 @@ def _run_job(job: Job, models: ModelCache, send: SendProgress) -> JobResult | Ex
                 return LoadResult()
             case TimeQueries():
                 return QueryLatency(_time_queries(job, models.get(job.model)))
-            case ExportTextEncoder():
-                return _export_text_encoder(job, models.get(job.model))
+            case ExportEncoder():
+                return _export_encoder(job, models.get(job.model))
     except (EOFError, BrokenPipeError):
         raise
     except IndexmillError as error:
@@ -234,17 +234,20 @@ def _read_sample(path: str) -> Iterator[ItemRow]:
         yield from batch.to_pylist()
 
 
-def _export_text_encoder(job: ExportTextEncoder, encoder: Encoder) -> ExportResult:
-    """Export the encoder, and compare on texts one at a time, like queries, and in one batch, with padding."""
+def _export_encoder(job: ExportEncoder, encoder: Encoder) -> ExportResult:
+    """Export the encoder, and compare on items one at a time, like queries, and in batches, which pad texts."""
     if not isinstance(encoder, SupportsOnnxExport):
         raise InputError("this encoder cannot be exported to ONNX", where=f"encoder.kind = {job.model.config.kind}")
     graph_path, tokenizer_path = Path(job.graph_path), Path(job.tokenizer_path)
-    prompt = encoder.export(graph_path, tokenizer_path)
-    exported = OnnxTextEncoder(graph_path, tokenizer_path, prompt, encoder.dim)
-    texts = [row["text"] for row in _read_sample(job.sample)]
-    expected = encode_items(encoder, texts).vectors
-    min_cosine = min(compute_min_cosine(expected, exported.encode(texts, size).vectors) for size in (1, len(texts)))
-    return ExportResult(encoder.dim, prompt, len(texts), min_cosine)
+    settings = encoder.export(graph_path, tokenizer_path)
+    exported = load_onnx_encoder(graph_path, tokenizer_path, settings, encoder.dim)
+    rows = list(_read_sample(job.sample))
+    expected = _encode_to_array(encoder, job.image_root, rows)
+    cosines = []
+    for size in (1, exported.batch_size):
+        exported.batch_size = exported.window = size
+        cosines.append(compute_min_cosine(expected, _encode_to_array(exported, job.image_root, rows)))
+    return ExportResult(encoder.dim, settings, len(rows), min(cosines))
 
 
 def _get_peak_bytes() -> int:

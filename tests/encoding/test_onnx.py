@@ -11,17 +11,18 @@ import pytest
 
 from indexmill.configs.encoders import SentenceTransformersEncoderConfig
 from indexmill.storage.errors import InputError
-from indexmill.storage.onnx_exports import load_onnx_export
+from indexmill.storage.onnx_exports import ExportSettings, load_onnx_export
 from indexmill.storage.root import Root
-from indexmill.tasks.encoding import identify, load_encoder, onnx
+from indexmill.tasks.encoding import identify, load_encoder, onnx_export
 from indexmill.tasks.encoding.base import encode_items
 from indexmill.tasks.encoding.model_files import find_model_path
-from indexmill.tasks.encoding.onnx import OnnxTextEncoder, ensure_onnx_export, open_onnx_encoder
+from indexmill.tasks.encoding.onnx_encoders import OnnxTextEncoder, open_onnx_encoder
+from indexmill.tasks.encoding.onnx_export import ExportRequest, ensure_onnx_export
 from indexmill.tasks.encoding.precision import compute_min_cosine
 from indexmill.tasks.encoding.process import EncoderProcess
-from indexmill.tasks.encoding.protocol import ExportResult, ExportTextEncoder
+from indexmill.tasks.encoding.protocol import ExportEncoder, ExportResult
 from indexmill.tasks.encoding.sentence_transformers import SentenceTransformersModel
-from indexmill.tasks.encoding.worker import _export_text_encoder, load_modality_encoder
+from indexmill.tasks.encoding.worker import _export_encoder, load_modality_encoder
 from indexmill.tasks.sources import Item
 from tests.encoding.checkpoints import write_sentence_transformer_folder
 from tests.stage_inputs import ListSource, run_split
@@ -45,13 +46,14 @@ def prompted_config(tmp_path_factory: pytest.TempPathFactory) -> SentenceTransfo
 def load_and_export(config: SentenceTransformersEncoderConfig, folder: Path) -> tuple[SentenceTransformersModel, OnnxTextEncoder]:
     """A model and its export."""
     model = SentenceTransformersModel(config, "float32", "query")
-    prompt = model.export(folder / "graph.onnx", folder / "tokenizer.json")
-    return model, OnnxTextEncoder(folder / "graph.onnx", folder / "tokenizer.json", prompt, model.dim)
+    settings = model.export(folder / "graph.onnx", folder / "tokenizer.json")
+    return model, OnnxTextEncoder(folder / "graph.onnx", folder / "tokenizer.json", settings, model.dim)
 
 
 def test_an_export_gives_the_models_vectors_for_any_text(tmp_path: Path) -> None:
     """Texts of all lengths, empty, and in any script, one at a time and in one batch; truncated texts are reported."""
-    model, exported = load_and_export(MINILM, tmp_path)
+    folder = write_sentence_transformer_folder(tmp_path / "sentences")
+    model, exported = load_and_export(MINILM.model_copy(update={"model": str(folder)}), tmp_path)
     expected = encode_items(model, UNUSUAL + LENGTHS)
     for size in (1, 64):
         encoded = exported.encode(UNUSUAL + LENGTHS, size)
@@ -68,7 +70,7 @@ def test_an_export_keeps_the_prompt_and_the_lengths(prompted_config: SentenceTra
     expected = encode_items(model, UNUSUAL + LENGTHS).vectors
     vectors = exported.encode(UNUSUAL + LENGTHS, 8).vectors
     assert np.abs(vectors - expected).max() < 1e-4
-    without_prompt = OnnxTextEncoder(tmp_path / "graph.onnx", tmp_path / "tokenizer.json", "", model.dim)
+    without_prompt = OnnxTextEncoder(tmp_path / "graph.onnx", tmp_path / "tokenizer.json", ExportSettings(), model.dim)
     assert compute_min_cosine(expected, without_prompt.encode(UNUSUAL + LENGTHS, 8).vectors) < 0.99
 
 
@@ -97,9 +99,9 @@ class InlineProcess:
     def __init__(self) -> None:
         self.exports = 0
 
-    def export(self, job: ExportTextEncoder) -> ExportResult:
+    def export(self, job: ExportEncoder) -> ExportResult:
         self.exports += 1
-        return _export_text_encoder(job, load_modality_encoder(job.model))
+        return _export_encoder(job, load_modality_encoder(job.model))
 
 
 def test_an_export_is_verified_and_repeated_only_if_damaged(root: Root, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -107,50 +109,52 @@ def test_an_export_is_verified_and_repeated_only_if_damaged(root: Root, monkeypa
     folder = write_sentence_transformer_folder(tmp_path / "sentences")
     config, process, items = MINILM.model_copy(update={"model": str(folder)}), InlineProcess(), write_items(root)
     model = identify(config).fingerprint
+    request = ExportRequest(config=config, fingerprint=model, modality="text", items=items)
 
     def ensure_export() -> None:
-        ensure_onnx_export(root, process, config, fingerprint=model, items=items)  # type: ignore[arg-type]
+        ensure_onnx_export(root, process, request)  # type: ignore[arg-type]
 
     ensure_export()
     ensure_export()
     assert process.exports == 1
-    exported = open_onnx_encoder(root, model)
+    exported = open_onnx_encoder(root, model, "text")
     assert exported is not None
     expected = encode_items(load_encoder(config), LENGTHS).vectors
     assert np.abs(exported.encode(LENGTHS, 8).vectors - expected).max() < 1e-5
-    with (root.onnx_export(model) / "graph.onnx").open("r+b") as file:
+    with (root.onnx_export(model, "text") / "graph.onnx").open("r+b") as file:
         file.seek(100_000)
         file.write(b"\xff")
-    assert open_onnx_encoder(root, model) is None
-    monkeypatch.setattr(onnx, "MIN_COSINE", 1.1)
+    assert open_onnx_encoder(root, model, "text") is None
+    monkeypatch.setattr(onnx_export, "MIN_COSINE", 1.1)
     ensure_export()
     ensure_export()
     assert process.exports == 2
-    assert [path.name for path in root.onnx_export(model).iterdir()] == ["export.json"]
+    assert [path.name for path in root.onnx_export(model, "text").iterdir()] == ["export.json"]
 
 
 @pytest.mark.slow
 def test_an_export_is_made_once_and_verified_by_digest(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     """As above, with the real model and process; the last call starts no process."""
-    model, items = identify(MINILM).fingerprint, write_items(root)
+    model = identify(MINILM).fingerprint
+    request = ExportRequest(config=MINILM, fingerprint=model, modality="text", items=write_items(root))
     with EncoderProcess() as process:
-        ensure_onnx_export(root, process, MINILM, fingerprint=model, items=items)
-        export = load_onnx_export(root, model)
+        ensure_onnx_export(root, process, request)
+        export = load_onnx_export(root, model, "text")
         assert export is not None
         assert export.passes
-        assert export.compared_texts == len(LENGTHS)
+        assert export.compared == len(LENGTHS)
         assert export.min_cosine >= 0.9999
-        opened = open_onnx_encoder(root, model)
+        opened = open_onnx_encoder(root, model, "text")
         assert opened is not None
         assert np.linalg.norm(opened.encode(["a ship"], 1).vectors) == pytest.approx(1)
-        with (root.onnx_export(model) / "graph.onnx").open("r+b") as file:
+        with (root.onnx_export(model, "text") / "graph.onnx").open("r+b") as file:
             file.seek(1_000_000)
             file.write(b"\xff")
-        assert open_onnx_encoder(root, model) is None
-        monkeypatch.setattr(onnx, "MIN_COSINE", 1.1)
-        ensure_onnx_export(root, process, MINILM, fingerprint=model, items=items)
-    assert [path.name for path in root.onnx_export(model).iterdir()] == ["export.json"]
-    assert open_onnx_encoder(root, model) is None
+        assert open_onnx_encoder(root, model, "text") is None
+        monkeypatch.setattr(onnx_export, "MIN_COSINE", 1.1)
+        ensure_onnx_export(root, process, request)
+    assert [path.name for path in root.onnx_export(model, "text").iterdir()] == ["export.json"]
+    assert open_onnx_encoder(root, model, "text") is None
     with EncoderProcess() as process:
-        ensure_onnx_export(root, process, MINILM, fingerprint=model, items=items)
+        ensure_onnx_export(root, process, request)
         assert not process._running

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,11 @@ from pydantic import ValidationError
 
 from indexmill.configs.encoders import OpenClipEncoderConfig
 from indexmill.flows.cli.search import search_index
+from indexmill.serve import open_index
 from indexmill.storage.errors import InputError, SourceUnreachable
 from indexmill.tasks.encoding import EncoderIdentity, identify, load_encoder
 from indexmill.tasks.encoding.base import SupportsTexts, encode_items
+from indexmill.tasks.encoding.onnx_encoders import OnnxImageEncoder, OnnxTextEncoder
 from indexmill.tasks.encoding.open_clip import OpenClipModel, compute_text_features
 from tests.conftest import Build
 from tests.encoding.checkpoints import (
@@ -33,6 +37,14 @@ from tests.encoding.checkpoints import (
     write_malicious_pickle,
 )
 
+SEARCH_PROGRAM = """
+import sys
+from pathlib import Path
+from indexmill.flows.cli.search import search_index
+queries = {{"text": "a photo of a seven", "image": None}}, {{"text": None, "image": Path({image!r})}}
+answers = [search_index({root!r}, "demo-images", k=5, **query)["results"] for query in queries]
+print(tuple([result["key"] for result in results] for results in answers), sorted({{"torch", "open_clip", "timm"}} & {{*sys.modules}}))
+"""
 TEXTS = ["a photo of a seven", "a cat", "", "word " * 200, "word " * 38, "word " * 39]
 
 
@@ -150,6 +162,8 @@ def test_a_tag_sets_preprocessing_and_activation(folder: Path, hub: ModelHub, mo
     assert named.fingerprint != local.fingerprint
     with pytest.raises(InputError, match="closest names: ours"):
         get_identity("tiny-clip", "oars")
+    monkeypatch.delattr(open_clip.pretrained, "get_pretrained_cfg")  # what a known tag names is not asked again
+    assert get_identity("tiny-clip", "ours").fingerprint == named.fingerprint
 
 
 def test_a_hub_model_is_downloaded_once(folder: Path, hub: ModelHub) -> None:
@@ -196,7 +210,7 @@ def test_the_fingerprint_depends_on_the_model_and_not_on_its_path(folder: Path, 
         ("ViT-B-32", "/nowhere/weights.pt", "encoder.pretrained = /nowhere/weights.pt"),
         ("ViT-B-32", "package:indexmill/configs/demo-text.yaml", "not a checkpoint file"),
         ("local-dir:/nowhere", None, "model not found"),
-        ("local-dir:configs", None, "not an open_clip model folder"),
+        ("local-dir:configs", None, "not a model folder of open_clip"),
     ],
 )
 def test_unknown_names_and_missing_files_are_named(model: str, pretrained: str | None, message: str) -> None:
@@ -240,7 +254,10 @@ def test_a_pickle_is_never_run(tmp_path: Path) -> None:
 
 
 def test_an_image_index_can_be_searched_by_text(build: Build, pictures: Path, folder: Path, tmp_path: Path) -> None:
-    """The ranking is by the cosine of the text with every image; a text and an image at once are refused."""
+    """The ranking is by the cosine of the text with every image; a text and an image at once are refused.
+
+    The exports of both sides answer, so a process that searches does not import torch.
+    """
     kind = ("encoder.kind=open-clip", f"encoder.model=local-dir:{folder}", "encoder.weights_sha256=null")
     assert build(pictures, *kind)["published"]
     root = str(tmp_path / "root")
@@ -252,5 +269,14 @@ def test_an_image_index_can_be_searched_by_text(build: Build, pictures: Path, fo
     vectors = encode_items(model, [read_image(path.read_bytes(), UNLIMITED) for path in paths]).vectors
     scores = vectors @ encode_items(model.text_encoder, ["a photo of a seven"]).vectors[0]
     assert [result["score"] for result in response["results"]] == pytest.approx(sorted(scores, reverse=True)[:5], abs=1e-4)
+    with open_index(root, "demo-images") as index:
+        expected_by_image = index.search(images=[paths[7]], k=5).results[0]
+        assert isinstance(index.encoder.load("image"), OnnxImageEncoder)
+        assert isinstance(index.encoder.load("text"), OnnxTextEncoder)
+    assert [expected_by_image[0].key, expected_by_image[0].score] == [paths[7].relative_to(pictures).as_posix(), pytest.approx(1, abs=1e-6)]
+    program = SEARCH_PROGRAM.format(root=root, image=str(paths[7]))
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=900, check=False)
+    keys = [result["key"] for result in response["results"]], [result.key for result in expected_by_image]
+    assert run.stdout.strip() == f"{keys} []", run.stderr
     with pytest.raises(InputError, match="exactly one query"):
         search_index(root, "demo-images", text="a seven", image=paths[0], k=5)

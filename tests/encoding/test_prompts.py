@@ -22,7 +22,7 @@ from indexmill.tasks.encoding import identify, load_encoder
 from indexmill.tasks.encoding.base import encode_items
 from indexmill.tasks.encoding.identity import ENCODER_VERSIONS
 from indexmill.tasks.encoding.model_files import find_model_path
-from indexmill.tasks.encoding.onnx import OnnxTextEncoder
+from indexmill.tasks.encoding.onnx_encoders import OnnxTextEncoder
 from indexmill.tasks.encoding.prompts import resolve_prompts
 from indexmill.tasks.encoding.protocol import ModelSpec
 from indexmill.tasks.encoding.sentence_transformers import SentenceTransformersModel
@@ -177,8 +177,8 @@ def test_an_export_has_the_query_prompt(model_folder: Path, tmp_path: Path) -> N
     """The graph is that of the model; the prompt that precedes its texts is the query's."""
     write_settings(model_folder, MODEL_SETTINGS["both"])
     model = SentenceTransformersModel(make_config(model_folder), "float32", "query")
-    prompt = model.export(tmp_path / "graph.onnx", tmp_path / "tokenizer.json")
-    exported = OnnxTextEncoder(tmp_path / "graph.onnx", tmp_path / "tokenizer.json", prompt, model.dim)
+    settings = model.export(tmp_path / "graph.onnx", tmp_path / "tokenizer.json")
+    exported = OnnxTextEncoder(tmp_path / "graph.onnx", tmp_path / "tokenizer.json", settings, model.dim)
     theirs = encode_as_library(SentenceTransformer(str(model_folder)), "query")
     assert compute_cosines(exported.encode(TEXTS, 8).vectors, theirs).min() >= 0.9999
 

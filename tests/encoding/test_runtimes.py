@@ -17,7 +17,7 @@ from indexmill.storage.root import Root
 from indexmill.tasks.encoding import Encoder, fill_store, load_encoder, runtimes
 from indexmill.tasks.encoding.base import EncodedItems, encode_items
 from indexmill.tasks.encoding.fill_store import EncodeRequest, FillResult, RunChunk
-from indexmill.tasks.encoding.onnx import OnnxTextEncoder
+from indexmill.tasks.encoding.onnx_encoders import OnnxTextEncoder
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.encoding.protocol import ChunkResult, EncodeChunk, ModelSpec
 from indexmill.tasks.encoding.runtimes import agree, export_encoder, find_faster_encoder, is_worth_it
@@ -92,12 +92,12 @@ def test_what_agrees_and_what_is_worth_it() -> None:
 @pytest.mark.parametrize(
     ("precision", "batch_size", "known", "missing", "chosen"),
     [
-        ("float32", "auto", None, 10_000, ("torch", True)),
-        ("float32", "auto", "onnx", 10_000, ("onnx", False)),
-        ("float32", "auto", "torch", 10_000, ("torch", False)),
-        ("float32", "auto", "onnx", 9_999, ("torch", False)),
-        ("bfloat16", "auto", None, 10_000, ("torch", False)),
-        ("float32", 16, None, 10_000, ("torch", False)),
+        ("float32", "auto", None, 20_000, ("torch", True)),
+        ("float32", "auto", "onnx", 20_000, ("onnx", False)),
+        ("float32", "auto", "torch", 20_000, ("torch", False)),
+        ("float32", "auto", "onnx", 19_999, ("torch", False)),
+        ("bfloat16", "auto", None, 20_000, ("torch", False)),
+        ("float32", 16, None, 20_000, ("torch", False)),
     ],
 )
 def test_when_runtimes_are_compared(

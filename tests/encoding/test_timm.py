@@ -90,8 +90,8 @@ def test_vectors_keep_their_length_without_normalization(checkpoint: str) -> Non
     assert ours == pytest.approx(encode_with_timm(SMALL, checkpoint), rel=1e-3, abs=1e-4)
 
 
-def test_the_weights_of_a_tag_are_downloaded_once(hub: ModelHub, tmp_path: Path) -> None:
-    """The default tag is the library's; safetensors are preferred; there is no request once they are cached."""
+def test_the_weights_of_a_tag_are_downloaded_once(hub: ModelHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default tag is the library's; safetensors are preferred; once they are cached, neither hub nor library is asked."""
     torch.manual_seed(0)
     save_file(timm.create_model(SMALL).state_dict(), tmp_path / "model.safetensors")
     hub.datasets[f"timm/{SMALL}.lamb_in1k"] = {"model.safetensors": (tmp_path / "model.safetensors").read_bytes(), "config.json": b"{}"}
@@ -104,6 +104,10 @@ def test_the_weights_of_a_tag_are_downloaded_once(hub: ModelHub, tmp_path: Path)
     assert len(hub.requests) == requests
     assert not hub.count_requests("resolve/main/config.json")
     assert get_identity(SMALL, local).details["weights"] == downloaded.details["weights"]
+    monkeypatch.delattr(timm, "list_models")
+    assert get_identity().fingerprint == downloaded.fingerprint
+    with pytest.raises(AttributeError):  # another tag is not known yet
+        get_identity(SMALL, "ours")
 
 
 def test_an_unreachable_hub_is_an_error_that_names_the_model(hub: ModelHub) -> None:

@@ -69,9 +69,9 @@ def test_queries_get_their_prompt_and_items_theirs(server: str, model_folder: Pa
     assert EmbeddingStore(root, manifest.fingerprint).count_missing(Path(summary["path"]) / "items.parquet") == 0
     assert manifest.query_fingerprint not in ("", manifest.fingerprint)
     identity = identify(load_config(str(tmp_path / "texts.yaml")).encoder).for_role("query")
-    export = load_onnx_export(root, identity.fingerprint)
+    export = load_onnx_export(root, identity.fingerprint, "text")
     assert export is not None
-    assert (export.prompt, export.passes) == (PROMPTS["query"], True)
+    assert (export.settings.prompt, export.passes) == (PROMPTS["query"], True)
     report = Path(summary["report"]).read_text()
     assert "search for: ” precedes every query" in report
     assert "Held-out items that stand in for queries are encoded as documents" in report

@@ -1,31 +1,31 @@
-"""`indexmill search`: filters, contact sheets, and text search without torch."""
+"""`indexmill search`: filters, contact sheets, and searches without torch."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from typer.testing import CliRunner
 
-from indexmill.configs.encoders import SentenceTransformersEncoderConfig
 from indexmill.flows.cli.app import app
 from indexmill.serve import open_index
 from indexmill.serve.encoder import QueryEncoder
-from indexmill.storage.onnx_exports import OnnxExport, save_onnx_export
-from indexmill.storage.root import Root
-from indexmill.tasks.encoding import identify
-from indexmill.tasks.encoding.sentence_transformers import SentenceTransformersModel
+from indexmill.tasks.encoding.onnx_encoders import OnnxImageEncoder, OnnxTextEncoder
 
 SEARCH_PROGRAM = """
 import sys
+from pathlib import Path
 from indexmill.flows.cli.search import search_index
-answer = search_index(sys.argv[1], "sentences", text="a boat at sea", image=None, k=4)
-libraries = {"torch", "transformers", "sentence_transformers", "pandas", "polars", "sklearn", "scipy", "matplotlib", "fastapi"}
+root, name, text, image = sys.argv[1:]
+answer = search_index(root, name, text=text or None, image=Path(image) if image else None, k=4)
+libraries = {"torch", "torchvision", "timm", "open_clip", "transformers", "sentence_transformers", "pandas", "polars", "sklearn"}
+libraries |= {"scipy", "matplotlib", "fastapi"}
 slow_imports = libraries & {*sys.modules}
 print([(item["item_id"], round(item["score"], 4)) for item in answer["results"]], sorted(slow_imports))
 """
@@ -82,19 +82,17 @@ def test_a_label_that_no_item_has_is_reported(published: Path, digits: Path) -> 
     assert "rank" in run.stdout and "no item" not in run.stdout
 
 
-def test_an_exported_text_encoder_searches_without_torch(root_copy: Path) -> None:
-    """A separate process finds what torch found and imports none of the slow libraries."""
-    index = open_index(root_copy, "sentences")
-    config = SentenceTransformersEncoderConfig.model_validate(index.manifest.config["encoder"])
-    expected = [(result.item_id, round(result.score, 4)) for result in index.search(texts=["a boat at sea"], k=4).results[0]]
-    root, model = Root(root_copy), identify(config).fingerprint
-    graph, tokenizer = (root.onnx_export(model) / name for name in ("graph.onnx", "tokenizer.json"))
-    graph.parent.mkdir(parents=True)
-    prompt = SentenceTransformersModel(config, "float32").export(graph, tokenizer)
-    files = {"graph": root.make_ref(graph), "tokenizer": root.make_ref(tokenizer)}
-    save_onnx_export(root, model, OnnxExport(dim=384, prompt=prompt, compared_texts=1, min_cosine=1, passes=True, **files))
-    root.close()
+@pytest.mark.parametrize("name", ["sentences", "demo-images"])
+def test_an_exported_encoder_searches_without_torch(name: str, published: Path, root_copy: Path, digits: Path) -> None:
+    """A separate process finds what torch finds and imports none of the slow libraries."""
+    image = str(sorted(digits.rglob("*.png"))[0])
+    query: dict[str, Any] = {"texts": ["a boat at sea"]} if name == "sentences" else {"images": [image]}
+    shutil.rmtree(root_copy / "encoders")  # without the exports, torch encodes
+    with open_index(root_copy, name) as index:
+        assert not isinstance(index.encoder.load("text" if "texts" in query else "image"), OnnxTextEncoder | OnnxImageEncoder)
+        expected = [(result.item_id, round(result.score, 4)) for result in index.search(**query, k=4).results[0]]
+    arguments = [str(published), name, "" if name == "demo-images" else "a boat at sea", image if name == "demo-images" else ""]
     run = subprocess.run(
-        [sys.executable, "-c", SEARCH_PROGRAM, str(root_copy)], capture_output=True, text=True, timeout=900, env=os.environ
+        [sys.executable, "-c", SEARCH_PROGRAM, *arguments], capture_output=True, text=True, timeout=900, env=os.environ, check=False
     )
     assert run.stdout.strip() == f"{expected} []", run.stderr
