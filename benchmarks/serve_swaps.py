@@ -1,10 +1,10 @@
 """Memory, open files, maps and threads of `indexmill serve` while it swaps in one snapshot after another.
 
-Every swap is a new snapshot under a new id, with a few requests before the next; the old one is removed. Each line of the table is what
-/proc says of the process after a swap; the slopes are least squares over the swaps after the first ten.
+Every swap is a new snapshot under a new id, with a few requests before the next; the old one is removed. A line is
+what /proc says of the process after a swap; the slopes are least squares over the swaps after the first ten.
 
 Run: python -m benchmarks.serve_swaps [--swaps 200] [--items 20000] [--root ROOT] [--plot FILE] [--csv FILE]
-ROOT is one that an earlier run of `benchmarks.serve_root` made.
+ROOT is one that `benchmarks.serve_root.make_root` made.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def read_process(process: psutil.Process) -> dict[str, float]:
     return {**memory, "files": process.num_fds(), "maps": maps, "threads": process.num_threads()}
 
 
-def send_requests(client: httpx.Client, vectors: np.ndarray) -> None:
+def send_requests(client: httpx.Client, name: str, vectors: np.ndarray) -> None:
     """Search in bytes and in JSON, with and without a filter."""
-    path = f"/v1/indexes/{NAME}/search"
+    path = f"/v1/indexes/{name}/search"
     for number in range(REQUESTS_PER_SWAP):
         body = vectors[number * 4 : number * 4 + 4].astype("<f4").tobytes()
         query = {"texts": [f"topic {number}"], **({"label": f"l{number}"} if number % 2 else {})}
@@ -52,23 +52,23 @@ def send_requests(client: httpx.Client, vectors: np.ndarray) -> None:
         client.post(path, json=query).raise_for_status()
 
 
-def wait_until_served(client: httpx.Client, snapshot_id: str) -> None:
+def wait_until_served(client: httpx.Client, name: str, snapshot_id: str) -> None:
     """Return once the service answers from this snapshot."""
     end = time.monotonic() + 120
-    while client.get(f"/v1/indexes/{NAME}").json()["snapshot_id"] != snapshot_id:
+    while client.get(f"/v1/indexes/{name}").json()["snapshot_id"] != snapshot_id:
         assert time.monotonic() < end, f"{snapshot_id} is not served"
         time.sleep(0.05)
 
 
-def measure_swaps(root: Path, swaps: int) -> list[dict[str, float]]:
+def measure_swaps(root: Path, swaps: int, name: str = NAME) -> list[dict[str, float]]:
     """Publish `swaps` snapshots, one after another; returns what the process used after each."""
     vectors = make_clustered_vectors(REQUESTS_PER_SWAP * 4, seed=7)
     rows = []
-    with run_indexmill_service(root) as (port, process), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-        send_requests(client, vectors)
+    with run_indexmill_service(root, name) as (port, process), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        send_requests(client, name, vectors)
         for swap in range(1, swaps + 1):
-            wait_until_served(client, publish_again(root, NAME, keep=1))
-            send_requests(client, vectors)
+            wait_until_served(client, name, publish_again(root, name, keep=1))
+            send_requests(client, name, vectors)
             rows.append({"swap": swap, **read_process(process)})
             if swap == 1 or swap % 10 == 0:
                 print("  ".join(f"{name} {value:g}" for name, value in rows[-1].items()), flush=True)

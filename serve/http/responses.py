@@ -50,7 +50,7 @@ def raw_response(answer: dict[str, Any]) -> Response:
     """
     scores, ids = answer["results"]
     headers = {"Indexmill-Shape": f"{ids.shape[0]},{ids.shape[1]}", "Indexmill-Snapshot": answer["snapshot_id"]}
-    return Response(ids.astype("<i8", copy=False).tobytes() + scores.astype("<f4", copy=False).tobytes(), media_type=RAW_MEDIA_TYPE, headers=headers)
+    return Response(ids.astype("<i8").tobytes() + scores.astype("<f4").tobytes(), media_type=RAW_MEDIA_TYPE, headers=headers)
 
 
 def format_results(index: OpenIndex, scores: np.ndarray, ids: np.ndarray, fields: Sequence[str]) -> list[list[dict[str, Any]]]:

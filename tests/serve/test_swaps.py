@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.serve_swaps import read_process
+from benchmarks.serve_swaps import measure_swaps
 from indexmill.serve.http.limits import Limits
 from indexmill.serve.http.live import LiveIndex
 from indexmill.serve.http.metrics import Metrics
@@ -78,7 +78,7 @@ def test_no_object_file_or_map_of_a_replaced_snapshot_remains(root_copy: Path) -
             references += [weakref.ref(part) for part in (index, index.searcher, index.items, index.searcher.shards[0])]
             old_folders.append(str(index.snapshot_dir))
             del index
-        assert counts[1:] == counts[:1] * 3
+        assert counts[1:] == counts[:1] * 3  # what the live one has open
         samples = [sample for metric in metrics.registry.collect() for sample in metric.samples if "snapshot" in sample.labels]
         assert [sample.labels["snapshot"] for sample in samples] == [live.snapshot_id]
         service.close()
@@ -96,3 +96,15 @@ def test_freed_memory_returns_to_the_system() -> None:
     }
     assert kept["default"] > 15 << 20
     assert kept["fixed"] < 2 << 20
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_service_uses_as_much_after_thirty_swaps_as_after_ten(root_copy: Path) -> None:
+    """Memory within 15 MB; the same open files; maps and threads but for a few of the libraries."""
+    rows = measure_swaps(root_copy, 30, "sentences")
+    tenth, last = rows[9], rows[-1]
+    assert last["anonymous_mb"] < tenth["anonymous_mb"] + 15
+    assert last["files"] == tenth["files"]
+    assert last["maps"] < tenth["maps"] + 20
+    assert last["threads"] < tenth["threads"] + 4
