@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from starlette.datastructures import UploadFile
+from starlette.datastructures import QueryParams, UploadFile
 from starlette.requests import Request
 
 from indexmill.serve.http.limits import Limits
@@ -14,6 +15,7 @@ from indexmill.serve.http.problems import Problem
 from indexmill.serve.http.schemas import SearchOptions, SearchRequest
 
 QUERY_KINDS = ("texts", "images", "vectors", "items")
+MAX_CACHED_OPTIONS = 64  # query strings, each of at most 64 KB
 
 
 async def read_request(request: Request, dim: int, limits: Limits) -> SearchRequest:
@@ -36,12 +38,11 @@ async def read_request(request: Request, dim: int, limits: Limits) -> SearchRequ
     if media_type == "application/json":
         search_request = SearchRequest.model_validate_json(await request.body())
     elif media_type == "application/octet-stream":
-        search_request = _make_request(request.query_params, vectors=_parse_vectors(await request.body(), dim))
+        search_request = _copy_options(request, vectors=_parse_vectors(await request.body(), dim))
     elif media_type == "multipart/form-data":
         search_request = await _parse_form(request, limits)
     elif media_type.startswith("image/"):
-        search_request = _make_request(request.query_params)
-        search_request.images = [await request.body()]
+        search_request = _copy_options(request, images=[await request.body()])
     else:
         raise Problem(415, "unsupported content type; send application/json, multipart/form-data, image/* or application/octet-stream")
     _check_limits(search_request, limits)
@@ -64,11 +65,21 @@ async def _parse_form(request: Request, limits: Limits) -> SearchRequest:
     return search_request
 
 
-def _make_request(parameters: Mapping[str, str], **query: Any) -> SearchRequest:
+def _copy_options(request: Request, **query: Any) -> SearchRequest:
+    return _parse_query_string(request.scope["query_string"]).model_copy(update=query)
+
+
+@lru_cache(MAX_CACHED_OPTIONS)
+def _parse_query_string(query_string: bytes) -> SearchRequest:
+    """Parse the options of a request without its queries. Clients send the same options again and again."""
+    return _make_request(QueryParams(query_string))
+
+
+def _make_request(parameters: Mapping[str, str]) -> SearchRequest:
     options: dict[str, Any] = dict(parameters)
     if "fields" in options:
         options["fields"] = [name for name in options["fields"].split(",") if name]
-    return SearchRequest(**SearchOptions.model_validate(options).model_dump(), **query)
+    return SearchRequest(**SearchOptions.model_validate(options).model_dump())
 
 
 def _check_limits(search_request: SearchRequest, limits: Limits) -> None:

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 import uvicorn
 
+from indexmill.serve.http.allocator import return_freed_memory
 from indexmill.serve.http.app import LOOPBACK_HOSTS, create_app
 from indexmill.storage.errors import InputError
 
@@ -29,6 +30,7 @@ def run_server(root: str, names: Sequence[str], host: str, port: int) -> None:
     """
     if find_spec("python_multipart") is None:
         raise InputError("the libraries of the service are not installed", next_step="pip install 'indexmill[serve]' -c constraints.txt")
+    return_freed_memory()
     token = resolve_token(host, os.environ.get(TOKEN_VARIABLE))
     app = create_app(root, names, token=token, allowed_hosts=frozenset() if token else LOOPBACK_HOSTS)
     sys.setswitchinterval(SWITCH_INTERVAL)

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -148,7 +148,9 @@ class Service:
     async def _search_vectors(self, index: OpenIndex, queries: np.ndarray, options: SearchOptions, raw: bool) -> Any:
         """Search, split over idle threads if there are many queries."""
         count = max(1, min(self._search_queue.idle_threads, len(queries) // SPLIT_MIN))
-        parts = await self._search_queue.submit(*(SearchJob(index, part, options, raw) for part in np.array_split(queries, count)))
+        bounds = [len(queries) * number // count for number in range(count + 1)]
+        jobs = [SearchJob(index, queries[start:end], options, raw) for start, end in pairwise(bounds)]
+        parts = await self._search_queue.submit(*jobs)
         if count == 1:
             return parts[0]
         if raw:
@@ -173,7 +175,7 @@ def search_jobs(jobs: Sequence[SearchJob]) -> list[Any]:
     keys = [(id(job.index), job.options.k, job.options.rerank, job.options.label, repr(job.options.where)) for job in jobs]
     for positions in _group_positions(keys):
         index, options = jobs[positions[0]].index, jobs[positions[0]].options
-        queries = np.concatenate([jobs[position].queries for position in positions])
+        queries = np.concatenate([jobs[position].queries for position in positions]) if len(positions) > 1 else jobs[positions[0]].queries
         allowed_ids = index.select_ids(options.label, options.where)
         scores, ids = index.search_vectors(queries, options.k, allowed_ids, rerank=options.rerank)
         counts = [len(jobs[position].queries) for position in positions]
