@@ -1,4 +1,4 @@
-"""One Prefect server, one encoding process and one finished build for all tests, and small real data."""
+"""What tests share: one Prefect server, one encoding process and one finished build, and small real data."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from indexmill.storage.errors import InputError, PublishRefused  # noqa: E402
 from indexmill.storage.root import Root  # noqa: E402
 from indexmill.tasks.encoding.process import EncoderProcess  # noqa: E402
 from tests.storage.object_server import ObjectServer  # noqa: E402
+
+pytest_plugins = ["tests.kept_running"]
 
 QUICK_TIER = "not slow"  # as addopts in pyproject.toml has it
 
