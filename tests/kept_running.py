@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import duckdb
 import pytest
@@ -59,7 +59,7 @@ def own_databases(kept_databases: KeptDatabases) -> Iterator[None]:
 class KeptDecoderPool(DecoderPool):
     """A pool that takes processes which an earlier pool with the same limits has left, and leaves its own."""
 
-    _idle: dict[tuple[Any, ...], list[DecoderPool]] = {}
+    _idle: ClassVar[dict[tuple[Any, ...], list[DecoderPool]]] = {}
 
     def __init__(self, limits: Any, **options: Any) -> None:
         super().__init__(limits, **options)
