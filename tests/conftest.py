@@ -24,6 +24,7 @@ from PIL import Image  # noqa: E402
 from indexmill.storage.errors import InputError, PublishRefused  # noqa: E402
 from indexmill.storage.root import Root  # noqa: E402
 from indexmill.tasks.encoding.process import EncoderProcess  # noqa: E402
+from tests import examples  # noqa: E402
 from tests.storage.object_server import ObjectServer  # noqa: E402
 
 pytest_plugins = ["tests.kept_running"]
@@ -32,9 +33,24 @@ QUICK_TIER = "not slow"  # as addopts in pyproject.toml has it
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Run a slow test that is named: `pytest tests/x.py::test_y` needs no -m."""
+    """Run a slow test that is named: `pytest tests/x.py::test_y` needs no -m. Tell the tests which tier this is."""
     if config.option.markexpr == QUICK_TIER and any("::" in argument for argument in config.args):
         config.option.markexpr = ""
+    examples.is_quick = config.option.markexpr == QUICK_TIER
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup`, let one process run every file that needs the Prefect server, and begin with these.
+
+    So there is one server, one encoding process and one finished build, and half of the work. Every other file is a group of its own.
+    """
+    if not getattr(config.option, "loadgroup", False):
+        return
+    building = {item.path for item in items if "server" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("slow")}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("builds" if item.path in building else item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: item.path not in building)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

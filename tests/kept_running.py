@@ -22,7 +22,9 @@ DECODING = ("validation.image_checks", "reports.thumbnails")
 
 
 class KeptDatabases:
-    """Connects a query to the DuckDB of its folder. A connection sees no tables of others."""
+    """Connects a query to the DuckDB of its folder. A connection sees no tables of others; a few folders are kept."""
+
+    MOST = 8
 
     def __init__(self) -> None:
         self._databases: dict[Path, duckdb.DuckDBPyConnection] = {}
@@ -30,6 +32,8 @@ class KeptDatabases:
     @contextmanager
     def connect(self, temp_dir: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         if temp_dir not in self._databases:
+            if len(self._databases) == self.MOST:
+                self._databases.pop(next(iter(self._databases))).close()
             config = {"memory_limit": MEMORY_LIMIT, "temp_directory": str(temp_dir)}
             self._databases[temp_dir] = duckdb.connect(config=config)
         with self._databases[temp_dir].cursor() as connection:
