@@ -239,6 +239,7 @@ def test_a_pickle_is_never_run(tmp_path: Path) -> None:
     assert (tmp_path / "witness").exists()
 
 
+@pytest.mark.slow
 def test_an_image_index_can_be_searched_by_text(build: Build, pictures: Path, folder: Path, tmp_path: Path) -> None:
     """The ranking is by the cosine of the text with every image; a text and an image at once are refused."""
     kind = ("encoder.kind=open-clip", f"encoder.model=local-dir:{folder}", "encoder.weights_sha256=null")

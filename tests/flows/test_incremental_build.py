@@ -77,7 +77,7 @@ def param(pattern: str, *stages: str, slow: bool = True) -> object:
         param("datasets/*/ingested/*/items.parquet", "ingest"),
         param("datasets/*/validated/*/rejects.parquet", "validate"),
         param("datasets/*/split/*/items.parquet", "split"),
-        param("embeddings/*/part-00001.parquet", "encode", slow=False),
+        param("embeddings/*/part-00001.parquet", "encode"),
         param("indexes/*/trained/*.faiss", "train"),
         param("indexes/*/shards/*.faiss", "shard"),
         param("indexes/*/evaluations/*/per_query.parquet", "evaluate"),

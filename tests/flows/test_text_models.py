@@ -77,6 +77,7 @@ def test_queries_get_their_prompt_and_items_theirs(server: str, model_folder: Pa
     assert "Held-out items that stand in for queries are encoded as documents" in report
 
 
+@pytest.mark.slow
 def test_shorter_vectors_are_the_librarys_and_encode_nothing_again(server: str, model_folder: Path, tmp_path: Path) -> None:
     """encoder.dimensions is `truncate_dim`; a build with other dimensions uses the vectors that the store has."""
     from indexmill.flows.build_index import build_index
@@ -167,6 +168,7 @@ def test_chunks_are_indexed_and_items_answered(chunked: ChunkedBuild, model_fold
         assert similar[0].item_id == items[0]["item_id"]
 
 
+@pytest.mark.slow
 def test_a_changed_sentence_encodes_its_chunks_only(chunked: ChunkedBuild, model_folder: Path, tmp_path: Path) -> None:
     """And `gc` keeps the vectors of all chunks of the live snapshot, so the build before it can be repeated without encoding."""
     from indexmill.flows.build_index import build_index
