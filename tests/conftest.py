@@ -211,11 +211,11 @@ def object_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSe
 
 @pytest.fixture
 def bucket_url(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """An empty prefix of the S3 server, with the environment of its clients and short leases."""
+    """An empty prefix of the S3 server, with the environment of its clients and leases that are shorter than the default."""
     for name, value in object_server.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("INDEXMILL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("INDEXMILL_LEASE_SECONDS", "2")
+    monkeypatch.setenv("INDEXMILL_LEASE_SECONDS", "6")  # a busy machine may be silent for longer than a moment
     monkeypatch.setenv("INDEXMILL_STORE_PATIENCE", "60")
     return f"s3://tests/{uuid.uuid4().hex}"
 

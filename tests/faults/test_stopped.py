@@ -154,11 +154,19 @@ def test_a_build_that_waits_for_gc_is_stopped_at_once(server: str, digits: Path,
     """While garbage collection holds the root, the first signal ends the waiting build."""
     from indexmill.flows.build_index import build_index
 
-    with Root(tmp_path / "root").hold_exclusive("indexmill gc"):
-        signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(signal.SIGTERM))
-        signal.setitimer(signal.ITIMER_REAL, 1.5)
-        with pytest.raises(Stopped, match="SIGTERM") as stopped:
+    def stop_once_it_waits(*_: object) -> None:
+        if stopping.can_stop_immediately():
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGALRM, stop_once_it_waits)
+    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+    try:
+        with Root(tmp_path / "root").hold_exclusive("indexmill gc"), pytest.raises(Stopped, match="SIGTERM") as stopped:
             build_index("demo-images", str(tmp_path / "root"), [f"dataset.path={digits}", *SETTINGS])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
     assert stopped.value.where == "at once"
 
 

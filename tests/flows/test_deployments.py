@@ -16,7 +16,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.objects import StateType
 
-from indexmill.flows.deployments import WORK_POOL, ZOMBIE_AUTOMATION, build_zombie_automation, provision_server
+from indexmill.flows.deployments import HEARTBEAT_EVENT, WORK_POOL, ZOMBIE_AUTOMATION, build_zombie_automation, provision_server
 from indexmill.storage.errors import InputError
 from indexmill.tasks.gpu_slot import GPU_LIMIT, LIMIT_VARIABLE, acquire_gpu_slot
 from tests.conftest import Build
@@ -51,6 +51,15 @@ def test_provisioning_again_keeps_what_a_user_changed(client: SyncPrefectClient)
     assert [automation.enabled for automation in client.read_automations_by_name(ZOMBIE_AUTOMATION)] == [True]
 
 
+def wait_for_heartbeat(client: SyncPrefectClient, run: str) -> None:
+    """Wait until the server has the first heartbeat of a run: without one, it does not miss the next."""
+    wanted = {"event": {"name": [HEARTBEAT_EVENT]}, "resource": {"id": [f"prefect.flow-run.{run}"]}}
+    deadline = time.monotonic() + 300
+    while not client.request("POST", "/events/filter", json={"filter": wanted, "limit": 1}).json()["total"]:
+        assert time.monotonic() < deadline, "the server has no heartbeat"
+        time.sleep(0.5)
+
+
 @pytest.mark.slow
 def test_a_run_whose_process_is_gone_is_marked_as_crashed(client: SyncPrefectClient) -> None:
     """Its missing heartbeat shows it. Ten seconds is the shortest time that Prefect waits."""
@@ -58,7 +67,7 @@ def test_a_run_whose_process_is_gone_is_marked_as_crashed(client: SyncPrefectCli
     assert running.stdout
     run = running.stdout.readline().strip()
     automation_id = client.create_automation(build_zombie_automation(run, timedelta(seconds=10)))
-    time.sleep(3)  # its first heartbeat is on its way
+    wait_for_heartbeat(client, run)
     running.kill()
     running.communicate()
     try:

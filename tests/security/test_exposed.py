@@ -75,9 +75,10 @@ def refused_build(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Ref
     paths = os.pathsep.join([str(folder / "site"), str(REPOSITORY)])
     command = [sys.executable, "-m", "indexmill", "build", "demo-images", "--root", str(folder / "root"), "--verbose"]
     with FailingWebhook() as url, (folder / "output").open("w") as output:
+        webhook = f"{url}/{SECRET}?token={SECRET}"
         process = subprocess.Popen(
             [*command, *(part for change in changes for part in ("--set", change))], cwd=REPOSITORY, stdout=output, stderr=output,
-            env={**environment, **SECRETS, "PYTHONPATH": paths, "HOME": str(folder), "INDEXMILL_WEBHOOK": f"{url}/{SECRET}?token={SECRET}"}, umask=0o022,
+            env={**environment, **SECRETS, "PYTHONPATH": paths, "HOME": str(folder), "INDEXMILL_WEBHOOK": webhook}, umask=0o022,
         )  # fmt: skip
         addresses: set[str] = set()
         while process.poll() is None:
