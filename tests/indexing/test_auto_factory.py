@@ -111,7 +111,6 @@ def test_vectors_without_principal_directions_are_stored_uncompressed(root: Root
     assert not any(row["met"] for row in small.comparison)
 
 
-@pytest.mark.slow
 def test_every_kind_of_reranking_scores_with_its_files(root: Root, database: Database) -> None:
     """Scores are those of the stored vectors: exact ones to the last bits, fp16 and sq8 approximately."""
     embeddings = make_split_record(database)
