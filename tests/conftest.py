@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -198,6 +199,14 @@ def next_build(finished_build: FinishedBuild, server: str, tmp_path: Path) -> Bu
         return build_index("demo-images", str(root), [f"dataset.path={pictures}", *SETTINGS, *settings], **options)
 
     return run
+
+
+@contextmanager
+def without_onnx_export() -> Iterator[None]:
+    """Within the block, builds in this process do not export their text encoder, which takes longer than most builds of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("indexmill.tasks.encode.ensure_onnx_export", lambda *_, **__: None)
+        yield
 
 
 @pytest.fixture(scope="session")

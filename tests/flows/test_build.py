@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import jsonschema
@@ -14,7 +13,7 @@ import pytest
 from indexmill.flows.build_summary import BuildSummary
 from indexmill.storage.errors import InputError
 from indexmill.storage.metrics_file import MetricsFile
-from tests.conftest import Build, FinishedBuild, copy_encoded_digits
+from tests.conftest import Build, FinishedBuild
 from tests.flows.built import count_indexed_items, list_run_stages, open_snapshots, read_manifest
 
 STAGES = ["ingest", "validate", "split", "encode", "train", "shard", "tune", "evaluate", "publish"]
@@ -142,29 +141,3 @@ def test_markup_in_names_stays_text_in_the_report(quick_build: Build, pictures: 
     assert "http://" not in report.replace("http://www.w3.org/", "").replace("http://purl.org/", "").replace(
         "http://creativecommons.org/", ""
     )
-
-
-@pytest.mark.slow
-def test_the_same_build_elsewhere_gives_the_same_bytes(build: Build, finished_build: FinishedBuild, digits: Path, tmp_path: Path) -> None:
-    """Same seed, threads and vectors: byte-identical shards."""
-    digests = [
-        [shard.index.sha256 for shard in read_manifest(root).shards]
-        for root in (copy_encoded_digits(finished_build, tmp_path / name) for name in ("one", "two"))
-        if build(digits, "index.factory=IVF4,Flat", root=root)
-    ]
-    assert digests[0] == digests[1]
-
-
-@pytest.mark.slow
-def test_the_paths_of_root_and_images_may_hold_any_character(
-    build: Build, finished_build: FinishedBuild, pictures: Path, tmp_path: Path
-) -> None:
-    """Quotes, spaces, brackets and stars are names, not SQL and not patterns."""
-    odd = tmp_path / 'it\'s [a] "b" * c'
-    shutil.move(pictures, odd / "pic'tures [1]")
-    copy_encoded_digits(finished_build, odd / "ro'ot *")
-    (odd / "pic'tures [1]" / "0" / "half 'of'.png").write_bytes(next(odd.rglob("*.png")).read_bytes() + b"more")
-    summary = build(odd / "pic'tures [1]", root=odd / "ro'ot *")
-    assert summary["published"]
-    assert (summary["items"], summary["encoded"]) == (121, 1)
-    assert list_run_stages(build(odd / "pic'tures [1]", root=odd / "ro'ot *")) == set()

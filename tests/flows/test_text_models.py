@@ -23,7 +23,7 @@ from indexmill.storage.onnx_exports import load_onnx_export
 from indexmill.storage.root import Root
 from indexmill.tasks.encoding import identify
 from indexmill.tasks.metrics import latency
-from tests.conftest import QUICK
+from tests.conftest import QUICK, without_onnx_export
 from tests.encoding.checkpoints import write_sentence_transformer_folder
 from tests.serve.conftest import SENTENCES, RunningService, search
 
@@ -132,7 +132,8 @@ def chunked(server: str, model_folder: Path, tmp_path_factory: pytest.TempPathFa
     folder, texts = tmp_path_factory.mktemp("chunked"), make_long_texts(12, 60)
     rows = [{"key": f"t{n:02d}", "label": "ab"[n % 2], "text": " ".join(sentences)} for n, sentences in enumerate(texts)]
     config = write_pipeline(folder, model_folder, rows)
-    return ChunkedBuild(folder / "root", config, rows, texts, build_index(str(config), str(folder / "root"), CHUNKED))
+    with without_onnx_export():
+        return ChunkedBuild(folder / "root", config, rows, texts, build_index(str(config), str(folder / "root"), CHUNKED))
 
 
 def rank_by_library(build: ChunkedBuild, model_folder: Path) -> tuple[list[str], dict[str, tuple[float, str]]]:
