@@ -29,6 +29,7 @@ def modules() -> list[str]:
     return names
 
 
+@pytest.mark.slow
 def test_every_benchmark_can_be_imported() -> None:
     """In one process, with benchmarks/ first on the path as `python benchmarks/NAME.py` has it, and the repository beside it."""
     names = modules()

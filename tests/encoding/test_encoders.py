@@ -214,6 +214,7 @@ def make_config(model: str) -> SentenceTransformersEncoderConfig:
     return SentenceTransformersEncoderConfig(kind="sentence-transformers", model=model)
 
 
+@pytest.mark.slow
 def test_a_hub_model_is_equal_to_a_local_copy(hub: ModelHub, model_folder: Path) -> None:
     """The same fingerprint and vectors; downloaded once, without the unused formats."""
     downloaded = identify(make_config("ours/sentences"))

@@ -152,6 +152,7 @@ def test_a_tag_sets_preprocessing_and_activation(folder: Path, hub: ModelHub, mo
         get_identity("tiny-clip", "oars")
 
 
+@pytest.mark.slow
 def test_a_hub_model_is_downloaded_once(folder: Path, hub: ModelHub) -> None:
     """hf-hub: gives the fingerprint of a local copy, and makes no request once the files are cached."""
     hub.add_model("ours/clip", folder)
