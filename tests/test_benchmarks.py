@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[1]
 FOLDER = REPOSITORY / "benchmarks"
 INSIDE_A_PEER = {"encoding.clip_retrieval_inside"}  # runs in the peer's own virtual environment, and is compiled here
