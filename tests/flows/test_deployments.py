@@ -63,14 +63,15 @@ def wait_for_heartbeat(client: SyncPrefectClient, run: str) -> None:
 @pytest.mark.slow
 def test_a_run_whose_process_is_gone_is_marked_as_crashed(client: SyncPrefectClient) -> None:
     """Its missing heartbeat shows it. Ten seconds is the shortest time that Prefect waits."""
+    # Before the run starts: the automation misses a heartbeat that comes before it.
+    automation_id = client.create_automation(build_zombie_automation(timeout=timedelta(seconds=10)))
     running = subprocess.Popen([sys.executable, "-c", SLEEPER], stdout=subprocess.PIPE, text=True)
-    assert running.stdout
-    run = running.stdout.readline().strip()
-    automation_id = client.create_automation(build_zombie_automation(run, timedelta(seconds=10)))
-    wait_for_heartbeat(client, run)
-    running.kill()
-    running.communicate()
     try:
+        assert running.stdout
+        run = running.stdout.readline().strip()
+        wait_for_heartbeat(client, run)
+        running.kill()
+        running.communicate()
         deadline = time.monotonic() + 300
         while (state := client.read_flow_run(run).state) and state.type == StateType.RUNNING and time.monotonic() < deadline:
             time.sleep(1)
