@@ -77,6 +77,7 @@ def test_a_run_whose_process_is_gone_is_marked_as_crashed(client: SyncPrefectCli
             time.sleep(1)
         assert (state.type, state.message) == (StateType.CRASHED, "no heartbeat: the process or its machine is gone")  # type: ignore[union-attr]
     finally:
+        running.kill()
         client.request("DELETE", "/automations/{id}", path_params={"id": automation_id})
 
 
