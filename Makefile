@@ -2,9 +2,9 @@
 SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
-# Two processes. In the quick tests one of them runs every file that builds (tests/conftest.py), so that there is one server; all tests are
-# divided by files, in the order of their names, because those that build are most of the work.
-TWO_PROCESSES := -n 2 --no-loadscope-reorder
+# Two test files at a time, in the order of their names: files share servers and builds among their own tests, and the long ones come early.
+# In the quick tests one process runs every file that builds (tests/conftest.py).
+TWO_FILES := -n 2 --dist loadfile --no-loadscope-reorder
 ROOT ?= indexmill-data
 PORT ?= 4200
 DASK_PORT ?= 8786
@@ -55,10 +55,10 @@ cluster: $(INSTALLED)  ## Start a Dask scheduler, WORKERS=2 workers and an S3 se
 ## Change it
 
 test: $(INSTALLED)  ## Run the quick tests: at most 8 minutes on two slow cores.
-	$(BIN)/python -m pytest $(TWO_PROCESSES) --dist loadgroup --durations 10
+	$(BIN)/python -m pytest $(TWO_FILES) --durations 10
 
 test-all: $(INSTALLED)  ## Run all tests: the quick ones and the slow ones.
-	$(BIN)/python -m pytest -m "" $(TWO_PROCESSES) --dist loadfile --durations 20
+	$(BIN)/python -m pytest -m "" $(TWO_FILES) --durations 20
 
 check: $(INSTALLED)  ## Check style, types and import rules.
 	$(BIN)/ruff check .

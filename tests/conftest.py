@@ -31,6 +31,16 @@ from tests.storage.object_server import ObjectServer  # noqa: E402
 pytest_plugins = ["tests.kept_running"]
 
 QUICK_TIER = "not slow"  # as addopts in pyproject.toml has it
+# The folders and files whose quick tests need the Prefect server: about half of the work.
+BUILDING = (
+    "tests/cluster/",
+    "tests/exports/test_build.py",
+    "tests/faults/",
+    "tests/flows/",
+    "tests/security/test_exposed.py",
+    "tests/security/test_no_pickle.py",
+    "tests/serve/",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,18 +50,27 @@ def pytest_configure(config: pytest.Config) -> None:
     examples.is_quick = config.option.markexpr == QUICK_TIER
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup`, let one process run every file that needs the Prefect server, and begin with these.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let one process run all quick tests that build, so that there is one server, one encoding process and one finished build."""
+    from xdist.scheduler import LoadFileScheduling
 
-    So there is one server, one encoding process and one finished build, and half of the work. Every other file is a group of its own.
-    """
-    if not getattr(config.option, "loadgroup", False):
-        return
-    building = {item.path for item in items if "server" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("slow")}
+    class BuildsTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "builds" if nodeid.startswith(BUILDING) else super()._split_scope(nodeid)
+
+    is_quick = config.option.markexpr == QUICK_TIER and config.getvalue("dist") == "loadfile"
+    return BuildsTogether(config, log) if is_quick else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Check that BUILDING names every file with a quick test that needs the server."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("builds" if item.path in building else item.nodeid.partition("::")[0]))
-    items.sort(key=lambda item: item.path not in building)
+        needs_server = "server" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("slow")
+        if needs_server and not item.nodeid.startswith(BUILDING):
+            raise pytest.UsageError(
+                f"{item.nodeid} needs the Prefect server: add its file to BUILDING in tests/conftest.py, or mark it slow"
+            )
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
