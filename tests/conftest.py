@@ -17,6 +17,7 @@ HOME = Path(tempfile.mkdtemp(prefix="indexmill-tests-"))
 
 from indexmill.flows.environment import prepare_environment  # noqa: E402
 
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "900")  # on a busy machine a server takes minutes
 prepare_environment(HOME)  # before anything imports Prefect
 
 import pytest  # noqa: E402
