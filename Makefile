@@ -54,7 +54,7 @@ cluster: $(INSTALLED)  ## Start a Dask scheduler, WORKERS=2 workers and an S3 se
 
 ## Change it
 
-test: $(INSTALLED)  ## Run the quick tests: at most 8 minutes on two slow cores.
+test: $(INSTALLED)  ## Run the quick tests, two files at a time.
 	$(BIN)/python -m pytest $(TWO_FILES) --durations 10
 
 test-all: $(INSTALLED)  ## Run all tests: the quick ones and the slow ones.
