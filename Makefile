@@ -2,7 +2,8 @@
 SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
-# Two test files at a time, in the order of their names: files share servers and builds among their own tests only, and the long ones come early.
+# Two test files at a time, in the order of their names: files share servers and builds among their own tests, and the long ones come early.
+# In the quick tests one process runs every file that builds (tests/conftest.py).
 TWO_FILES := -n 2 --dist loadfile --no-loadscope-reorder
 ROOT ?= indexmill-data
 PORT ?= 4200

@@ -1,4 +1,4 @@
-"""One Prefect server, one encoding process and one finished build for all tests, and small real data."""
+"""What tests share: one Prefect server, one encoding process and one finished build, and small real data."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ HOME = Path(tempfile.mkdtemp(prefix="indexmill-tests-"))
 
 from indexmill.flows.environment import prepare_environment  # noqa: E402
 
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "900")  # on a busy machine a server takes minutes
 prepare_environment(HOME)  # before anything imports Prefect
 
 import pytest  # noqa: E402
@@ -25,15 +27,52 @@ from indexmill.storage.errors import InputError, PublishRefused  # noqa: E402
 from indexmill.storage.root import Root  # noqa: E402
 from indexmill.tasks.encoding.process import EncoderProcess  # noqa: E402
 from indexmill.tasks.encoding.protocol import ExportEncoder, ExportResult  # noqa: E402
+from tests import examples  # noqa: E402
 from tests.storage.object_server import ObjectServer  # noqa: E402
 
+pytest_plugins = ["tests.kept_running"]
+
 QUICK_TIER = "not slow"  # as addopts in pyproject.toml has it
+# The folders and files whose quick tests need the Prefect server: about half of the work.
+BUILDING = (
+    "tests/cluster/",
+    "tests/exports/test_build.py",
+    "tests/faults/",
+    "tests/flows/",
+    "tests/security/test_exposed.py",
+    "tests/security/test_no_pickle.py",
+    "tests/serve/",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Run a slow test that is named: `pytest tests/x.py::test_y` needs no -m."""
+    """Run a slow test that is named: `pytest tests/x.py::test_y` needs no -m. Tell the tests which tier this is."""
     if config.option.markexpr == QUICK_TIER and any("::" in argument for argument in config.args):
         config.option.markexpr = ""
+    examples.is_quick = config.option.markexpr == QUICK_TIER
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let one process run all quick tests that build, so that there is one server, one encoding process and one finished build."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class BuildsTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "builds" if nodeid.startswith(BUILDING) else super()._split_scope(nodeid)
+
+    is_quick = config.option.markexpr == QUICK_TIER and config.getvalue("dist") == "loadfile"
+    return BuildsTogether(config, log) if is_quick else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Check that BUILDING names every file with a quick test that needs the server."""
+    for item in items:
+        needs_server = "server" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("slow")
+        if needs_server and not item.nodeid.startswith(BUILDING):
+            raise pytest.UsageError(
+                f"{item.nodeid} needs the Prefect server: add its file to BUILDING in tests/conftest.py, or mark it slow"
+            )
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -195,6 +234,14 @@ def next_build(finished_build: FinishedBuild, server: str, tmp_path: Path) -> Bu
     return run
 
 
+@contextmanager
+def without_onnx_export() -> Iterator[None]:
+    """Within the block, builds in this process do not export their text encoder, which takes longer than most builds of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("indexmill.tasks.encode.ensure_onnx_export", lambda *_, **__: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def object_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
     """One S3 server for all tests."""
@@ -206,11 +253,11 @@ def object_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSe
 
 @pytest.fixture
 def bucket_url(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """An empty prefix of the S3 server, with the environment of its clients and short leases."""
+    """An empty prefix of the S3 server, with the environment of its clients and leases that are shorter than the default."""
     for name, value in object_server.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("INDEXMILL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("INDEXMILL_LEASE_SECONDS", "2")
+    monkeypatch.setenv("INDEXMILL_LEASE_SECONDS", "6")  # a busy machine may be silent for longer than a moment
     monkeypatch.setenv("INDEXMILL_STORE_PATIENCE", "60")
     return f"s3://tests/{uuid.uuid4().hex}"
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[1]
 FOLDER = REPOSITORY / "benchmarks"
 INSIDE_A_PEER = {"encoding.clip_retrieval_inside"}  # runs in the peer's own virtual environment, and is compiled here
@@ -29,6 +31,7 @@ def modules() -> list[str]:
     return names
 
 
+@pytest.mark.slow
 def test_every_benchmark_can_be_imported() -> None:
     """In one process, with benchmarks/ first on the path as `python benchmarks/NAME.py` has it, and the repository beside it."""
     names = modules()

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterName
 
 from indexmill.storage.object_client import ObjectClient
 from tests.cluster.conftest import REPOSITORY, DaskCluster
@@ -110,8 +111,9 @@ def test_a_build_whose_driver_was_killed_continues_with_the_finished_parts(
 
 def list_unfinished_chunks() -> list[str]:
     """List the runs of six encode chunks that the server does not show as ended."""
+    of_six = TaskRunFilter(name=TaskRunFilterName(like_="encode chunk"))
     with get_client(sync_client=True) as client:
-        runs = [run for run in client.read_task_runs(limit=200) if run.name.startswith("encode chunk") and " of 6 " in run.name]
+        runs = [run for run in client.read_task_runs(task_run_filter=of_six, limit=200) if " of 6 " in run.name]
         return [run.name for run in runs if run.state and not run.state.is_final()]
 
 

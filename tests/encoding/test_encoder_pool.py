@@ -46,10 +46,10 @@ def test_a_process_that_is_borrowed_is_not_lent_again() -> None:
         with pool.borrow() as second:
             assert first is not second
             thread.start()
-            entered.wait(60)
+            entered.wait(300)
             assert borrowed == []
             leave.set()
-        thread.join(60)
+        thread.join(300)
         assert borrowed == [second]
 
 

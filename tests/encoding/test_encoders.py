@@ -67,6 +67,7 @@ def test_a_model_without_a_transformer_uses_the_librarys_loop(tmp_path: Path) ->
     assert not ours.truncated.any()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL_DATA, reason="set INDEXMILL_REAL_DATA to a folder of real data")
 def test_bfloat16_vectors_of_real_models_are_close_to_float32() -> None:
     """MiniLM and EfficientNet-Lite0: mean cosine at least 0.999, float32 vectors of unit length."""
@@ -213,6 +214,7 @@ def make_config(model: str) -> SentenceTransformersEncoderConfig:
     return SentenceTransformersEncoderConfig(kind="sentence-transformers", model=model)
 
 
+@pytest.mark.slow
 def test_a_hub_model_is_equal_to_a_local_copy(hub: ModelHub, model_folder: Path) -> None:
     """The same fingerprint and vectors; downloaded once, without the unused formats."""
     downloaded = identify(make_config("ours/sentences"))
@@ -226,6 +228,7 @@ def test_a_hub_model_is_equal_to_a_local_copy(hub: ModelHub, model_folder: Path)
     assert not hub.count_requests("onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "missing",
     [

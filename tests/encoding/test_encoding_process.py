@@ -94,6 +94,7 @@ def _ignore_earlier_children() -> None:
     earlier_children.update(child.pid for child in psutil.Process().children())
 
 
+@pytest.mark.slow
 def test_a_killed_process_starts_again_with_half_the_batch_size(
     process: EncoderProcess, root: Root, split: SplitDataset, config: OpenClipEncoderConfig
 ) -> None:
@@ -168,6 +169,7 @@ def test_errors_cross_the_pipe(
         process.encode(make_job(root, split, broken), ignore_progress)
 
 
+@pytest.mark.slow
 def test_the_fast_precision_is_compared_on_the_items(
     process: EncoderProcess, root: Root, split: SplitDataset, config: OpenClipEncoderConfig
 ) -> None:

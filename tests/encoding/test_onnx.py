@@ -104,6 +104,7 @@ class InlineProcess:
         return _export_encoder(job, load_modality_encoder(job.model))
 
 
+@pytest.mark.slow
 def test_an_export_is_verified_and_repeated_only_if_damaged(root: Root, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A damaged export is not opened, and is repeated; an inaccurate one is deleted and not repeated."""
     folder = write_sentence_transformer_folder(tmp_path / "sentences")

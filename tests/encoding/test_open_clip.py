@@ -166,6 +166,7 @@ def test_a_tag_sets_preprocessing_and_activation(folder: Path, hub: ModelHub, mo
     assert get_identity("tiny-clip", "ours").fingerprint == named.fingerprint
 
 
+@pytest.mark.slow
 def test_a_hub_model_is_downloaded_once(folder: Path, hub: ModelHub) -> None:
     """hf-hub: gives the fingerprint of a local copy, and makes no request once the files are cached."""
     hub.add_model("ours/clip", folder)
@@ -253,6 +254,7 @@ def test_a_pickle_is_never_run(tmp_path: Path) -> None:
     assert (tmp_path / "witness").exists()
 
 
+@pytest.mark.slow
 def test_an_image_index_can_be_searched_by_text(build: Build, pictures: Path, folder: Path, tmp_path: Path) -> None:
     """The ranking is by the cosine of the text with every image; a text and an image at once are refused.
 

@@ -1,4 +1,7 @@
-"""Each format, opened and asked by the library that it is made for: the ids of the nearest items, and their rows."""
+"""Each format, opened and asked by the library that it is made for: the ids of the nearest items, and their rows.
+
+The libraries take seconds to import, so that each is imported when it is first needed.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import faiss
-import fsspec
-import lancedb
 import numpy as np
 import psycopg
 import pyarrow.parquet as pq
-from embedding_reader import EmbeddingReader, numpy_reader, parquet_reader
-from pgvector.psycopg import register_vector
-from qdrant_client import QdrantClient
-
-# The version that installs beside our pins cannot list folders with this fsspec. What it reads and how is its own.
-for module in (numpy_reader, parquet_reader):
-    module.get_file_list = lambda folder, suffix: (fsspec.filesystem("file"), sorted(map(str, Path(folder).glob(f"**/*.{suffix}"))))
 
 TABLE = "drawn_vectors"
 OPERATORS = {"cosine": "<=>", "ip": "<#>", "l2": "<->"}
@@ -27,9 +21,19 @@ Neighbors = list[list[int]]
 Rows = dict[int, dict[str, Any]]
 
 
+def open_embedding_reader(folder: str, **options: Any) -> Any:
+    """The version that installs beside our pins cannot list folders with this fsspec. What it reads and how is its own."""
+    import fsspec
+    from embedding_reader import EmbeddingReader, numpy_reader, parquet_reader
+
+    for module in (numpy_reader, parquet_reader):
+        module.get_file_list = lambda folder, suffix: (fsspec.filesystem("file"), sorted(map(str, Path(folder).glob(f"**/*.{suffix}"))))
+    return EmbeddingReader(folder, **options)
+
+
 def read_parquet(to: str, queries: np.ndarray, metric: str) -> tuple[Neighbors, Rows]:
     """embedding-reader, as autofaiss uses it, and a brute-force search."""
-    reader = EmbeddingReader(to, file_format="parquet", embedding_column="embedding", meta_columns=["item_id"])
+    reader = open_embedding_reader(to, file_format="parquet", embedding_column="embedding", meta_columns=["item_id"])
     vectors, meta = zip(*reader(batch_size=64, show_progress=False), strict=True)
     ids = np.concatenate([table["item_id"].to_numpy() for table in meta])
     return _search(np.concatenate(vectors), ids, queries, metric), _key_rows(pq.read_table(to).drop(["embedding"]).to_pylist())
@@ -37,7 +41,7 @@ def read_parquet(to: str, queries: np.ndarray, metric: str) -> tuple[Neighbors, 
 
 def read_npy(to: str, queries: np.ndarray, metric: str) -> tuple[Neighbors, Rows]:
     """embedding-reader, and the metadata in the same order, as clip-retrieval expects them."""
-    vectors = np.concatenate([batch for batch, _ in EmbeddingReader(f"{to}/text_emb", file_format="npy")(64, show_progress=False)])
+    vectors = np.concatenate([batch for batch, _ in open_embedding_reader(f"{to}/text_emb", file_format="npy")(64, show_progress=False)])
     rows = [row for path in sorted(Path(to, "metadata").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
     assert all(row["caption"] == row["text"] for row in rows)
     return _search(vectors, np.array([row["item_id"] for row in rows]), queries, metric), _key_rows(rows)
@@ -59,6 +63,8 @@ def read_hnswlib(to: str, queries: np.ndarray, metric: str) -> tuple[Neighbors, 
 
 
 def read_lancedb(to: str, queries: np.ndarray, metric: str) -> tuple[Neighbors, Rows]:
+    import lancedb
+
     table = lancedb.connect(to).open_table(TABLE)
     distance = {"cosine": "cosine", "ip": "dot", "l2": "l2"}[metric]
     # Its index holds quantized vectors, so the candidates are refined with the whole ones.
@@ -69,6 +75,8 @@ def read_lancedb(to: str, queries: np.ndarray, metric: str) -> tuple[Neighbors, 
 
 
 def read_pgvector(to: str, queries: np.ndarray, metric: str) -> tuple[Neighbors, Rows]:
+    from pgvector.psycopg import register_vector
+
     with psycopg.connect(to, row_factory=psycopg.rows.dict_row) as connection:
         register_vector(connection)
         connection.execute("SET hnsw.ef_search = 400; SET enable_seqscan = off")
@@ -80,6 +88,8 @@ def read_pgvector(to: str, queries: np.ndarray, metric: str) -> tuple[Neighbors,
 
 
 def read_qdrant(to: str, queries: np.ndarray, metric: str) -> tuple[Neighbors, Rows]:
+    from qdrant_client import QdrantClient
+
     client = QdrantClient(path=to)
     try:
         neighbors = [[point.id for point in client.query_points(TABLE, query=query.tolist(), limit=10).points] for query in queries]

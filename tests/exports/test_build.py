@@ -117,7 +117,7 @@ def test_options_that_do_not_fit_are_explained(options: list[str], message: str,
     assert run.exit_code == 2 and message in run.stderr and "secret" not in run.stderr
 
 
-def test_a_client_that_is_not_installed_is_named(finished_build: FinishedBuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the command that installs it."""
     import importlib
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-import lancedb
 import psycopg
 import pytest
 
@@ -52,6 +51,8 @@ def test_a_table_that_drifted_is_brought_back(export_format: str, nights: Nights
     nights.export(target, export_format)
     lost = nights.database.ids[0]
     if export_format == "lancedb":
+        import lancedb
+
         lancedb.connect(target).open_table(TABLE).delete(f"item_id = {lost}")
     else:
         with psycopg.connect(target) as connection:
@@ -77,6 +78,8 @@ def test_a_table_of_someone_else_is_not_replaced(export_format: str, published: 
     """Even if it is empty."""
     target = get_target(export_format)
     if export_format == "lancedb":
+        import lancedb
+
         lancedb.connect(target).create_table(TABLE, data=[{"item_id": 1, "vector": [1.0]}])
     else:
         with psycopg.connect(target) as connection:
@@ -118,6 +121,8 @@ def test_readers_see_one_snapshot_or_the_other(export_format: str, nights: Night
 
 def read_labels(export_format: str, target: str) -> set[str]:
     if export_format == "lancedb":
+        import lancedb
+
         labels = lancedb.connect(target).open_table(TABLE).to_arrow()["label"].to_pylist()
     else:
         with psycopg.connect(target) as connection:

@@ -154,11 +154,19 @@ def test_a_build_that_waits_for_gc_is_stopped_at_once(server: str, digits: Path,
     """While garbage collection holds the root, the first signal ends the waiting build."""
     from indexmill.flows.build_index import build_index
 
-    with Root(tmp_path / "root").hold_exclusive("indexmill gc"):
-        signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(signal.SIGTERM))
-        signal.setitimer(signal.ITIMER_REAL, 1.5)
-        with pytest.raises(Stopped, match="SIGTERM") as stopped:
+    def stop_once_it_waits(*_: object) -> None:
+        if stopping.can_stop_immediately():
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGALRM, stop_once_it_waits)
+    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+    try:
+        with Root(tmp_path / "root").hold_exclusive("indexmill gc"), pytest.raises(Stopped, match="SIGTERM") as stopped:
             build_index("demo-images", str(tmp_path / "root"), [f"dataset.path={digits}", *SETTINGS])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
     assert stopped.value.where == "at once"
 
 
@@ -180,7 +188,9 @@ def test_a_commit_is_finished_before_a_stop(stop_request: None, root: Root) -> N
 
 def test_long_work_stops_after_20_seconds(stop_request: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work between two commits continues for 20 seconds at most, because a Prefect worker kills after 30."""
-    now = time.monotonic()
+    assert stopping._stop_request
+    now = stopping._stop_request[1]
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     with track("work", 3) as advance:
         advance(1)
         monkeypatch.setattr(time, "monotonic", lambda: now + 19.9)

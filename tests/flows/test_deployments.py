@@ -16,7 +16,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.objects import StateType
 
-from indexmill.flows.deployments import WORK_POOL, ZOMBIE_AUTOMATION, build_zombie_automation, provision_server
+from indexmill.flows.deployments import HEARTBEAT_EVENT, WORK_POOL, ZOMBIE_AUTOMATION, build_zombie_automation, provision_server
 from indexmill.storage.errors import InputError
 from indexmill.tasks.gpu_slot import GPU_LIMIT, LIMIT_VARIABLE, acquire_gpu_slot
 from tests.conftest import Build
@@ -51,22 +51,33 @@ def test_provisioning_again_keeps_what_a_user_changed(client: SyncPrefectClient)
     assert [automation.enabled for automation in client.read_automations_by_name(ZOMBIE_AUTOMATION)] == [True]
 
 
+def wait_for_heartbeat(client: SyncPrefectClient, run: str) -> None:
+    """Wait until the server has the first heartbeat of a run: without one, it does not miss the next."""
+    wanted = {"event": {"name": [HEARTBEAT_EVENT]}, "resource": {"id": [f"prefect.flow-run.{run}"]}}
+    deadline = time.monotonic() + 300
+    while not client.request("POST", "/events/filter", json={"filter": wanted, "limit": 1}).json()["total"]:
+        assert time.monotonic() < deadline, "the server has no heartbeat"
+        time.sleep(0.5)
+
+
 @pytest.mark.slow
 def test_a_run_whose_process_is_gone_is_marked_as_crashed(client: SyncPrefectClient) -> None:
     """Its missing heartbeat shows it. Ten seconds is the shortest time that Prefect waits."""
+    # Before the run starts: the automation misses a heartbeat that comes before it.
+    automation_id = client.create_automation(build_zombie_automation(timeout=timedelta(seconds=10)))
     running = subprocess.Popen([sys.executable, "-c", SLEEPER], stdout=subprocess.PIPE, text=True)
-    assert running.stdout
-    run = running.stdout.readline().strip()
-    automation_id = client.create_automation(build_zombie_automation(run, timedelta(seconds=10)))
-    time.sleep(3)  # its first heartbeat is on its way
-    running.kill()
-    running.communicate()
     try:
+        assert running.stdout
+        run = running.stdout.readline().strip()
+        wait_for_heartbeat(client, run)
+        running.kill()
+        running.communicate()
         deadline = time.monotonic() + 300
         while (state := client.read_flow_run(run).state) and state.type == StateType.RUNNING and time.monotonic() < deadline:
             time.sleep(1)
         assert (state.type, state.message) == (StateType.CRASHED, "no heartbeat: the process or its machine is gone")  # type: ignore[union-attr]
     finally:
+        running.kill()
         client.request("DELETE", "/automations/{id}", path_params={"id": automation_id})
 
 

@@ -93,12 +93,12 @@ def ask_service(shell: Shell, text: str) -> str:
         port = listener.getsockname()[1]
     service = subprocess.Popen(shell.command("serve", "case", "--port", str(port)), cwd=shell.folder, env=shell.environment)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300) as client:
             wait_until_ready(client, service)
             return str(client.post("/v1/indexes/case/search", json={"texts": [text], "k": 1}).json()["results"][0][0]["text"])
     finally:
         service.terminate()
-        service.wait(60)
+        service.wait(300)
 
 
 def wait_until_ready(client: httpx.Client, service: subprocess.Popen[bytes]) -> None:

@@ -97,7 +97,7 @@ def param(pattern: str, *stages: str, slow: bool = True) -> object:
         param("datasets/*/ingested/*/items.parquet", "ingest"),
         param("datasets/*/validated/*/rejects.parquet", "validate"),
         param("datasets/*/split/*/items.parquet", "split"),
-        param("embeddings/*/part-00001.parquet", "encode", slow=False),
+        param("embeddings/*/part-00001.parquet", "encode"),
         param("indexes/*/trained/*.faiss", "train"),
         param("indexes/*/shards/*.faiss", "shard"),
         param("indexes/*/evaluations/*/per_query.parquet", "evaluate"),
@@ -127,6 +127,7 @@ def test_a_deleted_artifact_is_made_again_and_nothing_else_is(
         assert list_run_stages(next_build(digits)) == set()
 
 
+@pytest.mark.slow
 def test_a_damaged_index_of_the_right_size_is_found_and_made_again(next_build: Build, digits: Path, tmp_path: Path) -> None:
     """FAISS would answer wrongly without an error; every build checks the digests of the live snapshot's files."""
     root = tmp_path / "root"

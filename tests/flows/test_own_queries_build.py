@@ -19,7 +19,7 @@ from indexmill.storage.garbage_collection import collect_garbage
 from indexmill.storage.root import Root
 from indexmill.tasks.metrics import latency
 from indexmill.tasks.sources.revisions import combine_revisions, read_query_revision, read_source_revision
-from tests.conftest import QUICK, Build
+from tests.conftest import QUICK, Build, FinishedBuild, copy_encoded_digits
 from tests.encoding.checkpoints import write_clip_folder
 from tests.flows.built import read_manifest
 
@@ -65,12 +65,13 @@ def list_settings(folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def judged(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
-    """The folder with pictures and queries, the root, and the summary of its build."""
+def judged(finished_build: FinishedBuild, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
+    """The folder with pictures and queries, the root, and the summary of its build, for which the drawings are encoded."""
     from indexmill.flows.build_index import build_index
 
     folder = tmp_path_factory.mktemp("judged")
     pictures = write_queries(folder, digits)
+    copy_encoded_digits(finished_build, folder / "root")
     settings = [f"dataset.path={pictures}", "encoder.precision=float32", *QUICK, *list_settings(folder)]
     return folder, folder / "root", build_index("demo-images", str(folder / "root"), settings)
 

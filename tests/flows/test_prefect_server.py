@@ -90,6 +90,7 @@ def test_failures_of_the_server_during_a_run_are_explained() -> None:
         raise RuntimeError("something else")
 
 
+@pytest.mark.slow
 def test_the_command_line_ends_with_2(tmp_path: object) -> None:
     command = [sys.executable, "-m", "indexmill", "build", "demo-text", "--root", f"{tmp_path}/root"]
     environment = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin"}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import indexmill
-from tests.conftest import QUICK
+from tests.conftest import QUICK, FinishedBuild, copy_encoded_digits
 
 REPOSITORY = Path(__file__).parents[2]
 DOCUMENTED = {
@@ -65,8 +65,9 @@ def test_the_module_runs_as_a_command_and_prints_the_version() -> None:
     assert run.stdout.strip() == f"indexmill {indexmill.__version__}"
 
 
-def test_build_publishes_an_index_that_open_index_opens(server: str, digits: Path, tmp_path: Path) -> None:
+def test_build_publishes_an_index_that_open_index_opens(finished_build: FinishedBuild, digits: Path, tmp_path: Path) -> None:
     """A build from the path of a YAML file: 48 digits, published, and searched from Python."""
+    copy_encoded_digits(finished_build, tmp_path / "root")
     config = tmp_path / "digits.yaml"
     config.write_text((REPOSITORY / "configs" / "demo-images.yaml").read_text().replace("demo-images", "my-digits"))
     summary = indexmill.build(config, tmp_path / "root", settings=make_settings(digits))

@@ -80,6 +80,7 @@ def test_the_sentences_of_both_corpora_keep_their_scored_pairs(root: Root) -> No
     assert validated.rejected == 0
 
 
+@pytest.mark.slow
 def test_tiny_imagenet_keeps_its_own_split(root: Root) -> None:
     """40 classes: 50 training images each in the database, 10 validation images each as queries."""
     changes = [f"dataset={{source: tiny-imagenet, path: '{DATA / 'tiny-imagenet-200'}'}}", "split.mode=given", *LITE0]

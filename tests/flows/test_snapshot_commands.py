@@ -55,6 +55,7 @@ def test_snapshots_are_listed_compared_and_rolled_back(
     assert "a file does not match its record" in invoke(root, "verify", "demo-images", code=2)
 
 
+@pytest.mark.slow
 def test_data_that_changed_and_changed_back_are_published_again(
     next_build: Build, finished_build: FinishedBuild, digits: Path, pictures: Path, tmp_path: Path
 ) -> None:

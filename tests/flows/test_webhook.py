@@ -67,6 +67,7 @@ def test_of_an_unexpected_error_only_its_class_is_reported(
     assert "secret" not in json.dumps(message)
 
 
+@pytest.mark.slow
 def test_a_published_build_is_not_reported_and_a_missing_listener_hides_no_error(
     next_build: Build, digits: Path, received: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from indexmill.tasks.indexing.training import train_index
 from tests.indexing.nightly import Database, draw_centers, draw_clustered, normalize
 
 DIM, LISTS, ITEMS = 24, 256, 12_000
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -70,8 +71,8 @@ def test_only_flat_quantizers_of_many_lists_become_graphs(factory: str, expanded
     assert expand_factory(factory) == expanded
 
 
-@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
-@pytest.mark.parametrize("factory", ["IVF256,Flat", pytest.param("PCA16,IVF256,Flat", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("metric", ["cosine", pytest.param("ip", marks=SLOW), pytest.param("l2", marks=SLOW)])
+@pytest.mark.parametrize("factory", ["IVF256,Flat", pytest.param("PCA16,IVF256,Flat", marks=SLOW)])
 def test_a_graph_quantizer_has_the_metric_and_nearly_the_recall_of_a_flat_one(
     factory: str, metric: str, root: Root, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,7 +133,7 @@ def test_a_user_s_graph_works_with_inner_products_and_few_lists(root: Root, vect
     assert (trained.lists, index.quantizer.ntotal, index.quantizer.metric_type) == (16, 16, faiss.METRIC_INNER_PRODUCT)
 
 
-@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
+@pytest.mark.parametrize("metric", [pytest.param("cosine", marks=SLOW), "ip", pytest.param("l2", marks=SLOW)])
 def test_spill_lists_through_a_graph_are_those_of_all_distances(metric: str, vectors: np.ndarray) -> None:
     """For 99 % of the vectors, also where the quantizer orders its lists by inner product."""
     data = scale(vectors, metric)

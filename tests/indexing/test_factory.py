@@ -14,6 +14,8 @@ from indexmill.tasks.indexing.factory import find_ivf, list_layers, make_index, 
 from indexmill.tasks.indexing.factory_check import PROVEN_FAMILIES, check_factory, shrink_lists, try_factory
 from indexmill.tasks.indexing.searcher import Searcher
 
+SLOW = pytest.mark.slow
+
 
 def normalize(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
@@ -88,11 +90,11 @@ def test_a_family_that_ignores_the_metric_is_rejected(factory: str, metric: str)
     ("factory", "metric", "fault"),
     [
         ("SQ8_direct", "cosine", "finds 3% of its items"),  # stores the integers 0 to 255
-        ("IVF16,SQ8_direct", "cosine", "of its items"),
-        ("IVF64,PQ16+8", "l2", "not implemented"),
-        ("NSG32", "cosine", "smaller than 100"),
+        pytest.param("IVF16,SQ8_direct", "cosine", "of its items", marks=SLOW),
+        pytest.param("IVF64,PQ16+8", "l2", "not implemented", marks=SLOW),
+        pytest.param("NSG32", "cosine", "smaller than 100", marks=SLOW),
         ("HNSW1", "cosine", "SIG"),
-        ("IVF0,Flat", "cosine", "nprobe"),
+        pytest.param("IVF0,Flat", "cosine", "nprobe", marks=SLOW),
         ("IVF16,FlatPanorama8", "l2", "could not load"),
     ],
 )

@@ -23,7 +23,7 @@ FLAGS = (
     "--remote-debugging-pipe",
     "--hide-scrollbars",
 )
-TIMEOUT_SECONDS = 30
+TIMEOUT_SECONDS = 300
 
 
 @dataclass

@@ -26,6 +26,7 @@ from indexmill.flows.pipeline_context import open_root
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from tests.conftest import HOME, QUICK
+from tests.extensions.packages import install_package
 from tests.sources.hub_datasets import open_fake_hub
 
 REPOSITORY = Path(__file__).parents[2]
@@ -34,6 +35,19 @@ SECRETS = {
     name: f"{SECRET}-{name.lower()}"
     for name in ("HF_TOKEN", "KAGGLE_API_TOKEN", "KAGGLE_KEY", "INDEXMILL_TOKEN", "AWS_SECRET_ACCESS_KEY", "DATABASE_PASSWORD")
 }
+
+CORNERS = """
+import numpy as np
+
+class Corners:
+    dim = 16
+
+    def preprocess_image(self, image):
+        return np.asarray(image.convert("L").resize((4, 4)), np.float32).ravel() + 1
+
+    def encode_images(self, pixels):
+        return np.stack(pixels)
+"""
 
 
 @dataclass(frozen=True)
@@ -52,20 +66,24 @@ class RefusedBuild:
 
 @pytest.fixture(scope="module")
 def refused_build(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> RefusedBuild:
-    """`indexmill build` with its own Prefect server, under umask 022, with secrets in its environment."""
+    """`indexmill build` with its own Prefect server, under umask 022, with secrets in its environment. Its encoder needs no torch."""
     folder = tmp_path_factory.mktemp("exposed")
+    install_package(folder / "site", "corners", {"encoder": CORNERS})
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_") and name != "MPLCONFIGDIR"}
-    changes = [f"dataset.path={digits}", "encoder.precision=float32", "publish.gate.minimum_items=1000", "dataset.limit=60", *QUICK]
+    encoder = "encoder={kind: python, target: 'corners.encoder:Corners', modalities: [image]}"
+    changes = [f"dataset.path={digits}", encoder, "publish.gate.minimum_items=1000", "dataset.limit=60", *QUICK]
+    paths = os.pathsep.join([str(folder / "site"), str(REPOSITORY)])
     command = [sys.executable, "-m", "indexmill", "build", "demo-images", "--root", str(folder / "root"), "--verbose"]
     with FailingWebhook() as url, (folder / "output").open("w") as output:
+        webhook = f"{url}/{SECRET}?token={SECRET}"
         process = subprocess.Popen(
             [*command, *(part for change in changes for part in ("--set", change))], cwd=REPOSITORY, stdout=output, stderr=output,
-            env={**environment, **SECRETS, "HOME": str(folder), "INDEXMILL_WEBHOOK": f"{url}/{SECRET}?token={SECRET}"}, umask=0o022,
+            env={**environment, **SECRETS, "PYTHONPATH": paths, "HOME": str(folder), "INDEXMILL_WEBHOOK": webhook}, umask=0o022,
         )  # fmt: skip
         addresses: set[str] = set()
         while process.poll() is None:
             addresses |= list_addresses(process.pid)
-            time.sleep(0.3)
+            time.sleep(0.5)
     return RefusedBuild(folder / "root", process.returncode, (folder / "output").read_text(), addresses)
 
 

@@ -33,6 +33,7 @@ from indexmill.tasks.hub_files import require_commit_hash, require_relative_name
 from indexmill.tasks.sources import Item
 from indexmill.tasks.sources.downloads import unpack_archive
 from indexmill.tasks.sources.image_files import resolve_image_path
+from tests.examples import count_examples
 from tests.stage_inputs import ListSource, list_image_items, read_rows, run_validate, write_noise
 from tests.storage.snapshot_files import publish
 
@@ -64,7 +65,7 @@ names = st.lists(st.sampled_from(TRICKS), max_size=7).map("".join) | st.text(max
 @example("a/../../x")
 @example("..\\x")
 @example("\uff0e\uff0e/x")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=count_examples(300), deadline=None)
 def test_an_accepted_name_stays_below_its_folder(name: str) -> None:
     """On every system; and a plain name is one entry of the folder, spelled the same."""
     folder = "/some/folder"
@@ -85,7 +86,7 @@ def test_lookalikes_of_dots_and_slashes_are_ordinary_characters() -> None:
 
 
 @given(names, names)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=count_examples(200), deadline=None)
 def test_no_part_of_a_path_leads_out_of_the_root(first: str, second: str) -> None:
     """A name is refused, or its path is below the root, in the folder for its kind."""
     root = Root("/tmp", create=False)
@@ -107,7 +108,7 @@ def test_no_part_of_a_path_leads_out_of_the_root(first: str, second: str) -> Non
 
 
 @given(st.lists(names.filter(bool), min_size=1, max_size=4), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=count_examples(150), deadline=None)
 def test_an_archive_is_unpacked_below_its_folder_or_not_at_all(members: list[str], zipped: bool) -> None:
     """Zip and tar with members of any name: nothing appears beside the folder, and a refused archive leaves nothing in it."""
     with TemporaryDirectory() as parent:
@@ -138,7 +139,7 @@ def pack(members: list[str], *, zipped: bool) -> bytes:
 
 
 @given(names)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=count_examples(200), deadline=None)
 def test_a_table_cell_names_a_file_below_the_folder_or_none(cell: str) -> None:
     """Relative to the folder of the table."""
     path = resolve_image_path(Path("/data"), Path("/data/tables"), cell)

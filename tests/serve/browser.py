@@ -69,7 +69,7 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 30) -> Any:
+    def wait(self, expression: str, seconds: float = 300) -> Any:
         """Return the value of an expression once it is truthy."""
         return _wait_for(lambda: self.evaluate(expression), seconds, expression)
 

@@ -31,7 +31,7 @@ def make_batcher(gate: GatedSquares, *, threads: int = 1, max_weight: int = 100,
 
 
 async def wait_until(is_true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(300):
         while not is_true():
             await asyncio.sleep(0.001)
 
@@ -49,6 +49,7 @@ def test_inputs_that_arrive_during_a_call_form_the_next_one() -> None:
         gate = GatedSquares()
         batcher = make_batcher(gate, max_weight=9)
         tasks = await submit_each(batcher, [5, 2, 3, 4, 6])
+        await wait_until(lambda: bool(gate.calls))
         assert gate.calls == [[5]]
         gate.open.set()
         assert await asyncio.gather(*tasks) == [[25], [4], [9], [16], [36]]
@@ -65,6 +66,7 @@ def test_a_second_thread_starts_only_for_enough_work() -> None:
         gate = GatedSquares()
         batcher = make_batcher(gate, threads=2, min_weight=8)
         tasks = await submit_each(batcher, [4, 3])
+        await wait_until(lambda: bool(gate.calls))
         assert gate.calls == [[4]]
         tasks += await submit_each(batcher, [6])
         await wait_until(lambda: len(gate.calls) == 2)

@@ -22,6 +22,7 @@ from indexmill.storage.locks import lease
 from indexmill.storage.retention import pin
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
+from tests.examples import count_examples
 from tests.storage.embedding_parts import add_vectors
 from tests.storage.snapshot_files import publish
 
@@ -54,7 +55,7 @@ def read_vectors(store: EmbeddingStore) -> dict[str, list[float]]:
     return {row["content_digest"]: row["embedding"] for row in rows}
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=count_examples(6), deadline=None)
 @example([{0, 5}, {1}, {2, 5, 9}], True)
 @example([{0, 1}, set()], False)
 @given(st.lists(st.sets(st.integers(0, 11)), min_size=2, max_size=4), st.booleans())

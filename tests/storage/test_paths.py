@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from indexmill.storage import catalog, parquet
 from indexmill.storage.root import Root
+from tests.examples import count_examples
 from tests.hostile_names import WORST_NAME
 
 SCHEMA = pa.schema({"item_id": pa.int64(), "label": pa.string()})
@@ -65,7 +66,7 @@ def test_a_root_may_have_any_name(tmp_path: Path, name: str) -> None:
     check_root(tmp_path / name / "root")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=count_examples(40), deadline=None)
 @given(NAMES)
 def test_a_root_may_have_a_random_name(name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -51,7 +51,7 @@ def test_jobs_run_in_order_and_are_taken_one_by_one(root: Root) -> None:
 
 def test_threads_run_at_the_same_time_and_each_job_once(root: Root) -> None:
     """Both threads must be in their jobs before either may go on."""
-    barrier = threading.Barrier(2, timeout=60)
+    barrier = threading.Barrier(2, timeout=300)
 
     def meet(root: Root, job: NumberJob, advance: Advance) -> int:
         barrier.wait()

@@ -14,6 +14,7 @@ from indexmill.storage.root import Root
 from indexmill.tasks.sources import Item
 from indexmill.tasks.split import choose_side
 from indexmill.tasks.validation.text_normalization import normalize_for_grouping, normalize_text
+from tests.examples import count_examples
 from tests.stage_inputs import ListSource, make_image_source, read_rows, run_split, write_noise
 
 groups = st.lists(st.text(min_size=1), min_size=1, max_size=50, unique=True)
@@ -99,7 +100,7 @@ def test_no_text_moves_when_others_are_added_removed_or_reordered(root: Root) ->
     assert set(whole.values()) == {"query", "database"}
 
     @given(st.lists(st.sampled_from(TEXTS), min_size=1, unique=True))
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=count_examples(10), deadline=None)
     def check_part(part: list[Item]) -> None:
         assert assign_sides(root, ListSource(part)) == {item.key: whole[item.key] for item in part}
 

@@ -19,6 +19,7 @@ from indexmill.storage.root import Root
 from indexmill.tasks.sources import Item
 from indexmill.tasks.validate import _check_reject_fraction, validate
 from indexmill.tasks.validation.image_reader import UnreadableImage
+from tests.examples import count_examples
 from tests.stage_inputs import (
     OLD_MTIME_NS,
     ListSource,
@@ -112,7 +113,7 @@ cells = st.sampled_from([None, "", " ", "a", "b!", "B", "a much longer text", "Ã
 
 
 @given(st.dictionaries(st.sampled_from(["", *map(str, range(20))]), st.tuples(cells, cells), max_size=20), st.booleans())
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=count_examples(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_row_is_an_item_or_a_reject(root: Root, table: dict[str, tuple[str | None, str | None]], labeled: bool) -> None:
     """Never both, never neither, and a reject exactly if a rule says so."""
     listing = [GOOD, *(Item(key, label=label, text=text) for key, (label, text) in table.items())]

@@ -50,8 +50,8 @@ def decode_paths(paths: list[str], timeout_s: float = 60, decode: Callable[[Deco
     [
         ("hang", "timeout"),
         ("crash", "decoder_crash"),
-        ("abort", "decoder_crash"),
-        ("leave", "decoder_crash"),
+        pytest.param("abort", "decoder_crash", marks=pytest.mark.slow),
+        pytest.param("leave", "decoder_crash", marks=pytest.mark.slow),
         ("fail", "decoder_crash"),
         ("exhaust-memory", "memory"),
         ("refuse", "damaged"),
@@ -65,6 +65,7 @@ def test_a_bad_image_costs_one_result(path: str, reason: str) -> None:
     assert decode_paths(paths, timeout_s=2 if path == "hang" else 60) == expected
 
 
+@pytest.mark.slow
 def test_each_of_several_bad_images_gets_its_reason(many_processes: None) -> None:
     """A crash or a suspicion does not count against the next image."""
     paths = ["hang", "crash", "exhaust-memory", "0", "crash", "crash", "refuse", "fail", "1", "leave", "hang", "2"]
@@ -90,6 +91,7 @@ def test_results_keep_the_order_of_requests(many_processes: None) -> None:
     assert decode_paths(paths) == paths
 
 
+@pytest.mark.slow
 def test_requests_in_flight_are_bounded(many_processes: None) -> None:
     """Requests are consumed as results are used, never all at once, also behind one that hangs."""
     consumed = 0
@@ -183,6 +185,7 @@ def test_the_worker_imports_little() -> None:
     assert not {"prefect", "torch", "polars", "pyarrow", "pandera", "pydantic", "scipy", "pandas"} & set(completed.stdout.split())
 
 
+@pytest.mark.slow
 def test_every_file_of_a_folder_gets_a_result(tmp_path: Path) -> None:
     """Every kind of file gives the same group or reason as in this process; changed and missing files are reported."""
     requests, expected = [], []

@@ -108,6 +108,7 @@ def test_the_same_pixels_in_another_file_are_one_group(kind: str) -> None:
         assert read_signature(SAME[kind](image), UNLIMITED) == read_signature(encode(image), UNLIMITED)
 
 
+@pytest.mark.slow
 def test_resized_and_recompressed_photos_mostly_stay_in_their_group() -> None:
     """At least five of six: a feature may be just at the border of two steps."""
     photos = [draw_photo(seed) for seed in range(40)]

@@ -78,7 +78,7 @@ def test_different_photographs_have_distant_hashes() -> None:
     assert min(compute_distance(first, second) for row, first in enumerate(hashes) for second in hashes[:row]) > 64
 
 
-@pytest.mark.parametrize("distance", [0, 5, 12])
+@pytest.mark.parametrize("distance", [pytest.param(0, marks=pytest.mark.slow), 5, pytest.param(12, marks=pytest.mark.slow)])
 def test_find_leaks_agrees_with_brute_force(distance: int, root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It finds the nearest item, or the lowest id of equals, over several blocks and with pairs around the limit."""
     monkeypatch.setattr("indexmill.tasks.validation.near_duplicates.QUERY_BATCH_ROWS", 100)
