@@ -31,8 +31,9 @@ def export_encoder(encoder: Encoder, temp_dir: Path) -> Encoder | None:
         encoder: A loaded model.
         temp_dir: The folder for the graph, which is deleted once it is loaded.
     """
-    is_exportable = encoder.modality == "text" and isinstance(encoder, SupportsOnnxExport)
-    if not is_exportable or not can_run_onnx() or not all(find_spec(name) for name in WRITER_PACKAGES):
+    if encoder.modality != "text" or not can_run_onnx() or not all(find_spec(name) for name in WRITER_PACKAGES):
+        return None
+    if not isinstance(encoder, SupportsOnnxExport):
         return None
     import torch
 
