@@ -23,7 +23,6 @@ from indexmill.tasks.cluster.base import CONNECT_SECONDS, MAX_ATTEMPTS, POLL_SEC
 from indexmill.tasks.cluster.worker import WorkerCheck, check_worker
 from indexmill.tasks.runner import Resources
 
-
 # What Dask's processes do while they wait, by default up to a hundred times a second: with these settings two workers and the
 # driver cost 0.016 CPU seconds per second instead of 0.086. Their memory is still watched.
 QUIET = {
