@@ -25,7 +25,7 @@ from indexmill.tasks.runner import Resources
 
 # What Dask's processes do while they wait, by default up to a hundred times a second: with these settings two workers and the
 # driver cost 0.016 CPU seconds per second instead of 0.086. Their memory is still watched.
-QUIET = {
+IDLE_SETTINGS = {
     "distributed.worker.profile.enabled": False,
     "distributed.worker.memory.monitor-interval": "1s",
     "distributed.admin.tick.interval": "1s",
@@ -40,7 +40,7 @@ def open_dask(config: RunConfig, root: Root, context: Context) -> Iterator[DaskR
     settings: dict[str, Any] = {
         "distributed.scheduler.allowed-failures": MAX_ATTEMPTS - 1,
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
-    } | QUIET
+    } | IDLE_SETTINGS
     logging.getLogger("distributed").setLevel(logging.ERROR)  # of this process; workers write their own logs
     with dask_config.set(settings):
         task_runner = DaskTaskRunner(address=config.address) if config.address else _make_local_cluster(config, root)
