@@ -274,7 +274,8 @@ def get_index_shape(index: IndexConfig, database: int, dim: int) -> IndexShape:
         candidate = propose_candidates(database, dim, index.memory_budget)[0]
         if not candidate.subquantizers:
             return IndexShape(candidate.factory, candidate.lists, 4 * dim, 1, False, 0)
-        return IndexShape(candidate.factory, candidate.lists, candidate.subquantizers // 2, 1 + candidate.spill, True, 4 * dim, candidate.spill)
+        code_bytes, spill = candidate.subquantizers // 2, candidate.spill
+        return IndexShape(candidate.factory, candidate.lists, code_bytes, 1 + spill, True, 4 * dim, spill)
     lists = max([0, *(int(count) for count in re.findall(r"IVF(\d+)", index.factory))])
     rerank_bytes = {"none": 0, "sq8": dim, "fp16": 2 * dim, "exact": 4 * dim}[index.rerank]
     return IndexShape(
