@@ -1,6 +1,7 @@
 """Two Dask workers against the local runner on the same cores: encoding, filling shards, and the overhead per task.
 
-Rates are items per second of wall-clock time, and per CPU second of all processes, which holds on a busy machine too.
+Rates are items per second of wall-clock time, and per CPU second of all processes, which holds on a busy machine too and
+decides about the target.
 Texts are random words, encoded by MiniLM in float32; vectors are random. The local runner encodes in one process with a thread per
 core, and fills shards in threads; each worker has one thread.
 Run: python -m benchmarks.runners [--texts 16384] [--vectors 400000] [--tasks 40]
@@ -196,7 +197,7 @@ def main() -> None:
             results = flow(run_bodies, name="runners")()
         root.close()
     print(json.dumps(results, indent=2))
-    ratios = [results[f"{unit}_ratio"]["wall"] for unit in ("texts", "vectors")]
+    ratios = [results[f"{unit}_ratio"]["cpu"] for unit in ("texts", "vectors")]
     met = results["overhead_seconds_per_task"] <= MAX_OVERHEAD_SECONDS and min(ratios) >= MIN_RATE_RATIO
     print("targets met" if met else "targets missed")
 

@@ -2,7 +2,8 @@
 
 Every constant names where it was measured; a core is one of two shared vCPUs of an AMD EPYC with AVX-512, if no other
 machine is named. Formulas are linear in the items unless they say otherwise. They are estimates for planning, within a
-factor of about two: caches, disks and other processors change them.
+factor of about two: caches, disks and other processors change them. (On a busy Intel Xeon, filling took 0.97 to 1.3 times
+the estimate, and joins 1.6 times; docs/benchmarks.md, "Scale".)
 """
 
 from __future__ import annotations
@@ -273,7 +274,8 @@ def get_index_shape(index: IndexConfig, database: int, dim: int) -> IndexShape:
         candidate = propose_candidates(database, dim, index.memory_budget)[0]
         if not candidate.subquantizers:
             return IndexShape(candidate.factory, candidate.lists, 4 * dim, 1, False, 0)
-        return IndexShape(candidate.factory, candidate.lists, candidate.subquantizers // 2, 1 + candidate.spill, True, 4 * dim, True)
+        code_bytes, spill = candidate.subquantizers // 2, candidate.spill
+        return IndexShape(candidate.factory, candidate.lists, code_bytes, 1 + spill, True, 4 * dim, spill)
     lists = max([0, *(int(count) for count in re.findall(r"IVF(\d+)", index.factory))])
     rerank_bytes = {"none": 0, "sq8": dim, "fp16": 2 * dim, "exact": 4 * dim}[index.rerank]
     return IndexShape(

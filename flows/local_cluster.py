@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +25,7 @@ from indexmill.storage.permissions import apply_umask
 
 START_SECONDS, STOP_SECONDS = 120, 5
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "demo", "AWS_SECRET_ACCESS_KEY": "demo", "AWS_REGION": "us-east-1"}
-DASK_SETTINGS = {
-    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "2",  # with three workers lost, a job ends the build
-    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",  # half of what a worker costs
-}
+ALLOWED_FAILURES = {"distributed.scheduler.allowed-failures": 2}  # with three workers lost, a job ends the build
 
 
 @dataclass(frozen=True)
@@ -80,6 +77,11 @@ def build_commands(options: ClusterOptions) -> dict[str, list[str]]:
     return {"S3 server": weed, "scheduler": scheduler, "workers": [*worker, "--local-directory", str(options.folder / "dask")]}
 
 
+def build_dask_variables(settings: Mapping[str, object]) -> dict[str, str]:
+    """Build the environment variables that Dask reads these settings from."""
+    return {f"DASK_{name.upper().replace('.', '__').replace('-', '_')}": str(value) for name, value in settings.items()}
+
+
 @contextmanager
 def run_cluster(options: ClusterOptions, stop: threading.Event) -> Iterator[list[Service]]:
     """Start all services, wait until a build can use them, and end them after the block.
@@ -87,7 +89,9 @@ def run_cluster(options: ClusterOptions, stop: threading.Event) -> Iterator[list
     Raises:
         InputError: A service has ended, or does not answer within two minutes.
     """
-    environment = os.environ | options.environment | DASK_SETTINGS
+    from indexmill.tasks.cluster.dask_runner import IDLE_SETTINGS
+
+    environment = os.environ | options.environment | build_dask_variables(ALLOWED_FAILURES | IDLE_SETTINGS)
     environment |= {"PREFECT_HOME": str(options.folder / "prefect"), "DO_NOT_TRACK": "1"}
     services: list[Service] = []
     (options.folder / "s3").mkdir(parents=True, exist_ok=True)

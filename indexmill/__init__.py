@@ -27,6 +27,7 @@ from indexmill.storage.errors import (
     SourceChanged,
     SourceUnreachable,
 )
+from indexmill.storage.processor import choose_blas_kernels
 
 if TYPE_CHECKING:
     from indexmill.configs.loading import load_config
@@ -50,6 +51,8 @@ __all__ = [
     "load_config",
     "open_index",
 ]
+
+choose_blas_kernels()
 
 # Imported on first use, so that `import indexmill` does not load FAISS, DuckDB and Prefect.
 _LAZY = {"build": "indexmill.flows.local_runs", "load_config": "indexmill.configs.loading", "open_index": "indexmill.serve.index"}

@@ -50,19 +50,21 @@ class ObjectStore:
         url: The bucket and prefix.
         folder: The folder for local copies (`get_cache_folder`).
         writable: Check that the store honors conditional writes.
+        opened: This store, opened before: its connection and a copy of its listing are used, and nothing is asked.
+            Files that are not listed are then looked up one by one, since others may have written them in between.
 
     Raises:
         StoreUnreachable, RootUnusable, InputError: as `ObjectClient`.
     """
 
-    def __init__(self, url: str, folder: Path, *, writable: bool) -> None:
-        self.client = ObjectClient(url)
-        self.location, self._folder = self.client.url, folder
+    def __init__(self, url: str, folder: Path, *, writable: bool, opened: ObjectStore | None = None) -> None:
+        self.client = opened.client if opened else ObjectClient(url)
+        self.location, self._folder, self._looks_up = self.client.url, folder, opened is not None
         self._held_leases: list[HeldLease] = []
         self._local = FolderStore(folder)
-        if writable:
+        if writable and not opened:
             self.client.check_conditional_writes()
-        self._objects = {entry.key: entry for entry in self.client.list()}
+        self._objects = dict(opened._objects) if opened else {entry.key: entry for entry in self.client.list()}
 
     def __getstate__(self) -> dict[str, object]:
         raise TypeError("a store holds connections and leases: open the root again by its location")
@@ -91,7 +93,7 @@ class ObjectStore:
         """Download the file unless a copy of the same size is here; remove the copy of one that the store has no more."""
         if self._is_local(path):
             return path
-        entry = self._objects.get(self._key(path))
+        entry = self._find(self._key(path))
         if entry is None:
             path.unlink(missing_ok=True)
         elif _get_size(path) != entry.size:
@@ -154,11 +156,15 @@ class ObjectStore:
         objects = {key: entry for key, entry in self._objects.items() if not key.startswith(prefix)}
         self._objects = objects | {entry.key: entry for entry in self.client.list(prefix.rstrip("/"))}
 
+    def for_job(self) -> ObjectStore:
+        """Return a store with this connection and a listing of its own: jobs in threads must not change a common one."""
+        return ObjectStore(self.location, self._folder, writable=False, opened=self)
+
     def info(self, path: Path) -> FileInfo | None:
         """Describe the object as it was listed, or a file that only this machine has."""
         if self._is_local(path):
             return self._local.info(path)
-        entry = self._objects.get(self._key(path))
+        entry = self._find(self._key(path))
         return FileInfo(entry.size, entry.modified) if entry else None
 
     def now(self) -> float:
@@ -300,6 +306,12 @@ class ObjectStore:
                 path.unlink(missing_ok=True)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _find(self, key: str) -> ObjectInfo | None:
+        entry = self._objects.get(key)
+        if entry is None and self._looks_up and (entry := self.client.info(key)):
+            self._objects[key] = entry
+        return entry
 
     def _key(self, path: Path) -> str:
         return path.relative_to(self._folder).as_posix()

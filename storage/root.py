@@ -171,6 +171,10 @@ class Root:
         """The folder of the files that a driver and its workers exchange for one piece of work."""
         return self._join("jobs", key)
 
+    def refresh_jobs(self) -> None:
+        """See what workers have written for this driver."""
+        self.store.refresh(self.path / "jobs")
+
     def remove_jobs(self, key: str) -> None:
         """Remove that folder, if it exists."""
         for path in self.list_files(self.jobs(key), "**"):
@@ -245,6 +249,12 @@ class Root:
         """
         other = copy.copy(self)
         other._index_dir, other._scratch = folder, self.scratch
+        return other
+
+    def for_job(self) -> Root:
+        """Return this root for one job of a worker, which keeps it open for the next ones: with temporaries of its own."""
+        other = copy.copy(self)
+        other.store, other._scratch = self.store.for_job(), None
         return other
 
     def study(self, name: str) -> Path:

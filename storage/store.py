@@ -86,6 +86,9 @@ class Store(Protocol):
     def refresh(self, folder: Path) -> None:
         """See what others have changed below `folder` since this process last looked."""
 
+    def for_job(self) -> Store:
+        """Return this store for one job of a worker that keeps the store open between jobs (`Root.for_job`)."""
+
     def info(self, path: Path) -> FileInfo | None:
         """Describe a file; None when the root does not have it."""
 
@@ -168,6 +171,10 @@ class FolderStore:
 
     def refresh(self, folder: Path) -> None:
         """Do nothing: the folder is always up to date."""
+
+    def for_job(self) -> Store:
+        """Return this store: the folder is always up to date."""
+        return self
 
     def info(self, path: Path) -> FileInfo | None:
         """Return a file's size and modification time."""

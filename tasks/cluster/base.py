@@ -27,7 +27,7 @@ from prefect.states import Cancelled, Completed, Crashed
 from prefect.task_runners import TaskRunner
 
 from indexmill.configs.models import RunConfig
-from indexmill.storage.errors import IndexmillError
+from indexmill.storage.errors import DamagedFile, IndexmillError
 from indexmill.storage.records import FileRef
 from indexmill.storage.root import Root
 from indexmill.storage.stopping import STOP_GRACE_SECONDS, raise_if_stopping
@@ -70,7 +70,8 @@ class ClusterRunner(ABC):
 
     def __init__(self, task_runner: TaskRunner[Any], config: RunConfig, root: Root, context: contextvars.Context) -> None:
         self.config = config
-        self._task_runner, self._context, self._setup = task_runner, context, make_setup(root)
+        self._task_runner, self._context = task_runner, context
+        self._setup = make_setup(root)
         self._final_states: dict[uuid.UUID, State[Any]] = {}  # of the task runs, as far as this process knows
 
     @abstractmethod
@@ -123,6 +124,7 @@ class ClusterRunner(ABC):
             ClusterLost: The connection to the cluster ended.
             Stopped: A stop was requested; what the workers have finished is kept.
         """
+        self._setup = self._setup.for_next_stage()
         source, pending = iter(jobs), dict[PrefectFuture[Any], JobT]()
         capacity = QUEUED_PER_SLOT * max(1, self.count_slots(resources))
         where = f"during: {work.name}"
@@ -133,11 +135,13 @@ class ClusterRunner(ABC):
                 if not pending:
                     return
                 done = self._wait(list(pending))
-                if done:
-                    root.store.refresh(root.path)  # workers open the root themselves, and have written to it
+                if len(done) == len(pending):
+                    root.store.refresh(root.path)  # workers have written to it
+                elif done:
+                    root.refresh_jobs()  # nothing else is read before the last job has ended
                 for future in done:
                     job = pending.pop(future)
-                    record = self._get_record(future, job)
+                    record = self._get_record(root, future, job)
                     advance(job.items)
                     yield job, record
                     raise_if_stopping(where)
@@ -165,13 +169,15 @@ class ClusterRunner(ABC):
         with self._get_options(resources):
             return self._task_runner.submit(_get_task(work.name), parameters)
 
-    def _get_record(self, future: PrefectFuture[Any], job: JobT) -> Any:
+    def _get_record(self, root: Root, future: PrefectFuture[Any], job: JobT) -> Any:
         final_state: State[Any] = Crashed(message="its workers were lost")
         try:
             record = future.result()
             final_state = Completed()
             return record
-        except IndexmillError:
+        except IndexmillError as error:
+            if isinstance(error, DamagedFile):
+                root.store.refresh(root.path)  # the worker has removed the file, so that this process makes it again
             raise
         except Exception as error:
             if loss := self._explain_loss(error):

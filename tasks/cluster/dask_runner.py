@@ -23,6 +23,16 @@ from indexmill.tasks.cluster.base import CONNECT_SECONDS, MAX_ATTEMPTS, POLL_SEC
 from indexmill.tasks.cluster.worker import WorkerCheck, check_worker
 from indexmill.tasks.runner import Resources
 
+# What Dask's processes do while they wait, by default up to a hundred times a second: with these settings two workers and the
+# driver cost 0.016 CPU seconds per second instead of 0.086. Their memory is still watched.
+IDLE_SETTINGS = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.worker.memory.monitor-interval": "1s",
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.tick.cycle": "10s",
+    "distributed.admin.system-monitor.interval": "5s",
+}
+
 
 @contextmanager
 def open_dask(config: RunConfig, root: Root, context: Context) -> Iterator[DaskRunner]:
@@ -30,8 +40,7 @@ def open_dask(config: RunConfig, root: Root, context: Context) -> Iterator[DaskR
     settings: dict[str, Any] = {
         "distributed.scheduler.allowed-failures": MAX_ATTEMPTS - 1,
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
-        "distributed.worker.profile.enabled": False,  # it samples a hundred times a second, half of what a worker costs
-    }
+    } | IDLE_SETTINGS
     logging.getLogger("distributed").setLevel(logging.ERROR)  # of this process; workers write their own logs
     with dask_config.set(settings):
         task_runner = DaskTaskRunner(address=config.address) if config.address else _make_local_cluster(config, root)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import threading
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -43,16 +45,24 @@ class WorkerSetup:
     Attributes:
         root: What `Root` opens.
         environment: Variables of the driver, for those that the worker lacks.
+        build: A name that no other build has.
+        stage: A number that rises with each of the build's stages.
     """
 
     root: str
     environment: Mapping[str, str]
+    build: str
+    stage: int = 0
 
     def apply(self) -> None:
         """Set the variables, and the umask."""
         for name, value in self.environment.items():
             os.environ.setdefault(name, value)
         apply_umask()
+
+    def for_next_stage(self) -> WorkerSetup:
+        """Return the setup of the next stage's jobs, which read what this stage has written."""
+        return replace(self, stage=self.stage + 1)
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,8 @@ class WorkerCheck:
 
 def make_setup(root: Root) -> WorkerSetup:
     """Make the setup of the workers of this process."""
-    return WorkerSetup(root.location, {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ})
+    environment = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
+    return WorkerSetup(root.location, environment, build=uuid.uuid4().hex)
 
 
 def get_versions() -> str:
@@ -104,10 +115,36 @@ def check_worker(check: WorkerCheck) -> str:
         return f"{host} cannot reach the Prefect server at {check.api_url}: {reason}"
 
 
+class WorkerRoot:
+    """The root that this worker process keeps open between jobs.
+
+    To open a root in an object store takes seven requests, which find out whether the store honors conditions, and one per
+    thousand objects. So it is opened once per build, and its objects are listed again once per stage.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # a worker may do several jobs at a time
+        self._setup: WorkerSetup | None = None
+        self._root: Root | None = None
+
+    def open(self, setup: WorkerSetup) -> Root:
+        """Return the root for one job, which closes it."""
+        with self._lock:
+            if self._root is None or self._setup is None or self._setup.build != setup.build:
+                self._root = Root(setup.root)
+            elif self._setup.stage != setup.stage:
+                self._root.store.refresh(self._root.path)
+            self._setup = setup
+            return self._root.for_job()
+
+
+WORKER_ROOT = WorkerRoot()
+
+
 def run_job_here(run: Callable[[Root, Any, Advance], Any], setup: WorkerSetup, job: Any) -> Any:
     """Do one job in this worker process, and return its record."""
     setup.apply()
-    root = Root(setup.root)
+    root = WORKER_ROOT.open(setup)
     try:
         with translate_disk_errors(root.path, f"on the worker {platform.node()}"):
             return run(root, job, ignore_progress)

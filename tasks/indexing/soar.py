@@ -119,14 +119,16 @@ class ListAssigner:
         loss = distances[:, 1:] + SPILL_PENALTY * dots**2 / np.maximum(distances[:, :1], 1e-12)
         return first, near[np.arange(len(near)), 1 + loss.argmin(axis=1)]
 
+    def assign_nearest(self, vectors: np.ndarray) -> np.ndarray:
+        """Return the first list that `assign` returns, int64 (n,), without looking for a second one: a third of its time."""
+        if self._graph:
+            return np.ascontiguousarray(self._search_graph(vectors)[0][:, 0])
+        return self._compute_distances(vectors).argmin(axis=1)
+
     def _search_all(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the nearest list and then the next SPILL_CANDIDATES, int64 (n, 1 + candidates), and squared distances."""
         count = min(SPILL_CANDIDATES, len(self._centroids) - 1)
-        distances = vectors @ self._centroids.T
-        distances *= -2
-        distances += self._squares
-        distances += np.einsum("ij,ij->i", vectors, vectors)[:, None]
-        np.maximum(distances, 0, out=distances)
+        distances = self._compute_distances(vectors)
         first = distances.argmin(axis=1)[:, None]
         first_distances = np.take_along_axis(distances, first, 1)
         if not count:
@@ -134,6 +136,14 @@ class ListAssigner:
         np.put_along_axis(distances, first, np.inf, 1)
         near = np.sort(np.argpartition(distances, count - 1, axis=1)[:, :count], axis=1)  # ties: the first list wins
         return np.hstack([first, near]), np.hstack([first_distances, np.take_along_axis(distances, near, 1)])
+
+    def _compute_distances(self, vectors: np.ndarray) -> np.ndarray:
+        """Compute the squared distances to all centroids, float32 (n, lists)."""
+        distances: np.ndarray = vectors @ self._centroids.T
+        distances *= -2
+        distances += self._squares
+        distances += np.einsum("ij,ij->i", vectors, vectors)[:, None]
+        return np.maximum(distances, 0, out=distances)
 
     def _search_graph(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `_search_all`, through the graph. A list that it cannot reach is replaced by the nearest one."""
@@ -229,7 +239,7 @@ def _to_fast_scan(index: Any) -> faiss.IndexIVFPQFastScan:
 
 def _add_entries(index: Any, assigner: ListAssigner, ids: np.ndarray, vectors: np.ndarray, spill: bool) -> None:
     """Add the entries of every vector to its lists; each vector is encoded once."""
-    lists = np.concatenate(assigner.assign(vectors)[: 1 + spill])
+    lists = np.concatenate(assigner.assign(vectors)) if spill else assigner.assign_nearest(vectors)
     rows = np.tile(np.arange(len(ids)), 1 + spill)
     order = np.lexsort((rows, lists))
     lists, rows = lists[order], rows[order]

@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import dask
+import distributed  # noqa: F401 (its settings)
 import psutil
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterName
 
 from indexmill.configs.models import RunConfig
+from indexmill.flows.local_cluster import build_dask_variables
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from indexmill.tasks.cluster.base import JobLost
+from indexmill.tasks.cluster.dask_runner import IDLE_SETTINGS
 from indexmill.tasks.runner import Resources, Runner, Work
 from tests.cluster.conftest import DaskCluster, run_with
 from tests.cluster.counting import Counted, CountJob, count, die, refuse
@@ -41,6 +45,15 @@ def read_states(name: str) -> list[str | None]:
 
 def make_config(cluster: DaskCluster, **settings: Any) -> RunConfig:
     return RunConfig(runner="dask", address=cluster.address, **settings)
+
+
+def test_dask_knows_the_settings_of_its_processes() -> None:
+    """By their names, and as the variables that `make cluster` sets; a name that it does not know would change nothing."""
+    variables = build_dask_variables(IDLE_SETTINGS)
+    read = dask.config.collect_env(variables)
+    for name, value in IDLE_SETTINGS.items():
+        assert dask.config.get(name) is not None
+        assert dask.config.get(name, config=read) == value
 
 
 @pytest.fixture

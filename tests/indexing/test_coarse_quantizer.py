@@ -147,6 +147,7 @@ def test_spill_lists_through_a_graph_are_those_of_all_distances(metric: str, vec
     assert (first == expected_first).mean() > 0.99
     assert (second == expected_second).mean() > 0.98
     assert (first != second).all()
+    assert (assigner.assign_nearest(data[ITEMS:]) == first).all()
     index = fill_index(trained, [(np.arange(ITEMS), data[:ITEMS])])
     assert index.ntotal == 2 * ITEMS
     read = faiss.deserialize_index(faiss.serialize_index(index))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from indexmill.tasks.indexing.factory import find_ivf, remove_vectors
-from indexmill.tasks.indexing.soar import SPILL_PENALTY, assign_lists, fill_index, fit_projection, train_soar
+from indexmill.tasks.indexing.soar import SPILL_PENALTY, ListAssigner, assign_lists, fill_index, fit_projection, train_soar
 
 DIM, LISTS, SUBQUANTIZERS = 16, 8, 8
 
@@ -39,6 +39,7 @@ def test_the_spill_list_has_a_residual_across_the_first_one() -> None:
 def test_assignment_follows_the_formula() -> None:
     vectors, centroids = unit(300), unit(40, seed=1)
     first, second = assign_lists(vectors, centroids)
+    assert (ListAssigner(centroids).assign_nearest(vectors) == first).all()
     for x, first_list, spill_list in zip(vectors.astype(float), first, second, strict=True):
         residuals = x - centroids.astype(float)
         squares = (residuals**2).sum(axis=1)

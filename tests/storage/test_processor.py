@@ -1,0 +1,57 @@
+"""The kernels that FAISS's OpenBLAS takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from indexmill.storage.processor import KERNELS, KERNELS_VARIABLE, choose_blas_kernels
+
+PROCESSOR = "processor\t: 0\nvendor_id\t: {vendor}\nmodel\t\t: 207\nflags\t\t: fpu {flags}\n\nprocessor\t: 1\nflags\t\t: none\n"
+AVX2, AVX512 = "avx2 fma", "avx2 fma " + " ".join(KERNELS["SkylakeX"])
+SHOW = "import indexmill, faiss, json, threadpoolctl; print(json.dumps(threadpoolctl.threadpool_info()))"
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "kernels"),
+    [
+        ("GenuineIntel", AVX512, "SkylakeX"),
+        ("GenuineIntel", AVX2, "Haswell"),
+        ("GenuineIntel", "avx2 fma avx512f", "Haswell"),  # half of it, as on Knights Landing
+        ("GenuineIntel", "sse2", None),
+        ("AuthenticAMD", AVX512, None),
+    ],
+)
+def test_kernels_are_those_of_the_processor(
+    vendor: str, flags: str, kernels: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(KERNELS_VARIABLE, raising=False)
+    (tmp_path / "cpuinfo").write_text(PROCESSOR.format(vendor=vendor, flags=flags))
+    choose_blas_kernels(tmp_path / "cpuinfo")
+    assert os.environ.get(KERNELS_VARIABLE) == kernels
+    monkeypatch.delenv(KERNELS_VARIABLE, raising=False)
+
+
+def test_a_choice_of_the_user_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there is no description of the processor."""
+    monkeypatch.setenv(KERNELS_VARIABLE, "Sandybridge")
+    (tmp_path / "cpuinfo").write_text(PROCESSOR.format(vendor="GenuineIntel", flags=AVX512))
+    choose_blas_kernels(tmp_path / "cpuinfo")
+    choose_blas_kernels(tmp_path / "none")
+    assert os.environ[KERNELS_VARIABLE] == "Sandybridge"
+
+
+def test_faiss_multiplies_with_avx_where_the_processor_has_it() -> None:
+    """In a process of its own that imports Indexmill first, as all commands and workers do."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists() or "avx2" not in cpuinfo.read_text():
+        pytest.skip("no AVX2 here")
+    environment = {name: value for name, value in os.environ.items() if name != KERNELS_VARIABLE}
+    shown = json.loads(subprocess.run([sys.executable, "-c", SHOW], env=environment, capture_output=True, check=True, text=True).stdout)
+    (blas,) = [entry for entry in shown if entry["internal_api"] == "openblas" and "faiss" in entry["filepath"]]
+    assert blas["architecture"] not in ("Prescott", "Nehalem", "Sandybridge")
