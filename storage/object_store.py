@@ -58,12 +58,13 @@ class ObjectStore:
     """
 
     def __init__(self, url: str, folder: Path, *, writable: bool, opened: ObjectStore | None = None) -> None:
-        self.client = opened.client if opened else ObjectClient(url)
+        self.client: ObjectClient = opened.client if opened else ObjectClient(url)
         self.location, self._folder, self._looks_up = self.client.url, folder, opened is not None
         self._held_leases: list[HeldLease] = []
         self._local = FolderStore(folder)
         if writable and not opened:
             self.client.check_conditional_writes()
+        self._objects: dict[str, ObjectInfo]
         self._objects = dict(opened._objects) if opened else {entry.key: entry for entry in self.client.list()}
 
     def __getstate__(self) -> dict[str, object]:
