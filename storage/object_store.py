@@ -64,7 +64,8 @@ class ObjectStore:
         self._local = FolderStore(folder)
         if writable and not opened:
             self.client.check_conditional_writes()
-        self._objects: dict[str, ObjectInfo] = dict(opened._objects) if opened else {entry.key: entry for entry in self.client.list()}
+        self._objects: dict[str, ObjectInfo]
+        self._objects = dict(opened._objects) if opened else {entry.key: entry for entry in self.client.list()}
 
     def __getstate__(self) -> dict[str, object]:
         raise TypeError("a store holds connections and leases: open the root again by its location")
