@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 
 from indexmill.serve.http.app import create_app
-from tests.conftest import QUICK, FinishedBuild, copy_encoded_digits, without_onnx_export
+from tests.conftest import QUICK, FinishedBuild, copy_encoded_digits
 
 SENTENCES = [
     ("sea", "The ship left the harbour at dawn."),
@@ -36,7 +36,7 @@ SENTENCES = [
 
 @pytest.fixture(scope="session")
 def published(finished_build: FinishedBuild, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of both indexes; tests must not change it. The text encoder is not exported: tests of the export make their own."""
+    """The root of both indexes; tests must not change it."""
     from indexmill.flows.build_index import build_index
 
     folder = tmp_path_factory.mktemp("published")
@@ -50,8 +50,7 @@ def published(finished_build: FinishedBuild, digits: Path, tmp_path_factory: pyt
         "evaluation: {k: [1, 2]}\npublish: {keep: 3}\n"
     )
     (folder / "sentences.yaml").write_text(config)
-    with without_onnx_export():
-        build_index(str(folder / "sentences.yaml"), str(folder / "root"), QUICK)
+    build_index(str(folder / "sentences.yaml"), str(folder / "root"), QUICK)
     build_index("demo-images", str(folder / "root"), [f"dataset.path={digits}", "encoder.precision=float32", *QUICK])
     return folder / "root"
 
