@@ -45,6 +45,11 @@ def make_index(config: IndexConfig, dim: int) -> faiss.Index:
             next_step="remove IDMap and Refine: Indexmill adds ids itself, and re-ranks with index.rerank",
         )
     _check_metric(index, config)
+    for layer in list_layers(index):
+        if hasattr(layer, "do_polysemous_training"):
+            # It orders the codes for a search that is not used here, takes thirty times as long as all other training, and
+            # changes no distance.
+            layer.do_polysemous_training = False
     ivf = find_ivf(index)
     if ivf is None:
         return faiss.IndexIDMap2(index)

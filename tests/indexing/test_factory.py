@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -42,6 +44,24 @@ def test_shards_return_the_results_of_one_index(count: int, shards: int, k: int,
     (scores, ids_found), (shard_scores, shard_ids) = (make_searcher(parts).search(queries, k) for parts in (1, shards))
     assert shard_ids.tolist() == ids_found.tolist()
     assert shard_scores == pytest.approx(scores, abs=1e-5)
+
+
+@pytest.mark.parametrize("factory", ["PQ2x4", "IVF4,PQ2x4", "PCA4,IVF4,PQ2x4", "IVF4_HNSW4,PQ2x4"])
+def test_codes_are_not_ordered_for_polysemous_search(factory: str) -> None:
+    """FAISS does so by default, at length, and finds the same neighbors at the same distances."""
+    vectors = normalize(np.random.default_rng(3).standard_normal((400, 8)))
+    own = make_index(IndexConfig(factory=factory), 8)
+    default: Any = make_index(IndexConfig(factory=factory), 8)
+    (codes,) = [layer for layer in list_layers(default) if hasattr(layer, "do_polysemous_training")]
+    codes.do_polysemous_training = True
+    results = []
+    for index in (own, default):
+        index.train(vectors)
+        index.add_with_ids(vectors, np.arange(400))
+        results.append(Searcher([index], "cosine", SearchParams(nprobe=4)).search(vectors[:50], 5))
+    assert [layer.do_polysemous_training for layer in list_layers(own) if hasattr(layer, "do_polysemous_training")] == [False]
+    (scores, _), (expected, _) = results
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF4,Flat", "IVF4,PQ2x4", "PCA4,IVF4,Flat", "PCA4,Flat", "IVF4,SQ8"])

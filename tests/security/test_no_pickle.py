@@ -23,7 +23,7 @@ from indexmill.storage.errors import InputError
 from indexmill.storage.records import Record
 from indexmill.storage.root import Root
 from indexmill.tasks.encoding import load_encoder
-from indexmill.tasks.evaluation.retrieval import _read_cached_ground_truth
+from indexmill.tasks.evaluation.ground_truth import _read_neighbors
 from tests.encoding.checkpoints import write_malicious_pickle, write_sentence_transformer_folder
 from tests.flows.test_stage_policy_with_prefect import replace_body
 
@@ -127,8 +127,10 @@ def test_a_planted_record_is_not_read_and_the_stage_is_run(planted: Any, server:
 def test_arrays_of_objects_are_not_read(tmp_path: Path) -> None:
     """Ground truth whose file holds a pickled object counts as missing."""
     path = tmp_path / "ground_truth.npz"
-    np.savez(path, scores=np.array([make_attack(tmp_path / "witness")], object), ids=np.zeros(1), key=np.array("k"))
-    assert _read_cached_ground_truth(path, "k") is None
+    np.savez(
+        path, scores=np.array([make_attack(tmp_path / "witness")], object), ids=np.zeros(1), is_complete=np.ones(1, bool), key=np.array("k")
+    )
+    assert _read_neighbors(path, "k") is None
     assert not (tmp_path / "witness").exists()
     np.load(path, allow_pickle=True)["scores"]
     assert (tmp_path / "witness").exists()
