@@ -42,7 +42,7 @@ CHUNKS = "encoder.chunk_rows=20"  # six encode jobs
 def small_blocks() -> Iterator[None]:
     """The exact search of the digits' 96 or so items takes three jobs."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("retrieval", "search_jobs"):
+        for module in ("ground_truth", "search_jobs"):
             patch.setattr(f"indexmill.tasks.evaluation.{module}.BLOCK_ITEMS", 40)
         yield
 
