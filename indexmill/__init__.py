@@ -13,6 +13,7 @@ The packages below are the folders of the repository: `flows`, `tasks`, `configs
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ __all__ = [
 ]
 
 choose_blas_kernels()
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else ONNX Runtime reports names of models, and writes to the home directory
 
 # Imported on first use, so that `import indexmill` does not load FAISS, DuckDB and Prefect.
 _LAZY = {"build": "indexmill.flows.local_runs", "load_config": "indexmill.configs.loading", "open_index": "indexmill.serve.index"}

@@ -118,7 +118,7 @@ class OpenClipTextEncoder:
         with hold_on_cpu(self._model):
             write_clip_text_graph(
                 self._model,
-                compute_text_features if any_length else _encode_whole_texts,
+                _encode_any_length if any_length else _encode_whole_texts,
                 tokenizer(["a photo of a cat", "two"])[:, : 7 if any_length else None],
                 graph_path,
                 normalize=self._normalize,
@@ -172,9 +172,12 @@ def compute_text_features(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     """
     if not _ignores_padding(model):
         return _encode_whole_texts(model, tokens)
-    ends = _find_text_ends(tokens)
-    tokens = tokens[:, : int(ends.max()) + 1]
-    length, dtype = tokens.shape[1], model.transformer.get_cast_dtype()
+    return _encode_any_length(model, tokens[:, : int(_find_text_ends(tokens).max()) + 1])
+
+
+def _encode_any_length(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Compute the features of a model that ignores padding, from tokens with as much of it as the longest text needs."""
+    ends, length, dtype = _find_text_ends(tokens), tokens.shape[1], model.transformer.get_cast_dtype()
     states = model.token_embedding(tokens).to(dtype) + model.positional_embedding[:length].to(dtype)
     states = model.transformer(states, attn_mask=model.attn_mask[:length, :length])
     states = model.ln_final(states[torch.arange(len(tokens), device=tokens.device), ends])

@@ -96,6 +96,7 @@ def test_an_image_is_an_item_whatever_its_name(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_read_is_an_item_to_reject(public_folder: Path, write_image: WriteImage) -> None:
     write_image(public_folder / "cat/a.png")
     write_image(public_folder / "dog/a.png")
+    (public_folder / "cat").chmod(0o755)
     (public_folder / "dog").chmod(0)
     with as_ordinary_user():
         assert [item.key for item in make_source(public_folder).items()] == ["cat/a.png", "dog"]

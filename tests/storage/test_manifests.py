@@ -46,6 +46,16 @@ def test_the_published_schemas_are_those_of_the_models() -> None:
     assert Manifest.model_fields["schema_version"].default == NEWEST_SCHEMA_VERSION
 
 
+def keep_fields(read: Any, values: Any) -> Any:
+    """What was read, without the fields that were added to this version later."""
+    match values:
+        case dict():
+            return {name: keep_fields(read[name], value) for name, value in values.items()}
+        case list():
+            return [keep_fields(*pair) for pair in zip(read, values, strict=True)]
+    return read
+
+
 @pytest.mark.parametrize("version", range(OLDEST_SCHEMA_VERSION, NEWEST_SCHEMA_VERSION + 1))
 def test_a_manifest_of_every_supported_version_is_read(version: int, root: Root) -> None:
     """A manifest written by that version is read without any loss or change."""
@@ -56,7 +66,7 @@ def test_a_manifest_of_every_supported_version_is_read(version: int, root: Root)
     shutil.copyfile(SAMPLES / f"manifest-{version}.json", folder / "manifest.json")
     snapshots.publish(values["snapshot_id"])
     read = json.loads(snapshots.read_manifest().model_dump_json())
-    assert {name: read[name] for name in values} == values
+    assert keep_fields(read, values) == values
     assert (read["items"], read["shards"][0]["count"], read["verdict"]) == (120, 30, "published")
     assert catalog.rebuild(root) == 1
 
