@@ -8,6 +8,7 @@ are known by their family up to Zen 3; newer ones have the same instructions.
 from __future__ import annotations
 
 import os
+from itertools import takewhile
 from pathlib import Path
 
 KERNELS_VARIABLE = "OPENBLAS_CORETYPE"
@@ -26,7 +27,8 @@ def choose_blas_kernels(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
         cpuinfo: Linux's description of the processors; without one nothing is done.
     """
     try:
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0].splitlines()
+        with cpuinfo.open(encoding="utf-8", errors="replace") as file:  # of the first core alone: there may be hundreds
+            lines = list(takewhile(str.strip, file))
     except OSError:
         return
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

@@ -19,14 +19,14 @@ class Indexmill:
         from indexmill.configs.encoders import EncoderConfig
         from indexmill.tasks.encoding.precision import find_fastest_precision
         from indexmill.tasks.encoding.protocol import ModelSpec
-        from indexmill.tasks.encoding.row_batches import set_fastest_batch_size
+        from indexmill.tasks.encoding.row_batches import preprocess_rows, set_fastest_batch_size
         from indexmill.tasks.encoding.worker import load_modality_encoder
 
         config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(settings)
         self._encoder = load_modality_encoder(ModelSpec(config, find_fastest_precision(), "image" if images else "text"))
         self._rows = [_row(number, item, images=images) for number, item in enumerate(items)]
         self._base = "/" if images else None
-        set_fastest_batch_size(self._encoder, iter(self._rows[:WARM_UP]), self._base)
+        set_fastest_batch_size(self._encoder, preprocess_rows(self._encoder, iter(self._rows[:WARM_UP]), self._base))
 
     def encode(self) -> np.ndarray:
         """Read, open, prepare and encode every row; returns float32 (n, dim)."""

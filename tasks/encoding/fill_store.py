@@ -363,7 +363,7 @@ def _update_profile(profile: DeviceProfile, result: ChunkResult, job: EncodeJob)
     update: dict[str, object] = {"peak_bytes": max(profile.peak_bytes, result.peak_bytes)}
     if (items := result.vectors + result.rejects) >= RATE_MIN_ITEMS:
         update["rates"] = profile.rates | {job.model.precision: round(items / result.seconds, 1)}
-    if job.compares_runtimes and job.batch_size is None:
+    if job.compares_runtimes:
         update["runtimes"] = profile.runtimes | {job.model.precision: result.runtime}
     if job.batch_size is None or job.model.precision in profile.batch_sizes:
         update["batch_sizes"] = profile.batch_sizes | {job.model.precision: result.batch_size}

@@ -60,7 +60,12 @@ class ExportRequest:
 
 def can_export_onnx(config: EncoderConfig) -> bool:
     """Return whether an encoder of this kind can be exported with the installed libraries."""
-    return isinstance(config, EXPORTED_KINDS) and can_run_onnx() and all(find_spec(name) for name in WRITER_PACKAGES)
+    return isinstance(config, EXPORTED_KINDS) and has_onnx_libraries()
+
+
+def has_onnx_libraries() -> bool:
+    """Return whether the libraries that write and run exports are installed."""
+    return can_run_onnx() and all(find_spec(name) for name in WRITER_PACKAGES)
 
 
 def ensure_onnx_export(root: Root, process: EncoderProcess, request: ExportRequest) -> None:

@@ -100,9 +100,9 @@ def find_invalid_vectors(vectors: np.ndarray, dim: int) -> dict[int, RejectReaso
     return {int(row): not_finite for row in np.flatnonzero(~finite)} | {int(row): zero_vector for row in np.flatnonzero(zero)}
 
 
-def set_fastest_batch_size(encoder: Encoder, rows: Iterator[ItemRow], image_root: str | None) -> None:
-    """Find the fastest batch size for these rows, and set it."""
-    set_batch_size(encoder, find_fastest_batch_size(encoder, preprocess_rows(encoder, rows, image_root)))
+def set_fastest_batch_size(encoder: Encoder, inputs: Sequence[Any]) -> None:
+    """Find the fastest batch size for these preprocessed items, and set it."""
+    set_batch_size(encoder, find_fastest_batch_size(encoder, inputs))
 
 
 def preprocess_rows(encoder: Encoder, rows: Iterator[ItemRow], image_root: str | None) -> list[Any]:

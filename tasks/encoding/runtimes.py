@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ import numpy as np
 
 from indexmill.storage.records import Runtime
 from indexmill.tasks.encoding.base import EncodedItems, Encoder, SupportsOnnxExport, encode_batches
-from indexmill.tasks.encoding.onnx_encoders import OnnxTextEncoder, can_run_onnx
-from indexmill.tasks.encoding.onnx_export import MIN_COSINE, WRITER_PACKAGES
+from indexmill.tasks.encoding.onnx_encoders import OnnxTextEncoder
+from indexmill.tasks.encoding.onnx_export import MIN_COSINE, has_onnx_libraries
 from indexmill.tasks.encoding.precision import compute_min_cosine
-from indexmill.tasks.encoding.row_batches import find_fastest_batch_size, set_batch_size
+from indexmill.tasks.encoding.row_batches import set_fastest_batch_size
 
 MIN_SPEEDUP = 1.1  # a smaller gain is noise, or is lost on the export
 ROUNDS = 2
@@ -31,9 +30,7 @@ def export_encoder(encoder: Encoder, temp_dir: Path) -> Encoder | None:
         encoder: A loaded model.
         temp_dir: The folder for the graph, which is deleted once it is loaded.
     """
-    if encoder.modality != "text" or not can_run_onnx() or not all(find_spec(name) for name in WRITER_PACKAGES):
-        return None
-    if not isinstance(encoder, SupportsOnnxExport):
+    if encoder.modality != "text" or not isinstance(encoder, SupportsOnnxExport) or not has_onnx_libraries():
         return None
     import torch
 
@@ -58,12 +55,12 @@ def find_faster_encoder(encoder: Encoder, inputs: Sequence[Any], temp_dir: Path)
         temp_dir: The folder for the graph.
     """
     exported = export_encoder(encoder, temp_dir)
-    set_batch_size(encoder, find_fastest_batch_size(encoder, inputs))
+    set_fastest_batch_size(encoder, inputs)
     if exported is None:
         return encoder
     expected = encode_batches(encoder, inputs)
     try:
-        set_batch_size(exported, find_fastest_batch_size(exported, inputs))
+        set_fastest_batch_size(exported, inputs)
         if not agree(expected, encode_batches(exported, inputs)):
             return encoder
         seconds, exported_seconds = _time_in_turn([encoder, exported], inputs)

@@ -51,9 +51,9 @@ from indexmill.tasks.encoding.row_batches import (
     EncodedWindow,
     ItemRow,
     encode_rows,
-    find_fastest_batch_size,
     preprocess_rows,
     set_batch_size,
+    set_fastest_batch_size,
 )
 from indexmill.tasks.encoding.runtimes import export_encoder, find_faster_encoder, get_runtime, is_on_cpu
 from indexmill.tasks.metrics.latency import measure_encode_latency
@@ -177,7 +177,7 @@ def _prepare_encoder(job: EncodeChunk, models: ModelCache) -> Encoder:
         inputs = preprocess_rows(encoder, _read_chunk(job, limit=BATCH_SEARCH_ITEMS), job.image_root)
         if job.compares_runtimes and is_on_cpu():
             return models.find_faster(job, inputs)
-        set_batch_size(encoder, find_fastest_batch_size(encoder, inputs))
+        set_fastest_batch_size(encoder, inputs)
     elif job.batch_size:
         set_batch_size(encoder, job.batch_size)
     return encoder

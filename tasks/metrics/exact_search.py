@@ -30,7 +30,8 @@ def exact_search(
         metric: FAISS's number of the metric.
 
     Returns:
-        Scores float32 (n, k) and ids int64 (n, k): best first, ties by ascending id. If the database has fewer than k
+        Scores float32 (n, k) and ids int64 (n, k): best first, ties by ascending id. Below DEEP_K, FAISS
+        chooses among the items of a block that tie at the last rank. If the database has fewer than k
         items, the empty ranks have id -1 and the worst score.
     """
     if k >= DEEP_K and not faiss.get_num_gpus():
