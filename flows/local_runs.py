@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
@@ -186,7 +186,8 @@ def _start_prefect() -> Iterator[None]:
     from indexmill.flows.prefect_server import explain_server_failures, get_configured_url
 
     configured_url = get_configured_url()
-    with _raise_on_sigterm(), _use_no_device_limit(not configured_url), embedded_server() as wait_for_server:
+    device_limit = nullcontext() if configured_url else _use_no_device_limit()
+    with _raise_on_sigterm(), device_limit, embedded_server() as wait_for_server:
         with track("starting Prefect", 1) as advance:
             from indexmill.flows import build_index  # noqa: F401 (slow; imported here, it overlaps with the server's start)
 
@@ -197,19 +198,18 @@ def _start_prefect() -> Iterator[None]:
 
 
 @contextmanager
-def _use_no_device_limit(applies: bool) -> Iterator[None]:
+def _use_no_device_limit() -> Iterator[None]:
     """Acquire no GPU slot in the block: an embedded server has no limits, since only this build uses it."""
     from indexmill.tasks.gpu_slot import LIMIT_VARIABLE
 
     previous = os.environ.get(LIMIT_VARIABLE)
-    if applies:
-        os.environ[LIMIT_VARIABLE] = ""
+    os.environ[LIMIT_VARIABLE] = ""
     try:
         yield
     finally:
-        if applies and previous is None:
+        if previous is None:
             del os.environ[LIMIT_VARIABLE]
-        elif applies and previous is not None:
+        else:
             os.environ[LIMIT_VARIABLE] = previous
 
 

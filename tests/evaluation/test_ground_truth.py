@@ -17,8 +17,7 @@ from indexmill.tasks.evaluation import ground_truth
 from indexmill.tasks.evaluation.ground_truth import TruthRequest, compute_ground_truth
 from indexmill.tasks.indexing.reranking import make_store
 from indexmill.tasks.indexing.searcher import Searcher
-from indexmill.tasks.metrics.neighbor_updates import KnownNeighbors
-from indexmill.tasks.runner import Runner
+from tests.evaluation.counted_searches import count_searched
 from tests.evaluation.small_index import METRIC, make_unit_vectors
 from tests.storage.embedding_parts import add_vectors
 
@@ -53,15 +52,7 @@ def make_request(root: Root, vectors: np.ndarray, contents: list[int], searcher:
 @pytest.fixture
 def searched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many queries were compared with the whole embedding store, search by search."""
-    searched: list[int] = []
-    search = ground_truth._search_all
-
-    def count(root: Root, request: TruthRequest, queries: np.ndarray, runner: Runner) -> KnownNeighbors:
-        searched.append(len(queries))
-        return search(root, request, queries, runner)
-
-    monkeypatch.setattr(ground_truth, "_search_all", count)
-    return searched
+    return count_searched(monkeypatch, "_search_all")
 
 
 def change(contents: list[int], *items: int, first: int = 80) -> list[int]:

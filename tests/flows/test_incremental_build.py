@@ -5,20 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from indexmill.configs.encoders import EncoderConfig
 from indexmill.storage.errors import InputError
-from indexmill.storage.root import Root
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.encoding.protocol import ModelSpec
-from indexmill.tasks.evaluation import ground_truth
-from indexmill.tasks.evaluation.ground_truth import TruthRequest
-from indexmill.tasks.metrics.neighbor_updates import KnownNeighbors
-from indexmill.tasks.runner import Runner
 from tests.conftest import Build, FinishedBuild, copy_encoded_digits
+from tests.evaluation.counted_searches import count_searched
 from tests.flows.built import list_run_stages, read_manifest
 
 
@@ -40,14 +35,7 @@ def test_new_images_alone_are_encoded_and_the_index_is_that_of_a_build_from_scra
 
     In the second, only queries that are new are compared with all items.
     """
-    searched: list[int] = []
-    search = ground_truth._search_rows
-
-    def count(root: Root, request: TruthRequest, rows: np.ndarray, runner: Runner) -> KnownNeighbors:
-        searched.append(len(rows))
-        return search(root, request, rows, runner)
-
-    monkeypatch.setattr(ground_truth, "_search_rows", count)
+    searched = count_searched(monkeypatch, "_search_rows")
     paths = sorted(pictures.rglob("*.png"))[::12]
     for path in paths:
         path.rename(tmp_path / f"{path.parent.name}-{path.name}")
