@@ -30,9 +30,8 @@ def exact_search(
         metric: FAISS's number of the metric.
 
     Returns:
-        Scores float32 (n, k) and ids int64 (n, k): best first, ties by ascending id. Below DEEP_K, FAISS
-        chooses among the items of a block that tie at the last rank. If the database has fewer than k
-        items, the empty ranks have id -1 and the worst score.
+        Scores float32 (n, k) and ids int64 (n, k): best first, ties by ascending id. If the database has
+        fewer than k items, the empty ranks have id -1 and the worst score.
     """
     if k >= DEEP_K and not faiss.get_num_gpus():
         return _search_deep(queries, blocks, k, is_inner_product=metric == faiss.METRIC_INNER_PRODUCT)
@@ -41,10 +40,34 @@ def exact_search(
     scores, ids = np.full((len(queries), k), worst, np.float32), np.full((len(queries), k), -1, np.int64)
     faiss.cvar.distance_compute_blas_threshold = BATCH_BLAS_THRESHOLD
     for block_ids, block in blocks:
-        block_scores, rows = knn(queries, np.ascontiguousarray(block), min(k, len(block)), metric)
-        merged_scores, merged_ids = np.hstack([scores, block_scores]), np.hstack([ids, block_ids[rows]])
+        block_scores, found = _search_block(queries, block_ids, np.ascontiguousarray(block), k, metric)
+        merged_scores, merged_ids = np.hstack([scores, block_scores]), np.hstack([ids, found])
         scores, ids = select_top_k(merged_scores, merged_ids, k, higher_is_better=higher_is_better)
     return scores, ids
+
+
+def _search_block(queries: np.ndarray, ids: np.ndarray, block: np.ndarray, k: int, metric: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores and ids of the k best items of a block, or of all items of a smaller one.
+
+    Of items that tie at the last rank, FAISS returns any. So it is asked for one rank more; queries whose last two ranks
+    tie are asked again, twice as deep, until they do not or the block ends.
+    """
+    scores, rows = knn(queries, block, min(k + 1, len(block)), metric)
+    if len(block) <= k:
+        return scores, ids[rows]
+    best_scores, best_ids = scores[:, :k].copy(), ids[rows[:, :k]]
+    tied, depth = np.flatnonzero(scores[:, k - 1] == scores[:, k]), k + 1
+    while len(tied):
+        depth = min(2 * depth, len(block))
+        tile_rows = max(1, SELECTION_BYTES // (depth * (scores.itemsize + rows.itemsize)))
+        still_tied = []
+        for start in range(0, len(tied), tile_rows):
+            tile = tied[start : start + tile_rows]
+            scores, rows = faiss.knn(queries[tile], block, depth, metric=metric)
+            best_scores[tile], best_ids[tile] = select_top_k(scores, ids[rows], k, higher_is_better=metric == faiss.METRIC_INNER_PRODUCT)
+            still_tied.append(tile[scores[:, k - 1] == scores[:, -1]])
+        tied = np.concatenate(still_tied) if depth < len(block) else tied[:0]
+    return best_scores, best_ids
 
 
 def knn(queries: np.ndarray, vectors: np.ndarray, k: int, metric: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from indexmill.tasks.metrics import exact_search as exact_search_module
 from indexmill.tasks.metrics.exact_search import DEEP_K, exact_search, select_top_k
 
+METRICS = [faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2]
 
-@pytest.mark.parametrize("metric", [faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2])
+
+@pytest.mark.parametrize("metric", METRICS)
 def test_exact_search_over_blocks_agrees_with_numpy(metric: int) -> None:
     """Blocks of 70 and 20 items, ids in random order."""
     random = np.random.default_rng(0)
@@ -32,18 +34,15 @@ def test_exact_search_over_blocks_agrees_with_numpy(metric: int) -> None:
     assert scores == pytest.approx(np.take_along_axis(all_scores, order, axis=1), abs=1e-4)
 
 
-DEEP_METRICS = [faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2]
-
-
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
-    st.sampled_from(DEEP_METRICS),
+    st.sampled_from(METRICS),
     st.lists(st.integers(1, 90), min_size=1, max_size=5),
-    st.integers(DEEP_K, DEEP_K + 60),
+    st.integers(1, 40) | st.integers(DEEP_K, DEEP_K + 60),
     st.booleans(),
     st.integers(0, 99),
 )
-def test_deep_search_ranks_as_sorting_all_items_does(metric: int, sizes: list[int], k: int, tied: bool, seed: int) -> None:
+def test_search_ranks_as_sorting_all_items_does(metric: int, sizes: list[int], k: int, tied: bool, seed: int) -> None:
     """Blocks smaller and larger than k, fewer items than k, and small whole numbers, whose sums are exact and tie often."""
     random = np.random.default_rng(seed)
     count = sum(sizes)
@@ -65,14 +64,15 @@ def test_deep_search_ranks_as_sorting_all_items_does(metric: int, sizes: list[in
         assert (scores[row, filled:] == (-np.inf if is_product else np.inf)).all()
 
 
-def test_deep_search_in_tiles_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three queries at a time give the answers of all at once."""
+@pytest.mark.parametrize("k", [10, DEEP_K])
+def test_search_in_tiles_is_the_same(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few queries at a time give the answers of all at once."""
     random = np.random.default_rng(1)
-    queries, database = (random.integers(-9, 9, (rows, 6)).astype(np.float32) for rows in (20, 400))
+    queries, database = (random.integers(-1, 2, (rows, 3)).astype(np.float32) for rows in (20, 400))  # many ties
     blocks = [(np.arange(start, start + 100), database[start : start + 100]) for start in range(0, 400, 100)]
-    whole = exact_search(queries, blocks, DEEP_K, faiss.METRIC_L2)
+    whole = exact_search(queries, blocks, k, faiss.METRIC_L2)
     monkeypatch.setattr(exact_search_module, "SELECTION_BYTES", 3 * (DEEP_K + 100) * 12)
-    tiled = exact_search(queries, blocks, DEEP_K, faiss.METRIC_L2)
+    tiled = exact_search(queries, blocks, k, faiss.METRIC_L2)
     assert [array.tolist() for array in tiled] == [array.tolist() for array in whole]
 
 

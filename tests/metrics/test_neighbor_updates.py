@@ -32,10 +32,6 @@ def to_arrays(database: Vectors) -> tuple[np.ndarray, np.ndarray]:
     return np.array(ids, np.int64), np.array([database[item] for item in ids], np.float32).reshape(-1, DIM)
 
 
-def measure(query: np.ndarray, vector: tuple[int, ...], metric: int) -> float:
-    return float(query @ vector) if metric == faiss.METRIC_INNER_PRODUCT else float(((query - vector) ** 2).sum())
-
-
 @pytest.mark.parametrize("metric", METRICS)
 @settings(max_examples=150, deadline=None)
 @example(nights=[{0: (0, 0, 0)}, {0: (0, 0, 0), 1: (0, 0, 0), 2: (0, 1, 0)}], queries=[(0, 1, 0)], depth=2)
@@ -50,14 +46,8 @@ def test_known_ranks_are_those_of_a_full_search(metric: int, nights: list[Vector
         known = update_neighbors(known, asked, removed, to_arrays(added), metric)
         expected = search(asked, after, depth, metric)
         for row, count in enumerate(known.count_known()):
+            assert known.ids[row, :count].tolist() == expected.ids[row, :count].tolist()
             assert known.scores[row, :count].tolist() == expected.scores[row, :count].tolist()
-            # FAISS may take any of several items that are as far as the last rank.
-            is_settled = expected.scores[row, :count] != expected.scores[row, -1]
-            if len(after) <= depth:
-                is_settled[:] = True
-            assert known.ids[row, :count][is_settled].tolist() == expected.ids[row, :count][is_settled].tolist()
-            for item, score in zip(known.ids[row, :count].tolist(), known.scores[row, :count].tolist(), strict=True):
-                assert score == measure(asked[row], after[item], metric)
             assert (known.ids[row, count:] == -1).all()
             assert not known.is_complete[row] or count == len(after)
 
