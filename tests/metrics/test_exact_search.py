@@ -82,3 +82,12 @@ def test_ties_are_ordered_by_id_and_empty_ranks_come_last() -> None:
     ids = np.array([[9, 7, 4, -1]], np.int64)
     assert select_top_k(scores, ids, 4, higher_is_better=True)[1].tolist() == [[7, 4, 9, -1]]
     assert select_top_k(scores, ids, 4, higher_is_better=False)[1].tolist() == [[4, 9, 7, -1]]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_of_many_equal_items_those_with_the_smallest_ids_are_found(metric: int) -> None:
+    """Ids from 60 down to 1 are equal, 0 is worse: the best are 1, 2 and 3, whichever FAISS takes."""
+    database = np.ones((61, 4), np.float32)
+    database[-1] = -1
+    ids = np.arange(60, -1, -1)
+    assert exact_search(database[:1], [(ids, database)], 3, metric)[1].tolist() == [[1, 2, 3]]
