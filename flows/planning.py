@@ -257,7 +257,7 @@ def _describe_training(root: Root, config: PipelineConfig, changes: _Changes) ->
     """Predict whether the last training will be reused, as far as that is known before anything is encoded."""
     last = load_last_training(root, config.name, Snapshots(root, config.name).read_live_manifest())
     if last is None:
-        return "new: the first training of this index"
+        return "new: the first of this index"
     if not changes.total:
         return "reused"
     changed_share = changes.total / (changes.total + changes.unchanged)

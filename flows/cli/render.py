@@ -63,7 +63,8 @@ def print_summary(summary: dict[str, Any]) -> None:
     index = summary["index"]
     params = ", ".join(f"{name} {value}" for name, value in index["params"].items())
     reranking = "" if index["rerank"] == "none" else f", re-ranked ({index['rerank']})"
-    console.print(f"  index    {index['factory']}{reranking}; {params or 'default search parameters'}; training {index['training']}")
+    console.print(f"  index    {index['factory']}{reranking}; {params or 'default search parameters'}")
+    console.print(f"  training {escape(index['training'])}")
     if index["met"] is False or index["latency_met"] is False:
         console.print(f"  [yellow]missed[/]   {escape(index['tuning'])}")
     metrics = (f"{name} {summary['metrics'][name]:.3f}" for name in HEADLINE_METRICS if name in summary["metrics"])

@@ -35,7 +35,7 @@ def reuse_or_train(root: Root, name: str, embeddings: EmbeddingSet, config: Inde
     `reason` and `signals` of the record say why.
     """
     if last is None:
-        return train_index(root, name, embeddings, config, "first training of this index")
+        return train_index(root, name, embeddings, config, "the first of this index")
     recipe = build_recipe(embeddings, config)
     if changed_keys := [key for key in recipe if last.recipe.get(key) != recipe[key]]:
         changes = ", ".join(f"{key} was {last.recipe.get(key)}" for key in changed_keys)
@@ -87,7 +87,7 @@ def train_index(root: Root, name: str, embeddings: EmbeddingSet, config: IndexCo
         rows=rows_ref,
         baseline=measure_baseline(root, embeddings, index, config) if needs_training else {},
         signals={},
-        reason=reason if needs_training else "this index needs no training",
+        reason=reason if needs_training else "not needed by this index",
         fast_scan=choice.soar_candidate is not None,
         spill=bool(choice.soar_candidate and choice.soar_candidate.spill),
         rerank=choice.rerank,

@@ -33,7 +33,7 @@ def test_a_few_new_images_keep_training_and_untouched_shards(quick_build: Build,
     root = tmp_path / "root"
     quick_build(pictures, *SETTINGS)
     first = read_manifest(root)
-    assert first.training["reason"] == "first training of this index"
+    assert first.training["reason"] == "the first of this index"
     shutil.copytree(aside, pictures, dirs_exist_ok=True)
     quick_build(pictures, *SETTINGS)
     second = read_manifest(root)

@@ -55,7 +55,7 @@ def test_each_signal_is_compared_with_its_limit() -> None:
 def test_a_training_is_reused_for_the_same_and_for_similar_data(root: Root, database: Database) -> None:
     """Unchanged data give one signal; a tenth more similar data give all signals, within their limits."""
     first = reuse_or_train(root, "index", database.make_record(), CONFIG, None)
-    assert first.reason == "first training of this index"
+    assert first.reason == "the first of this index"
     assert set(first.baseline) == {"imbalance", "list_error", "recall"}
     again = reuse_or_train(root, "index", database.make_record(), CONFIG, first)
     assert (again.digest, again.signals) == (first.digest, {"changed": 0.0})
@@ -111,7 +111,7 @@ def test_an_index_without_training_is_the_same_for_all_data(factory: str, root: 
     first = reuse_or_train(root, "index", database.make_record(), config, None)
     database.insert(draw_clustered(database.random, draw_centers(database.random, 20, DIM), 5000))
     second = reuse_or_train(root, "index", database.make_record(), config, first)
-    assert (first.reason, first.sampled, second) == ("this index needs no training", 0, first)
+    assert (first.reason, first.sampled, second) == ("not needed by this index", 0, first)
 
 
 @pytest.mark.parametrize(
