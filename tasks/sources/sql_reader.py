@@ -24,8 +24,14 @@ from indexmill.storage.errors import InputError, SourceUnreachable
 
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 CONNECT_SECONDS = 10
-# What a database says when another attempt would fail in the same way.
+# What PostgreSQL says when another attempt would fail in the same way.
 REFUSALS = ("password", "authentication", "access denied", "does not exist", "unknown database", "unable to open", "not permitted")
+# MySQL's errors that another attempt may not meet, beside those of the client, from 2000 on: too many connections, a server that
+# shuts down, lost packets, locks, and a connection that was killed.
+MYSQL_CLIENT_ERRORS = range(2000, 3000)
+MYSQL_TRANSIENT_ERRORS = frozenset({1040, 1053, 1158, 1159, 1160, 1161, 1203, 1205, 1213, 1927})
+# What PostgreSQL, MariaDB and MySQL say when they have ended a query that took too long.
+TIMEOUTS = ("statement timeout", "max_statement_time exceeded", "maximum statement execution time exceeded")
 
 
 @dataclass
@@ -110,8 +116,9 @@ class SqlReader:
                 driver: Any = connection.connection.driver_connection
                 if self._dialect == "sqlite":  # it stores any bytes as text; a row with such a text is one reject
                     driver.text_factory = lambda content: content.decode(errors="surrogateescape")
+                # PyMySQL cannot be interrupted by another thread; the server ends the query.
                 cancel = {"sqlite": "interrupt", "postgresql": "cancel_safe"}.get(self._dialect)
-                register(getattr(driver, cancel) if cancel else driver.close)
+                register(getattr(driver, cancel) if cancel else lambda: None)
                 # A colon is no parameter here, as in ::text or '12:30'.
                 statement = sa.text(query.replace(":", r"\:")).execution_options(yield_per=batch_rows)
                 result = connection.execute(statement)
@@ -137,7 +144,13 @@ class SqlReader:
         return self._url.set(drivername=f"{self._dialect}+{DRIVERS[self._dialect]}", username=user, password=self._password or None)
 
     def _get_connect_args(self) -> dict[str, Any]:
-        return {} if self._dialect == "sqlite" else {"connect_timeout": CONNECT_SECONDS}
+        match self._dialect:
+            case "sqlite":
+                return {}
+            case "postgresql":
+                return {"connect_timeout": CONNECT_SECONDS}
+            case _:
+                return {"connect_timeout": CONNECT_SECONDS, "read_timeout": self._config.timeout_s + CONNECT_SECONDS}
 
     def _forbid_writes(self, connection: sa.Connection) -> None:
         """Make the transaction read-only, and let the server end a statement that takes too long."""
@@ -180,7 +193,7 @@ class SqlReader:
         try:
             yield register
         except (duckdb.Error, SQLAlchemyError) as error:
-            if is_over.is_set() or "statement timeout" in str(error):
+            if is_over.is_set() or any(words in str(error) for words in TIMEOUTS):
                 raise self._build_timeout_error(setting) from None
             raise
         finally:
@@ -194,9 +207,9 @@ class SqlReader:
         try:
             yield
         except (duckdb.Error, SQLAlchemyError) as error:
-            text = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+            text = self._get_text(error)
             text = " ".join(text.replace(self._password, "***").split() if self._password else text.split())[:400]
-            if isinstance(error, OperationalError) and self._dialect != "sqlite" and not any(word in text.lower() for word in REFUSALS):
+            if self._is_unreachable(error, text):
                 raise SourceUnreachable(
                     "the database does not answer",
                     where=f"dataset.url = {self._url.host}",
@@ -209,6 +222,25 @@ class SqlReader:
                 got=text,
                 next_step=self._advise_on_refusal(setting),
             ) from None
+
+    @property
+    def _is_mysql(self) -> bool:
+        return self._dialect in ("mysql", "mariadb")
+
+    def _get_text(self, error: Exception) -> str:
+        """Return what the database says, without SQLAlchemy's words and without MySQL's number."""
+        if not isinstance(error, DBAPIError) or error.orig is None:
+            return str(error)
+        return str(error.orig.args[-1] if self._is_mysql else error.orig)
+
+    def _is_unreachable(self, error: Exception, text: str) -> bool:
+        """Return whether another attempt may succeed: the server is down or busy, and has not refused the query."""
+        if not isinstance(error, OperationalError) or self._dialect == "sqlite":
+            return False
+        if self._is_mysql:
+            code = error.orig.args[0] if error.orig else None
+            return code in MYSQL_CLIENT_ERRORS or code in MYSQL_TRANSIENT_ERRORS
+        return not any(word in text.lower() for word in REFUSALS)
 
     def _advise_on_refusal(self, setting: str) -> str:
         if self._dialect in ("sqlite", "duckdb"):  # a file has no users

@@ -1,4 +1,4 @@
-"""Rows of a query: the same items from SQLite, DuckDB and PostgreSQL, no writes, time limits, and rows that cannot be used."""
+"""Rows of a query: the same items from SQLite, DuckDB, PostgreSQL and MariaDB, no writes, time limits, and rows that cannot be used."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from indexmill.tasks.sources import open_source
 from indexmill.tasks.sources.revisions import read_source_revision
 from indexmill.tasks.validate import validate
 from tests.flows.postgres import PASSWORD, find_program, postgres
+from tests.sources.mariadb_server import find_mariadb, mariadb
 from tests.sources.web_server import serve
 from tests.stage_inputs import read_rows
 
@@ -31,17 +32,26 @@ NEEDS_POSTGRES = [
     pytest.mark.slow,  # the server takes some seconds to start
     pytest.mark.skipif(not find_program("initdb"), reason="needs PostgreSQL: apt-get install postgresql"),
 ]
-DATABASES = [
-    "sqlite",
-    "duckdb",
-    pytest.param("postgresql", marks=NEEDS_POSTGRES),
+NEEDS_MARIADB = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not find_mariadb("mariadbd"), reason="needs MariaDB: apt-get install mariadb-server-core"),
 ]
+POSTGRESQL = pytest.param("postgresql", marks=NEEDS_POSTGRES)
+# The same server by both names: PyMySQL speaks one protocol, and MariaDB is recognized when it is connected.
+MARIADB = [pytest.param(name, marks=NEEDS_MARIADB) for name in ("mariadb", "mysql")]
+DATABASES = ["sqlite", "duckdb", POSTGRESQL, *MARIADB]
 CREATE = "CREATE TABLE things (id INTEGER, kind VARCHAR(20), body TEXT, picture {bytes})"
 
 
 @pytest.fixture(scope="module")
 def postgres_url() -> Iterator[str]:
     with postgres() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def mariadb_url() -> Iterator[str]:
+    with mariadb() as url:
         yield url
 
 
@@ -65,17 +75,20 @@ def database(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
                 connection.execute(statement.format(bytes="BLOB"), list(values))
 
         return f"duckdb:///{path}", execute
-    url = sa.make_url(request.getfixturevalue("postgres_url")).set(drivername="postgresql+psycopg")
+    if request.param == "postgresql":
+        url, bytes_type = sa.make_url(request.getfixturevalue("postgres_url")).set(drivername="postgresql+psycopg"), "BYTEA"
+    else:
+        url, bytes_type = sa.make_url(request.getfixturevalue("mariadb_url")), "LONGBLOB"
     engine = sa.create_engine(url, poolclass=sa.NullPool)
 
     def execute(statement: str, *values: Any) -> None:
         with engine.begin() as connection:
-            connection.exec_driver_sql(statement.format(bytes="BYTEA").replace("?", "%s"), values)
+            connection.exec_driver_sql(statement.format(bytes=bytes_type).replace("?", "%s"), values)
 
     execute("DROP TABLE IF EXISTS things")
     monkeypatch.setenv("INDEXMILL_SQL_USER", "indexmill")
     monkeypatch.setenv("INDEXMILL_SQL_PASSWORD", PASSWORD)
-    return f"postgresql://{url.host}:{url.port}/{url.database}", execute
+    return f"{request.param}://{url.host}:{url.port}/{url.database}", execute
 
 
 def make_config(url: str, query: str = "SELECT * FROM things", **settings: Any) -> SqlDatasetConfig:
@@ -165,15 +178,20 @@ def test_a_query_that_takes_too_long_is_ended(root: Root, database: tuple[str, E
     """The database stops working on it."""
     url, execute = database
     fill(execute, [])
+    is_mariadb = url.startswith(("mariadb", "mysql"))
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000) SELECT max(i) AS id FROM n"
+    if is_mariadb:  # it ends a recursion after 1,000 steps
+        endless = "SELECT max(a.seq + b.seq) AS id FROM seq_1_to_1000000 a JOIN seq_1_to_1000000 b"
     config = make_config(url, endless, timeout_s=0.3, text_column="id", label_column=None)
     with pytest.raises(InputError, match="the query takes too long"):
         list(open_source(config, root).items())
-    if url.startswith("postgresql"):
-        running = (
-            "SELECT count(*) AS id, 'a' AS kind, 'b' AS body FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%RECURSIVE n%'"
-        )
-        assert [item.key for item in open_source(make_config(url, running), root).items()] == ["0"]
+    running = {
+        "postgresql": "pg_stat_activity WHERE state = 'active' AND query LIKE '%max(i)%' AND query NOT LIKE '%pg_stat%'",
+        "mariadb": "information_schema.processlist WHERE info LIKE '%max(a.seq%' AND info NOT LIKE '%processlist%'",
+    }
+    if found := running.get("mariadb" if is_mariadb else url.partition(":")[0]):
+        count = f"SELECT count(*) AS id, 'a' AS kind, 'b' AS body FROM {found}"
+        assert [item.key for item in open_source(make_config(url, count), root).items()] == ["0"]
 
 
 @pytest.mark.parametrize("database", DATABASES, indirect=True)
@@ -187,13 +205,13 @@ def test_what_is_wrong_is_named(root: Root, database: tuple[str, Execute]) -> No
         list(open_source(make_config(url, label_column="kinds"), root).items())
 
 
-@pytest.mark.parametrize("database", [pytest.param("postgresql", marks=NEEDS_POSTGRES)], indirect=True)
+@pytest.mark.parametrize("database", [POSTGRESQL, MARIADB[0]], indirect=True)
 def test_credentials_come_from_the_environment(root: Root, database: tuple[str, Execute], monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong password is an error without it; another variable may be named."""
     url, execute = database
     fill(execute, [(1, "a", "one", None)])
     monkeypatch.setenv("INDEXMILL_SQL_PASSWORD", "a wrong secret")
-    with pytest.raises(InputError, match="password authentication failed") as caught:
+    with pytest.raises(InputError, match=r"password authentication failed|Access denied") as caught:
         list(open_source(make_config(url), root).items())
     assert "a wrong secret" not in str(caught.value)
     monkeypatch.setenv("SHOP_PASSWORD", PASSWORD)
@@ -203,11 +221,8 @@ def test_credentials_come_from_the_environment(root: Root, database: tuple[str, 
     assert dataset.items == 1
 
 
-@pytest.mark.parametrize("database", [pytest.param("postgresql", marks=NEEDS_POSTGRES)], indirect=True)
-def test_values_that_are_no_text_are_rejects(root: Root, database: tuple[str, Execute]) -> None:
-    """Lists and bytes are; dates, decimals, booleans, UUIDs and NaN have a text."""
-    url, _ = database
-    values = [
+VALUES = {
+    "postgresql": [
         ("ARRAY[1, 2]", None),
         ("'\\x00'::bytea", None),
         ("DATE '2026-01-02'", "2026-01-02"),
@@ -216,8 +231,23 @@ def test_values_that_are_no_text_are_rejects(root: Root, database: tuple[str, Ex
         ("'NaN'::float", ""),
         ("2.0::float", "2"),
         ("'00000000-0000-0000-0000-000000000001'::uuid", "00000000-0000-0000-0000-000000000001"),
-    ]
-    for value, text in values:
+    ],
+    "mariadb": [
+        ("x'00ff'", None),
+        ("DATE '2026-01-02'", "2026-01-02"),
+        ("1.50", "1.50"),
+        ("true", "1"),  # MariaDB has no other
+        ("2.0e0", "2"),
+        ("JSON_ARRAY(1, 2)", "[1, 2]"),
+    ],
+}
+
+
+@pytest.mark.parametrize("database", [POSTGRESQL, MARIADB[0]], indirect=True)
+def test_values_that_are_no_text_are_rejects(root: Root, database: tuple[str, Execute]) -> None:
+    """Lists and bytes are; dates, decimals, booleans, UUIDs and NaN have a text."""
+    url, _ = database
+    for value, text in VALUES[url.partition(":")[0]]:
         (item,) = open_source(make_config(url, f"SELECT 1 AS id, 'a' AS kind, {value} AS body"), root).items()
         assert (item.text, item.fault is not None) == (text, text is None), value
 
