@@ -126,7 +126,7 @@ def plot(results: dict[str, Any], figure: Figure) -> None:
     for axes, data_set in zip(split_panels(figure, len(data_sets), height=height), data_sets, strict=True):
         shares = {name: 100 * share for name, share in data_set["splits"].items()}
         draw_bars(axes, shares, unit="% of copies in another group", text="{:.2f} %")
-        axes.set_title(f"{data_set['title']}: {data_set['merged'] / data_set['count']:.2%} merged")
+        axes.set_title(f"{data_set['title']}: {100 * data_set['merged'] / data_set['count']:.2f} % merged")
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -155,9 +154,8 @@ def print_results(results: dict[str, Any]) -> None:
         for stage in STAGES if name == FIRST else ():
             print(f"  {stage:<20}{night['seconds'][stage]:8.2f}{items / night['seconds'][stage]:10,.0f}")
     small, large = results["quarter"]["peak_mib"], results["nights"][FIRST]["peak_mib"]
-    print(
-        f"peak memory of a first build: {small:,.0f} MiB for {items // 4:,} images, {large / small:.2f} times as much for four times as many"
-    )
+    ratio = f"{large / small:.2f} times that for four times as many"
+    print(f"peak memory of a first build: {small:,.0f} MiB for {items // 4:,} images, {ratio}")
 
 
 def plot(results: dict[str, Any], figure: Figure) -> None:

@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-OURS, OTHERS = "#0072B2", "#9A9A9A"
+OURS, OTHERS = "#0072B2", "#808080"
 PALETTE = (OURS, "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555", "#000000")
 TEXT, FAINT = "#222222", "#666666"
 STYLE = {

@@ -10,7 +10,6 @@ Run: python -m benchmarks.runners [--texts 16384] [--vectors 400000] [--tasks 40
 from __future__ import annotations
 
 import argparse
-import random
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.measuring import Stopwatch
 from benchmarks.report import Report, make_parser
+from benchmarks.sentences import make_random_texts
 from indexmill.flows.environment import prepare_environment
 
 if TYPE_CHECKING:
@@ -62,9 +62,7 @@ def write_texts(path: Path, count: int) -> None:
     from indexmill.storage import parquet
     from indexmill.storage.digests import content_digest
 
-    generator = random.Random(0)
-    words = ["".join(generator.choices("aeiourstlnmd", k=generator.randint(3, 9))) for _ in range(5000)]
-    texts = sorted({" ".join(generator.choices(words, k=generator.randint(4, 12))) for _ in range(count)})
+    texts = make_random_texts(count)
     columns = {"item_id": list(range(len(texts))), "content_digest": [content_digest(text.encode()) for text in texts], "text": texts}
     table = pa.table(columns | {"path": pa.nulls(len(texts), pa.string())})
     parquet.write_parquet(path, table.schema, table.to_batches())
@@ -160,9 +158,8 @@ def measure(root: Any, arguments: argparse.Namespace, api_url: str) -> dict[str,
         for name, runner in (("local", LOCAL_RUNNER), ("dask", dask_runner)):
             results[f"{name}_texts"] = measure_encoding(root, runner, items, arguments.texts)
             results[f"{name}_vectors"] = measure_filling(root, runner, arguments.vectors)
-            print(
-                f"{name}: {_format_rates(results[f'{name}_texts'])} texts, {_format_rates(results[f'{name}_vectors'])} vectors", flush=True
-            )
+            print(f"{name}, texts: {_format_rates(results[f'{name}_texts'])}")
+            print(f"{name}, vectors: {_format_rates(results[f'{name}_vectors'])}", flush=True)
     for unit in ("texts", "vectors"):
         results[f"{unit}_ratio"] = {clock: results[f"dask_{unit}"][clock] / results[f"local_{unit}"][clock] for clock in ("wall", "cpu")}
     return results
