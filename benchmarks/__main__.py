@@ -1,7 +1,7 @@
 """All benchmarks in a short form: each writes its output, its results as JSON and its plot to a folder, and a page lists them.
 
 Run: python -m benchmarks [--out bench-results] [--only NAME ...]
-     python -m benchmarks --redraw FOLDER          (plots and page, from the JSON files that are there)
+     python -m benchmarks --out bench-results --redraw          (plots and page, from the JSON files that are there)
 """
 
 from __future__ import annotations
@@ -50,10 +50,15 @@ pre {{ background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: 12px }} 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one benchmark: `drawn`, or why not."""
+    """What became of one benchmark: `drawn` (now or by an earlier run), or why not."""
 
     name: str
     result: str
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether there is a plot."""
+        return self.result.startswith("drawn")
 
     @property
     def is_failure(self) -> bool:
@@ -90,14 +95,20 @@ def redraw(name: str, out: Path) -> Outcome:
     return Outcome(name, "drawn")
 
 
+def run_one(name: str, options: argparse.Namespace) -> Outcome:
+    """Run or redraw one benchmark, unless `--only` leaves it out."""
+    if name not in options.only:
+        return Outcome(name, "drawn earlier" if (options.out / f"{name}.png").exists() else "not run")
+    return redraw(name, options.out) if options.redraw else run_benchmark(name, options.out)
+
+
 def write_page(outcomes: list[Outcome], out: Path) -> None:
     """Write index.html, with the plot and the output of every benchmark that was drawn."""
     rows, sections = [], []
     for outcome in outcomes:
-        drawn = outcome.result == "drawn"
-        title = f'<a href="#{outcome.name}">{outcome.name}</a>' if drawn else outcome.name
+        title = f'<a href="#{outcome.name}">{outcome.name}</a>' if outcome.is_drawn else outcome.name
         rows.append(f"<tr><td>{title}<td>{escape(outcome.result)}</tr>")
-        if drawn:
+        if outcome.is_drawn:
             text_file = out / f"{outcome.name}.txt"
             text = escape(text_file.read_text(encoding="utf-8")) if text_file.exists() else ""
             image = f'<img src="{outcome.name}.png" alt="Plot of {outcome.name}">'
@@ -110,17 +121,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for all results")
     parser.add_argument("--only", nargs="+", choices=SHORT_FORMS, default=list(SHORT_FORMS), metavar="NAME")
-    parser.add_argument("--redraw", type=Path, metavar="FOLDER", help="draw again what this folder has results of; nothing is measured")
+    parser.add_argument("--redraw", action="store_true", help="draw again what the folder has results of; nothing is measured")
     options = parser.parse_args()
-    out = options.redraw or options.out
+    out = options.out
     out.mkdir(parents=True, exist_ok=True)
-    outcomes = [redraw(name, out) if options.redraw else run_benchmark(name, out) for name in options.only]
+    outcomes = [run_one(name, options) for name in SHORT_FORMS]
     write_page(outcomes, out)
     width = max(map(len, SHORT_FORMS)) + 2
     print(f"\n{'benchmark':<{width}}result")
     for outcome in outcomes:
-        files = f"{out / outcome.name}.png" if outcome.result == "drawn" else ""
-        print(f"{outcome.name:<{width}}{outcome.result:<10}{files}".rstrip())
+        files = f" {out / outcome.name}.png" if outcome.is_drawn else ""
+        print(f"{outcome.name:<{width}}{outcome.result}{files}")
     print(f"page: {out / 'index.html'}; not part of this: " + ", ".join(f"{name} ({reason})" for name, reason in BY_HAND.items()))
     raise SystemExit(any(outcome.is_failure for outcome in outcomes))
 

@@ -62,6 +62,7 @@ def open_figure(path: Path, caption: str) -> Iterator[Figure]:
 def split_panels(figure: Figure, columns: int, *, height: float, rows: int = 1, sharey: bool = False) -> list[Axes]:
     """Divide the figure into panels of equal size, row by row. height: of the figure in inches."""
     figure.set_size_inches(9, height)
+    figure.get_layout_engine().set(wspace=0.06 if columns > 1 else 0)  # names of lines end where the next panel begins
     return list(figure.subplots(rows, columns, sharey=sharey, squeeze=False).ravel())
 
 
@@ -93,7 +94,7 @@ def draw_targets(axes: Axes, targets: Sequence[float | None]) -> None:
             axes.plot([target, target], [row - 0.44, row + 0.44], color=TEXT, linewidth=2)
 
 
-def draw_stages(figure: Figure, panels: Mapping[str, Mapping[str, float]], *, unit: str = "seconds") -> None:
+def draw_stages(figure: Figure, panels: Mapping[str, Mapping[str, float]], *, unit: str = "seconds, each on its own scale") -> None:
     """Draw one panel per build, side by side on scales of their own, with one bar per stage; the titles give the sums."""
     stages = list(dict.fromkeys(stage for values in panels.values() for stage in values))
     all_axes = split_panels(figure, len(panels), height=get_bars_height(len(stages)), sharey=True)

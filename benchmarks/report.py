@@ -2,7 +2,7 @@
 
 A script makes its parser with `make_parser`, prints the heading by making a `Report` before it measures, and ends with
 `Report.finish`. Its function `plot(results, figure)` draws the results as they are in the JSON file, so that a plot can
-be drawn again from the file alone (`python -m benchmarks --redraw FOLDER`).
+be drawn again from the file alone (`python -m benchmarks --redraw`).
 """
 
 from __future__ import annotations

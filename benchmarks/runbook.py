@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def print_night(number: int, result: BuildResult) -> None:
-    """Print one line. Seconds are wall-clock, for train and shard together."""
+    """Print one line. Seconds are CPU time, of train and shard together."""
     shard_counts = f"{result.built}/{result.updated}/{result.reused}"
     print(
         f"{number:5} {result.items:7}  {result.ids_equal!s:5}  {result.exact_equal!s:5}  {result.recall:.4f} "
@@ -36,7 +36,7 @@ def plot(results: dict[str, Any], figure: Figure) -> None:
     numbers, colors = list(range(len(nights))), (OURS, OTHERS)
     seconds, recall = split_panels(figure, 2, height=3.6)
     for axes, own, fresh, label in (
-        (seconds, "seconds", "fresh_seconds", "seconds of train and shard"),
+        (seconds, "seconds", "fresh_seconds", "CPU seconds of train and shard"),
         (recall, "recall", "fresh_recall", "recall@10"),
     ):
         series = {"updated": (numbers, [night[own] for night in nights]), "from nothing": (numbers, [night[fresh] for night in nights])}
@@ -56,7 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     report = Report(options)
     config = IndexConfig.model_validate({"factory": options.factory, "shard_bytes": options.items // 4 * (4 * options.dim + 8)})
-    print("night   items  ids    exact  recall fresh  built/updated/reused  seconds    full build  training")
+    print("night   items  ids    exact  recall fresh  built/updated/reused    CPU s    full build  training")
     nights = []
     with tempfile.TemporaryDirectory() as folder:
         root = Root(folder)
