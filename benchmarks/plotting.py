@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 
 import matplotlib
@@ -16,6 +17,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 OURS, OTHERS = "#0072B2", "#808080"
 PALETTE = (OURS, "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555", "#000000")
@@ -42,6 +45,7 @@ STYLE = {
     "svg.fonttype": "none",
     "savefig.dpi": 130,
 }
+PLAIN_NUMBERS = StrMethodFormatter("{x:,g}")
 ROW_HEIGHT = 0.32  # inches per bar
 
 
@@ -72,26 +76,46 @@ def get_bars_height(bars: int) -> float:
 
 
 def draw_bars(
-    axes: Axes, values: Mapping[str, float], *, unit: str, text: str | Sequence[str] = "{:,.1f}", colors: str | Sequence[str] = OURS
+    axes: Axes,
+    values: Mapping[str, float],
+    *,
+    unit: str,
+    text: str | Sequence[str] = "{:,.1f}",
+    colors: str | Sequence[str] = OURS,
+    targets: Sequence[float | None] = (),
 ) -> None:
-    """Draw horizontal bars, the first on top, each with its value. text: a format for the value, or the text of every bar."""
+    """Draw horizontal bars, the first on top, each with its value, and a line across those that have a target.
+
+    text: a format for the value, or the text of every bar.
+    """
     names, numbers = list(values), list(values.values())
-    bars = axes.barh(range(len(names)), numbers, color=colors, height=0.72)
-    texts = [text.format(number) for number in numbers] if isinstance(text, str) else list(text)
-    axes.bar_label(bars, texts, padding=4, fontsize=9, color=TEXT)
+    axes.barh(range(len(names)), numbers, color=colors, height=0.72)
     axes.set(yticks=range(len(names)), yticklabels=names, xlabel=unit)
-    axes.set_xlim(0, max([*numbers, 1e-9]) * (1.12 + 0.035 * max(map(len, texts), default=0)))
-    axes.invert_yaxis() if not axes.yaxis_inverted() else None
+    axes.xaxis.set_major_formatter(PLAIN_NUMBERS)
+    if not axes.yaxis_inverted():
+        axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
-
-
-def draw_targets(axes: Axes, targets: Sequence[float | None]) -> None:
-    """Mark the target of each bar with a line across it."""
-    for row, target in enumerate(targets):
+    ends = []
+    for row, (number, target) in enumerate(zip_longest(numbers, targets)):
         if target is not None:
             axes.plot([target, target], [row - 0.44, row + 0.44], color=TEXT, linewidth=2)
+        words = text.format(number) if isinstance(text, str) else text[row]
+        end = max(number, target or 0)
+        style = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
+        ends.append((end, axes.annotate(words, (end, row), **style)))
+    _make_room(axes, ends)
+
+
+def _make_room(axes: Axes, ends: Sequence[tuple[float, Annotation]]) -> None:
+    """Set the horizontal limit so that every text, which begins at its value, fits into the panel."""
+    for _, text in ends:
+        text.set_in_layout(False)  # else the panel shrinks as long as a text is outside of it
+    axes.figure.canvas.draw()  # widths hold only once the layout is known
+    width = axes.get_window_extent().width
+    limits = [end / max(0.2, 0.93 - text.get_window_extent().width / width) for end, text in ends]
+    axes.set_xlim(0, max([*limits, 1e-9]))
 
 
 def draw_stages(figure: Figure, panels: Mapping[str, Mapping[str, float]], *, unit: str = "seconds, each on its own scale") -> None:
@@ -115,6 +139,8 @@ def draw_lines(
 ) -> None:
     """Draw lines, each with its name in its color beside its end. Set scales of the axes before: names keep a distance on them."""
     axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.xaxis.set_major_formatter(PLAIN_NUMBERS)
+    write_plain_numbers(axes)
     axes.grid(axis="y")
     ends = []
     for number, (name, (xs, ys)) in enumerate(series.items()):
@@ -125,23 +151,41 @@ def draw_lines(
     _name_ends(axes, ends)
 
 
+def write_plain_numbers(axes: Axes) -> None:
+    """Write 20 and 1,000 beside the vertical axis, where matplotlib has powers of ten; call it after setting the scale."""
+    axes.yaxis.set_major_formatter(PLAIN_NUMBERS)
+    if axes.get_yscale() == "log":
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def label_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write a name beside each point. points: x, y, name, color."""
-    _name_ends(axes, points, at_edge=False)
-
-
-def _name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], *, at_edge: bool = True) -> None:
-    """Write names beside points, moved up where two would overlap."""
-    axes.autoscale_view()
+    """Write the names of points into a column at the right, each with a thin line to its point. points: x, y, name, color."""
     axes.figure.canvas.draw()  # transforms hold only once the layout is known
-    line_height = 12 * axes.figure.dpi / 72
-    last = float("-inf")
-    for x, y, name, color in sorted(ends, key=lambda end: end[1]):
-        height = axes.transData.transform((x, y))[1]
-        shown = max(height, last + line_height)
-        last = shown
-        x_points = {"xy": (1, y), "xycoords": ("axes fraction", "data")} if at_edge else {"xy": (x, y)}
+    box, line_height = axes.get_window_extent(), 13 * axes.figure.dpi / 72
+    heights = _spread([axes.transData.transform((0, y))[1] for _, y, _, _ in points], line_height)
+    for (x, y, name, color), height in zip(points, heights, strict=True):
         axes.annotate(
-            name, xytext=(7, (shown - height) * 72 / axes.figure.dpi), textcoords="offset points", color=color,
-            va="center", fontsize=9, annotation_clip=False, **x_points,
+            name, xy=(x, y), xytext=(1.03, (height - box.y0) / box.height), textcoords="axes fraction", color=color, va="center",
+            fontsize=9, annotation_clip=False, arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "relpos": (0, 0.5)},
+        )  # fmt: skip
+
+
+def _spread(heights: Sequence[float], distance: float) -> list[float]:
+    """Move heights up, in their order, until each is so far above the one below it."""
+    spread, last = list(heights), float("-inf")
+    for position in sorted(range(len(heights)), key=lambda position: heights[position]):
+        spread[position] = last = max(heights[position], last + distance)
+    return spread
+
+
+def _name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write names at the right edge of the panel at the heights of their points, moved up where two would overlap."""
+    axes.autoscale_view()
+    axes.figure.canvas.draw()
+    heights = [axes.transData.transform((0, y))[1] for _, y, _, _ in ends]
+    for (_, y, name, color), height, shown in zip(ends, heights, _spread(heights, 12 * axes.figure.dpi / 72), strict=True):
+        axes.annotate(
+            name, xy=(1, y), xycoords=("axes fraction", "data"), xytext=(7, (shown - height) * 72 / axes.figure.dpi),
+            textcoords="offset points", color=color, va="center", fontsize=9, annotation_clip=False,
         )  # fmt: skip

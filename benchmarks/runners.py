@@ -171,14 +171,14 @@ def _format_rates(rates: dict[str, float]) -> str:
 
 def plot(results: dict[str, Any], figure: Figure) -> None:
     """Draw the rates of the workers divided by the local ones, with the target."""
-    from benchmarks.plotting import PALETTE, draw_bars, draw_targets, get_bars_height, split_panels
+    from benchmarks.plotting import PALETTE, draw_bars, get_bars_height, split_panels
 
     titles = {"texts": "encoding", "vectors": "filling shards"}
     clocks = {"cpu": "per CPU second", "wall": "by the clock"}
     ratios = {f"{title}, {words}": results[f"{unit}_ratio"][clock] for unit, title in titles.items() for clock, words in clocks.items()}
     (axes,) = split_panels(figure, 1, height=get_bars_height(len(ratios)))
-    draw_bars(axes, ratios, unit="rate of two Dask workers / rate of the local runner", text="{:.2f}", colors=[PALETTE[0], PALETTE[5]] * 2)
-    draw_targets(axes, [MIN_RATE_RATIO, None] * 2)
+    unit, targets = "rate of two Dask workers / rate of the local runner", [MIN_RATE_RATIO, None] * 2
+    draw_bars(axes, ratios, unit=unit, text="{:.2f}", colors=[PALETTE[0], PALETTE[5]] * 2, targets=targets)
     axes.set_title(f"An empty task costs {results['overhead_seconds_per_task']:.2f} worker seconds (line: target)")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import BY_HAND, SHORT_FORMS, Outcome, write_page
-from benchmarks.plotting import draw_bars, draw_lines, draw_stages, draw_targets, label_points, open_figure, split_panels
+from benchmarks.plotting import draw_bars, draw_lines, draw_stages, label_points, open_figure, split_panels
 from benchmarks.report import Report, describe_processor, make_parser
 
 REPOSITORY = Path(__file__).parents[1]
@@ -185,8 +185,7 @@ def test_every_form_of_plot_is_drawn_as_png_and_svg(tmp_path: Path) -> None:
     for suffix in ("png", "svg"):
         with open_figure(tmp_path / f"plot.{suffix}", "caption") as figure:
             bars, points = split_panels(figure, 2, height=4)
-            draw_bars(bars, {"a": 1.0, "b": 0.0}, unit="seconds")
-            draw_targets(bars, [0.5, None])
+            draw_bars(bars, {"a": 1.0, "b": 0.0}, unit="seconds", targets=[0.5, None])
             points.plot([1], [1])
             label_points(points, [(1, 1, "name", "black")])
         assert (tmp_path / f"plot.{suffix}").stat().st_size > 1000

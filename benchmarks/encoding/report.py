@@ -38,7 +38,7 @@ def format_limits(limits: list[Limit]) -> str:
 
 def plot(results: dict[str, Any], figure: Figure) -> None:
     """Draw Indexmill's rate divided by that of each other variant, and the target as a line across the bar."""
-    from benchmarks.plotting import PALETTE, draw_bars, draw_targets, get_bars_height, split_panels
+    from benchmarks.plotting import PALETTE, draw_bars, get_bars_height, split_panels
 
     verdicts, rates = results["targets"], {(row["model"], row["variant"]): row["rate"] for row in results["rows"]}
     ratios = {f"{result['model']}, {result['other']}": result["ratio"] for result in verdicts}
@@ -49,8 +49,8 @@ def plot(results: dict[str, Any], figure: Figure) -> None:
     colors = {model: PALETTE[number] for number, model in enumerate(dict.fromkeys(result["model"] for result in verdicts))}
     (axes,) = split_panels(figure, 1, height=get_bars_height(len(ratios)))
     bar_colors = [colors[result["model"]] for result in verdicts]
-    draw_bars(axes, ratios, unit="Indexmill's rate divided by the other's (line: target)", text=texts, colors=bar_colors)
-    draw_targets(axes, [result["target"] for result in verdicts])
+    unit, targets = "Indexmill's rate divided by the other's (line: target)", [result["target"] for result in verdicts]
+    draw_bars(axes, ratios, unit=unit, text=texts, colors=bar_colors, targets=targets)
 
 
 def _line(row: Row) -> str:
