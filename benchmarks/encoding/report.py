@@ -43,7 +43,7 @@ def plot(results: dict[str, Any], figure: Figure) -> None:
     verdicts, rates = results["targets"], {(row["model"], row["variant"]): row["rate"] for row in results["rows"]}
     ratios = {f"{result['model']}, {result['other']}": result["ratio"] for result in verdicts}
     texts = [
-        f"{result['ratio']:.2f}   ({rates[result['model'], OURS]:,.0f} against {rates[result['model'], result['other']]:,.0f} per second)"
+        f"{result['ratio']:.2f}   ({_round(rates[result['model'], OURS])} against {_round(rates[result['model'], result['other']])} per second)"
         for result in verdicts
     ]
     colors = {model: PALETTE[number] for number, model in enumerate(dict.fromkeys(result["model"] for result in verdicts))}
@@ -51,6 +51,10 @@ def plot(results: dict[str, Any], figure: Figure) -> None:
     bar_colors = [colors[result["model"]] for result in verdicts]
     unit, targets = "Indexmill's rate divided by the other's (line: target)", [result["target"] for result in verdicts]
     draw_bars(axes, ratios, unit=unit, text=texts, colors=bar_colors, targets=targets)
+
+
+def _round(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def _line(row: Row) -> str:
