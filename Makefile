@@ -10,6 +10,7 @@ PORT ?= 4200
 DASK_PORT ?= 8786
 S3_PORT ?= 8333
 WORKERS ?= 2
+BENCH ?= bench-results
 # Files that the server and the worker write under the root belong to the user alone, as those of builds do.
 PREFECT := umask $${INDEXMILL_UMASK:-077}; PREFECT_HOME=$(abspath $(ROOT))/prefect PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
 CLIENT := $(PREFECT) PREFECT_API_URL=http://127.0.0.1:$(PORT)/api INDEXMILL_ROOT=$(abspath $(ROOT)) INDEXMILL_HOME=$(CURDIR)
@@ -79,17 +80,8 @@ audit:  ## Check the pinned dependencies for known vulnerabilities (needs networ
 soak: $(INSTALLED)  ## Inject faults at length: every commit, full disks, damaged files, thirty nights (over an hour).
 	INDEXMILL_SOAK=1 $(BIN)/python -m pytest -m "" tests/faults tests/cluster tests/flows/test_make_up.py
 
-bench: $(INSTALLED)  ## Measure, and print the results.
-	$(BIN)/python benchmarks/spine.py
-	$(BIN)/python benchmarks/ingest.py --items 20000
-	test -z "$$INDEXMILL_REAL_DATA" || $(BIN)/python benchmarks/encode.py
-	test -z "$$INDEXMILL_REAL_DATA" || $(BIN)/python benchmarks/encode.py --memory
-	$(BIN)/python -m benchmarks.evaluate --queries 2000 --database 20000 --peer-queries 500
-	$(BIN)/python -m benchmarks.runbook --items 20000
-	$(BIN)/python -m benchmarks.nightly --items 5000 --repeats 1
-	$(BIN)/python -m benchmarks.index_memory --sizes 50000 200000
-	$(BIN)/python -m benchmarks.serve
-	$(BIN)/python -m benchmarks.runners
+bench: $(INSTALLED)  ## Measure in a short form (about 20 minutes); figures, plots and a page that lists them go to BENCH=bench-results.
+	$(BIN)/python -m benchmarks --out $(BENCH)
 
 clean:  ## Remove .venv and caches; data stays.
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis indexmill.egg-info

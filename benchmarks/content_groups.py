@@ -1,6 +1,6 @@
 """Measure how often content groups join what differs (false merges), and separate what is the same (false splits).
 
-    python benchmarks/content_groups.py --images /data/caltech101 --images /data/tiny-imagenet-200
+    python -m benchmarks.content_groups --images /data/caltech101 --images /data/tiny-imagenet-200
 
 Texts: 5,000 different short texts in each of 20 scripts, of random letters and marks. They are different by construction.
 Images: the files of a folder. Two files with equal pixels are one picture; others in one group are counted as merged, real
@@ -9,7 +9,6 @@ near duplicates of the data set included.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import random
@@ -17,11 +16,16 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from benchmarks.report import Report, make_parser
 from indexmill.tasks.validation.image_reader import UNLIMITED, UnreadableImage, read_image, read_signature
 from indexmill.tasks.validation.text_normalization import normalize_for_grouping
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCRIPTS = {
     "Latin": (0x61, 0x17F), "Greek": (0x3B1, 0x3CE), "Cyrillic": (0x430, 0x45F), "Armenian": (0x561, 0x586), "Hebrew": (0x5B0, 0x5EA),
@@ -75,18 +79,22 @@ def make_texts() -> list[str]:
     return list(texts.values())
 
 
-def measure_texts() -> None:
-    """Print the rates of texts."""
+def measure_texts() -> dict[str, Any]:
+    """Print the rates of texts; returns counts and the share split by each change."""
     texts = make_texts()
     groups = {text: normalize_for_grouping(text) or text for text in texts}
-    print(f"{len(texts):,} texts, {len(texts) - len(set(groups.values())):,} merged")
+    merged = len(texts) - len(set(groups.values()))
+    print(f"{len(texts):,} texts, {merged:,} merged")
+    splits = {}
     for name, change in SAME_TEXT.items():
         split = sum((normalize_for_grouping(change(text)) or change(text)) != group for text, group in groups.items())
+        splits[name] = split / len(texts)
         print(f"  {name}: {split:,} split ({split / len(texts):.2%})")
+    return {"title": f"{len(texts):,} texts", "count": len(texts), "merged": merged, "splits": splits}
 
 
-def measure_images(folder: Path, sample: int) -> None:
-    """Print the rates of the images below a folder."""
+def measure_images(folder: Path, sample: int) -> dict[str, Any]:
+    """Print the rates of the images below a folder; returns counts and the share split by each change."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     groups: dict[str, set[str]] = defaultdict(set)
     for path in paths:
@@ -99,18 +107,38 @@ def measure_images(folder: Path, sample: int) -> None:
     print(f"{folder}: {pictures:,} pictures, {pictures - len(groups):,} merged")
     chosen = random.Random(0).sample(paths, min(sample, len(paths)))
     images = [(read_signature(path.read_bytes(), UNLIMITED), read_image(path.read_bytes(), UNLIMITED)) for path in chosen]
+    splits = {}
     for name, change in SAME_IMAGE.items():
         copies = [(signature, read_signature(change(image), UNLIMITED)) for signature, image in images]
         split = [(a, b) for a, b in copies if a.group != b.group]
         far = sum((int(a.perceptual_hash, 16) ^ int(b.perceptual_hash, 16)).bit_count() > 12 for a, b in split)
-        print(f"  {name}: {len(split)} of {len(copies)} split ({len(split) / len(copies):.1%}), of them {far} not within leak_distance 12")
+        splits[name] = len(split) / len(copies)
+        print(f"  {name}: {len(split)} of {len(copies)} split ({splits[name]:.1%}), of them {far} not within leak_distance 12")
+    return {"title": folder.name, "count": pictures, "merged": pictures - len(groups), "splits": splits}
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+def plot(results: dict[str, Any], figure: Figure) -> None:
+    """Draw the share of copies that are not recognized as the same, one panel per data set."""
+    from benchmarks.plotting import draw_bars, get_bars_height, split_panels
+
+    data_sets = results["data_sets"]
+    height = get_bars_height(max(len(data_set["splits"]) for data_set in data_sets)) + 0.2
+    for axes, data_set in zip(split_panels(figure, len(data_sets), height=height), data_sets, strict=True):
+        shares = {name: 100 * share for name, share in data_set["splits"].items()}
+        draw_bars(axes, shares, unit="% of copies in another group", text="{:.2f} %")
+        axes.set_title(f"{data_set['title']}: {100 * data_set['merged'] / data_set['count']:.2f} % merged")
+
+
+def main() -> None:
+    """Measure texts, and the images of each folder."""
+    parser = make_parser(__doc__)
     parser.add_argument("--images", type=Path, action="append", default=[], help="a folder of images; may be repeated")
     parser.add_argument("--sample", type=int, default=400, help="images that are changed")
     options = parser.parse_args()
-    measure_texts()
-    for images in options.images:
-        measure_images(images, options.sample)
+    report = Report(options)
+    data_sets = [measure_texts(), *(measure_images(folder, options.sample) for folder in options.images)]
+    report.finish({"data_sets": data_sets}, plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,14 +4,13 @@ Images are Caltech-101's and sentences SICK's, from the folder in INDEXMILL_REAL
 models, which does not change the rates. Every variant has a process of its own, is warmed up, and runs once per repeat, in rotating order.
 Slow variants encode a quarter of the items. `--memory` measures peak memory instead.
 
-Run: INDEXMILL_REAL_DATA=DIR python benchmarks/encode.py [--peers-venv DIR] [--plot FILE.png] [--json FILE]
-     INDEXMILL_REAL_DATA=DIR python benchmarks/encode.py --memory
+Run: INDEXMILL_REAL_DATA=DIR python -m benchmarks.encode [--peers-venv DIR]
+     INDEXMILL_REAL_DATA=DIR python -m benchmarks.encode --memory
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -19,15 +18,19 @@ import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from encoding import memory, report
-from encoding.children import Child
-from encoding.clip_retrieval import ClipRetrieval, ensure_installed
-from encoding.items import sample_images, sample_sentences
-from encoding.models import MODELS, Environment, Model, describe_environment, write_weights
-from encoding.results import DEFAULTS, FORWARD, OPENED, OURS, PEER, TUTORIAL, Row, compare_targets, compute_limits
-from encoding.variants import Factory, Forward, LibraryDefault, Opened, Ours, Tutorial, Work
+from benchmarks.encoding import memory, report
+from benchmarks.encoding.children import Child
+from benchmarks.encoding.clip_retrieval import ClipRetrieval, ensure_installed
+from benchmarks.encoding.items import sample_images, sample_sentences
+from benchmarks.encoding.models import MODELS, Environment, Model, describe_environment, write_weights
+from benchmarks.encoding.results import DEFAULTS, FORWARD, OPENED, OURS, PEER, TUTORIAL, Row, compare_targets, compute_limits
+from benchmarks.encoding.variants import Factory, Forward, LibraryDefault, Opened, Ours, Tutorial, Work
+from benchmarks.report import Report, make_parser
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SLOW_FRACTION = 4  # slow variants encode one item in four
 
@@ -96,7 +99,7 @@ class Bench:
 
 
 def measure_rates(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Measure and print; returns the content of `--json`."""
+    """Measure and print; returns the results."""
     peer = ensure_installed(arguments.peers_venv.resolve()) if arguments.peers_venv else None
     if arguments.peers_venv is None:
         print("clip-retrieval is skipped; name a folder for its virtual environment with --peers-venv\n")
@@ -113,37 +116,34 @@ def measure_rates(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
         bench.close()
     environment, target_results = bench.environment, compare_targets(rows)
     limit_results = compute_limits(rows, same_cores=environment.device == "CPU")
-    machine = f"{environment.device}, {environment.threads} threads, {os.cpu_count()} cores; {environment.versions}"
-    print(f"{machine}; medians of {arguments.repeats} repeats\n")
+    print(f"{environment.device}, {environment.threads} threads; medians of {arguments.repeats} repeats\n")
     print(report.format_table(rows), report.format_targets(target_results), report.format_limits(limit_results), sep="\n\n")
-    if arguments.plot:
-        report.plot(rows, arguments.plot)
     sections: dict[str, list[Any]] = {"rows": rows, "targets": target_results, "limits": limit_results}
-    return {"machine": asdict(environment)} | {name: [result.as_json() for result in results] for name, results in sections.items()}
+    return {"device": asdict(environment)} | {name: [result.as_json() for result in results] for name, results in sections.items()}
+
+
+def plot(results: dict[str, Any], figure: Figure) -> None:
+    """Draw ratios, or memory."""
+    (memory.plot if "memory" in results else report.plot)(results, figure)
 
 
 def main() -> None:
     """Measure rates, or memory."""
     names = [model.name for model in MODELS]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--items", type=int, default=256, help="images for ViT-B/32; faster models get a multiple")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--models", nargs="+", choices=names, default=names)
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="auto: the device torch finds")
     parser.add_argument("--peers-venv", type=Path, help="virtual environment of clip-retrieval, created if missing")
-    parser.add_argument("--plot", type=Path, help="write a plot to this PNG file")
-    parser.add_argument("--json", type=Path, help="write all measurements to this file")
     parser.add_argument("--memory", action="store_true", help="peak memory of the encode stage at N and 4N items, instead of rates")
     parser.add_argument("--memory-items", type=int, default=1500, help="N: images, and four times as many texts")
     arguments = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).parents[1]))  # child processes import the project from beside this file
+    run = Report(arguments)
     os.environ |= {"HF_HUB_OFFLINE": "1"} | ({"CUDA_VISIBLE_DEVICES": ""} if arguments.device == "cpu" else {})
     with tempfile.TemporaryDirectory() as folder:
-        target_results = (
-            memory.measure(arguments.memory_items, Path(folder)) if arguments.memory else measure_rates(arguments, Path(folder))
-        )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(target_results, indent=2) + "\n")
+        results = memory.measure(arguments.memory_items, Path(folder)) if arguments.memory else measure_rates(arguments, Path(folder))
+    run.finish(results, plot)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Our index and its peers on real sentence embeddings, in one process, interleaved: recall@10, speed, memory, build.
 
 Run: pip install --target PEERS --no-deps hnswlib usearch scann scalable-vs rabitqlib numkong archspec
-     python -m benchmarks.index --data FOLDER --peers PEERS [--autofaiss PYTHON] [--items 100000] [--threads 1] [--repeats 5] [--out FOLDER]
+     python -m benchmarks.index --data FOLDER --peers PEERS [--autofaiss PYTHON] [--items 100000] [--threads 1] [--repeats 5]
 
 Search parameters are tuned on 1,000 held-out queries until the lower bound of recall@10 meets the target, and measured on others. Speed is
 measured in CPU seconds, which other load on the machine affects little, and in wall time.
@@ -10,13 +10,15 @@ measured in CPU seconds, which other load on the machine affects little, and in 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from benchmarks.index_plots import plot
+from benchmarks.report import Report, make_parser
 
 TARGETS = (0.95, 0.99)
 TUNING_QUERIES = 1000
@@ -26,9 +28,9 @@ def main() -> None:
     """Build, tune, measure, print, plot."""
     arguments = parse_arguments()
     sys.path.append(str(arguments.peers))
+    report = Report(arguments)
     from benchmarks import index_measuring as measuring
-    from benchmarks import index_report as report
-    from benchmarks.index_plots import plot
+    from benchmarks.index_report import check_targets, format_table
     from benchmarks.sentences import load_embeddings
 
     vectors = load_embeddings(arguments.data, arguments.items + arguments.queries + TUNING_QUERIES)
@@ -44,20 +46,18 @@ def main() -> None:
         runs = [run for peer in peers for run in measuring.prepare_runs(peer, database, tuning, TARGETS)]
         measuring.measure(runs, database, queries, arguments.repeats)
     rows = [run.row() for run in runs]
-    print(report.format_table(rows), *report.check_targets(rows), sep="\n")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "index.json").write_text(json.dumps(rows, indent=1))
-    plot(rows, arguments.out)
+    targets = check_targets(rows)
+    print(format_table(rows), *targets, sep="\n")
+    report.finish({"rows": rows, "targets": targets}, plot)
 
 
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line. Restart the process if the thread count is not in its environment, where libraries read it when loaded."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder for the embeddings")
     parser.add_argument("--peers", type=Path, default=Path("peers"), help="folder with the peers' packages")
     parser.add_argument("--autofaiss", help="Python of a virtual environment with autofaiss")
     parser.add_argument("--only", help="only peers whose names contain this, besides ours")
-    parser.add_argument("--out", type=Path, default=Path("benchmark-index"))
     for flag, number in (("--items", 100_000), ("--queries", 2000), ("--threads", 1), ("--repeats", 5)):
         parser.add_argument(flag, type=int, default=number)
     arguments = parser.parse_args()

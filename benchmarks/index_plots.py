@@ -1,31 +1,33 @@
-"""Plots for `benchmarks/index.py`: recall against queries per CPU second, and against bytes per vector."""
+"""Plot for `benchmarks/index.py`: recall against queries per CPU second, and bytes per vector."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-PLOTS = (("qps", "qps_cpu_256", "queries per CPU second, batches of 256"), ("bytes", "bytes", "resident bytes per vector"))
+MIN_RECALL = 0.9  # what lies below it is not near any target
 
 
-def plot(rows: list[dict[str, Any]], folder: Path) -> None:
-    """Write recall-qps.png and recall-bytes.png: one line per index, one point per target."""
-    for short, column, label in PLOTS:
-        figure, axes = plt.subplots(figsize=(8, 5))
-        for number, name in enumerate(dict.fromkeys(row["name"] for row in rows)):
-            points = sorted((row["recall"], row[column]) for row in rows if row["name"] == name)
-            marker = "o" if name.startswith("ours") else "x"
-            axes.plot(
-                *zip(*points, strict=True), marker=marker, color=f"C{number % 10}", linestyle="-" if number < 10 else "--", label=name
-            )
-        axes.set(xlabel="recall@10", ylabel=label, yscale="log")
-        axes.grid(which="both", alpha=0.3)
-        axes.legend(fontsize=7)
-        figure.tight_layout()
-        figure.savefig(folder / f"recall-{short}.png", dpi=120)
-        plt.close(figure)
+def plot(results: dict[str, Any], figure: Figure) -> None:
+    """Draw one line per index, with one point per target, and a bar for its memory; ours are blue."""
+    from benchmarks.plotting import OURS, PALETTE, draw_bars, get_bars_height, label_points, write_plain_numbers
+
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(results["rows"], key=lambda row: row["recall"]):
+        if row["recall"] >= MIN_RECALL:
+            by_name.setdefault(row["name"], []).append(row)
+    others = iter(PALETTE[1:] * 3)
+    colors = {name: OURS if name.startswith("ours") else next(others) for name in by_name}
+    bars_height = get_bars_height(len(by_name))
+    figure.set_size_inches(9, 4.5 + bars_height)
+    speeds, memory = figure.subplots(2, 1, height_ratios=(4.5, bars_height))
+    speeds.set(yscale="log", xlabel="recall@10", ylabel="queries per CPU second, batches of 256")
+    write_plain_numbers(speeds)
+    speeds.grid()
+    for name, rows in by_name.items():
+        speeds.plot([row["recall"] for row in rows], [row["qps_cpu_256"] for row in rows], marker="o", color=colors[name])
+    sizes = {name: rows[-1]["bytes"] for name, rows in sorted(by_name.items(), key=lambda item: item[1][-1]["bytes"])}
+    draw_bars(memory, sizes, unit="resident bytes per vector", text="{:,.0f}", colors=[colors[name] for name in sizes])
+    label_points(speeds, [(rows[-1]["recall"], rows[-1]["qps_cpu_256"], name, colors[name]) for name, rows in by_name.items()])

@@ -1,33 +1,35 @@
 """Ingest, validate and split on a folder of small images: files per second, the cost of an unchanged nightly build, and peak memory.
 
 Every build runs in a process of its own, so that peak memory is its own; it is the sum over the process and those that it starts to open
-images, sampled every 20 ms. Run: python benchmarks/ingest.py [--items 100000] [--repeats 3]
+images, sampled every 20 ms.
+
+Run: python -m benchmarks.ingest [--items 100000] [--repeats 3]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 from PIL import Image
-from resident import get_resident_bytes
+
+from benchmarks.measuring import MEBIBYTE, run_child
+from benchmarks.report import Report, make_parser
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LABELS = 100
 SIDE = 24
-MEBIBYTE = 1 << 20
+STAGES = ("ingest", "validate", "split")
+FIRST, KNOWN, LISTED, CHANGED = "first", "unchanged, revision", "unchanged, listed", "1 % changed"
 
 
 def write_pictures(folder: Path, numbers: range, seed: int) -> None:
@@ -104,24 +106,9 @@ def _count_opened_images(root: Any) -> int:
 
 
 def measure_night(folder: Path, root: Path, *flags: str) -> dict[str, Any]:
-    """Run one nightly build in a process of its own; returns its report and its `peak` memory in bytes."""
-    command = [sys.executable, __file__, "--night", str(folder), str(root), *flags]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        peak, watched_process = 0, psutil.Process(process.pid)
-        while process.poll() is None:
-            peak = max(peak, get_resident_bytes(watched_process))
-            time.sleep(0.02)
-        assert process.stdout is not None
-        report = process.stdout.read()
-    if process.returncode:
-        sys.exit(f"a nightly build ended with status {process.returncode}")
-    return {**json.loads(report), "peak": peak}
-
-
-def print_line(title: str, value: str, remark: str = "") -> None:
-    """Print one measurement."""
-    print(f"{title:<42}{value:>16}   {remark}".rstrip(), flush=True)
+    """Run one nightly build in a process of its own; returns its report, with CPU seconds and peak memory."""
+    run = run_child("-m", "benchmarks.ingest", "--night", str(folder), str(root), *flags)
+    return {**run.result, "cpu": run.cpu, "peak_mib": run.peak / MEBIBYTE}
 
 
 def run_first_night(folder: Path, items: int) -> dict[str, Any]:
@@ -131,53 +118,74 @@ def run_first_night(folder: Path, items: int) -> dict[str, Any]:
     return measure_night(folder / "pictures", folder / "root")
 
 
-def show_stages(title: str, report: dict[str, Any], items: int) -> None:
-    """Print the whole build, then its stages."""
-    stages = {name: seconds for name, seconds in report["seconds"].items() if name != "revision"}
-    total = sum(stages.values())
-    print_line(title, f"{total:.1f} s", f"{items / total:,.0f} files/s; read {report['read']:,}, opened {report['opened']:,}")
-    for name, seconds in stages.items():
-        print_line(f"  {name}", f"{seconds:.1f} s", f"{items / seconds:,.0f} files/s")
+def sum_stages(report: dict[str, Any]) -> float:
+    """Sum the seconds of the stages, or return those of reading the revision if no stage was run."""
+    seconds = report["seconds"]
+    return sum(seconds[stage] for stage in STAGES) if "ingest" in seconds else seconds["revision"]
 
 
-def compare(items: int, repeats: int) -> None:
-    """Run all builds and print one line per measurement."""
-    print_line("machine", f"{os.cpu_count()} cores", f"Python {platform.python_version()}")
+def take_median(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the report with the median of the seconds."""
+    return sorted(reports, key=sum_stages)[len(reports) // 2]
+
+
+def measure(items: int, repeats: int) -> dict[str, Any]:
+    """Run all builds."""
     with tempfile.TemporaryDirectory() as quarter, tempfile.TemporaryDirectory() as whole:
         small, large = run_first_night(Path(quarter), items // 4), run_first_night(Path(whole), items)
         folder, root = Path(whole) / "pictures", Path(whole) / "root"
-        show_stages(f"first build, {items:,} images", large, items)
-        unchanged = [measure_night(folder, root, "--revision") for _ in range(repeats)]
-        revision_seconds = statistics.median(report["seconds"]["revision"] for report in unchanged)
-        print_line(
-            "unchanged, known by the revision",
-            f"{revision_seconds:.2f} s",
-            f"median of {repeats}; read {max(report['read'] for report in unchanged)}",
-        )
-        relisted = [measure_night(folder, root) for _ in range(repeats)]
-        relisted.sort(key=lambda report: sum(report["seconds"].values()))
-        show_stages(f"unchanged, all stages run (median of {repeats})", relisted[repeats // 2], items)
-        changed = change_pictures(folder, 0.01)
-        show_stages(f"{changed:,} images changed", measure_night(folder, root), items)
-    for count, report in ((items // 4, small), (items, large)):
-        print_line(f"peak memory, first build, {count:,}", f"{report['peak'] / MEBIBYTE:,.0f} MiB")
-    print_line("peak memory, ratio", f"{large['peak'] / small['peak']:.2f}", "at four times the images")
-    peak = statistics.median(report["peak"] for report in relisted)
-    print_line("peak memory, unchanged, all stages run", f"{peak / MEBIBYTE:,.0f} MiB", f"median of {repeats}")
+        known = [measure_night(folder, root, "--revision") for _ in range(repeats)]
+        listed = [measure_night(folder, root) for _ in range(repeats)]
+        changed_count = change_pictures(folder, 0.01)
+        changed = measure_night(folder, root)
+    nights = {FIRST: large, KNOWN: take_median(known), LISTED: take_median(listed), CHANGED: changed}
+    return {"items": items, "repeats": repeats, "changed": changed_count, "quarter": small, "nights": nights}
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """Print one line per build, one per stage of the first, and the ratio of the peaks."""
+    items = results["items"]
+    print(f"{items:,} images, {results['changed']:,} changed; unchanged builds are medians of {results['repeats']}")
+    print(f"{'':<22}{'seconds':>8}{'files/s':>10}{'CPU s':>8}{'peak MiB':>10}{'read':>9}{'opened':>9}")
+    for name, night in results["nights"].items():
+        seconds = sum_stages(night)
+        costs = f"{seconds:8.2f}{items / seconds:10,.0f}{night['cpu']:8.1f}{night['peak_mib']:10,.0f}"
+        print(f"{name:<22}{costs}{night['read']:9,}{night['opened']:9,}")
+        for stage in STAGES if name == FIRST else ():
+            print(f"  {stage:<20}{night['seconds'][stage]:8.2f}{items / night['seconds'][stage]:10,.0f}")
+    small, large = results["quarter"]["peak_mib"], results["nights"][FIRST]["peak_mib"]
+    ratio = f"{large / small:.2f} times that for four times as many"
+    print(f"peak memory of a first build: {small:,.0f} MiB for {items // 4:,} images, {ratio}")
+
+
+def plot(results: dict[str, Any], figure: Figure) -> None:
+    """Draw the seconds of each build, and those of the stages of the first."""
+    from benchmarks.plotting import draw_bars, get_bars_height, split_panels
+
+    nights, first = results["nights"], results["nights"][FIRST]["seconds"]
+    builds, stages = split_panels(figure, 2, height=get_bars_height(len(nights)))
+    draw_bars(builds, {name: sum_stages(night) for name, night in nights.items()}, unit="seconds", text="{:,.2f}")
+    builds.set_title(f"Nights of {results['items']:,} images")
+    rates = {stage: results["items"] / first[stage] for stage in STAGES}
+    draw_bars(stages, rates, unit="files per second", text="{:,.0f}")
+    stages.set_title("Stages of the first night")
 
 
 def main() -> None:
     """Measure, or run one of the measured builds."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--night", nargs=2, metavar=("FOLDER", "ROOT"), help=argparse.SUPPRESS)
     parser.add_argument("--revision", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.night:
-        print(json.dumps(run_nightly_stages(*arguments.night, run_stages=not arguments.revision)))
-    else:
-        compare(arguments.items, arguments.repeats)
+    options = parser.parse_args()
+    if options.night:
+        print(json.dumps(run_nightly_stages(*options.night, run_stages=not options.revision)))
+        return
+    report = Report(options)
+    results = measure(options.items, options.repeats)
+    print_results(results)
+    report.finish(results, plot)
 
 
 if __name__ == "__main__":

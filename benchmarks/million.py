@@ -9,19 +9,19 @@ Run: OMP_NUM_THREADS=1 python -m benchmarks.million --data FOLDER [--items 10000
 
 from __future__ import annotations
 
-import argparse
-import resource
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.measuring import get_peak_bytes
+from benchmarks.report import Report, make_parser
 from benchmarks.sentences import DIM, load_embeddings
 from indexmill.configs.models import IndexConfig
 from indexmill.storage import parquet
@@ -35,6 +35,9 @@ from indexmill.tasks.indexing.training import reuse_or_train
 from indexmill.tasks.metrics.latency import measure_search_speed
 from indexmill.tasks.tune import tune
 from tests.indexing.nightly import Database
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ITEMS_PER_QUERY = 500
 REAL_VECTORS = 120_000
@@ -100,23 +103,36 @@ def measure(root: Root, embeddings: EmbeddingSet, config: IndexConfig) -> dict[s
         "train_seconds": middle - start,
         "shard_seconds": end - middle,
         "index_bytes_per_vector": sum(shard.index.size for shard in build.shards) / embeddings.database,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": get_peak_bytes() / 1e6,
     }
+
+
+def plot(results: dict[str, Any], figure: Figure) -> None:
+    """Draw the percentiles of the latency of single queries."""
+    from benchmarks.plotting import draw_bars, get_bars_height, split_panels
+
+    names = {"median": "single_query_p50_ms", "95 %": "single_query_p95_ms", "99 %": "single_query_p99_ms"}
+    (axes,) = split_panels(figure, 1, height=get_bars_height(len(names)))
+    draw_bars(axes, {title: results[name] for title, name in names.items()}, unit="milliseconds of a single query", text="{:.2f}")
+    axes.set_title(f"{results['vectors']:,} vectors, {results['factory']}, {results['index_bytes_per_vector']:.0f} bytes per vector")
 
 
 def main() -> None:
     """Print one measurement per line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder for the real embeddings")
     parser.add_argument("--items", type=int, default=1_000_000)
     options = parser.parse_args()
+    report = Report(options)
     with tempfile.TemporaryDirectory() as folder:
         root = Root(folder)
         items = assign_sides(root, write_store(root, grow_vectors(load_embeddings(options.data, REAL_VECTORS), options.items)))
         print(f"{items.database:,} items, {items.query:,} queries, {faiss.omp_get_max_threads()} threads")
-        for name, value in measure(root, items, IndexConfig(factory="auto")).items():
+        results = measure(root, items, IndexConfig(factory="auto"))
+        for name, value in results.items():
             print(f"{name:<28} {value:,.3f}" if isinstance(value, float) else f"{name:<28} {value}")
         root.close()
+    report.finish({"vectors": items.database, "queries": items.query, **results}, plot)
 
 
 if __name__ == "__main__":

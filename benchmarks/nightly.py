@@ -7,28 +7,26 @@ Run: python -m benchmarks.nightly [--items 100000] [--repeats 3] [--plot nightly
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psutil
 import yaml
 
-from benchmarks.resident import get_resident_bytes
+from benchmarks.measuring import MEBIBYTE, run_child
+from benchmarks.report import Report, make_parser
 from benchmarks.sentences import iterate_manual_paragraphs, iterate_package_descriptions
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 UNCHANGED_SECONDS, CHANGED_SECONDS, CHANGED_FRACTION = 4, 15, 0.01
-MEBIBYTE = 1 << 20
+TITLES = {"full": "First night", "unchanged": "Nothing changed", "changed": "1 % changed"}
 CONFIG = {
     "name": "nightly",
     "description": "one text per line",
@@ -50,21 +48,8 @@ class NightlyBuild:
 
 def run_build(kind: str, config: Path, root: Path) -> NightlyBuild:
     """Run one build."""
-    before, start, peak = os.times(), time.perf_counter(), 0
-    command = [sys.executable, "-m", "indexmill", "build", str(config), "--root", str(root), "--json"]
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=output, stderr=errors)
-        watched_process = psutil.Process(process.pid)
-        while process.poll() is None:
-            peak = max(peak, get_resident_bytes(watched_process))
-            time.sleep(0.05)
-        wall, after = time.perf_counter() - start, os.times()
-        output.seek(0), errors.seek(0)
-        if process.returncode:
-            raise SystemExit(f"the {kind} build ended with {process.returncode}: {errors.read()[-2000:]}")
-        summary = json.loads(output.read().splitlines()[-1])
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return NightlyBuild(kind, wall, cpu, peak, summary)
+    run = run_child("-m", "indexmill", "build", str(config), "--root", str(root), "--json")
+    return NightlyBuild(kind, run.wall, run.cpu, run.peak, run.result)
 
 
 def write_texts(path: Path, rows: dict[str, str]) -> None:
@@ -130,40 +115,28 @@ def print_targets(builds: list[NightlyBuild]) -> None:
     )
 
 
-def plot(builds: list[NightlyBuild], path: Path) -> None:
-    """Plot the seconds of the last build of each kind, stage by stage; time outside the stages is start and end."""
-    import matplotlib
+def plot(results: dict[str, Any], figure: Figure) -> None:
+    """Draw the seconds of the last build of each kind, stage by stage; time outside the stages is start and end."""
+    from benchmarks.plotting import draw_stages
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    kinds = {build.kind: build for build in builds}
-    figure, panels = plt.subplots(len(kinds), 1, figsize=(9, 4.5))
-    for axes, (kind, build) in zip(panels, kinds.items(), strict=True):
-        stages = {name: stage["seconds"] for name, stage in build.summary["stages"].items()}
-        parts, left = {"start and end": max(0.0, build.wall - sum(stages.values())), **stages}, 0.0
-        for number, (name, seconds) in enumerate(parts.items()):
-            axes.barh([0], [seconds], left=left, color=f"C{number}", label=name)
-            left += seconds
-        axes.set(yticks=[], title=f"{kind}: {build.wall:.1f} s", xlabel="seconds")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, ncols=5, fontsize=8, loc="lower center")
-    figure.tight_layout(rect=(0, 0.1, 1, 1))
-    figure.savefig(path, dpi=120)
+    panels = {}
+    for build in results["builds"]:
+        stages = {name: stage["seconds"] for name, stage in build["summary"]["stages"].items()}
+        panels[TITLES[build["kind"]]] = {"start and end": max(0.0, build["wall"] - sum(stages.values())), **stages}
+    draw_stages(figure, panels)
 
 
 def main() -> None:
     """Run the builds and print the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--plot", type=Path)
-    chosen = parser.parse_args()
+    options = parser.parse_args()
+    report = Report(options)
     with tempfile.TemporaryDirectory() as folder:
-        builds = run_builds(chosen.items, chosen.repeats, Path(folder))
+        builds = run_builds(options.items, options.repeats, Path(folder))
     print_targets(builds)
-    if chosen.plot:
-        plot(builds, chosen.plot)
+    report.finish({"items": options.items, "builds": [asdict(build) for build in builds]}, plot)
 
 
 if __name__ == "__main__":

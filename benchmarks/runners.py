@@ -10,18 +10,20 @@ Run: python -m benchmarks.runners [--texts 16384] [--vectors 400000] [--tasks 40
 from __future__ import annotations
 
 import argparse
-import json
-import random
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psutil
-
+from benchmarks.measuring import Stopwatch
+from benchmarks.report import Report, make_parser
+from benchmarks.sentences import make_random_texts
 from indexmill.flows.environment import prepare_environment
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WORKERS = 2
 DIM = 256
@@ -60,28 +62,15 @@ def write_texts(path: Path, count: int) -> None:
     from indexmill.storage import parquet
     from indexmill.storage.digests import content_digest
 
-    generator = random.Random(0)
-    words = ["".join(generator.choices("aeiourstlnmd", k=generator.randint(3, 9))) for _ in range(5000)]
-    texts = sorted({" ".join(generator.choices(words, k=generator.randint(4, 12))) for _ in range(count)})
+    texts = make_random_texts(count)
     columns = {"item_id": list(range(len(texts))), "content_digest": [content_digest(text.encode()) for text in texts], "text": texts}
     table = pa.table(columns | {"path": pa.nulls(len(texts), pa.string())})
     parquet.write_parquet(path, table.schema, table.to_batches())
 
 
-class Stopwatch:
-    """Wall-clock and CPU seconds since it was made, those of all child processes included."""
-
-    def __init__(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), self._read_cpu()
-
-    def compute_rates(self, items: int) -> dict[str, float]:
-        """Return items per second."""
-        return {"wall": items / (time.perf_counter() - self._wall), "cpu": items / (self._read_cpu() - self._cpu)}
-
-    def _read_cpu(self) -> float:
-        own = psutil.Process()
-        times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
-        return sum(entry.user + entry.system + entry.children_user + entry.children_system for entry in times)
+def compute_rates(items: int, stopwatch: Stopwatch) -> dict[str, float]:
+    """Return items per second of wall-clock and of CPU time."""
+    return {clock: items / seconds for clock, seconds in stopwatch.read().items()}
 
 
 def measure_overhead(root: Any, runner: Any, tasks: int) -> float:
@@ -121,7 +110,7 @@ def measure_encoding(root: Any, runner: Any, items: Path, texts: int) -> dict[st
             stopwatch = Stopwatch()
             with store.lease():
                 fill_store(request, root.scratch.folder / "failed.parquet", runner, process.encode)
-            rates = stopwatch.compute_rates(texts)
+            rates = compute_rates(texts, stopwatch)
     return rates
 
 
@@ -139,7 +128,7 @@ def measure_filling(root: Any, runner: Any, vectors: int) -> dict[str, float]:
     stopwatch = Stopwatch()
     build = build_shards(root, name, database, trained, config, runner=runner)
     assert build.built == SHARDS
-    return stopwatch.compute_rates(vectors)
+    return compute_rates(vectors, stopwatch)
 
 
 def _get_database(root: Any, database_type: Any, vectors: int, known: dict[str, Any] = {}) -> Any:  # noqa: B006 (a cache)
@@ -169,19 +158,38 @@ def measure(root: Any, arguments: argparse.Namespace, api_url: str) -> dict[str,
         for name, runner in (("local", LOCAL_RUNNER), ("dask", dask_runner)):
             results[f"{name}_texts"] = measure_encoding(root, runner, items, arguments.texts)
             results[f"{name}_vectors"] = measure_filling(root, runner, arguments.vectors)
-            print(results, flush=True)
+            print(f"{name}, texts: {_format_rates(results[f'{name}_texts'])}")
+            print(f"{name}, vectors: {_format_rates(results[f'{name}_vectors'])}", flush=True)
     for unit in ("texts", "vectors"):
         results[f"{unit}_ratio"] = {clock: results[f"dask_{unit}"][clock] / results[f"local_{unit}"][clock] for clock in ("wall", "cpu")}
     return results
 
 
+def _format_rates(rates: dict[str, float]) -> str:
+    return f"{rates['wall']:,.0f} per second and {rates['cpu']:,.0f} per CPU second"
+
+
+def plot(results: dict[str, Any], figure: Figure) -> None:
+    """Draw the rates of the workers divided by the local ones, with the target."""
+    from benchmarks.plotting import PALETTE, draw_bars, get_bars_height, split_panels
+
+    titles = {"texts": "encoding", "vectors": "filling shards"}
+    clocks = {"cpu": "per CPU second", "wall": "by the clock"}
+    ratios = {f"{title}, {words}": results[f"{unit}_ratio"][clock] for unit, title in titles.items() for clock, words in clocks.items()}
+    (axes,) = split_panels(figure, 1, height=get_bars_height(len(ratios)))
+    unit, targets = "rate of two Dask workers / rate of the local runner", [MIN_RATE_RATIO, None] * 2
+    draw_bars(axes, ratios, unit=unit, text="{:.2f}", colors=[PALETTE[0], PALETTE[5]] * 2, targets=targets)
+    axes.set_title(f"An empty task costs {results['overhead_seconds_per_task']:.2f} worker seconds (line: target)")
+
+
 def main() -> None:
-    """Print the measurements as JSON, and whether the targets are met."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Print the measurements, and whether the targets are met."""
+    parser = make_parser(__doc__)
     parser.add_argument("--texts", type=int, default=16_384)
     parser.add_argument("--vectors", type=int, default=400_000)
     parser.add_argument("--tasks", type=int, default=40)
     arguments = parser.parse_args()
+    report = Report(arguments)
     with tempfile.TemporaryDirectory(prefix="indexmill-runners-") as folder:
         prepare_environment(Path(folder))
         from prefect import flow
@@ -196,10 +204,12 @@ def main() -> None:
             _bodies.append(lambda: measure(root, arguments, get_configured_url()))
             results = flow(run_bodies, name="runners")()
         root.close()
-    print(json.dumps(results, indent=2))
-    ratios = [results[f"{unit}_ratio"]["cpu"] for unit in ("texts", "vectors")]
-    met = results["overhead_seconds_per_task"] <= MAX_OVERHEAD_SECONDS and min(ratios) >= MIN_RATE_RATIO
+    ratios = {unit: results[f"{unit}_ratio"]["cpu"] for unit in ("texts", "vectors")}
+    print(f"an empty task: {results['overhead_seconds_per_task']:.2f} worker seconds, target {MAX_OVERHEAD_SECONDS}")
+    print(f"rates per CPU second beside the local runner's: {ratios['texts']:.2f} and {ratios['vectors']:.2f}, target {MIN_RATE_RATIO}")
+    met = results["overhead_seconds_per_task"] <= MAX_OVERHEAD_SECONDS and min(ratios.values()) >= MIN_RATE_RATIO
     print("targets met" if met else "targets missed")
+    report.finish(results, plot)
 
 
 if __name__ == "__main__":

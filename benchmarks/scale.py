@@ -5,7 +5,7 @@ a process of its own through the same functions as a build: digesting the items 
 filling shards, exact search for held-out queries, tuning, and what publishing adds. A stage that costs c n^x has the
 exponent x, fitted over the sizes. Ten million vectors of 96 dimensions need about 15 GB of disk, of 384 about 50 GB.
 
-Run: OMP_NUM_THREADS=1 python -m benchmarks.scale --items 1000000 3000000 --dim 96 [--factory auto] [--root DIR] [--out FILE]
+Run: OMP_NUM_THREADS=1 python -m benchmarks.scale --items 1000000 3000000 --dim 96 [--factory auto] [--root DIR]
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
 
+from benchmarks.measuring import get_peak_bytes, run_child
+from benchmarks.report import Report, make_parser
 from benchmarks.scale_store import write_store
 from indexmill.configs.models import IndexConfig
 from indexmill.storage import parquet
@@ -41,6 +41,9 @@ from indexmill.tasks.indexing.shard_store import open_searcher
 from indexmill.tasks.indexing.training import reuse_or_train
 from indexmill.tasks.indexing.tuning import tune_search
 from indexmill.tasks.metrics.exact_search import exact_search
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAME, K = "scale", 10
 Measured = dict[str, Any]
@@ -163,7 +166,7 @@ def run_stage(options: argparse.Namespace) -> Measured:
     measured = {
         "seconds": time.perf_counter() - start,
         "cpu": time.process_time() - cpu,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": get_peak_bytes() / 1e6,
         "read_mb": io["rchar"] / 1e6,
         "written_mb": io["wchar"] / 1e6,
     }
@@ -187,11 +190,8 @@ def measure_size(size: int, folder: Path) -> dict[str, Measured]:
     """Run every stage for one size, each in a process of its own."""
     results = {}
     for stage in STAGES:
-        command = [sys.executable, "-m", "benchmarks.scale", *sys.argv[1:], "--stage", stage, "--size", str(size), "--root", str(folder)]
-        run = subprocess.run(command, capture_output=True, text=True)
-        if run.returncode:
-            raise SystemExit(f"{stage} of {size:,}: {run.stderr[-2000:]}")
-        results[stage] = json.loads(run.stdout.splitlines()[-1])
+        step = ("--stage", stage, "--size", str(size), "--root", str(folder))
+        results[stage] = run_child("-m", "benchmarks.scale", *sys.argv[1:], *step).result
         print(_format_stage(stage, results[stage]), flush=True)
     return results
 
@@ -207,7 +207,7 @@ def _format_stage(stage: str, measured: Measured) -> str:
 
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--items", type=lambda text: int(float(text)), nargs="+", default=[1_000_000])
     parser.add_argument("--dim", type=int, default=96)
     parser.add_argument("--part-rows", type=int, default=50_000)
@@ -217,10 +217,29 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--shard-bytes", default="8MB", help="small, so that a million vectors fill several shards")
     parser.add_argument("--train-memory", default="1GB")
     parser.add_argument("--root", type=Path, help="where the stores go, one folder per size; by default a temporary one")
-    parser.add_argument("--out", type=Path, help="write all numbers as JSON")
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def plot(results: dict[str, Any], figure: Figure) -> None:
+    """Draw CPU seconds per stage: bars for one size, lines over several."""
+    from benchmarks.plotting import draw_bars, draw_lines, get_bars_height, split_panels
+
+    sizes, stages = results["sizes"], [stage for stage in STAGES if stage != "store"]
+    if len(sizes) == 1:
+        (size, measured), (cpu, memory) = *sizes.items(), split_panels(figure, 2, height=get_bars_height(len(stages)), sharey=True)
+        draw_bars(cpu, {stage: measured[stage]["cpu"] for stage in stages}, unit="CPU seconds")
+        draw_bars(memory, {stage: measured[stage]["peak_mb"] for stage in stages}, unit="peak memory, MB", text="{:,.0f}")
+        figure.suptitle(f"{int(size):,} vectors with {results['dim']} dimensions", x=0.01, ha="left", fontweight="bold")
+        return
+    (axes,) = split_panels(figure, 1, height=4.5)
+    axes.set(xscale="log", yscale="log")
+    millions = [int(size) / 1e6 for size in sizes]
+    series = {stage: (millions, [measured[stage]["cpu"] for measured in sizes.values()]) for stage in stages}
+    draw_lines(axes, series, xlabel=f"million vectors with {results['dim']} dimensions", ylabel="CPU seconds")
+    axes.set_xticks(millions, [f"{million:g}" for million in millions])
+    axes.minorticks_off()
 
 
 def main() -> None:
@@ -229,6 +248,7 @@ def main() -> None:
     if options.stage:
         print(json.dumps(run_stage(options)))
         return
+    report = Report(options)
     base = options.root or Path(tempfile.mkdtemp(prefix="scale-"))
     results = {}
     for size in options.items:
@@ -238,14 +258,13 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         results[size] = measure_size(size, folder)
         shutil.rmtree(folder)  # the next size needs the disk
-        if options.out:
-            options.out.write_text(json.dumps(results, indent=2))
     if len(results) > 1:
         sizes = list(results)
         print(
             "\nexponents: "
             + ", ".join(f"{stage} {fit_exponent(sizes, [results[size][stage]['cpu'] for size in sizes]):.2f}" for stage in STAGES)
         )
+    report.finish({"dim": options.dim, "sizes": results}, plot)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Real sentence embeddings of texts on this machine, package descriptions and manual pages; MiniLM, cached as .npy."""
+"""Texts of this machine, package descriptions and manual pages, their embeddings by MiniLM, cached as .npy, and random texts."""
 
 from __future__ import annotations
 
@@ -58,6 +58,13 @@ def iterate_manual_paragraphs() -> Iterator[str]:
         for paragraph in re.split(r"^\.(?:PP|P|LP|TP|IP|SH|SS|sp|br|nf|fi).*$", source, flags=re.M):
             lines = " ".join(line for line in paragraph.splitlines() if not line.startswith((".", "'")))
             yield from cut_to_length(re.sub(r"\\f.|\\[&|^]|\\\(..|\\", "", lines))
+
+
+def make_random_texts(count: int) -> list[str]:
+    """Return distinct texts of 4 to 12 random words, sorted; a few less than `count` if some are equal."""
+    generator = random.Random(0)
+    words = ["".join(generator.choices("aeiourstlnmd", k=generator.randint(3, 9))) for _ in range(5000)]
+    return sorted({" ".join(generator.choices(words, k=generator.randint(4, 12))) for _ in range(count)})
 
 
 def cut_to_length(text: str) -> Iterator[str]:

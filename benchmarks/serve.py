@@ -6,7 +6,6 @@ Run: python -m benchmarks.serve [--items 100000] [--family auto|flat] [--seconds
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import socket
@@ -18,16 +17,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import httpx
 import numpy as np
 import psutil
 
+from benchmarks.report import Report, make_parser
 from benchmarks.serve_load import load, make_text_request, make_vector_request
 from benchmarks.serve_root import NAME, make_clustered_vectors, make_root
 from indexmill.serve import OpenIndex, open_index
 from tests.serve.publish_helper import publish_again
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CLIENTS = (1, 8, 64)
 BATCHES = (1, 16, 64)
@@ -93,47 +97,52 @@ def measure_recall(index: OpenIndex, count: int) -> float:
     return float(np.mean([len({*a} & {*b}) / 10 for a, b in zip(exact.tolist(), retrieved.tolist(), strict=True)]))
 
 
-def measure(root: Path, count: int, seconds: float) -> None:
-    """Print one line per kind of query and number of clients."""
-    index = open_index(root, NAME)
-    print(f"{count} vectors, recall@10 {measure_recall(index, count):.3f}, load average {os.getloadavg()[0]:.1f} before")
+def measure(root: Path, count: int, seconds: float) -> dict[str, Any]:
+    """Load the service with each kind of query by each number of clients, and print two lines for each."""
+    index, rows = open_index(root, NAME), []
+    recall = measure_recall(index, count)
+    print(f"{count:,} vectors, recall@10 {recall:.3f}")
     queries = make_clustered_vectors(2048, seed=7)
     with run_indexmill_service(root) as (port, process):
         for batch in BATCHES:
             requests = [make_vector_request(NAME, queries[start : start + batch]) for start in range(0, 1024, batch)]
             for clients in CLIENTS:
                 in_process_rate = measure_in_process(index, batch, seconds)
-                rate = load_and_print(f"raw x {batch:3}, {clients:2} clients", port, process, clients, seconds, requests) * batch
-                print(f"{'':24}{rate:8,.0f} queries/s, {rate / in_process_rate:.2f} of {in_process_rate:,.0f} in process", flush=True)
+                row = load_and_print(f"raw x {batch:3}, {clients:2} clients", port, process, clients, seconds, requests)
+                share = row["rate"] * batch / in_process_rate
+                print(f"{'':24}{row['rate'] * batch:8,.0f} queries/s, {share:.2f} of {in_process_rate:,.0f} in process", flush=True)
+                rows.append({"kind": "vectors", "batch": batch, **row, "share": share, "in_process": in_process_rate})
         requests = [make_text_request(NAME, f"what is known about topic {number}") for number in range(200)]
         for clients in CLIENTS:
-            load_and_print(f"text,      {clients:2} clients", port, process, clients, seconds, requests)
-    print(f"load average {os.getloadavg()[0]:.1f}")
+            row = load_and_print(f"text,      {clients:2} clients", port, process, clients, seconds, requests)
+            rows.append({"kind": "texts", "batch": 1, **row})
+    return {"items": count, "recall": recall, "rows": rows}
 
 
-def load_and_print(title: str, port: int, process: psutil.Process, clients: int, seconds: float, requests: list[bytes]) -> float:
-    """Load the service and print the result, with CPU time of service and clients; returns requests per second."""
+def load_and_print(title: str, port: int, process: psutil.Process, clients: int, seconds: float, requests: list[bytes]) -> dict[str, float]:
+    """Load the service and print the result, with CPU milliseconds per request of the service (`cpu`) and of the clients."""
     before = sum(process.cpu_times()[:2])
     result = load(port, clients, seconds, requests)
     cpu = (sum(process.cpu_times()[:2]) - before) / result.requests * 1000
     print(f"  {title}: {result.rate:7,.0f} requests/s, p50 {result.p50:6.1f} ms, p99 {result.p99:6.1f} ms, {result.failed} failed; "
           f"CPU per request {cpu:.2f} ms, of the clients {result.cpu:.2f} ms", flush=True)  # fmt: skip
-    return result.rate
+    return {"clients": clients, **result._asdict(), "cpu": cpu, "clients_cpu": result.cpu}
 
 
-def soak(root: Path, minutes: float) -> None:
+def soak(root: Path, minutes: float) -> dict[str, Any]:
     """Run eight clients with a publish every PUBLISH_SECONDS seconds; print failures and the service's resident memory."""
     queries = make_clustered_vectors(2048, seed=7)
     requests = [make_vector_request(NAME, queries[start : start + 4]) for start in range(0, 1024, 4)] + [
         make_text_request(NAME, f"topic {n}") for n in range(32)
     ]
-    stop = threading.Event()
+    stop, resident_mb = threading.Event(), []
     with run_indexmill_service(root) as (port, process):
 
         def publish() -> None:
             while not stop.wait(PUBLISH_SECONDS):
                 snapshot = publish_again(root, NAME, keep=1)
-                print(f"  {snapshot} published; resident {process.memory_info().rss / 1e6:,.0f} MB", flush=True)
+                resident_mb.append(process.memory_info().rss / 1e6)
+                print(f"  {snapshot} published; resident {resident_mb[-1]:,.0f} MB", flush=True)
 
         publishing = threading.Thread(target=publish)
         publishing.start()
@@ -141,19 +150,46 @@ def soak(root: Path, minutes: float) -> None:
         stop.set()
         publishing.join()
         print(f"{minutes} minutes: {result.requests:,} requests, {result.failed} failed, p50 {result.p50:.1f} ms, p99 {result.p99:.1f} ms")
+    return {"minutes": minutes, **result._asdict(), "resident_mb": resident_mb}
+
+
+def plot(results: dict[str, Any], figure: Figure) -> None:
+    """Draw queries per second and the slowest hundredth of requests over the clients; of a soak test, memory over its swaps."""
+    from benchmarks.plotting import draw_lines, split_panels
+
+    if "rows" not in results:
+        (axes,) = split_panels(figure, 1, height=3.6)
+        memory = results["resident_mb"]
+        axes.set_ylim(0, 1.1 * max(memory))
+        draw_lines(axes, {"": (range(1, len(memory) + 1), memory)}, xlabel="swaps", ylabel="resident memory, MB")
+        return
+    rates, latencies = split_panels(figure, 2, height=4)
+    lines = {f"{batch} vector{'s' * (batch > 1)}": ("vectors", batch) for batch in BATCHES} | {"a text": ("texts", 1)}
+    for axes, column, ylabel in ((rates, "rate", "queries per second"), (latencies, "p99", "p99 of a request, milliseconds")):
+        axes.set(xscale="log", yscale="log")
+        series = {}
+        for title, kind in lines.items():
+            rows = [row for row in results["rows"] if (row["kind"], row["batch"]) == kind]
+            values = [row[column] * (row["batch"] if column == "rate" else 1) for row in rows]
+            series[title] = ([row["clients"] for row in rows], values)
+        draw_lines(axes, series, xlabel="clients", ylabel=ylabel)
+        axes.set_xticks(CLIENTS, [str(count) for count in CLIENTS])
+        axes.minorticks_off()
 
 
 def main() -> None:
     """Make the root, then run the load or the soak test."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--family", choices=["auto", "flat"], default="auto")
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--soak", type=float, metavar="MINUTES")
     options = parser.parse_args()
+    report = Report(options)
     with tempfile.TemporaryDirectory() as folder:
         root = make_root(Path(folder), options.items, options.family)
-        soak(root, options.soak) if options.soak else measure(root, options.items, options.seconds)
+        results = soak(root, options.soak) if options.soak else measure(root, options.items, options.seconds)
+    report.finish(results, plot)
 
 
 if __name__ == "__main__":

@@ -7,19 +7,23 @@ ROOT holds a published index of texts encoded with the demo's MiniLM.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from benchmarks.report import Report, make_parser
 from benchmarks.serve import CLIENTS, load_and_print, run_indexmill_service, run_service
 from benchmarks.serve_load import make_text_request
 from indexmill.serve import open_index
 from indexmill.tasks.encoding.model_files import find_model_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INDEXING = """
 import json, sys
@@ -50,26 +54,45 @@ def make_peer_request(query: str) -> bytes:
     return f"GET /search?query={quote(query)}&limit=10 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
+def plot(results: dict[str, Any], figure: Figure) -> None:
+    """Draw requests per second and the median latency of both services over the clients."""
+    from benchmarks.plotting import OTHERS, OURS, draw_lines, split_panels
+
+    for axes, column, ylabel in zip(
+        split_panels(figure, 2, height=3.6), ("rate", "p50"), ("text queries per second", "median, milliseconds"), strict=True
+    ):
+        axes.set(xscale="log")
+        series = {name: ([row["clients"] for row in rows], [row[column] for row in rows]) for name, rows in results["services"].items()}
+        axes.set_ylim(0, 1.1 * max(max(ys) for _, ys in series.values()))
+        draw_lines(axes, series, xlabel="clients", ylabel=ylabel, colors=(OURS, OTHERS))
+        axes.set_xticks(CLIENTS, [str(count) for count in CLIENTS])
+        axes.minorticks_off()
+
+
 def main() -> None:
     """Run both services and load each in turn."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--peer", required=True)
     parser.add_argument("--root", type=Path, default=Path("indexmill-data"))
     parser.add_argument("--name", default="demo-text")
     parser.add_argument("--items", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=3)
     options = parser.parse_args()
+    report = Report(options)
     our_requests = [make_text_request(options.name, query) for query in QUERIES]
     peer_requests = [make_peer_request(query) for query in QUERIES]
     command = [sys.executable, "-P", "-m", "uvicorn", "txtai.api:app", "--log-level", "warning", "--port"]
+    ours, theirs = [], []
     with tempfile.TemporaryDirectory() as folder:
         config = make_peer(Path(folder), options.peer, options.root, options.name, options.items)
         peer_service = run_service(command, "/count", PYTHONPATH=options.peer, CONFIG=str(config))
         with run_indexmill_service(options.root, options.name) as (port, process), peer_service as (peer_port, peer_process):
             for clients in (1, *CLIENTS):  # the first round warms both
-                load_and_print(f"indexmill, {clients:2} clients", port, process, clients, options.seconds, our_requests)
-                load_and_print(f"txtai,     {clients:2} clients", peer_port, peer_process, clients, options.seconds, peer_requests)
-    print(f"load average {os.getloadavg()[0]:.1f}")
+                ours.append(load_and_print(f"indexmill, {clients:2} clients", port, process, clients, options.seconds, our_requests))
+                theirs.append(
+                    load_and_print(f"txtai,     {clients:2} clients", peer_port, peer_process, clients, options.seconds, peer_requests)
+                )
+    report.finish({"services": {"Indexmill": ours[1:], "txtai": theirs[1:]}}, plot)
 
 
 if __name__ == "__main__":

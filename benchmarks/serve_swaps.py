@@ -1,32 +1,31 @@
 """Memory, open files, maps and threads of `indexmill serve` while it swaps in one snapshot after another.
 
 Every swap is a new snapshot under a new id, with a few requests before the next; the old one is removed. A line is
-what /proc says of the process after a swap; the slopes are least squares over the swaps after the first ten.
+what /proc says of the process after a swap; the slopes are least squares over the swaps after the first ten (over all
+if there are fewer than twenty).
 
-Run: python -m benchmarks.serve_swaps [--swaps 200] [--items 20000] [--root ROOT] [--plot FILE] [--csv FILE]
+Run: python -m benchmarks.serve_swaps [--swaps 200] [--items 20000] [--root ROOT]
 ROOT is one that `benchmarks.serve_root.make_root` made.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import os
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import httpx
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import psutil
 
+from benchmarks.report import Report, make_parser
 from benchmarks.serve import run_indexmill_service
 from benchmarks.serve_root import NAME, make_clustered_vectors, make_root
 from tests.serve.publish_helper import publish_again
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WARM_UP_SWAPS = 10
 REQUESTS_PER_SWAP = 8
@@ -77,43 +76,37 @@ def measure_swaps(root: Path, swaps: int, name: str = NAME) -> list[dict[str, fl
 
 def fit_slopes(rows: list[dict[str, float]]) -> dict[str, float]:
     """Fit a line to each column after the warm-up; returns its slope per swap."""
-    rows = rows[WARM_UP_SWAPS:]
+    rows = rows[WARM_UP_SWAPS:] if len(rows) >= 2 * WARM_UP_SWAPS else rows
     return {name: float(np.polyfit([row["swap"] for row in rows], [row[name] for row in rows], 1)[0]) for name in rows[0] if name != "swap"}
 
 
-def plot_memory(rows: list[dict[str, float]], path: Path) -> None:
+def plot(results: dict[str, Any], figure: Figure) -> None:
     """Draw the memory of the process over the swaps."""
-    figure, axes = plt.subplots(figsize=(8, 4))
-    for name in MEMORY_COLUMNS.values():
-        axes.plot([row["swap"] for row in rows], [row[name] for row in rows], label=name.removesuffix("_mb"))
-    axes.set(xlabel="swaps", ylabel="MB", ylim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    from benchmarks.plotting import draw_lines, split_panels
+
+    rows = results["swaps"]
+    swaps = [row["swap"] for row in rows]
+    titles = {"resident": "resident_mb", "anonymous": "anonymous_mb", "mapped files": "file_mb"}
+    (axes,) = split_panels(figure, 1, height=3.6)
+    axes.set_ylim(0, 1.1 * max(row["resident_mb"] for row in rows))
+    series = {title: (swaps, [row[name] for row in rows]) for title, name in titles.items()}
+    draw_lines(axes, series, xlabel="swaps", ylabel="memory of the service, MB", marker="")
+    axes.set_title(f"Anonymous memory grows by {results['slopes']['anonymous_mb']:+.2f} MB per swap")
 
 
 def main() -> None:
     """Make the root unless one is given, swap, and print the slopes."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--swaps", type=int, default=200)
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--root", type=Path)
-    parser.add_argument("--plot", type=Path)
-    parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
+    report = Report(options)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure_swaps(options.root or make_root(Path(folder), options.items, "auto"), options.swaps)
-    if options.csv:
-        with options.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(rows)
-    if options.plot:
-        plot_memory(rows, options.plot)
     slopes = fit_slopes(rows)
-    print("per swap: " + ", ".join(f"{name} {slope:+.3f}" for name, slope in slopes.items()) + f"; load average {os.getloadavg()[0]:.1f}")
+    print("per swap: " + ", ".join(f"{name} {slope:+.3f}" for name, slope in slopes.items()))
+    report.finish({"swaps": rows, "slopes": slopes}, plot)
 
 
 if __name__ == "__main__":

@@ -1,40 +1,75 @@
-"""The whole build as a process: a first build, and one with nothing changed. Wall seconds, medians of the repeats.
+"""The whole build as a process: a first build, one with nothing changed, and a search. Medians of the repeats.
 
-Run: python benchmarks/spine.py [--repeats 5]
+Run: python -m benchmarks.spine [--repeats 5]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.measuring import MEBIBYTE, ChildRun, run_child
+from benchmarks.report import Report, make_parser
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FIRST, UNCHANGED, SEARCH = "first build", "build, nothing changed", "search, whole process"
 
 
-def run_timed(*arguments: str) -> tuple[float, dict[str, object]]:
-    """Run `indexmill` as a process; returns wall seconds and the JSON object it printed."""
-    start = time.perf_counter()
-    run = subprocess.run([sys.executable, "-m", "indexmill", *arguments, "--json"], check=True, capture_output=True, text=True)
-    return time.perf_counter() - start, json.loads(run.stdout)
+def run_command(*arguments: str) -> ChildRun:
+    """Run `indexmill` as a process."""
+    return run_child("-m", "indexmill", *arguments, "--json")
+
+
+def summarize(runs: list[ChildRun]) -> dict[str, Any]:
+    """Return all wall seconds, and the medians of CPU seconds and peak memory."""
+    return {
+        "wall": [run.wall for run in runs],
+        "cpu": statistics.median(run.cpu for run in runs),
+        "peak_mib": statistics.median(run.peak for run in runs) / MEBIBYTE,
+    }
+
+
+def measure(repeats: int) -> dict[str, Any]:
+    """Build demo-text in a temporary root, build it again, and search it."""
+    query = "parse a date out of a string"
+    with tempfile.TemporaryDirectory() as root:
+        first = run_command("build", "demo-text", "--root", root)
+        unchanged = [run_command("build", "demo-text", "--root", root) for _ in range(repeats)]
+        searches = [run_command("search", "demo-text", query, "--root", root) for _ in range(repeats)]
+    return {
+        "items": first.result["items"],
+        "search_ms": statistics.median(float(run.result["search_ms"]) for run in searches),
+        "runs": {FIRST: summarize([first]), UNCHANGED: summarize(unchanged), SEARCH: summarize(searches)},
+    }
+
+
+def plot(results: dict[str, Any], figure: Figure) -> None:
+    """Draw wall and CPU seconds side by side: what waits is the difference."""
+    from benchmarks.plotting import PALETTE, draw_bars, get_bars_height, split_panels
+
+    runs = results["runs"]
+    wall, cpu = split_panels(figure, 2, height=get_bars_height(len(runs)), sharey=True)
+    draw_bars(wall, {name: statistics.median(run["wall"]) for name, run in runs.items()}, unit="wall seconds")
+    draw_bars(cpu, {name: run["cpu"] for name, run in runs.items()}, unit="CPU seconds of all processes", colors=PALETTE[1])
+    figure.suptitle(f"demo-text, {results['items']:,} items", x=0.01, ha="left", fontweight="bold")
 
 
 def main() -> None:
     """Print one line per measurement."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
-    with tempfile.TemporaryDirectory() as root:
-        cold, summary = run_timed("build", "demo-text", "--root", root)
-        print(f"build demo-text, cold      {cold:6.1f} s   {summary['items']} items")
-        cached = [run_timed("build", "demo-text", "--root", root)[0] for _ in range(repeats)]
-        print(f"build demo-text, unchanged {statistics.median(cached):6.1f} s   {min(cached):.1f} to {max(cached):.1f}")
-        query = ("search", "demo-text", "parse a date out of a string", "--root", root)
-        searches = [run_timed(*query) for _ in range(repeats)]
-        print(f"search, whole process      {statistics.median(seconds for seconds, _ in searches):6.1f} s")
-        print(f"search, FAISS alone        {statistics.median(float(str(result['search_ms'])) for _, result in searches):6.2f} ms")
+    options = parser.parse_args()
+    report = Report(options)
+    results = measure(options.repeats)
+    print(f"demo-text, {results['items']:,} items\n{'':<24} wall s  (range)           CPU s  peak MiB")
+    for name, run in results["runs"].items():
+        spread = f"({min(run['wall']):.1f} to {max(run['wall']):.1f})"
+        print(f"{name:<24} {statistics.median(run['wall']):6.1f}  {spread:<16} {run['cpu']:6.1f}  {run['peak_mib']:8,.0f}")
+    print(f"search, FAISS alone: {results['search_ms']:.2f} ms")
+    report.finish(results, plot)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from encoding.variants import Factory, Measured, Variant, Work
+from benchmarks.encoding.variants import Factory, Measured, Variant, Work
 
 _loaded: Variant | None = None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from encoding.variants import Measured, Work
+from benchmarks.encoding.variants import Measured, Work
 
 PINS = ("clip-retrieval==2.45.0", "torchvision==0.29.1", "pyarrow<16", "setuptools<81")
 INSIDE = Path(__file__).with_name("clip_retrieval_inside.py")

@@ -10,17 +10,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-from resident import get_resident_bytes
 
-from encoding.children import Child
-from encoding.items import sample_images, sample_sentences
-from encoding.models import MODELS, Model, write_weights
-from encoding.ours import encode_stage, split_stage
+from benchmarks.encoding.children import Child
+from benchmarks.encoding.items import sample_images, sample_sentences
+from benchmarks.encoding.models import MODELS, Model, write_weights
+from benchmarks.encoding.ours import encode_stage, split_stage
+from benchmarks.measuring import MEBIBYTE, get_resident_bytes
 
-MEBIBYTE = 1 << 20
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MAX_RATIO = 1.05
 TEXTS_PER_IMAGE = 4  # since texts are much faster
 
@@ -36,7 +38,7 @@ class Peak:
 
 
 def measure(items: int, folder: Path) -> dict[str, Any]:
-    """Print the peaks and their ratios; returns the content of `--json`."""
+    """Print the peaks and their ratios; returns the results."""
     print("| model | items | peak MiB | items/s with loading | ratio | target | |\n|---|---|---|---|---|---|---|")
     results = []
     for model, count in ((MODELS[2], items), (MODELS[3], items * TEXTS_PER_IMAGE)):
@@ -47,6 +49,16 @@ def measure(items: int, folder: Path) -> dict[str, Any]:
         _print(large, f"| {ratio:.3f} | {MAX_RATIO} | {verdict} |")
         results.append({"small": vars(small), "large": vars(large), "ratio": ratio, "target": MAX_RATIO, "verdict": verdict})
     return {"memory": results}
+
+
+def plot(results: dict[str, Any], figure: Figure) -> None:
+    """Draw the peaks at N and 4N items."""
+    from benchmarks.plotting import draw_bars, get_bars_height, split_panels
+
+    sizes = [size for result in results["memory"] for size in (result["small"], result["large"])]
+    peaks = {f"{size['model']}, {size['items']:,} items": size["peak"] / MEBIBYTE for size in sizes}
+    (axes,) = split_panels(figure, 1, height=get_bars_height(len(peaks)))
+    draw_bars(axes, peaks, unit="peak memory of the encode stage, MiB", text="{:,.0f}")
 
 
 def write_images(folder: Path, count: int) -> dict[str, Any]:

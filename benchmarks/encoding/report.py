@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from encoding.results import OURS, Limit, Row, Verdict
+from benchmarks.encoding.results import OURS, Limit, Row, Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def format_table(rows: list[Row]) -> str:
@@ -33,24 +36,25 @@ def format_limits(limits: list[Limit]) -> str:
     )
 
 
-def plot(rows: list[Row], path: Path) -> None:
-    """Plot items per second with the range of the repeats: one panel per model, one bar per variant."""
-    import matplotlib
+def plot(results: dict[str, Any], figure: Figure) -> None:
+    """Draw Indexmill's rate divided by that of each other variant, and the target as a line across the bar."""
+    from benchmarks.plotting import PALETTE, draw_bars, get_bars_height, split_panels
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    verdicts, rates = results["targets"], {(row["model"], row["variant"]): row["rate"] for row in results["rows"]}
+    ratios = {f"{result['model']}, {result['other']}": result["ratio"] for result in verdicts}
+    texts = [
+        f"{result['ratio']:.2f}   ({_round(rates[result['model'], OURS])} against {_round(rates[result['model'], result['other']])} per second)"
+        for result in verdicts
+    ]
+    colors = {model: PALETTE[number] for number, model in enumerate(dict.fromkeys(result["model"] for result in verdicts))}
+    (axes,) = split_panels(figure, 1, height=get_bars_height(len(ratios)))
+    bar_colors = [colors[result["model"]] for result in verdicts]
+    unit, targets = "Indexmill's rate divided by the other's (line: target)", [result["target"] for result in verdicts]
+    draw_bars(axes, ratios, unit=unit, text=texts, colors=bar_colors, targets=targets)
 
-    models = list(dict.fromkeys(row.model for row in rows))
-    figure, panels = pyplot.subplots(len(models), 1, figsize=(8, 2.2 * len(models)), squeeze=False, layout="constrained")
-    for panel, model in zip(panels[:, 0], models, strict=True):
-        model_rows = [row for row in rows if row.model == model][::-1]
-        error = [[row.rate - min(row.rates) for row in model_rows], [max(row.rates) - row.rate for row in model_rows]]
-        colors = ["tab:orange" if row.variant == OURS else "tab:blue" for row in model_rows]
-        panel.barh([row.variant for row in model_rows], [row.rate for row in model_rows], xerr=error, color=colors, ecolor="grey")
-        panel.set_title(model, loc="left")
-    panels[-1, 0].set_xlabel("items per second, median and range of the repeats")
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+
+def _round(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def _line(row: Row) -> str:

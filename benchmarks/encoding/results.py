@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from encoding.variants import Measured
+from benchmarks.encoding.variants import Measured
 
 TUTORIAL, OURS, OPENED, DEFAULTS, PEER = "tutorial loop", "Indexmill", "Indexmill, read and prepare", "library defaults", "clip-retrieval"
 FORWARD = "pure forward, "

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from encoding.models import Model, Precision, TextLibrary, as_numpy, load_library
-from encoding.ours import Indexmill
+from benchmarks.encoding.models import Model, Precision, TextLibrary, as_numpy, load_library
+from benchmarks.encoding.ours import Indexmill
 
 PREPARED_ITEMS = 1024  # prepared items that the pure forward variant cycles through
 BATCH_SIZES = {"cpu": (16, 32, 64, 128), "cuda": (64, 128, 256, 512, 1024)}
