@@ -123,14 +123,13 @@ def test_threads_query_at_the_same_time(tmp_path: Path) -> None:
 def test_after_an_error_the_next_query_has_another_database_and_running_ones_end(
     tmp_path: Path, opened: list[duckdb.DuckDBPyConnection]
 ) -> None:
-    with sharing_databases():
-        with parquet.query("SELECT i FROM range(100_000) t(i)", temp_dir=tmp_path) as batches:
-            rows = next(batches).num_rows
-            with pytest.raises(duckdb.Error, match="broken"):
-                parquet.fetch_rows("SELECT error('broken')", temp_dir=tmp_path)
-            assert parquet.fetch_rows("SELECT 1", temp_dir=tmp_path) == [(1,)]
-            assert len(opened) == 2
-            assert rows + sum(batch.num_rows for batch in batches) == 100_000
+    with sharing_databases(), parquet.query("SELECT i FROM range(100_000) t(i)", temp_dir=tmp_path) as batches:
+        rows = next(batches).num_rows
+        with pytest.raises(duckdb.Error, match="broken"):
+            parquet.fetch_rows("SELECT error('broken')", temp_dir=tmp_path)
+        assert parquet.fetch_rows("SELECT 1", temp_dir=tmp_path) == [(1,)]
+        assert len(opened) == 2
+        assert rows + sum(batch.num_rows for batch in batches) == 100_000
     assert [is_closed(database) for database in opened] == [True, True]
 
 
