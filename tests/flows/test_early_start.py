@@ -121,7 +121,7 @@ def test_no_server_is_started_before_prefect_has_read_its_files(
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.delenv("PREFECT_PROFILES_PATH", raising=False)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
-    assert not is_environment_complete()  # Prefect is imported here, and may have been told of a server
+    assert not is_environment_complete()  # Prefect is imported here, and may have other settings
     monkeypatch.delitem(sys.modules, "prefect")
     assert is_environment_complete()
     (tmp_path / file).parent.mkdir(exist_ok=True)
