@@ -17,13 +17,18 @@ _early_encoder: ContextVar[EncoderProcess | None] = ContextVar("early_encoder", 
 
 
 @contextmanager
-def start_encoder_early(config: PipelineConfig, root: Root) -> Iterator[None]:
+def start_encoder_early(config: PipelineConfig, root: Root, *, is_first: bool = False) -> Iterator[None]:
     """Start to load the encoder for the build that runs in the block; the process ends with the block at the latest.
+
+    Args:
+        config: The pipeline.
+        root: The storage root.
+        is_first: Only import the encoder's libraries: the first build has yet to find the model, and to download it.
 
     Raises:
         IndexmillError: The encoder cannot be identified.
     """
-    model = find_expected_model(root, config.encoder, identify(config.encoder))
+    model = None if is_first else find_expected_model(root, config.encoder, identify(config.encoder))
     with EncoderProcess() as process:
         process.preload(config.encoder, model)
         token = _early_encoder.set(process)

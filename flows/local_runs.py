@@ -10,9 +10,10 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import yaml
 
@@ -20,6 +21,7 @@ from indexmill.configs.loading import load_config
 from indexmill.configs.models import PipelineConfig
 from indexmill.flows.environment import prepare_environment
 from indexmill.flows.pipeline_context import open_root
+from indexmill.flows.server_process import ServerProcess, is_environment_complete, start_server
 from indexmill.storage.digests import digesting_files_once
 from indexmill.storage.disk_errors import check_free_space
 from indexmill.storage.errors import IndexmillError
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 # Prefect's database takes 5 MB. On a full disk its server would never start, so check first.
 MIN_FREE_BYTES = 32_000_000
+# What the stages of a build with changes import when they need it: 2.5 CPU seconds, and the server takes twice as long to start.
+LATE_IMPORTS = ("indexmill.tasks.validation.schema", "scipy.stats", "sklearn.decomposition", "indexmill.tasks.reports.plots")
 
 
 def build(
@@ -81,14 +85,14 @@ def run_build(
 ) -> dict[str, Any]:
     """Run the flow `build-index` and return its summary; without a server if nothing has changed since the last build."""
     location = _prepare(config, root, settings, verbose=verbose)
-    with _load_encoder_if_changed(config, location, settings) as has_work:
-        if not (rehash or refresh or has_work) and not _is_server_configured():
+    with _raise_on_sigterm(), _start_early_if_changed(config, location, settings) as early:
+        if not (rehash or refresh or early.has_work) and not _is_server_configured():
             with _look_for_changes():
                 from indexmill.flows.unchanged_runs import find_unchanged_build
 
                 if summary := find_unchanged_build(config, location, settings, force):
                     return summary
-        with _start_prefect():
+        with _start_prefect(early.server, LATE_IMPORTS):
             from indexmill.flows.build_index import build_index
 
             stage = cast("StageName | None", refresh)  # the flow refuses any other name
@@ -148,9 +152,16 @@ def _is_server_configured() -> bool:
     return bool(get_configured_url())
 
 
+class _EarlyStart(NamedTuple):
+    """Whether the source is new or has changed since the last build, and the server that was started for that."""
+
+    has_work: bool
+    server: ServerProcess | None
+
+
 @contextmanager
-def _load_encoder_if_changed(config: str, location: str, settings: Sequence[str]) -> Iterator[bool]:
-    """Yield whether the source is new or has changed since the last build; for a change, start to load the encoder.
+def _start_early_if_changed(config: str, location: str, settings: Sequence[str]) -> Iterator[_EarlyStart]:
+    """Look whether the source is new or has changed; if so, start Prefect's server and the encoder before Prefect is imported.
 
     The build in the block does not read the revision again, and no file twice to verify it. An error counts as work: the
     build reports it where the pipeline says.
@@ -158,19 +169,21 @@ def _load_encoder_if_changed(config: str, location: str, settings: Sequence[str]
     from indexmill.flows.early_encoder import start_encoder_early
     from indexmill.tasks.sources.revisions import read_revisions, reading_revisions_once
 
-    pipeline = load_config(config, settings)
+    pipeline, server = load_config(config, settings), None
     with digesting_files_once(), reading_revisions_once(), ExitStack() as stack:
         try:
             with _look_for_changes("reading the source's revision"), open_root(location) as root:
                 last_revision = root.read_last_revision(pipeline.name)
                 has_work = last_revision is None or read_revisions(pipeline, root).combined != last_revision
-                if has_work and last_revision and pipeline.run.runner == "local":
-                    stack.enter_context(start_encoder_early(pipeline, root))
+                if has_work and is_environment_complete():
+                    server = stack.enter_context(start_server())
+                if has_work and pipeline.run.runner == "local":
+                    stack.enter_context(start_encoder_early(pipeline, root, is_first=last_revision is None))
         except Stopped:
             raise
         except IndexmillError:
             has_work = True
-        yield has_work
+        yield _EarlyStart(has_work, server)
 
 
 @contextmanager
@@ -181,16 +194,19 @@ def _look_for_changes(step: str = "looking for changes") -> Iterator[None]:
 
 
 @contextmanager
-def _start_prefect() -> Iterator[None]:
+def _start_prefect(started: ServerProcess | None = None, late_imports: Sequence[str] = ()) -> Iterator[None]:
+    """Run the block with Prefect's server: `started`, or one of its own. Imports modules while that is starting."""
     from indexmill.flows.local_prefect import embedded_server
     from indexmill.flows.prefect_server import explain_server_failures, get_configured_url
 
     configured_url = get_configured_url()
     device_limit = nullcontext() if configured_url else _use_no_device_limit()
-    with _raise_on_sigterm(), device_limit, embedded_server() as wait_for_server:
+    with _raise_on_sigterm(), device_limit, embedded_server(started) as wait_for_server:
         with track("starting Prefect", 1) as advance:
             from indexmill.flows import build_index  # noqa: F401 (slow; imported here, it overlaps with the server's start)
 
+            for module in late_imports:
+                import_module(module)
             wait_for_server()
             advance(1)
         with explain_server_failures(configured_url):

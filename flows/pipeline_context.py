@@ -12,6 +12,7 @@ from indexmill.configs.models import PipelineConfig
 from indexmill.flows.environment import DEFAULT_ROOT, ROOT_VARIABLE
 from indexmill.storage.disk_errors import translate_disk_errors
 from indexmill.storage.permissions import apply_umask
+from indexmill.storage.query_database import sharing_databases
 from indexmill.storage.root import Root
 
 
@@ -28,7 +29,8 @@ def open_root(root: str | Path | None) -> Iterator[Root]:
     apply_umask()
     storage_root = Root(root or os.environ.get(ROOT_VARIABLE, DEFAULT_ROOT))
     try:
-        yield storage_root
+        with sharing_databases():
+            yield storage_root
     finally:
         storage_root.close()
 

@@ -172,10 +172,13 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def remove_stale_temporaries(parent: Path) -> int:
-    """Remove the temporaries of processes that have ended and return the number of folders removed."""
+    """Remove the temporaries of processes that have ended and return the number of folders removed.
+
+    Files stay: DuckDB's, which it removes itself once their process has ended.
+    """
     removed = 0
     for folder in sorted(parent.glob("*-*")) if parent.is_dir() else []:
-        if not _is_locked(folder / "lock"):
+        if folder.is_dir() and not _is_locked(folder / "lock"):
             shutil.rmtree(folder, ignore_errors=True)
             removed += 1
     return removed

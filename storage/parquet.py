@@ -11,17 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from indexmill.storage.query_database import connect
 from indexmill.storage.table_digest import table_digest
 
 if TYPE_CHECKING:
     import polars as pl
 
 BATCH_ROWS = 8192
-MEMORY_LIMIT = "1GB"
 
 
 @contextmanager
@@ -33,14 +32,15 @@ def query(
     Args:
         sql: The query.
         values: The values of its `$name` parameters.
-        temp_dir: Where DuckDB spills data that exceeds MEMORY_LIMIT.
+        temp_dir: Where DuckDB spills data that exceeds `query_database.MEMORY_LIMIT`.
         batch_rows: The maximum number of rows per batch.
         tables: Arrow streams that the query may read by name.
     """
-    with _connect(temp_dir) as connection:
+    with connect(temp_dir) as connection:
         for name, table in tables.items():
             connection.register(name, table)
-        yield iter(connection.sql(sql, params=dict(values or {})).to_arrow_reader(batch_rows))
+        with connection.sql(sql, params=dict(values or {})).to_arrow_reader(batch_rows) as reader:  # frees what an abandoned query holds
+            yield iter(reader)
 
 
 def fetch_rows(sql: str, values: Mapping[str, Any] | None = None, *, temp_dir: Path) -> list[tuple[Any, ...]]:
@@ -122,7 +122,7 @@ def to_polars(batches: Iterable[pa.RecordBatch]) -> Iterator[pl.DataFrame]:
 
 def copy_query(sql: str, target: Path, *, temp_dir: Path) -> int:
     """Write the rows of one SELECT to a Parquet file (zstd) and return their number."""
-    with _connect(temp_dir) as connection:
+    with connect(temp_dir) as connection:
         connection.execute(f"COPY ({sql}) TO '{escape_sql(target)}' (FORMAT parquet, COMPRESSION zstd)")
     return int(pq.read_metadata(target).num_rows)
 
@@ -145,12 +145,3 @@ def scan_sql(*paths: Path, options: str = "") -> str:
 def _escape_pattern(path: str) -> str:
     """Escape pattern characters, but not beside a backslash, which DuckDB does not match in patterns."""
     return path if "\\" in path else glob.escape(path)
-
-
-@contextmanager
-def _connect(temp_dir: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    connection = duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(temp_dir)})
-    try:
-        yield connection
-    finally:
-        connection.close()

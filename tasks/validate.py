@@ -12,7 +12,7 @@ from prefect import task
 
 from indexmill.configs.models import ValidateConfig
 from indexmill.storage import image_check_cache, parquet
-from indexmill.storage.digests import content_digest, json_digest
+from indexmill.storage.digests import json_digest
 from indexmill.storage.errors import InputError
 from indexmill.storage.items_table import VALID_COLUMNS
 from indexmill.storage.records import Dataset, ValidatedDataset
@@ -22,7 +22,7 @@ from indexmill.tasks.runner import LOCAL_RUNNER, Runner
 from indexmill.tasks.stage_policy import get_task_options
 from indexmill.tasks.validation import rejects
 from indexmill.tasks.validation.image_checks import TRANSIENT_REASONS, check_images
-from indexmill.tasks.validation.text_normalization import normalize_for_grouping
+from indexmill.tasks.validation.text_groups import KNOWN_GROUP, TextGroupCache, compute_text_group
 
 ITEMS_SCHEMA = pa.schema(VALID_COLUMNS | {"perceptual_hash": pa.string()})
 
@@ -87,20 +87,25 @@ def list_transient_reasons(validated: ValidatedDataset) -> str:
 
 def _check_rows(root: Root, dataset: Dataset, config: ValidateConfig, valid: Path, invalid: Path) -> CheckedRows:
     """Validate every row against the schema, in batches. Writes the tables `valid` and `invalid`."""
+    table = root.file(dataset.table)
+    known_groups = None if dataset.image_root else TextGroupCache(root, dataset.name)
+    batches = known_groups.read_rows(table) if known_groups else parquet.read_batches(table)
     with parquet.open_writer(invalid, rejects.REJECTS_SCHEMA) as rejects_writer:
-        parquet.write_parquet(valid, ITEMS_SCHEMA, _iterate_valid_rows(root, dataset, config, rejects_writer))
+        parquet.write_parquet(valid, ITEMS_SCHEMA, _iterate_valid_rows(batches, dataset, config, rejects_writer))
+    if known_groups:
+        known_groups.save(valid)
     return CheckedRows(f"SELECT * FROM {parquet.scan_sql(valid)}", f"SELECT * FROM {parquet.scan_sql(invalid)}")
 
 
 def _iterate_valid_rows(
-    root: Root, dataset: Dataset, config: ValidateConfig, rejects_writer: parquet.ParquetRowWriter
+    batches: Iterator[pa.RecordBatch], dataset: Dataset, config: ValidateConfig, rejects_writer: parquet.ParquetRowWriter
 ) -> Iterator[pa.RecordBatch]:
     """Yield the valid rows, texts with their content group, and write the others to `rejects_writer`."""
     from indexmill.tasks.validation.schema import build_items_schema, find_invalid_rows  # pandera is slow to import
 
     schema = build_items_schema(modality=dataset.modality, labeled=dataset.labeled, max_text_length=config.max_text_length)
     with track("checking rows", dataset.items) as advance:
-        for frame in parquet.to_polars(parquet.read_batches(root.file(dataset.table))):
+        for frame in parquet.to_polars(batches):
             faults = {
                 row: rejects.RejectReason(reason or ("malformed_row" if key else "empty_key"), fault)
                 for row, (key, fault, reason) in enumerate(frame.select("key", "fault", "fault_reason").iter_rows())
@@ -111,16 +116,15 @@ def _iterate_valid_rows(
             is_invalid = pl.col("row").is_in(list(reject_reasons))
             rejects_writer.write([_make_reject(row, reject_reasons[row["row"]]) for row in numbered.filter(is_invalid).to_dicts()])
             valid = numbered.filter(~is_invalid)
-            groups = [None if dataset.image_root else _compute_text_group(text) for text in valid["text"]]
+            groups = [None] * len(valid) if dataset.image_root else _find_text_groups(valid)
             columns = [pl.Series("content_group", groups, dtype=pl.String), pl.lit(None, pl.String).alias("perceptual_hash")]
             grouped = valid.with_columns(columns).select(ITEMS_SCHEMA.names)
             yield from grouped.to_arrow().cast(ITEMS_SCHEMA).to_batches()
             advance(len(frame))
 
 
-def _compute_text_group(text: str) -> str:
-    """Return the group of texts that differ only in case, punctuation and spacing."""
-    return content_digest((normalize_for_grouping(text) or text).encode())  # a text of punctuation alone stays as it is
+def _find_text_groups(rows: pl.DataFrame) -> list[str]:
+    return [known or compute_text_group(text) for known, text in rows.select(KNOWN_GROUP, "text").iter_rows()]
 
 
 def _make_reject(row: dict[str, Any], reason: rejects.RejectReason) -> dict[str, Any]:

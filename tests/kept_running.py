@@ -1,63 +1,27 @@
-"""What every query and every check of images starts, kept running between them: starting it costs more than most tests do.
+"""What queries and checks of images start, kept running between them: starting it costs more than most tests do.
 
-A build makes about a hundred queries, each with a DuckDB of its own, and starts two kinds of processes that decode images. Here the
-queries of one test share a DuckDB per folder, and all tests of a process share the decoders.
+The queries of one test share a DuckDB per folder, and all tests of a process share the processes that decode images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
-import duckdb
 import pytest
 
-from indexmill.storage.parquet import MEMORY_LIMIT
+from indexmill.storage.query_database import sharing_databases
 from indexmill.tasks.validation.decoder_pool import DecoderPool
 
 DECODING = ("validation.image_checks", "reports.thumbnails")
 
 
-class KeptDatabases:
-    """Connects a query to the DuckDB of its folder. A connection sees no tables of others; a few folders are kept."""
-
-    MOST = 8
-
-    def __init__(self) -> None:
-        self._databases: dict[Path, duckdb.DuckDBPyConnection] = {}
-
-    @contextmanager
-    def connect(self, temp_dir: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-        if temp_dir not in self._databases:
-            if len(self._databases) == self.MOST:
-                self._databases.pop(next(iter(self._databases))).close()
-            config = {"memory_limit": MEMORY_LIMIT, "temp_directory": str(temp_dir)}
-            self._databases[temp_dir] = duckdb.connect(config=config)
-        with self._databases[temp_dir].cursor() as connection:
-            yield connection
-
-    def close(self) -> None:
-        for database in self._databases.values():
-            database.close()
-        self._databases.clear()
-
-
-@pytest.fixture(scope="session")
-def kept_databases() -> Iterator[KeptDatabases]:
-    databases = KeptDatabases()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("indexmill.storage.parquet._connect", databases.connect)
-        yield databases
-
-
 @pytest.fixture(autouse=True)
-def own_databases(kept_databases: KeptDatabases) -> Iterator[None]:
-    """No test sees the databases of another."""
-    yield
-    kept_databases.close()
+def shared_databases() -> Iterator[None]:
+    """A test's queries share databases, as those of a build do. No test sees the databases of another."""
+    with sharing_databases():
+        yield
 
 
 class KeptDecoderPool(DecoderPool):

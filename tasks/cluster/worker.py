@@ -18,6 +18,7 @@ from indexmill.storage.disk_errors import translate_disk_errors
 from indexmill.storage.errors import IndexmillError
 from indexmill.storage.object_client import ENDPOINT_VARIABLES
 from indexmill.storage.permissions import UMASK_VARIABLE, apply_umask
+from indexmill.storage.query_database import sharing_databases
 from indexmill.storage.root import Root
 from indexmill.tasks.progress import Advance, ignore_progress
 
@@ -146,7 +147,7 @@ def run_job_here(run: Callable[[Root, Any, Advance], Any], setup: WorkerSetup, j
     setup.apply()
     root = WORKER_ROOT.open(setup)
     try:
-        with translate_disk_errors(root.path, f"on the worker {platform.node()}"):
+        with sharing_databases(), translate_disk_errors(root.path, f"on the worker {platform.node()}"):
             return run(root, job, ignore_progress)
     finally:
         root.close()

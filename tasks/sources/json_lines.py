@@ -63,13 +63,7 @@ def describe_missing_field(text: str, name: str) -> str:
 
 def _parse_object(line: str) -> tuple[dict[str, Any], str | None]:
     try:
-        value = json.loads(
-            line,
-            parse_float=_JsonNumber,
-            parse_int=_JsonNumber,
-            parse_constant=_parse_constant,
-            object_pairs_hook=_build_object,
-        )
+        value = _DECODER.decode(line)
     except json.JSONDecodeError as error:
         return {}, f"{error.msg} at column {error.colno}"
     except RecursionError:
@@ -122,3 +116,7 @@ def list_json_keys(file: Path, wanted: set[str], encoding: str | None) -> list[s
     if not names:
         raise ValueError(first or "line 1: expected a JSON object, found an empty file")
     return list(names)
+
+
+# One for all lines: json.loads would build one per line, which takes longer than to parse a short text.
+_DECODER = json.JSONDecoder(parse_float=_JsonNumber, parse_int=_JsonNumber, parse_constant=_parse_constant, object_pairs_hook=_build_object)

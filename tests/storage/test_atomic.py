@@ -85,3 +85,12 @@ def test_a_link_falls_back_to_a_copy(root: Root, monkeypatch: pytest.MonkeyPatch
     atomic.link(source, root.path / "target", root.scratch)
     assert (root.path / "target").read_text() == "text"
     assert (root.path / "target").stat().st_ino != source.stat().st_ino
+
+
+def test_files_of_a_killed_query_stay_for_duckdb(root: Root) -> None:
+    # DuckDB removes them when it spills again, if their process has ended.
+    spilled = root.tmp / "duckdb_temp_1_0_storage_DEFAULT-0.tmp"
+    spilled.parent.mkdir(exist_ok=True)
+    spilled.touch()
+    assert root.remove_stale_temporaries() == 0
+    assert spilled.exists()
