@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+# Threads of linear algebra wait by computing: with two processes on two cores a small decomposition took fifty times as long.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 HOME = Path(tempfile.mkdtemp(prefix="indexmill-tests-"))
 
 from indexmill.flows.environment import prepare_environment  # noqa: E402
@@ -160,7 +164,7 @@ def kept_plots() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def few_exports() -> Iterator[None]:
-    """In the quick tests builds export the tiny models that tests write, but not the real ones of packages, which takes most of a minute."""
+    """In the quick tests builds export the tiny models that tests write, but not the real ones of packages, which takes long."""
     from indexmill.tasks import encode
 
     ensure = encode.ensure_onnx_export
@@ -183,12 +187,23 @@ def server(shared_encoder: None, few_exports: None, kept_plots: None) -> Iterato
 
     with embedded_server() as ready:
         ready()
+        copy_database(HOME / "prefect" / "prefect.db", NEW_DATABASE)
         url = get_configured_url()
         os.environ["PREFECT_API_URL"] = url
         try:
             yield url
         finally:
             del os.environ["PREFECT_API_URL"]
+
+
+NEW_DATABASE = HOME / "new-prefect.db"  # that of a server which has just started
+
+
+def copy_database(database: Path, copy: Path) -> None:
+    """Copy a SQLite database that may be open, for its owner alone. A server with a copy need not create the tables, half of its start."""
+    copy.touch(0o600)
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
 
 
 @pytest.fixture(scope="session")

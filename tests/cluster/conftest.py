@@ -1,4 +1,4 @@
-"""A Dask cluster of two worker processes on 127.0.0.1, for all tests of this folder."""
+"""A Dask cluster of two worker processes on 127.0.0.1 (in the quick tests, one), for all tests of this folder."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from indexmill.configs.models import RunConfig
 from indexmill.storage.root import Root
 from indexmill.tasks.cluster.connect import open_runner
 from indexmill.tasks.runner import Runner
+from tests import examples
 from tests.cluster.dying import KILL_FILE, order_kills
 from tests.conftest import HOME
 from tests.flows.postgres import find_free_port
@@ -27,6 +28,7 @@ from tests.storage.object_server import SECRET
 REPOSITORY = Path(__file__).parents[2]
 DASK = [sys.executable, "-m"]
 START_SECONDS = 300
+WORKERS = 1 if examples.is_quick else 2  # a worker takes seconds of imports, and a killed one is started again
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,9 @@ class DaskCluster:
         return ["run.runner=dask", f"run.address={self.address}"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def dask_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
-    """Start the scheduler and the workers; end them and all their children at the end."""
+    """Start the scheduler and the workers; end them and all their children after this folder's tests: idle, they still compute."""
     folder = tmp_path_factory.mktemp("dask")
     address, kill_file = f"tcp://127.0.0.1:{find_free_port()}", folder / "kill"
     order_kills(kill_file, "", 0)
@@ -62,7 +64,7 @@ def dask_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskClu
     scheduler = ["distributed.cli.dask_scheduler", *local, "--port", address.rpartition(":")[2]]
     worker = ["distributed.cli.dask_worker", address, *local, "--nthreads", "1"]
     worker += ["--preload", "tests.cluster.dying", "--local-directory"]
-    commands = [scheduler, [*worker, str(folder / "a")], [*worker, str(folder / "b")]]
+    commands = [scheduler, *([*worker, str(folder / name)] for name in "ab"[:WORKERS])]
     processes = []
     try:
         for number, command in enumerate(commands):
@@ -88,7 +90,7 @@ def _wait_for_workers(address: str, folder: Path) -> None:
     while True:
         try:
             with Client(address, timeout=5, set_as_default=False) as client:
-                client.wait_for_workers(2, timeout=START_SECONDS)
+                client.wait_for_workers(WORKERS, timeout=START_SECONDS)
                 return
         except (OSError, TimeoutError):
             assert time.monotonic() < end, (folder / "log-0").read_text()[-2000:]
