@@ -187,7 +187,7 @@ def server(shared_encoder: None, few_exports: None, kept_plots: None) -> Iterato
 
     with embedded_server() as ready:
         ready()
-        copy_database(HOME / "prefect" / "prefect.db", NEW_DATABASE)
+        copy_database(find_prefect_home() / "prefect.db", NEW_DATABASE)
         url = get_configured_url()
         os.environ["PREFECT_API_URL"] = url
         try:
@@ -199,8 +199,15 @@ def server(shared_encoder: None, few_exports: None, kept_plots: None) -> Iterato
 NEW_DATABASE = HOME / "new-prefect.db"  # that of a server which has just started
 
 
+def find_prefect_home() -> Path:
+    """Return the folder of the tests' server: processes of pytest-xdist have that of the first one."""
+    return Path(os.environ["PREFECT_HOME"])
+
+
 def copy_database(database: Path, copy: Path) -> None:
     """Copy a SQLite database that may be open, for its owner alone. A server with a copy need not create the tables, half of its start."""
+    if not database.exists():  # the server is one that the user has configured
+        return
     copy.touch(0o600)
     with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(copy)) as target:
         source.backup(target)

@@ -26,7 +26,7 @@ from indexmill.flows.pipeline_context import open_root
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
 from tests import examples
-from tests.conftest import HOME, NEW_DATABASE, QUICK, copy_database
+from tests.conftest import NEW_DATABASE, QUICK, copy_database, find_prefect_home
 from tests.extensions.packages import install_package
 from tests.sources.hub_datasets import open_fake_hub
 
@@ -199,7 +199,9 @@ def test_a_refused_token_is_not_printed(
             build_index(str(config), str(tmp_path / "root"), [])
     assert SECRET not in str(error.value) + caplog.text
     assert [path for path, content in read_files(tmp_path / "root") if SECRET.encode() in content] == []
-    assert [path for path in list_files(HOME) if SECRET.encode() in path.read_bytes()] == []
+    home = find_prefect_home()
+    assert (home / "prefect.db").exists()
+    assert [path for path in list_files(home) if SECRET.encode() in path.read_bytes()] == []
 
 
 def test_no_config_key_takes_a_secret_and_its_value_is_not_repeated(tmp_path: Path) -> None:
