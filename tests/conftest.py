@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+# Threads of linear algebra wait by computing: with two processes on two cores a small decomposition took fifty times as long.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 HOME = Path(tempfile.mkdtemp(prefix="indexmill-tests-"))
 
 from indexmill.flows.environment import prepare_environment  # noqa: E402
@@ -25,8 +29,10 @@ from PIL import Image  # noqa: E402
 
 from indexmill.storage.errors import InputError, PublishRefused  # noqa: E402
 from indexmill.storage.root import Root  # noqa: E402
+from indexmill.tasks.encoding.onnx_export import ExportRequest  # noqa: E402
 from indexmill.tasks.encoding.process import EncoderProcess  # noqa: E402
 from indexmill.tasks.encoding.protocol import ExportEncoder, ExportResult  # noqa: E402
+from indexmill.tasks.reports.model import ReportModel  # noqa: E402
 from tests import examples  # noqa: E402
 from tests.storage.object_server import ObjectServer  # noqa: E402
 
@@ -134,19 +140,77 @@ def shared_encoder() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def server(shared_encoder: None) -> Iterator[str]:
+def kept_plots() -> Iterator[None]:
+    """Builds draw each plot once and show it in later reports too: drawing takes a third of a small build. `tests/reports` draws all."""
+    from indexmill.tasks.reports import plots
+    from indexmill.tasks.reports.html import render_html
+
+    names = ("plot_cutoffs", "plot_precision_recall", "plot_recall_vs_speed")
+    drawn: dict[str, str] = {}
+
+    def keep(name: str, draw: Callable[..., str]) -> Callable[..., str]:
+        return lambda *data: drawn[name] if name in drawn else drawn.setdefault(name, draw(*data))
+
+    def render(report: ReportModel) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in names:
+                patch.setattr(plots, name, keep(name, getattr(plots, name)))
+            return render_html(report)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("indexmill.tasks.publishing.report.render_html", render)
+        yield
+
+
+@pytest.fixture(scope="session")
+def few_exports() -> Iterator[None]:
+    """In the quick tests builds export the tiny models that tests write, but not the real ones of packages, which takes long."""
+    from indexmill.tasks import encode
+
+    ensure = encode.ensure_onnx_export
+
+    def ensure_if_tiny(root: Root, process: EncoderProcess, request: ExportRequest) -> None:
+        is_real = str(getattr(request.config, "model", "")).startswith("package:")
+        if not (examples.is_quick and is_real):
+            ensure(root, process, request)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode, "ensure_onnx_export", ensure_if_tiny)
+        yield
+
+
+@pytest.fixture(scope="session")
+def server(shared_encoder: None, few_exports: None, kept_plots: None) -> Iterator[str]:
     """The URL of a Prefect server that this process and its children use."""
     from indexmill.flows.local_prefect import embedded_server
     from indexmill.flows.prefect_server import get_configured_url
 
     with embedded_server() as ready:
         ready()
+        copy_database(find_prefect_home() / "prefect.db", NEW_DATABASE)
         url = get_configured_url()
         os.environ["PREFECT_API_URL"] = url
         try:
             yield url
         finally:
             del os.environ["PREFECT_API_URL"]
+
+
+NEW_DATABASE = HOME / "new-prefect.db"  # that of a server which has just started
+
+
+def find_prefect_home() -> Path:
+    """Return the folder of the tests' server: processes of pytest-xdist have that of the first one."""
+    return Path(os.environ["PREFECT_HOME"])
+
+
+def copy_database(database: Path, copy: Path) -> None:
+    """Copy a SQLite database that may be open, for its owner alone. A server with a copy need not create the tables, half of its start."""
+    if not database.exists():  # the server is one that the user has configured
+        return
+    copy.touch(0o600)
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A Dask cluster of two worker processes on 127.0.0.1, for all tests of this folder."""
+"""A Dask cluster of two worker processes on 127.0.0.1 (in the quick tests, one), for all tests of this folder."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from indexmill.configs.models import RunConfig
 from indexmill.storage.root import Root
 from indexmill.tasks.cluster.connect import open_runner
 from indexmill.tasks.runner import Runner
+from tests import examples
 from tests.cluster.dying import KILL_FILE, order_kills
 from tests.conftest import HOME
 from tests.flows.postgres import find_free_port
@@ -42,10 +43,11 @@ class DaskCluster:
         return ["run.runner=dask", f"run.address={self.address}"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def dask_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
-    """Start the scheduler and the workers; end them and all their children at the end."""
+    """Start the scheduler and the workers; end them and all their children after this folder's tests: idle, they still compute."""
     folder = tmp_path_factory.mktemp("dask")
+    workers = 1 if examples.is_quick else 2  # each takes seconds of imports, and a killed one is started again
     address, kill_file = f"tcp://127.0.0.1:{find_free_port()}", folder / "kill"
     order_kills(kill_file, "", 0)
     environment = os.environ | {
@@ -62,13 +64,13 @@ def dask_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskClu
     scheduler = ["distributed.cli.dask_scheduler", *local, "--port", address.rpartition(":")[2]]
     worker = ["distributed.cli.dask_worker", address, *local, "--nthreads", "1"]
     worker += ["--preload", "tests.cluster.dying", "--local-directory"]
-    commands = [scheduler, [*worker, str(folder / "a")], [*worker, str(folder / "b")]]
+    commands = [scheduler, *([*worker, str(folder / name)] for name in "ab"[:workers])]
     processes = []
     try:
         for number, command in enumerate(commands):
             with (folder / f"log-{number}").open("wb") as log:
                 processes.append(subprocess.Popen([*DASK, *command], env=environment, cwd=REPOSITORY, stdout=log, stderr=log))
-        _wait_for_workers(address, folder)
+        _wait_for_workers(address, workers, folder)
         yield DaskCluster(address, kill_file)
     finally:
         _reap(processes)
@@ -81,14 +83,14 @@ def dask_cluster(dask_processes: DaskCluster) -> Iterator[DaskCluster]:
     order_kills(dask_processes.kill_file, "", 0)
 
 
-def _wait_for_workers(address: str, folder: Path) -> None:
+def _wait_for_workers(address: str, workers: int, folder: Path) -> None:
     from distributed import Client
 
     end = time.monotonic() + START_SECONDS
     while True:
         try:
             with Client(address, timeout=5, set_as_default=False) as client:
-                client.wait_for_workers(2, timeout=START_SECONDS)
+                client.wait_for_workers(workers, timeout=START_SECONDS)
                 return
         except (OSError, TimeoutError):
             assert time.monotonic() < end, (folder / "log-0").read_text()[-2000:]

@@ -1,4 +1,4 @@
-"""Jobs on a real Dask cluster of two processes, or on Ray, and what happens when these die."""
+"""Jobs on a real Dask cluster of two processes (in the quick tests, one), or on Ray, and what happens when these die."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexmill.tasks.encoding.clip_tokenizer import build_clip_tokenizer, split_words
+from tests.examples import count_examples
 
 CONTEXT = 20
 ODD_TEXTS = [
@@ -53,7 +54,7 @@ def test_odd_texts_get_the_librarys_tokens(library: Any, tokenizer: Any) -> None
         assert ours == library([text])[0].tolist(), text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=count_examples(300), deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_gets_the_librarys_tokens(library: Any, tokenizer: Any, text: str) -> None:
     """Characters of all kinds."""

@@ -155,6 +155,7 @@ def test_preload_imports_the_library_before_the_first_job(
     assert process.encode(job, ignore_progress).vectors == COUNT
 
 
+@pytest.mark.slow
 def test_errors_cross_the_pipe(
     process: EncoderProcess, root: Root, split: SplitDataset, config: OpenClipEncoderConfig, tmp_path: Path
 ) -> None:

@@ -31,7 +31,7 @@ def test_pixels_equal_torchs(old_height: int, old_width: int, height: int, width
 
 
 @pytest.mark.parametrize("name", [*sorted(STEPS), "center square"])
-@pytest.mark.parametrize("size", [(500, 375), (61, 90), (224, 224), (1, 700)])
+@pytest.mark.parametrize("size", [(500, 375), (61, 90), (224, 224), (1, 70), pytest.param((1, 700), marks=pytest.mark.slow)])
 def test_images_equal_the_preprocessors(name: str, size: tuple[int, int]) -> None:
     """Each way to resize and crop, portrait, landscape, square and a line."""
     image = make_image(*size) if min(size) > 1 else Image.new("RGB", size, (200, 3, 90))

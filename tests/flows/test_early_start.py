@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -73,6 +73,20 @@ def test_the_encoder_that_was_started_early_is_taken_once(digits: Path, tmp_path
     assert take_early_encoder() is None
 
 
+def test_a_run_with_a_server_of_its_own_waits_for_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its server has no limits; a server that is configured has one."""
+    from indexmill.flows import local_prefect, local_runs, prefect_server
+
+    monkeypatch.setattr(local_prefect, "embedded_server", lambda started: nullcontext(lambda: None))
+    monkeypatch.setenv(LIMIT_VARIABLE, "gpu")
+    for url, limit in (("", ""), ("http://127.0.0.1:4200/api", "gpu")):
+        monkeypatch.setattr(prefect_server, "get_configured_url", lambda url=url: url)
+        with local_runs._start_prefect():
+            assert os.environ[LIMIT_VARIABLE] == limit
+        assert os.environ[LIMIT_VARIABLE] == "gpu"
+
+
+@pytest.mark.slow
 def test_a_run_has_a_server_of_its_own_without_loading_it(tmp_path: Path) -> None:
     """It starts before Prefect is imported and ends with its block. PREFECT_API_URL names it, there is no GPU limit to wait for, and
     this process never imports the server."""

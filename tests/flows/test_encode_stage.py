@@ -15,6 +15,7 @@ from PIL import Image
 
 from indexmill.configs.encoders import OpenClipEncoderConfig
 from indexmill.flows.cli.search import search_index
+from indexmill.serve import open_index
 from indexmill.storage.device_profiles import load_device_profile
 from indexmill.storage.digests import content_digest
 from indexmill.storage.embedding_store import EmbeddingStore
@@ -23,9 +24,11 @@ from indexmill.storage.records import SplitDataset
 from indexmill.storage.root import Root
 from indexmill.tasks.encoding import identify
 from indexmill.tasks.encoding.device import get_device_name
+from indexmill.tasks.encoding.onnx_encoders import OnnxImageEncoder, OnnxTextEncoder
 from tests.conftest import QUICK, Build
 from tests.encoding.checkpoints import write_clip_folder
 from tests.flows.built import read_manifest
+from tests.serve.test_search_command import check_search_without_torch
 from tests.storage.embedding_parts import add_vectors
 
 CLIP = ("encoder.kind=open-clip", "encoder.weights_sha256=null")
@@ -77,7 +80,10 @@ def captioned_root(server: str, digits: Path, clip: str, tmp_path_factory: pytes
 def test_images_and_captions_are_searched_from_two_aligned_stores(
     index_modality: str, query_modality: str, captioned_root: tuple[Path, Path], build: Build, clip: str, tmp_path: Path
 ) -> None:
-    """Each pair of modalities is built from the vectors of images and captions, and nothing is encoded again."""
+    """Each pair of modalities is built from the vectors of images and captions, and nothing is encoded again.
+
+    Both sides of the model were exported, and its exports encode the queries.
+    """
     pictures, source = captioned_root
     root = Path(shutil.copytree(source, tmp_path / "root"))
     modalities = (f"index.modality={index_modality}", f"evaluation.query_modality={query_modality}")
@@ -93,11 +99,24 @@ def test_images_and_captions_are_searched_from_two_aligned_stores(
     items = {row["item_id"]: row for row in pq.read_table(Path(summary["path"]) / "items.parquet").to_pylist()}
     assert len(items) == 120
     answer = search_index(str(root), "demo-images", text="the digit 7, drawing 0007", image=None, k=3)
+    with open_index(root, "demo-images") as index:
+        assert isinstance(index.encoder.load("text"), OnnxTextEncoder)
+        assert isinstance(index.encoder.load("image"), OnnxImageEncoder)
+        if index_modality == "image":
+            path = sorted(pictures.rglob("*.png"))[40]
+            (found,) = index.search(images=[path], k=1).results[0]
+            assert (found.key, found.score > 0.9999) == (path.relative_to(pictures).as_posix(), True)
     if index_modality == "text":
         assert all(items[row["item_id"]]["text"] for row in answer["results"])
     if (index_modality, query_modality) == ("text", "text"):
         # A caption names its digit, so a text model of random weights still finds its like among texts, if not among images.
         assert summary["metrics"]["precision_at_1"] > 0.5
+
+
+def test_an_exported_encoder_searches_images_without_torch(captioned_root: tuple[Path, Path], tmp_path: Path) -> None:
+    """Of both sides, those of images resize and crop too."""
+    pictures, root = captioned_root
+    check_search_without_torch(root, tmp_path / "copy", "demo-images", image=str(sorted(pictures.rglob("*.png"))[40]))
 
 
 def test_captions_that_do_not_exist_cannot_be_indexed(build: Build, pictures: Path, clip: str) -> None:

@@ -44,8 +44,9 @@ def test_new_images_alone_are_encoded_and_the_index_is_that_of_a_build_from_scra
     for path in paths:  # other bytes, so that no vector of theirs is stored
         path.write_bytes((tmp_path / f"{path.parent.name}-{path.name}").read_bytes() + b"new")
     nightly = quick_build(pictures)
-    queries_before = sum(side == "query" for side in sides.values())
-    assert searched in ([], [nightly["query"] - queries_before])
+    new_queries = nightly["query"] - sum(side == "query" for side in sides.values())
+    assert 0 < new_queries < nightly["query"]
+    assert searched == [new_queries]
     scratch = quick_build(pictures, root=copy_encoded_digits(finished_build, tmp_path / "scratch"))
     assert nightly["encoded"] == scratch["encoded"] == len(paths)
     tables = [pq.read_table(Path(summary["path"]) / "items.parquet") for summary in (nightly, scratch)]

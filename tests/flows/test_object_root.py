@@ -19,7 +19,7 @@ from indexmill.storage.errors import DamagedFile
 from indexmill.storage.object_client import ObjectClient
 from indexmill.storage.root import Root
 from indexmill.storage.snapshots import Snapshots
-from tests.conftest import HOME, SETTINGS, FinishedBuild, copy_encoded_digits
+from tests.conftest import SETTINGS, FinishedBuild, copy_encoded_digits, find_prefect_home
 from tests.flows.built import list_run_stages
 from tests.storage.object_server import SECRET, ObjectServer
 
@@ -131,6 +131,8 @@ def test_a_build_gives_up_on_a_store_that_is_down_for_good_and_waits_for_one_tha
         stopper.join()
         assert summary["metrics"] == pytest.approx(finished_build.summary["metrics"], abs=1e-6)
         assert {entry.key: entry.modified for entry in client.list("embeddings") if entry.key in parts} == parts
-        assert [path for path in HOME.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()] == [], "Prefect's files"
+        files = [path for path in find_prefect_home().rglob("*") if path.is_file()]
+        assert files
+        assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
     finally:
         own.stop()

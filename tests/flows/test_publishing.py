@@ -23,6 +23,7 @@ from tests.flows.built import open_snapshots
 from tests.flows.test_build import METRICS_SCHEMA
 
 
+@pytest.mark.slow
 def test_a_refused_build_leaves_the_live_snapshot_and_names_the_rule(
     next_build: Build, finished_build: FinishedBuild, pictures: Path, tmp_path: Path
 ) -> None:

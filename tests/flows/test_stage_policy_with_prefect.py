@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,7 +52,12 @@ def list_mean_waits(name: str) -> list[float]:
     return list(policy.waits_s) if policy else []
 
 
-@pytest.mark.parametrize("name", TASK_POLICIES)
+def list_rows(names: Iterable[str], *quick: str) -> list[Any]:
+    """Return the names of rows, all but the given ones marked slow: one row of each kind shows that Prefect does what they say."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", list_rows(TASK_POLICIES, "ingest", "split", "job"))
 def test_a_transient_error_is_retried_as_often_as_the_table_says(name: str, server: str, root: Root, waits: list[float]) -> None:
     """One attempt, or four with 2, 4 and 8 seconds between them, then the error itself is raised."""
     attempts: list[int] = []
@@ -72,7 +77,7 @@ def test_a_transient_error_is_retried_as_often_as_the_table_says(name: str, serv
     assert all(0.6 * mean - 0.1 < wait < 1.5 * mean for mean, wait in zip(means, waits, strict=True)), waits
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", list_rows(STAGES, "ingest", "split", "encode"))
 def test_a_record_is_cached_until_an_input_of_its_key_changes(name: str, server: str, root: Root) -> None:
     """Another value of any input in the key runs the stage again; another value of an uncached input does not."""
     calls: list[str] = []

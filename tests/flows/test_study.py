@@ -158,7 +158,7 @@ def test_the_table_marks_the_best_index_and_the_command_that_builds_it(studied: 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("study.indexes=[{factory: 'IVF500,Flat'}]", "fewer items than the factory"),
+        pytest.param("study.indexes=[{factory: 'IVF500,Flat'}]", "fewer items than the factory", marks=pytest.mark.slow),
         ("study.indexes=[{factory: Bogus}]", "FAISS rejects this factory"),
         ("study.encoders={one: {kind: timm, model: /nowhere/m.pth}}", "nowhere"),
     ],

@@ -127,6 +127,7 @@ def test_a_plan_is_the_flows(root: Path, digits: Path, pictures: Path) -> None:
         find_unchanged_plan("demo-images", str(root), ["dataset.path=/nowhere", *SETTINGS])
 
 
+@pytest.mark.slow
 def test_the_command_starts_no_server_for_an_unchanged_build(finished_build: FinishedBuild, root: Path, digits: Path) -> None:
     """Prefect's server would create its database in the root."""
     shutil.rmtree(root / "prefect", ignore_errors=True)

@@ -68,9 +68,11 @@ def deployed(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_a_build_is_started_only_when_its_source_has_changed(
     next_build: Build, pictures: Path, deployed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unchanged since the last build: no run. One more image: one run. A missing source is reported and stops no other."""
+    """Unchanged since the last build: no run. One more image: one run. A missing source is reported and stops no other.
+
+    The pictures are a copy of those in the finished build, with their times.
+    """
     root = tmp_path / "root"
-    next_build(pictures)
     config = load_config("demo-images", [f"dataset.path={pictures}"])
     gone = load_config("demo-images", [f"dataset.path={pictures / 'nowhere'}"])
     monkeypatch.setattr("indexmill.flows.watch_sources.load_config", lambda name, settings: gone if name == "gone" else config)

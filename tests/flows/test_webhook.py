@@ -41,6 +41,7 @@ def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_a_refused_build_is_reported_once_the_listener_answers(next_build: Build, digits: Path, received: list[dict[str, Any]]) -> None:
     """The first attempt meets a 503; the second brings pipeline, rule and next step."""
     with pytest.raises(PublishRefused):

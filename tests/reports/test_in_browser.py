@@ -56,8 +56,18 @@ def test_the_browser_reports_errors_requests_and_overflow(browser: Browser, tmp_
     assert visit.values[0] > 900
 
 
-@pytest.mark.parametrize("kind", ["images", "captions", "texts", "refused", "unmeasured"])
-@pytest.mark.parametrize(("width", "dark"), [(1200, False), (420, True), (420, False)])
+KINDS = ("images", "captions", "texts", "refused", "unmeasured")
+
+
+@pytest.mark.parametrize(
+    ("width", "dark", "kind"),
+    [
+        *((1200, False, kind) for kind in KINDS),
+        (420, True, "images"),
+        *(pytest.param(420, True, kind, marks=pytest.mark.slow) for kind in KINDS[1:]),
+        *(pytest.param(420, False, kind, marks=pytest.mark.slow) for kind in KINDS),
+    ],
+)
 def test_a_page_loads_without_errors_or_requests_and_fits_the_window(
     browser: Browser, pages: dict[str, Path], kind: str, width: int, dark: bool
 ) -> None:

@@ -25,7 +25,8 @@ from indexmill.flows.cli.app import app
 from indexmill.flows.pipeline_context import open_root
 from indexmill.storage.errors import InputError
 from indexmill.storage.root import Root
-from tests.conftest import HOME, QUICK
+from tests import examples
+from tests.conftest import NEW_DATABASE, QUICK, copy_database, find_prefect_home
 from tests.extensions.packages import install_package
 from tests.sources.hub_datasets import open_fake_hub
 
@@ -65,9 +66,16 @@ class RefusedBuild:
 
 
 @pytest.fixture(scope="module")
-def refused_build(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> RefusedBuild:
-    """`indexmill build` with its own Prefect server, under umask 022, with secrets in its environment. Its encoder needs no torch."""
+def refused_build(server: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> RefusedBuild:
+    """`indexmill build` with its own Prefect server, under umask 022, with secrets in its environment. Its encoder needs no torch.
+
+    In the quick tests the server finds a database with tables, and `make test-all` shows that it creates a private one.
+    """
     folder = tmp_path_factory.mktemp("exposed")
+    if examples.is_quick:
+        (folder / "root").mkdir(0o700)
+        (folder / "root" / "prefect").mkdir(0o700)
+        copy_database(NEW_DATABASE, folder / "root" / "prefect" / "prefect.db")
     install_package(folder / "site", "corners", {"encoder": CORNERS})
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_") and name != "MPLCONFIGDIR"}
     encoder = "encoder={kind: python, target: 'corners.encoder:Corners', modalities: [image]}"
@@ -83,7 +91,7 @@ def refused_build(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Ref
         addresses: set[str] = set()
         while process.poll() is None:
             addresses |= list_addresses(process.pid)
-            time.sleep(0.5)
+            time.sleep(1)
     return RefusedBuild(folder / "root", process.returncode, (folder / "output").read_text(), addresses)
 
 
@@ -191,7 +199,9 @@ def test_a_refused_token_is_not_printed(
             build_index(str(config), str(tmp_path / "root"), [])
     assert SECRET not in str(error.value) + caplog.text
     assert [path for path, content in read_files(tmp_path / "root") if SECRET.encode() in content] == []
-    assert [path for path in list_files(HOME) if SECRET.encode() in path.read_bytes()] == []
+    home = find_prefect_home()
+    assert (home / "prefect.db").exists()
+    assert [path for path in list_files(home) if SECRET.encode() in path.read_bytes()] == []
 
 
 def test_no_config_key_takes_a_secret_and_its_value_is_not_repeated(tmp_path: Path) -> None:

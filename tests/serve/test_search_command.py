@@ -82,17 +82,24 @@ def test_a_label_that_no_item_has_is_reported(published: Path, digits: Path) -> 
     assert "rank" in run.stdout and "no item" not in run.stdout
 
 
-@pytest.mark.parametrize("name", ["sentences", "demo-images"])
-def test_an_exported_encoder_searches_without_torch(name: str, published: Path, root_copy: Path, digits: Path) -> None:
-    """A separate process finds what torch finds and imports none of the slow libraries."""
-    image = str(sorted(digits.rglob("*.png"))[0])
-    query: dict[str, Any] = {"texts": ["a boat at sea"]} if name == "sentences" else {"images": [image]}
-    shutil.rmtree(root_copy / "encoders")  # without the exports, torch encodes
-    with open_index(root_copy, name) as index:
-        assert not isinstance(index.encoder.load("text" if "texts" in query else "image"), OnnxTextEncoder | OnnxImageEncoder)
+def check_search_without_torch(root: Path, folder: Path, name: str, *, text: str = "", image: str = "") -> None:
+    """Check that a separate process finds what torch finds and imports none of the slow libraries. `folder` is for a copy."""
+    copy = Path(shutil.copytree(root, folder))
+    shutil.rmtree(copy / "encoders")  # without the exports, torch encodes
+    query: dict[str, Any] = {"texts": [text]} if text else {"images": [image]}
+    with open_index(copy, name) as index:
+        assert not isinstance(index.encoder.load("text" if text else "image"), OnnxTextEncoder | OnnxImageEncoder)
         expected = [(result.item_id, round(result.score, 4)) for result in index.search(**query, k=4).results[0]]
-    arguments = [str(published), name, "" if name == "demo-images" else "a boat at sea", image if name == "demo-images" else ""]
+    arguments = [str(root), name, text, image]
     run = subprocess.run(
         [sys.executable, "-c", SEARCH_PROGRAM, *arguments], capture_output=True, text=True, timeout=900, env=os.environ, check=False
     )
     assert run.stdout.strip() == f"{expected} []", run.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sentences", "demo-images"])
+def test_an_exported_encoder_searches_without_torch(name: str, published: Path, digits: Path, tmp_path: Path) -> None:
+    """The real models; `tests/flows/test_encode_stage.py` does it with a tiny one."""
+    query = {"text": "a boat at sea"} if name == "sentences" else {"image": str(sorted(digits.rglob("*.png"))[0])}
+    check_search_without_torch(published, tmp_path / "copy", name, **query)
