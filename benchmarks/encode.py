@@ -2,10 +2,12 @@
 
 Images are Caltech-101's and sentences SICK's, from the folder in INDEXMILL_REAL_DATA; weights are real for MiniLM and random for the image
 models, which does not change the rates. Every variant has a process of its own, is warmed up, and runs once per repeat, in rotating order.
-Slow variants encode a quarter of the items. `--memory` measures peak memory instead.
+Slow variants encode a quarter of the items. Instead, `--memory` measures peak memory, `--costs` the CPU time of each step from an image's
+file to its vector, and `--runtimes` float32 and 8-bit models by torch and by ONNX Runtime; the last two use one thread.
 
 Run: INDEXMILL_REAL_DATA=DIR python benchmarks/encode.py [--peers-venv DIR] [--plot FILE.png] [--json FILE]
      INDEXMILL_REAL_DATA=DIR python benchmarks/encode.py --memory
+     INDEXMILL_REAL_DATA=DIR OMP_NUM_THREADS=1 python benchmarks/encode.py --costs --items 48 (or --runtimes)
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from encoding import memory, report
+from encoding import costs, memory, report, runtimes
 from encoding.children import Child
 from encoding.clip_retrieval import ClipRetrieval, ensure_installed
 from encoding.items import sample_images, sample_sentences
@@ -135,15 +137,22 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all measurements to this file")
     parser.add_argument("--memory", action="store_true", help="peak memory of the encode stage at N and 4N items, instead of rates")
     parser.add_argument("--memory-items", type=int, default=1500, help="N: images, and four times as many texts")
+    parser.add_argument("--costs", action="store_true", help="CPU time of each step of an image, instead of rates")
+    parser.add_argument(
+        "--runtimes", action="store_true", help="CPU time of float32 and 8-bit models by torch and by ONNX Runtime, instead"
+    )
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[1]))  # child processes import the project from beside this file
     os.environ |= {"HF_HUB_OFFLINE": "1"} | ({"CUDA_VISIBLE_DEVICES": ""} if arguments.device == "cpu" else {})
     with tempfile.TemporaryDirectory() as folder:
-        target_results = (
-            memory.measure(arguments.memory_items, Path(folder)) if arguments.memory else measure_rates(arguments, Path(folder))
-        )
+        if arguments.memory:
+            results: Any = memory.measure(arguments.memory_items, Path(folder))
+        elif arguments.costs or arguments.runtimes:
+            results = (costs if arguments.costs else runtimes).measure(arguments.models, arguments.items)
+        else:
+            results = measure_rates(arguments, Path(folder))
     if arguments.json:
-        arguments.json.write_text(json.dumps(target_results, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":
