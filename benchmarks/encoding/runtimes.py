@@ -26,7 +26,8 @@ def measure(names: Sequence[str], items: int) -> list[dict[str, Any]]:
     rows = []
     print(f"{torch.backends.cpu.get_cpu_capability()}\n")
     print(
-        "| model | runtime | ms per item | times torch | mean cosine | neighbors kept | passes as a precision |\n|---|---|---|---|---|---|---|"
+        "| model | runtime | ms per item | times torch | mean cosine | neighbors kept | passes as a precision |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for model in (model for model in MODELS if model.name in names):
         with tempfile.TemporaryDirectory() as folder:

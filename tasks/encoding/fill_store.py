@@ -34,7 +34,7 @@ from indexmill.tasks.validation.rejects import REJECTS_SCHEMA
 # Reasons that may be transient: these contents are tried again the next time the stage runs.
 TRANSIENT_REASONS = ("encoder_error",)
 # Below this many items, exporting the model and trying it takes longer than a faster runtime saves.
-RUNTIME_MIN_ITEMS: dict[Modality, int] = {"text": 20_000, "image": 5_000}
+RUNTIME_MIN_ITEMS: dict[Modality, int] = {"text": 20_000, "image": 10_000}
 BATCH_SEARCH_MIN_ITEMS = 1000  # below this many items, searching for the fastest batch size takes longer than it saves
 RATE_MIN_ITEMS = 64  # from this many items on, a rate is recorded
 

@@ -1,4 +1,4 @@
-"""Run a float32 model by ONNX Runtime instead of torch, where that is faster: mostly on processors without AVX-512."""
+"""Run a float32 model by ONNX Runtime instead of torch, where that is faster: some convolutional models, and some processors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from indexmill.tasks.encoding.row_batches import set_fastest_batch_size
 
 MIN_SPEEDUP = 1.1  # a smaller gain is noise, or is lost on the export
 ROUNDS = 2
-MAX_IMAGES = 64  # of a sample that is encoded by both: large models take a tenth of a second for one
+MAX_IMAGES = 32  # of a sample that is encoded by both: large models take a tenth of a second for one
 
 
 def export_encoder(encoder: Encoder, temp_dir: Path) -> Encoder | None:

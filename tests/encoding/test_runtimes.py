@@ -78,7 +78,7 @@ def test_images_may_run_by_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     exported = find_faster_encoder(model, inputs, tmp_path)
     assert isinstance(exported, OnnxImageEncoder)
     assert (get_runtime(exported), get_runtime(model)) == ("onnx", "torch")
-    assert sizes == [64]
+    assert sizes == [32]
     monkeypatch.setattr(onnx_encoders, "resize_pixels", None)  # NumPy's is slow
     assert all(np.array_equal(exported.preprocess(image), pixels) for image, pixels in zip(images[:5], inputs, strict=False))
     assert np.abs(encode_items(exported, images[:5]).vectors - encode_items(model, images[:5]).vectors).max() < 1e-5
@@ -127,7 +127,7 @@ def test_when_runtimes_are_compared(
     profile = DeviceProfile(device="cpu", runtimes={"float32": known} if known else {})
     config = MINILM.model_copy(update={"batch_size": batch_size})
     assert fill_store._choose_runtime(ModelSpec(config, precision, "text"), profile, missing) == chosen
-    assert fill_store._choose_runtime(ModelSpec(config, precision, "image"), profile, missing - 15_000) == chosen  # images take longer
+    assert fill_store._choose_runtime(ModelSpec(config, precision, "image"), profile, missing - 10_000) == chosen  # images take longer
 
 
 def fill(root: Root, split: SplitDataset, encode: RunChunk, name: str, profile: DeviceProfile) -> tuple[FillResult, np.ndarray]:
