@@ -2,10 +2,12 @@
 
 Images are Caltech-101's and sentences SICK's, from the folder in INDEXMILL_REAL_DATA; weights are real for MiniLM and random for the image
 models, which does not change the rates. Every variant has a process of its own, is warmed up, and runs once per repeat, in rotating order.
-Slow variants encode a quarter of the items. `--memory` measures peak memory instead.
+Slow variants encode a quarter of the items. Instead, `--memory` measures peak memory, `--costs` the CPU time of each step from an image's
+file to its vector, and `--runtimes` float32 and 8-bit models by torch and by ONNX Runtime; the last two use one thread.
 
 Run: INDEXMILL_REAL_DATA=DIR python -m benchmarks.encode [--peers-venv DIR]
      INDEXMILL_REAL_DATA=DIR python -m benchmarks.encode --memory
+     INDEXMILL_REAL_DATA=DIR OMP_NUM_THREADS=1 python -m benchmarks.encode --costs --items 48 (or --runtimes)
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.encoding import memory, report
+from benchmarks.encoding import costs, memory, report, runtimes
 from benchmarks.encoding.children import Child
 from benchmarks.encoding.clip_retrieval import ClipRetrieval, ensure_installed
 from benchmarks.encoding.items import sample_images, sample_sentences
@@ -123,12 +125,13 @@ def measure_rates(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]
 
 
 def plot(results: dict[str, Any], figure: Figure) -> None:
-    """Draw ratios, or memory."""
-    (memory.plot if "memory" in results else report.plot)(results, figure)
+    """Draw what was measured."""
+    plots = {"memory": memory.plot, "costs": costs.plot, "runtimes": runtimes.plot}
+    next((draw for name, draw in plots.items() if name in results), report.plot)(results, figure)
 
 
 def main() -> None:
-    """Measure rates, or memory."""
+    """Measure rates, memory, costs or runtimes."""
     names = [model.name for model in MODELS]
     parser = make_parser(__doc__)
     parser.add_argument("--items", type=int, default=256, help="images for ViT-B/32; faster models get a multiple")
@@ -138,11 +141,20 @@ def main() -> None:
     parser.add_argument("--peers-venv", type=Path, help="virtual environment of clip-retrieval, created if missing")
     parser.add_argument("--memory", action="store_true", help="peak memory of the encode stage at N and 4N items, instead of rates")
     parser.add_argument("--memory-items", type=int, default=1500, help="N: images, and four times as many texts")
+    parser.add_argument("--costs", action="store_true", help="CPU time of each step of an image, instead of rates")
+    parser.add_argument(
+        "--runtimes", action="store_true", help="CPU time of float32 and 8-bit models by torch and by ONNX Runtime, instead"
+    )
     arguments = parser.parse_args()
     run = Report(arguments)
     os.environ |= {"HF_HUB_OFFLINE": "1"} | ({"CUDA_VISIBLE_DEVICES": ""} if arguments.device == "cpu" else {})
     with tempfile.TemporaryDirectory() as folder:
-        results = memory.measure(arguments.memory_items, Path(folder)) if arguments.memory else measure_rates(arguments, Path(folder))
+        if arguments.memory:
+            results: Any = memory.measure(arguments.memory_items, Path(folder))
+        elif arguments.costs or arguments.runtimes:
+            results = (costs if arguments.costs else runtimes).measure(arguments.models, arguments.items)
+        else:
+            results = measure_rates(arguments, Path(folder))
     run.finish(results, plot)
 
 

@@ -15,8 +15,9 @@ from indexmill.storage.errors import InputError
 from indexmill.storage.manifests import Manifest
 from indexmill.storage.records import Modality
 from indexmill.storage.root import Root
-from indexmill.tasks.encoding import Encoder, EncoderIdentity, identify, load_encoder
+from indexmill.tasks.encoding import Encoder, identify, load_encoder
 from indexmill.tasks.encoding.base import SupportsTexts, encode_batches
+from indexmill.tasks.encoding.identity import compute_export_fingerprint
 from indexmill.tasks.encoding.onnx_encoders import open_onnx_encoder
 from indexmill.tasks.encoding.prompts import ROLES
 
@@ -24,15 +25,15 @@ from indexmill.tasks.encoding.prompts import ROLES
 class QueryEncoder:
     """The encoder of a snapshot as it encodes queries, loaded on first use; safe to share between threads and snapshots.
 
-    Loading raises InputError if the installed encoder has another fingerprint (other weights, libraries or precision):
-    its vectors would not be comparable with those in the index.
+    An ONNX export is of the very encoder that built the snapshot. Without one, loading raises InputError if the installed
+    encoder has another fingerprint (other weights, libraries or precision): its vectors would not be comparable with those
+    in the index.
     """
 
     def __init__(self, root: Root, manifest: Manifest) -> None:
         self.identity = get_query_identity(manifest)
         self._root, self._manifest = root, manifest
         self._config: EncoderConfig = TypeAdapter(EncoderConfig).validate_python(manifest.config["encoder"])
-        self._checked: EncoderIdentity | None = None
         self._model: Encoder | None = None
         self._encoders: dict[Modality, Encoder] = {}
         self._load_lock, self._encode_lock = Lock(), Lock()
@@ -40,17 +41,18 @@ class QueryEncoder:
     def load(self, modality: Modality) -> Encoder:
         """Return what encodes one modality. Concurrent first calls load it once.
 
-        An ONNX export needs no torch, and computes in float32. Without one, the model itself is loaded.
+        An ONNX export needs neither torch nor the weights, and computes in float32. Without one, the model itself is loaded.
         """
         with self._load_lock:
             if modality not in self._encoders:
-                self._checked = self._checked or _check_installed_encoder(self._manifest, self._config)
-                export = open_onnx_encoder(self._root, self._checked.for_export(modality).fingerprint, modality)
+                fingerprint = compute_export_fingerprint(self._manifest.encoder, self._config, modality)
+                export = open_onnx_encoder(self._root, fingerprint, modality)
                 self._encoders[modality] = export or self._load_from_model(modality)
             return self._encoders[modality]
 
     def _load_from_model(self, modality: Modality) -> Encoder:
         if self._model is None:
+            _check_installed_encoder(self._manifest, self._config)
             self._model = load_encoder(self._config, self._manifest.encoder["precision"], "query")
         model: Any = self._model
         return model.text_encoder if modality == "text" and isinstance(model, SupportsTexts) else model
@@ -94,8 +96,8 @@ def check_fingerprint(manifest: Manifest, fingerprint: str, query_fingerprint: s
         )
 
 
-def _check_installed_encoder(manifest: Manifest, config: EncoderConfig) -> EncoderIdentity:
-    """Return the identity of the installed encoder, in float32. Raises InputError if it is not the one that built the snapshot."""
+def _check_installed_encoder(manifest: Manifest, config: EncoderConfig) -> None:
+    """Raise InputError if the installed encoder is not the one that built the snapshot."""
     precision, identity = manifest.encoder["precision"], identify(config)
     fingerprints = (
         identity.for_role(role)
@@ -105,4 +107,3 @@ def _check_installed_encoder(manifest: Manifest, config: EncoderConfig) -> Encod
         for role in ROLES
     )
     check_fingerprint(manifest, *fingerprints)
-    return identity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from indexmill.storage.records import FileRef, FrozenModel, Modality
@@ -44,6 +45,10 @@ class OnnxExport(FrozenModel):
     min_cosine: The smallest cosine of the two vectors of an item.
     passes: Whether that is close enough to serve the graph. An export that fails is recorded without files, so that it
         is not tried again.
+    graph: The graph's file.
+    weights: The file with the graph's weights, which is mapped into memory; None where the graph's file holds them, as in
+        older exports.
+    tokenizer: The tokenizer's file; None for images.
     """
 
     dim: int
@@ -52,12 +57,18 @@ class OnnxExport(FrozenModel):
     min_cosine: float
     passes: bool
     graph: FileRef | None = None
+    weights: FileRef | None = None
     tokenizer: FileRef | None = None
 
     @property
     def files(self) -> tuple[FileRef, ...]:
-        """The graph, and the tokenizer of texts; empty for an export that failed its check."""
-        return tuple(ref for ref in (self.graph, self.tokenizer) if ref)
+        """The graph, its weights, and the tokenizer of texts; empty for an export that failed its check."""
+        return tuple(ref for ref in (self.graph, self.weights, self.tokenizer) if ref)
+
+
+def get_weights_path(graph_path: Path) -> Path:
+    """Return where the weights of a graph are: beside it, under a name that the graph holds."""
+    return graph_path.with_name(f"{graph_path.name}.data")
 
 
 def load_onnx_export(root: Root, model: str, modality: Modality) -> OnnxExport | None:

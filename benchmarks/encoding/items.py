@@ -18,6 +18,11 @@ def sample_images(count: int) -> list[str]:
     return _sample([str(path) for path in (_get_data_folder() / "caltech101").rglob("*.jpg")], count)
 
 
+def sample_tiny_images(count: int) -> list[str]:
+    """Return `count` paths of images of 64 x 64 pixels, repeated if there are fewer."""
+    return _sample([str(path) for path in (_get_data_folder() / "tiny-imagenet-200").rglob("*.JPEG")], count)
+
+
 def sample_sentences(count: int) -> list[str]:
     """Return `count` distinct sentences, repeated if there are fewer."""
     texts: set[str] = set()

@@ -33,7 +33,8 @@ from indexmill.tasks.validation.rejects import REJECTS_SCHEMA
 
 # Reasons that may be transient: these contents are tried again the next time the stage runs.
 TRANSIENT_REASONS = ("encoder_error",)
-RUNTIME_MIN_ITEMS = 20_000  # below this many items, exporting the model takes longer than a faster runtime saves
+# Below this many items, exporting the model and trying it takes longer than a faster runtime saves.
+RUNTIME_MIN_ITEMS: dict[Modality, int] = {"text": 20_000, "image": 10_000}
 BATCH_SEARCH_MIN_ITEMS = 1000  # below this many items, searching for the fastest batch size takes longer than it saves
 RATE_MIN_ITEMS = 64  # from this many items on, a rate is recorded
 
@@ -320,7 +321,7 @@ class _EncodePlanner:
 
 def _choose_runtime(model_spec: ModelSpec, profile: DeviceProfile, missing: int) -> tuple[Runtime, bool]:
     """Return the runtime of a job, and whether to look for a faster one: for float32 and many contents, once per device."""
-    if model_spec.precision != "float32" or model_spec.config.batch_size != "auto" or missing < RUNTIME_MIN_ITEMS:
+    if model_spec.precision != "float32" or model_spec.config.batch_size != "auto" or missing < RUNTIME_MIN_ITEMS[model_spec.modality]:
         return "torch", False
     known = profile.runtimes.get(model_spec.precision)
     return known or "torch", known is None

@@ -47,6 +47,7 @@ ENCODER_VERSIONS = {"sentence-transformers": 1, "efficientnet-lite": 2, "open-cl
 
 
 ROLE_KEYS = ("prompt", "task")  # what `describe_role` may add to the details
+STORED_KEYS = ("stored", "side", "dimensions", "precision_check")  # what stores and manifests may add
 
 
 def _is_none(value: object) -> bool:
@@ -103,6 +104,19 @@ class EncoderIdentity(FrozenModel):
             return self
         details = self.details | {"dimensions": dimensions}
         return self.model_copy(update={"fingerprint": _compute_fingerprint(details), "details": details})
+
+
+def compute_export_fingerprint(stored_details: Mapping[str, Any], config: EncoderConfig, modality: Modality) -> str:
+    """Return the fingerprint of `EncoderIdentity.for_export` without reading the weights.
+
+    Args:
+        stored_details: The details of any embedding store of the encoder, as manifests have them.
+        config: The encoder's config.
+        modality: What the export encodes.
+    """
+    details = {key: value for key, value in stored_details.items() if key not in (*ROLE_KEYS, *STORED_KEYS)}
+    query_settings = describe_role(config, "query") if modality == "text" else {}
+    return _compute_fingerprint(details | {"precision": "float32"} | query_settings)
 
 
 def list_modalities(details: Mapping[str, Any]) -> tuple[Modality, ...]:

@@ -78,5 +78,5 @@ class ImageEncoder:
 
     def _forward(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         pixels = move_tensor_to_device(torch.from_numpy(np.stack(images)))
-        features: torch.Tensor = self._network(self._preprocessor.normalize(pixels).to(self._dtype))
+        features: torch.Tensor = self._network(self._preprocessor.normalize(pixels, self._dtype))
         return features

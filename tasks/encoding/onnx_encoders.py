@@ -15,7 +15,7 @@ from indexmill.storage.onnx_exports import ExportSettings, ImageResize, is_damag
 from indexmill.storage.records import Modality
 from indexmill.storage.root import Root
 from indexmill.tasks.encoding.base import EncodedItems, Encoder
-from indexmill.tasks.encoding.image_resize import get_decode_size, resize_image
+from indexmill.tasks.encoding.image_resize import ResizePixels, get_decode_size, resize_image
 from indexmill.tasks.encoding.numpy_resize import resize_pixels
 
 TEXT_BATCH_SIZE, IMAGE_BATCH_SIZE = 64, 16
@@ -85,18 +85,23 @@ class OnnxImageEncoder:
         graph_path: The ONNX graph.
         resize: How images are resized for it.
         dim: Length of the vectors.
+        threads: Threads of one forward pass; 0: one per core.
+        resize_function: What resizes pixels; by default NumPy, so that torch is not imported.
     """
 
     modality: Modality = "image"
 
-    def __init__(self, graph_path: Path, resize: ImageResize, dim: int) -> None:
-        self._session, self._resize, self.dim = _open_session(graph_path), resize, dim
+    def __init__(
+        self, graph_path: Path, resize: ImageResize, dim: int, threads: int = 0, resize_function: ResizePixels | None = None
+    ) -> None:
+        self._session, self._resize, self.dim = _open_session(graph_path, threads), resize, dim
+        self._resize_function = resize_function or resize_pixels
         self.decode_size: tuple[int, int] | None = get_decode_size(resize)
         self.batch_size = self.window = IMAGE_BATCH_SIZE
 
     def preprocess(self, item: Image.Image) -> np.ndarray:
         """Resize an RGB image: uint8 (height, width, 3) at the model's size."""
-        return resize_image(item, self._resize, resize_pixels)
+        return resize_image(item, self._resize, self._resize_function)
 
     def encode(self, inputs: Sequence[np.ndarray], batch_size: int) -> EncodedItems:
         """Encode n resized images: vectors float32 (n, dim)."""

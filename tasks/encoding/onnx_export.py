@@ -15,7 +15,7 @@ from indexmill.configs.encoders import (
 )
 from indexmill.storage import parquet
 from indexmill.storage.errors import IndexmillError, SourceChanged, SourceUnreachable
-from indexmill.storage.onnx_exports import ExportSettings, OnnxExport, is_damaged, load_onnx_export, save_onnx_export
+from indexmill.storage.onnx_exports import ExportSettings, OnnxExport, get_weights_path, is_damaged, load_onnx_export, save_onnx_export
 from indexmill.storage.records import Modality
 from indexmill.storage.root import Root
 from indexmill.tasks.encoding.onnx_encoders import can_run_onnx
@@ -104,8 +104,9 @@ def ensure_onnx_export(root: Root, process: EncoderProcess, request: ExportReque
             result = FAILED_EXPORT
         record = OnnxExport(**result._asdict(), passes=result.min_cosine >= MIN_COSINE)
         if record.passes:
-            refs = {}
-            for name, path in (("graph", Path(job.graph_path)), ("tokenizer", Path(job.tokenizer_path))):
+            refs, graph_path = {}, Path(job.graph_path)
+            paths = {"graph": graph_path, "weights": get_weights_path(graph_path), "tokenizer": Path(job.tokenizer_path)}
+            for name, path in paths.items():
                 if path.is_file():
                     root.commit(path, target := folder / path.name)
                     refs[name] = root.make_ref(target)

@@ -1,4 +1,7 @@
-"""Write models as ONNX graphs, from tokens or pixels to final vectors, and the tokenizers of texts."""
+"""Write models as ONNX graphs, from tokens or pixels to final vectors, and the tokenizers of texts.
+
+A graph's weights are in a file of their own beside it, from which ONNX Runtime maps them. In the graph's file, it would
+copy them twice before the first query."""
 
 from __future__ import annotations
 
@@ -64,7 +67,7 @@ class ImageEncoderGraph(torch.nn.Module):
 
 
 def write_text_graph(model: Any, dim: int, target: Path, *, normalize: bool) -> None:
-    """Write a SentenceTransformer as one ONNX file that accepts any number of texts of any length.
+    """Write a SentenceTransformer as an ONNX graph that accepts any number of texts of any length.
 
     Args:
         model: On the CPU, in float32.
@@ -88,7 +91,7 @@ def write_clip_text_graph(
     normalize: bool,
     any_length: bool,
 ) -> None:
-    """Write the text side of a CLIP model as one ONNX file that accepts any number of texts.
+    """Write the text side of a CLIP model as an ONNX graph that accepts any number of texts.
 
     Args:
         model: On the CPU, in float32.
@@ -105,7 +108,7 @@ def write_clip_text_graph(
 def write_image_graph(
     network: torch.nn.Module, preprocessor: ImagePreprocessor, resize: ImageResize, target: Path, *, normalize: bool
 ) -> None:
-    """Write an image model as one ONNX file that accepts any number of resized images.
+    """Write an image model as an ONNX graph that accepts any number of resized images.
 
     Args:
         network: Maps normalized pixels to features; on the CPU, in float32.
@@ -133,10 +136,11 @@ def write_tokenizer(model: Any, target: Path) -> None:
 
 
 def _write_graph(graph: torch.nn.Module, inputs: dict[str, torch.Tensor], dynamic_shapes: Any, target: Path) -> None:
-    """Write a graph with the output `vectors` as one file, which ONNX limits to 2 GB. The caller compares it with the model."""
-    exporter_log = logging.getLogger("torch.onnx")
-    level = exporter_log.level
-    exporter_log.setLevel(logging.ERROR)
+    """Write a graph with the output `vectors`, and its weights beside it (`get_weights_path`). The caller compares it with the model."""
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
@@ -145,7 +149,7 @@ def _write_graph(graph: torch.nn.Module, inputs: dict[str, torch.Tensor], dynami
                 tuple(inputs.values()),
                 str(target),
                 dynamo=True,
-                external_data=False,
+                external_data=True,
                 verbose=False,
                 opset_version=OPSET,
                 input_names=list(inputs),
@@ -153,4 +157,5 @@ def _write_graph(graph: torch.nn.Module, inputs: dict[str, torch.Tensor], dynami
                 dynamic_shapes=dynamic_shapes,
             )
     finally:
-        exporter_log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)

@@ -19,6 +19,7 @@ from indexmill.storage.onnx_exports import ExportSettings
 from indexmill.storage.records import Modality, Precision, Role
 from indexmill.tasks.encoding.base import EncodedItems, batch_by_length
 from indexmill.tasks.encoding.checkpoints import CHECKPOINT_ERRORS, Checkpoint, build_checkpoint_error, find_open_clip_checkpoint
+from indexmill.tasks.encoding.first_token import encode_first_token, reads_first_token
 from indexmill.tasks.encoding.image_encoder import ImageEncoder
 from indexmill.tasks.encoding.preprocessing import build_preprocessor
 from indexmill.tasks.encoding.prompts import resolve_prompts
@@ -51,10 +52,12 @@ class _ImageSide(torch.nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self._model = model
+        self._model, self._reads_first_token = model, reads_first_token(model.visual)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Compute (n, dim) features of (n, 3, height, width) pixels."""
+        if self._reads_first_token:
+            return encode_first_token(self._model.visual, pixels)
         features: torch.Tensor = self._model.encode_image(pixels)
         return features
 

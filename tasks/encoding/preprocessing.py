@@ -45,24 +45,29 @@ class ImagePreprocessor:
         self.scaled_mean = 255 * torch.tensor(mean, dtype=torch.float32)
         self.inverse_std = 1 / (255 * torch.tensor(std, dtype=torch.float32))
 
-    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+    def normalize(self, pixels: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Compute (value / 255 - mean) / std, within 1e-6 of torchvision's ToTensor and Normalize.
 
         Args:
             pixels: uint8 (n, height, width, 3).
+            dtype: The number format of the result; computed in float32.
 
         Returns:
-            float32 (n, 3, height, width), channels last in memory.
+            (n, 3, height, width), channels last in memory.
         """
-        width = pixels.shape[2]
+        count, height, width, _ = pixels.shape
         # Whole lines at once: over the three channels alone, CPUs cannot use their wide registers.
-        lines = pixels.reshape(-1, width * 3).float()
-        lines.sub_(self.scaled_mean.to(pixels.device).repeat(width)).mul_(self.inverse_std.to(pixels.device).repeat(width))
-        return lines.view(pixels.shape).permute(0, 3, 1, 2)
+        factor = self.inverse_std.to(pixels.device).repeat(width)
+        offset = (-self.scaled_mean * self.inverse_std).to(pixels.device).repeat(width)
+        normalized = torch.empty((count, height, width * 3), dtype=dtype, device=pixels.device)
+        size = 1 if pixels.device.type == "cpu" else max(count, 1)  # a CPU's caches hold one image, not a batch
+        for part, target in zip(pixels.reshape(normalized.shape).split(size), normalized.split(size), strict=True):
+            target.copy_(torch.addcmul(offset, part.float(), factor))
+        return normalized.view(pixels.shape).permute(0, 3, 1, 2)
 
 
 def resize_pixels(pixels: np.ndarray, height: int, width: int, mode: str) -> np.ndarray:
-    """Resize with antialiasing, like Pillow but in a third of the time.
+    """Resize with antialiasing, like Pillow but in a fifth of the time.
 
     On photographs, about 4 in 1,000 values differ from Pillow's, by 1 or 2 of 255; cosines stay above 0.9999.
     `indexmill.tasks.encoding.numpy_resize` gives the same pixels without torch.
@@ -76,8 +81,10 @@ def resize_pixels(pixels: np.ndarray, height: int, width: int, mode: str) -> np.
     Returns:
         uint8 (height, width, 3), contiguous.
     """
-    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    resized = torch.nn.functional.interpolate(planes, (height, width), mode=mode, antialias=True)[0].permute(1, 2, 0)
+    # An image as a batch of one, with the strides of a batch: without them torch answers with planes, and bringing the
+    # channels of each pixel together takes longer than resizing.
+    batch = torch.from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)
+    resized = torch.nn.functional.interpolate(batch, (height, width), mode=mode, antialias=True)[0].permute(1, 2, 0)
     return np.ascontiguousarray(resized.numpy())
 
 

@@ -122,7 +122,7 @@ def test_an_export_is_verified_and_repeated_only_if_damaged(root: Root, monkeypa
     assert exported is not None
     expected = encode_items(load_encoder(config), LENGTHS).vectors
     assert np.abs(exported.encode(LENGTHS, 8).vectors - expected).max() < 1e-5
-    with (root.onnx_export(model, "text") / "graph.onnx").open("r+b") as file:
+    with (root.onnx_export(model, "text") / "graph.onnx.data").open("r+b") as file:
         file.seek(100_000)
         file.write(b"\xff")
     assert open_onnx_encoder(root, model, "text") is None
@@ -148,7 +148,7 @@ def test_an_export_is_made_once_and_verified_by_digest(root: Root, monkeypatch: 
         opened = open_onnx_encoder(root, model, "text")
         assert opened is not None
         assert np.linalg.norm(opened.encode(["a ship"], 1).vectors) == pytest.approx(1)
-        with (root.onnx_export(model, "text") / "graph.onnx").open("r+b") as file:
+        with (root.onnx_export(model, "text") / "graph.onnx.data").open("r+b") as file:
             file.seek(1_000_000)
             file.write(b"\xff")
         assert open_onnx_encoder(root, model, "text") is None

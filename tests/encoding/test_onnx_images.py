@@ -149,23 +149,30 @@ def test_an_export_is_compared_on_the_builds_images(
 ) -> None:
     """It is opened if its vectors are the model's; a graph with other vectors leaves no files, and torch encodes."""
     monkeypatch.setattr(OpenClipModel, "export", lambda self, *paths: clip_images.copy_to(*paths))
-    config, folder = clip, tmp_path / "images"
-    folder.mkdir()
+    config, image_root = clip, tmp_path / "images"
+    image_root.mkdir()
     for number, image in enumerate(make_images()):
-        image.save(folder / f"{number}.png")
-    source = ListSource([Item(f"{n}.png", path=f"{n}.png") for n in range(5)], labeled=False, image_root=folder)
+        image.save(image_root / f"{number}.png")
+    source = ListSource([Item(f"{n}.png", path=f"{n}.png") for n in range(5)], labeled=False, image_root=image_root)
     fingerprint, process = identify(config).for_export("image").fingerprint, InlineProcess()
     request = ExportRequest(
-        config=config, fingerprint=fingerprint, modality="image", items=root.file(run_split(root, source).table), image_root=str(folder)
+        config=config, fingerprint=fingerprint, modality="image", items=root.file(run_split(root, source).table), image_root=str(image_root)
     )
     ensure_onnx_export(root, process, request)  # type: ignore[arg-type]
     exported = open_onnx_encoder(root, fingerprint, "image")
     assert exported is not None
     assert process.results[0].compared == 5
+    record = load_onnx_export(root, fingerprint, "image")
+    assert record is not None and record.graph is not None and record.weights is not None
+    folder = root.onnx_export(fingerprint, "image")
+    assert {path.name: path.stat().st_size for path in folder.glob("graph*")} == {
+        "graph.onnx": record.graph.size,
+        "graph.onnx.data": record.weights.size,
+    }
     expected = encode_items(load_encoder(config), make_images()).vectors
     assert np.abs(encode_items(exported, make_images()).vectors - expected).max() < 1e-5
     assert open_onnx_encoder(root, fingerprint, "text") is None
-    (root.onnx_export(fingerprint, "image") / "graph.onnx").write_bytes(b"damaged")
+    (folder / "graph.onnx.data").write_bytes(b"damaged")
     assert open_onnx_encoder(root, fingerprint, "image") is None
     monkeypatch.setattr(
         "indexmill.tasks.encoding.onnx_encoders.resize_pixels", lambda _, height, width, mode: np.zeros((height, width, 3), "u1")
@@ -175,7 +182,7 @@ def test_an_export_is_compared_on_the_builds_images(
     record = load_onnx_export(root, fingerprint, "image")
     assert record is not None
     assert not record.passes
-    assert [path.name for path in root.onnx_export(fingerprint, "image").iterdir()] == ["export.json"]
+    assert [path.name for path in folder.iterdir()] == ["export.json"]
 
 
 def test_the_prompt_of_queries_names_the_export_of_texts_only(clip: OpenClipEncoderConfig) -> None:

@@ -24,6 +24,7 @@ from indexmill.serve import open_index
 from indexmill.storage.errors import InputError, SourceUnreachable
 from indexmill.tasks.encoding import EncoderIdentity, identify, load_encoder
 from indexmill.tasks.encoding.base import SupportsTexts, encode_items
+from indexmill.tasks.encoding.first_token import encode_first_token, reads_first_token
 from indexmill.tasks.encoding.onnx_encoders import OnnxImageEncoder, OnnxTextEncoder
 from indexmill.tasks.encoding.open_clip import OpenClipModel, compute_text_features
 from tests.conftest import Build
@@ -123,6 +124,26 @@ def test_other_text_towers_get_all_tokens(folder: Path, monkeypatch: pytest.Monk
         assert compute_text_features(model, tokens) == pytest.approx(model.encode_text(tokens), abs=1e-5)
         monkeypatch.setattr(model, "attn_mask", None)
         assert torch.equal(compute_text_features(model, tokens), model.encode_text(tokens))
+
+
+def test_the_last_block_is_computed_for_the_first_token_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The features are the library's, from 17 tokens in the first block and one in the second."""
+    visual: Any = open_clip.create_model(f"local-dir:{folder}").eval().visual
+    pixels, lengths = torch.randn(3, 3, 32, 32), list[int]()
+    assert reads_first_token(visual)
+    with torch.inference_mode():
+        expected = visual(pixels)
+        for block in visual.transformer.resblocks:
+            block.mlp.register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
+        assert encode_first_token(visual, pixels) == pytest.approx(expected, abs=1e-5)
+        assert lengths == [17, 1]
+        monkeypatch.setattr(visual, "proj", None)
+        assert encode_first_token(visual, pixels) == pytest.approx(visual(pixels), abs=1e-5)
+    for name, value in (("pool_type", "avg"), ("attn_pool", torch.nn.Identity()), ("output_tokens", True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(visual, name, value)
+            assert not reads_first_token(visual)
+    assert not reads_first_token(torch.nn.Identity())
 
 
 def test_vectors_keep_their_length_without_normalization(folder: Path) -> None:

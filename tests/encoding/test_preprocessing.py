@@ -16,7 +16,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from indexmill.storage.errors import InputError
-from indexmill.tasks.encoding.preprocessing import ImagePreprocessor, build_preprocessor
+from indexmill.tasks.encoding.preprocessing import ImagePreprocessor, build_preprocessor, resize_pixels
 from indexmill.tasks.validation.image_reader import UNLIMITED, ImageLimits, UnreadableImage, read_image
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -33,6 +33,32 @@ def make_image(width: int, height: int, seed: int = 0) -> Image.Image:
 
 def make_transform(*steps: Any) -> transforms.Compose:
     return transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+
+
+@pytest.mark.parametrize("crop", [slice(None), slice(10, 90)])
+def test_resized_pixels_are_not_brought_together_again(crop: slice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch answers with the channels of a pixel side by side, as the result has them: copying would take longer than resizing."""
+    answers, interpolate = list[torch.Tensor](), torch.nn.functional.interpolate
+
+    def remember(*arguments: Any, **options: Any) -> torch.Tensor:
+        answers.append(interpolate(*arguments, **options))
+        return answers[-1]
+
+    monkeypatch.setattr(torch.nn.functional, "interpolate", remember)
+    resized = resize_pixels(np.asarray(make_image(120, 100, 0))[crop, crop], 32, 48, "bicubic")
+    assert resized.shape == (32, 48, 3)
+    assert np.shares_memory(resized, answers[0].numpy())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_number_format_of_normalized_pixels(dtype: torch.dtype) -> None:
+    """Computed in float32, then rounded."""
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 8, 12, 3), np.uint8))
+    preprocessor = ImagePreprocessor(np.asarray, MEAN, STD)
+    normalized = preprocessor.normalize(pixels, dtype)
+    assert normalized.dtype == dtype
+    assert torch.equal(normalized, preprocessor.normalize(pixels).to(dtype))
+    assert preprocessor.normalize(pixels[:0], dtype).shape == (0, 3, 8, 12)
 
 
 @pytest.mark.parametrize("std", [STD, (0.5, 0.5, 0.5), (0.229, 0.224, 0.225)])

@@ -17,10 +17,10 @@ from indexmill.configs.encoders import EncoderConfig, OpenClipEncoderConfig, Sen
 from indexmill.configs.loading import load_config
 from indexmill.storage.digests import json_digest
 from indexmill.storage.errors import InputError
-from indexmill.storage.records import Role
+from indexmill.storage.records import Modality, Role
 from indexmill.tasks.encoding import identify, load_encoder
 from indexmill.tasks.encoding.base import encode_items
-from indexmill.tasks.encoding.identity import ENCODER_VERSIONS
+from indexmill.tasks.encoding.identity import ENCODER_VERSIONS, compute_export_fingerprint
 from indexmill.tasks.encoding.model_files import find_model_path
 from indexmill.tasks.encoding.onnx_encoders import OnnxTextEncoder
 from indexmill.tasks.encoding.prompts import resolve_prompts
@@ -154,6 +154,23 @@ def test_each_prompt_is_part_of_the_fingerprint_of_its_role(model_folder: Path) 
     assert own.fingerprint != own.for_role("query").fingerprint
     assert own.prompts == MODEL_SETTINGS["both"]["prompts"]
     assert own.for_store("text", "float32").for_role("query").fingerprint == own.for_role("query").for_store("text", "float32").fingerprint
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+@pytest.mark.parametrize("prompts", [{}, {"query_prompt": "find: "}, {"document_prompt": "item: ", "query_prompt": "find: "}])
+def test_a_manifest_names_the_exports_of_its_encoder(
+    model_folder: Path, tmp_path: Path, prompts: dict[str, str], modality: Modality
+) -> None:
+    """From the details that a manifest has, whatever was stored, without the weights."""
+    clip = OpenClipEncoderConfig(kind="open-clip", model=f"local-dir:{write_clip_folder(tmp_path / 'clip')}", **prompts)
+    configs: list[EncoderConfig] = [clip, make_config(model_folder, **prompts)] if modality == "text" else [clip]
+    for config in configs:
+        identity = identify(config)
+        expected = identity.for_export(modality).fingerprint
+        plain = identity.for_store(identity.modalities[0], "float32")
+        other = identity.for_role("query").for_store("text", "bfloat16", "float16").with_dimensions(8)
+        for details in (plain.details, other.details | {"precision_check": {"passes": True}}):
+            assert compute_export_fingerprint(json.loads(json.dumps(details)), config, modality) == expected
 
 
 def test_a_prompt_that_the_model_does_not_have_is_an_error(model_folder: Path) -> None:

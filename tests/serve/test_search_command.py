@@ -82,6 +82,18 @@ def test_a_label_that_no_item_has_is_reported(published: Path, digits: Path) -> 
     assert "rank" in run.stdout and "no item" not in run.stdout
 
 
+def test_an_export_is_found_without_reading_the_weights(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest names it, so that its own weights may be gone or replaced."""
+
+    def fail(_: object) -> NoReturn:
+        raise AssertionError("the weights were read")
+
+    monkeypatch.setattr("indexmill.serve.encoder.identify", fail)
+    for name, modality, kind in (("sentences", "text", OnnxTextEncoder), ("demo-images", "image", OnnxImageEncoder)):
+        with open_index(published, name) as index:
+            assert isinstance(index.encoder.load(modality), kind)  # type: ignore[arg-type]
+
+
 def check_search_without_torch(root: Path, folder: Path, name: str, *, text: str = "", image: str = "") -> None:
     """Check that a separate process finds what torch finds and imports none of the slow libraries. `folder` is for a copy."""
     copy = Path(shutil.copytree(root, folder))
