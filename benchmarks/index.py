@@ -1,7 +1,7 @@
-"""Our index and its peers on real sentence embeddings, in one process, interleaved: recall@10, speed, memory, build.
+"""Our index and its peers on real embeddings of sentences or images, in one process, interleaved: recall@10, speed, memory, build.
 
 Run: pip install --target PEERS --no-deps hnswlib usearch scann scalable-vs rabitqlib numkong archspec
-     python -m benchmarks.index --data FOLDER --peers PEERS [--autofaiss PYTHON] [--items 100000] [--threads 1] [--repeats 5]
+     python -m benchmarks.index --data FOLDER --peers PEERS [--autofaiss PYTHON] [--images] [--items 100000] [--threads 1] [--repeats 5]
 
 Search parameters are tuned on 1,000 held-out queries until the lower bound of recall@10 meets the target, and measured on others. Speed is
 measured in CPU seconds, which other load on the machine affects little, and in wall time.
@@ -31,9 +31,8 @@ def main() -> None:
     report = Report(arguments)
     from benchmarks import index_measuring as measuring
     from benchmarks.index_report import check_targets, format_table
-    from benchmarks.sentences import load_embeddings
 
-    vectors = load_embeddings(arguments.data, arguments.items + arguments.queries + TUNING_QUERIES)
+    vectors = load_vectors(arguments.data, TUNING_QUERIES + arguments.queries, arguments.items, images=arguments.images)
     tuning, queries, database = (
         vectors[:TUNING_QUERIES],
         vectors[TUNING_QUERIES : TUNING_QUERIES + arguments.queries],
@@ -51,12 +50,21 @@ def main() -> None:
     report.finish({"rows": rows, "targets": targets}, plot)
 
 
+def load_vectors(folder: Path, queries: int, items: int, *, images: bool) -> Any:
+    """Return float32 vectors of length 1: first those of the queries. Images are crops of the photographs in INDEXMILL_REAL_DATA."""
+    from benchmarks import images as crops
+    from benchmarks import sentences
+
+    return crops.load_embeddings(folder, queries, items) if images else sentences.load_embeddings(folder, queries + items)
+
+
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line. Restart the process if the thread count is not in its environment, where libraries read it when loaded."""
     parser = make_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder for the embeddings")
     parser.add_argument("--peers", type=Path, default=Path("peers"), help="folder with the peers' packages")
     parser.add_argument("--autofaiss", help="Python of a virtual environment with autofaiss")
+    parser.add_argument("--images", action="store_true", help="embeddings of images instead of sentences")
     parser.add_argument("--only", help="only peers whose names contain this, besides ours")
     for flag, number in (("--items", 100_000), ("--queries", 2000), ("--threads", 1), ("--repeats", 5)):
         parser.add_argument(flag, type=int, default=number)
