@@ -80,7 +80,7 @@ audit:  ## Check the pinned dependencies for known vulnerabilities (needs networ
 soak: $(INSTALLED)  ## Inject faults at length: every commit, full disks, damaged files, thirty nights (over an hour).
 	INDEXMILL_SOAK=1 $(BIN)/python -m pytest -m "" tests/faults tests/cluster tests/flows/test_make_up.py
 
-bench: $(INSTALLED)  ## Measure in a short form (about 20 minutes); figures, plots and a page that lists them go to BENCH=bench-results.
+bench: $(INSTALLED)  ## Measure in a short form; figures, plots and a page that lists them go to BENCH=bench-results.
 	$(BIN)/python -m benchmarks --out $(BENCH)
 
 clean:  ## Remove .venv and caches; data stays.

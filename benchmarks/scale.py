@@ -19,13 +19,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import faiss
 import numpy as np
 
 from benchmarks.measuring import get_peak_bytes, run_child
 from benchmarks.report import Report, make_parser
+from benchmarks.scale_plot import plot
 from benchmarks.scale_store import write_store
 from indexmill.configs.models import IndexConfig
 from indexmill.storage import parquet
@@ -41,9 +42,6 @@ from indexmill.tasks.indexing.shard_store import open_searcher
 from indexmill.tasks.indexing.training import reuse_or_train
 from indexmill.tasks.indexing.tuning import tune_search
 from indexmill.tasks.metrics.exact_search import exact_search
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 NAME, K = "scale", 10
 Measured = dict[str, Any]
@@ -220,26 +218,6 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def plot(results: dict[str, Any], figure: Figure) -> None:
-    """Draw CPU seconds per stage: bars for one size, lines over several."""
-    from benchmarks.plotting import draw_bars, draw_lines, get_bars_height, split_panels
-
-    sizes, stages = results["sizes"], [stage for stage in STAGES if stage != "store"]
-    if len(sizes) == 1:
-        (size, measured), (cpu, memory) = *sizes.items(), split_panels(figure, 2, height=get_bars_height(len(stages)), sharey=True)
-        draw_bars(cpu, {stage: measured[stage]["cpu"] for stage in stages}, unit="CPU seconds")
-        draw_bars(memory, {stage: measured[stage]["peak_mb"] for stage in stages}, unit="peak memory, MB", text="{:,.0f}")
-        figure.suptitle(f"{int(size):,} vectors with {results['dim']} dimensions", x=0.01, ha="left", fontweight="bold")
-        return
-    (axes,) = split_panels(figure, 1, height=4.5)
-    axes.set(xscale="log", yscale="log")
-    millions = [int(size) / 1e6 for size in sizes]
-    series = {stage: (millions, [measured[stage]["cpu"] for measured in sizes.values()]) for stage in stages}
-    draw_lines(axes, series, xlabel=f"million vectors with {results['dim']} dimensions", ylabel="CPU seconds")
-    axes.set_xticks(millions, [f"{million:g}" for million in millions])
-    axes.minorticks_off()
 
 
 def main() -> None:

@@ -42,9 +42,10 @@ def plot(results: dict[str, Any], figure: Figure) -> None:
 
     verdicts, rates = results["targets"], {(row["model"], row["variant"]): row["rate"] for row in results["rows"]}
     ratios = {f"{result['model']}, {result['other']}": result["ratio"] for result in verdicts}
+    pairs = [(rates[result["model"], OURS], rates[result["model"], result["other"]]) for result in verdicts]
     texts = [
-        f"{result['ratio']:.2f}   ({_round(rates[result['model'], OURS])} against {_round(rates[result['model'], result['other']])} per second)"
-        for result in verdicts
+        f"{result['ratio']:.2f}   ({_round(ours)} against {_round(other)} per second)"
+        for result, (ours, other) in zip(verdicts, pairs, strict=True)
     ]
     colors = {model: PALETTE[number] for number, model in enumerate(dict.fromkeys(result["model"] for result in verdicts))}
     (axes,) = split_panels(figure, 1, height=get_bars_height(len(ratios)))
