@@ -19,7 +19,7 @@ from indexmill.storage.records import Dataset, ValidatedDataset
 from indexmill.storage.root import Root
 from indexmill.tasks.progress import track
 from indexmill.tasks.runner import LOCAL_RUNNER, Runner
-from indexmill.tasks.stage_policy import get_task_options
+from indexmill.tasks.stage_policy import TASK_POLICIES, get_task_options
 from indexmill.tasks.validation import rejects
 from indexmill.tasks.validation.image_checks import TRANSIENT_REASONS, check_images
 from indexmill.tasks.validation.text_groups import KNOWN_GROUP, TextGroupCache, compute_text_group
@@ -88,7 +88,7 @@ def list_transient_reasons(validated: ValidatedDataset) -> str:
 def _check_rows(root: Root, dataset: Dataset, config: ValidateConfig, valid: Path, invalid: Path) -> CheckedRows:
     """Validate every row against the schema, in batches. Writes the tables `valid` and `invalid`."""
     table = root.file(dataset.table)
-    known_groups = None if dataset.image_root else TextGroupCache(root, dataset.name)
+    known_groups = None if dataset.image_root else TextGroupCache(root, dataset.name, TASK_POLICIES["validate"].version)
     batches = known_groups.read_rows(table) if known_groups else parquet.read_batches(table)
     with parquet.open_writer(invalid, rejects.REJECTS_SCHEMA) as rejects_writer:
         parquet.write_parquet(valid, ITEMS_SCHEMA, _iterate_valid_rows(batches, dataset, config, rejects_writer))

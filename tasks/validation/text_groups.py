@@ -11,7 +11,6 @@ import pyarrow as pa
 from indexmill.storage import parquet
 from indexmill.storage.digests import content_digest, json_digest
 from indexmill.storage.root import Root
-from indexmill.tasks.stage_policy import TASK_POLICIES
 from indexmill.tasks.validation.text_normalization import normalize_for_grouping
 
 KNOWN_GROUP = "known_group"
@@ -28,10 +27,11 @@ class TextGroupCache:
     Args:
         root: The storage root.
         name: The data set.
+        version: The version of the stage that uses the groups; those of another one are not used.
     """
 
-    def __init__(self, root: Root, name: str) -> None:
-        key = json_digest([TASK_POLICIES["validate"].version, unicodedata.unidata_version])
+    def __init__(self, root: Root, name: str, version: int) -> None:
+        key = json_digest([version, unicodedata.unidata_version])
         self._root, self._path = root, root.dataset_cache(name, f"text-groups-{key[:8]}")
 
     def read_rows(self, table: Path) -> Iterator[pa.RecordBatch]:
