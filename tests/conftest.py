@@ -25,6 +25,7 @@ os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "900")
 prepare_environment(HOME)  # before anything imports Prefect
 
 import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from indexmill.storage.errors import InputError, PublishRefused  # noqa: E402
@@ -37,6 +38,9 @@ from tests import examples  # noqa: E402
 from tests.storage.object_server import ObjectServer  # noqa: E402
 
 pytest_plugins = ["tests.kept_running"]
+
+settings.register_profile("any-speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
+settings.load_profile("any-speed")
 
 QUICK_TIER = "not slow"  # as addopts in pyproject.toml has it
 # The folders and files whose quick tests need the Prefect server: about half of the work.

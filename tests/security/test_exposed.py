@@ -31,6 +31,7 @@ from tests.extensions.packages import install_package
 from tests.sources.hub_datasets import open_fake_hub
 
 REPOSITORY = Path(__file__).parents[2]
+STARTUP_TIMEOUT = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
 SECRET = "open-sesame-4711"
 SECRETS = {
     name: f"{SECRET}-{name.lower()}"
@@ -78,6 +79,7 @@ def refused_build(server: str, digits: Path, tmp_path_factory: pytest.TempPathFa
         copy_database(NEW_DATABASE, folder / "root" / "prefect" / "prefect.db")
     install_package(folder / "site", "corners", {"encoder": CORNERS})
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_") and name != "MPLCONFIGDIR"}
+    environment[STARTUP_TIMEOUT] = os.environ[STARTUP_TIMEOUT]
     encoder = "encoder={kind: python, target: 'corners.encoder:Corners', modalities: [image]}"
     changes = [f"dataset.path={digits}", encoder, "publish.gate.minimum_items=1000", "dataset.limit=60", *QUICK]
     paths = os.pathsep.join([str(folder / "site"), str(REPOSITORY)])
