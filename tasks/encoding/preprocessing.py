@@ -61,8 +61,10 @@ class ImagePreprocessor:
         offset = (-self.scaled_mean * self.inverse_std).to(pixels.device).repeat(width)
         normalized = torch.empty((count, height, width * 3), dtype=dtype, device=pixels.device)
         size = 1 if pixels.device.type == "cpu" else max(count, 1)  # a CPU's caches hold one image, not a batch
-        for part, target in zip(pixels.reshape(normalized.shape).split(size), normalized.split(size), strict=True):
-            target.copy_(torch.addcmul(offset, part.float(), factor))
+        lines = pixels.reshape(normalized.shape)
+        for start in range(0, count, size):
+            part = slice(start, start + size)
+            normalized[part] = torch.addcmul(offset, lines[part].float(), factor)
         return normalized.view(pixels.shape).permute(0, 3, 1, 2)
 
 

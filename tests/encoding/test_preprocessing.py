@@ -45,7 +45,7 @@ def test_resized_pixels_are_not_brought_together_again(crop: slice, monkeypatch:
         return answers[-1]
 
     monkeypatch.setattr(torch.nn.functional, "interpolate", remember)
-    resized = resize_pixels(np.asarray(make_image(120, 100, 0))[crop, crop], 32, 48, "bicubic")
+    resized = resize_pixels(np.array(make_image(120, 100, 0))[crop, crop], 32, 48, "bicubic")
     assert resized.shape == (32, 48, 3)
     assert np.shares_memory(resized, answers[0].numpy())
 
