@@ -1,7 +1,8 @@
 """Our index and its peers on real embeddings of sentences or images, in one process, interleaved: recall@10, speed, memory, build.
 
 Run: pip install --target PEERS --no-deps hnswlib usearch scann scalable-vs rabitqlib numkong archspec
-     python -m benchmarks.index --data FOLDER --peers PEERS [--autofaiss PYTHON] [--images] [--items 100000] [--threads 1] [--repeats 5] [--out FOLDER]
+     python -m benchmarks.index --data FOLDER --peers PEERS [--autofaiss PYTHON] [--images] [--items 100000]
+         [--threads 1] [--repeats 5] [--out FOLDER]
 
 Search parameters are tuned on 1,000 held-out queries until the lower bound of recall@10 meets the target, and measured on others. Speed is
 measured in CPU seconds, which other load on the machine affects little, and in wall time.

@@ -45,7 +45,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         peer = Ours(propose_candidates(*database.shape)[0], Path(folder))
         peer.build(database)
-        exact = peer.ids[exact_search(queries, [(range(len(database)), database)], K, peer.searcher.metric)[1]]
+        exact = exact_search(queries, [(peer.ids, database)], K, peer.searcher.metric)[1]
         print(f"{peer.name}, {len(database)} x {database.shape[1]}")
         for target, counts in TARGETS.items():
             compare(peer.searcher, queries, exact, target, counts, arguments.repeats)
@@ -68,7 +68,9 @@ def compare(searcher: Any, queries: Any, exact: Any, target: float, counts: tupl
             best = min(kind, key=lambda one: statistics.median(times[one][256]))
             recall = measure_recall(searcher, best, queries[TUNING_QUERIES:], exact[TUNING_QUERIES:])
             costs = {batch: statistics.median(values) * 1e6 for batch, values in times[best].items()}
-            print(f"{target} {recall:.4f} " + " ".join(f"{batch}: {cost:.1f} us" for batch, cost in costs.items()) + f"  {best}", flush=True)
+            print(
+                f"{target} {recall:.4f} " + " ".join(f"{batch}: {cost:.1f} us" for batch, cost in costs.items()) + f"  {best}", flush=True
+            )
 
 
 def find_params(searcher: Any, queries: Any, exact: Any, target: float, candidates: int) -> list[Any]:
