@@ -70,4 +70,6 @@ def encode(images: list[Image.Image]) -> np.ndarray:
 
     encoder = load_encoder(EfficientNetLiteEncoderConfig(kind="efficientnet-lite", model=WEIGHTS), "bfloat16")
     windows = (images[start : start + encoder.window] for start in range(0, len(images), encoder.window))
-    return np.concatenate([encoder.encode([encoder.preprocess(image) for image in window], encoder.batch_size).vectors for window in windows])
+    return np.concatenate(
+        [encoder.encode([encoder.preprocess(image) for image in window], encoder.batch_size).vectors for window in windows]
+    )

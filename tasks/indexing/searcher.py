@@ -53,7 +53,9 @@ class Searcher:
         self.shards = [renumber_by_row(shard, store.ids) for shard, store in zip(shards, stores, strict=True)] if stores else list(shards)
         self._reranking_indexes = [make_reranking_index(shard, store) for shard, store in zip(self.shards, self.stores, strict=False)]
         is_prunable = bool(stores) and all(map(supports_pruning, self.shards, self.stores))
-        self._pruned_searches = [PrunedSearch(shard, store) for shard, store in zip(self.shards, self.stores, strict=True)] if is_prunable else []
+        self._pruned_searches = (
+            [PrunedSearch(shard, store) for shard, store in zip(self.shards, self.stores, strict=True)] if is_prunable else []
+        )
         self.set_search_params(params)
 
     @property

@@ -78,7 +78,7 @@ def tune_search(
     for rerank_candidates in candidate_counts[1:]:
         value = _raise_search_param(trials, target, rerank_candidates, value)
     if searcher.has_probe_margin and (fastest := trials.find_fastest(target)):
-        _tune_probe_margin(trials, target, fastest.params)
+        _tune_probe_margin(trials, target, fastest.params.nprobe or 1, fastest.params.rerank_candidates or k)
     return trials.finish(target)
 
 
@@ -179,15 +179,14 @@ def _raise_search_param(trials: TrialRunner, target: float, rerank_candidates: i
     return value
 
 
-def _tune_probe_margin(trials: TrialRunner, target: float, fastest: SearchParams) -> None:
+def _tune_probe_margin(trials: TrialRunner, target: float, nprobe: int, candidates: int) -> None:
     """Bisect the margin with more lists than the fastest trial has, then try fewer candidates with larger margins.
 
     Every trial is measured, so that the fastest one can be chosen.
     """
-    searcher, candidates = trials.searcher, fastest.rerank_candidates
-    assert fastest.nprobe is not None and candidates is not None
-    nprobe = min(math.ceil(MARGIN_NPROBE * fastest.nprobe), searcher.search_param_max)
-    searcher.set_search_params(fastest.model_copy(update={"nprobe": nprobe}))
+    searcher = trials.searcher
+    nprobe = min(math.ceil(MARGIN_NPROBE * nprobe), searcher.search_param_max)
+    searcher.set_search_params(searcher.params.model_copy(update={"nprobe": nprobe}))
     low, high = 0.0, float(np.quantile(searcher.measure_probe_margins(trials.queries), 0.9))
     for _ in range(MARGIN_BISECTIONS):
         middle = (low + high) / 2
