@@ -37,10 +37,11 @@ class PrunedSearch:
 
     def __init__(self, index: Any, store: VectorStore) -> None:
         chain: Any = index.chain if isinstance(index, faiss.IndexPreTransform) else None
-        self._transforms = [faiss.downcast_VectorTransform(chain.at(number)) for number in range(chain.size())] if chain else []
-        self._ivf: Any = find_ivf(index)
-        self._quantizer: Any = faiss.downcast_index(self._ivf.quantizer)
-        self._store, self._vectors = store, store.index
+        self._transforms: list[Any] = [faiss.downcast_VectorTransform(chain.at(number)) for number in range(chain.size())] if chain else []
+        ivf: Any = find_ivf(index)  # typed here, since mypy would narrow an attribute to what is assigned
+        vectors: Any = store.index
+        self._ivf, self._store, self._vectors = ivf, store, vectors
+        self._quantizer: Any = faiss.downcast_index(ivf.quantizer)
         self._higher_is_better = index.metric_type == faiss.METRIC_INNER_PRODUCT
         self._params: dict[int, Any] = {}
 
