@@ -27,7 +27,6 @@ SHORT_FORMS = {
     "encode": "encode --items 32 --repeats 1",
     "encode_memory": "encode --memory --memory-items 40",
     "index": "index --data {out}/embeddings --items 20000 --queries 1000 --repeats 1",
-    "index_pruning": "index_pruning --data {out}/embeddings --items 20000 --repeats 1",
     "index_memory": "index_memory --sizes 50000 100000 200000",
     "exact_search": "exact_search --repeats 1",
     "evaluate": "evaluate --queries 2000 --database 20000 --peer-queries 500",

@@ -71,9 +71,6 @@ class SearchParams(FrozenModel):
     nprobe: int | None = Field(default=None, description="lists to visit (IVF)")
     ef_search: int | None = Field(default=None, description="graph candidates to visit (HNSW)")
     rerank_candidates: int | None = Field(default=None, description="candidates to re-rank")
-    probe_margin: float | None = Field(
-        default=None, description="how much worse than the best lists the centroid of a visited list may score; unset: visit all nprobe"
-    )
     spill: bool = Field(default=False, description="every item is in two lists, so searches must drop duplicates")
 
     def __str__(self) -> str:

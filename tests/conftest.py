@@ -29,6 +29,7 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from indexmill.storage.errors import InputError, PublishRefused  # noqa: E402
+from indexmill.storage.onnx_exports import get_weights_path  # noqa: E402
 from indexmill.storage.root import Root  # noqa: E402
 from indexmill.tasks.encoding.onnx_export import ExportRequest  # noqa: E402
 from indexmill.tasks.encoding.process import EncoderProcess  # noqa: E402
@@ -114,10 +115,10 @@ class SharedEncoder(EncoderProcess):
         """Export each model once, and write the same files for the next builds: an export takes seconds."""
         if repr(job.model) not in self._exports:
             result = super().export(job)
-            paths = [path for path in (job.graph_path, job.tokenizer_path) if Path(path).is_file()]
-            self._exports[repr(job.model)] = result, {Path(path).name: Path(path).read_bytes() for path in paths}
-        result, files = self._exports[repr(job.model)]
-        for name, content in files.items():
+            files = [Path(job.graph_path), get_weights_path(Path(job.graph_path)), Path(job.tokenizer_path)]
+            self._exports[repr(job.model)] = result, {path.name: path.read_bytes() for path in files if path.is_file()}
+        result, contents = self._exports[repr(job.model)]
+        for name, content in contents.items():
             (Path(job.graph_path).parent / name).write_bytes(content)
         return result
 

@@ -36,12 +36,9 @@ def sweep_search_params(searcher: Searcher, run: RetrievalRun, ground_truth: Gro
     widths = sorted(scaled_widths)
     trials.measure(widths[-1], params.rerank_candidates)  # a warm-up, measured again below
     trials.measured.clear()
-    rows = []
-    for width in widths:
-        is_chosen = not search_param or width == tuned_width
-        # A margin belongs to the tuned width; wider searches with it would find the same.
-        trial = trials.measure(width, params.rerank_candidates, params.probe_margin if is_chosen else None)
-        rows.append(_make_row(trial, is_chosen=is_chosen))
+    rows = [
+        _make_row(trials.measure(width, params.rerank_candidates), is_chosen=not search_param or width == tuned_width) for width in widths
+    ]
     searcher.set_search_params(params)
     return rows
 

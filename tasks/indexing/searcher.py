@@ -11,7 +11,6 @@ import numpy as np
 
 from indexmill.storage.index_records import SearchParams
 from indexmill.tasks.indexing.factory import FAISS_METRICS, find_ivf, set_index_search_params, unwrap_id_map
-from indexmill.tasks.indexing.list_pruning import PrunedSearch, supports_pruning
 from indexmill.tasks.indexing.reranking import VectorStore, make_reranking_index, renumber_by_row
 from indexmill.tasks.metrics.exact_search import BATCH_BLAS_THRESHOLD, select_top_k
 
@@ -52,10 +51,6 @@ class Searcher:
         self.dim = shards[0].d
         self.shards = [renumber_by_row(shard, store.ids) for shard, store in zip(shards, stores, strict=True)] if stores else list(shards)
         self._reranking_indexes = [make_reranking_index(shard, store) for shard, store in zip(self.shards, self.stores, strict=False)]
-        is_prunable = bool(stores) and all(map(supports_pruning, self.shards, self.stores))
-        self._pruned_searches = (
-            [PrunedSearch(shard, store) for shard, store in zip(self.shards, self.stores, strict=True)] if is_prunable else []
-        )
         self.set_search_params(params)
 
     @property
@@ -89,15 +84,6 @@ class Searcher:
             return int(ivf.nprobe)
         inner = unwrap_id_map(self.shards[0])
         return int(inner.hnsw.efSearch) if isinstance(inner, faiss.IndexHNSW) else 1
-
-    @property
-    def has_probe_margin(self) -> bool:
-        """Whether `probe_margin` has an effect: inverted lists, and exact re-ranking."""
-        return bool(self._pruned_searches)
-
-    def measure_probe_margins(self, queries: np.ndarray) -> np.ndarray:
-        """Return the smallest `probe_margin` with which each query visits all nprobe lists of the first shard, float32 (n,)."""
-        return self._pruned_searches[0].measure_margins(queries)
 
     def set_search_params(self, params: SearchParams) -> None:
         """Set how much a search visits.
@@ -158,23 +144,16 @@ class Searcher:
 
     def _search_shards(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         results = [self._search_shard(number, queries, k) for number in range(len(self.shards))]
-        if len(results) == 1 and self.copies_per_item > 1:
-            return results[0]
+        if self.copies_per_item > 1:
+            results = [select_distinct_top_k(scores, ids, k, higher_is_better=self.higher_is_better) for scores, ids in results]
+            if len(results) == 1:
+                return results[0]
         scores, ids = (np.concatenate(part, axis=1) for part in zip(*results, strict=True))
         return select_top_k(scores, ids, k, higher_is_better=self.higher_is_better)
 
     def _search_shard(self, number: int, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return scores and distinct item ids (n, k) from one shard."""
-        depth, margin = k * self.copies_per_item, self.params.probe_margin
-        if margin is not None and self._pruned_searches and depth <= self.rerank_candidates:  # a deeper search visits all lists
-            return self._pruned_searches[number].search(queries, k, candidates=self.rerank_candidates, margin=margin)
-        scores, ids = self._search_entries(number, queries, depth)
-        if self.copies_per_item > 1:
-            return select_distinct_top_k(scores, ids, k, higher_is_better=self.higher_is_better)
-        return scores, ids
-
-    def _search_entries(self, number: int, queries: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return scores and item ids (n, depth) from one shard; an item may occur as often as it has entries."""
+        """Return scores and item ids from one shard: enough copies to include k items."""
+        depth = k * self.copies_per_item
         if not self.stores:
             return self.shards[number].search(queries, depth)
         index = self._reranking_indexes[number]

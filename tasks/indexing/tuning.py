@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -19,9 +18,6 @@ Z_95_ONE_SIDED = 1.645  # standard errors of a one-sided 95 % bound
 CANDIDATE_MULTIPLES = (30, 20, 12, 8, 6, 5, 4, 3, 2)  # re-ranking candidates in multiples of k
 VALUE_TOLERANCE = 1.06  # bisection stops at this ratio
 VALUE_STEP = 1.15  # the factor by which nprobe or efSearch grows while fewer candidates are tried
-MARGIN_NPROBE = 1.5  # with a margin, so many times the lists that are needed without
-MARGIN_BISECTIONS = 6
-MARGIN_STEP = 1.06  # the factor by which the margin grows while fewer candidates are tried
 
 
 @dataclass(frozen=True)
@@ -61,8 +57,7 @@ def tune_search(
     """Find the fastest search parameters whose lower bound of recall@k reaches the target, and set them.
 
     nprobe or efSearch is bisected with the most re-ranking candidates first. Fewer candidates need at least that value,
-    and are tried as long as they are faster. Then `probe_margin` is bisected, where the index has it, and is kept if it is
-    faster.
+    and are tried as long as they are faster.
 
     Args:
         searcher: the index, which is left with the chosen parameters.
@@ -77,8 +72,6 @@ def tune_search(
     value = _bisect_search_param(trials, target, candidate_counts[0])
     for rerank_candidates in candidate_counts[1:]:
         value = _raise_search_param(trials, target, rerank_candidates, value)
-    if searcher.has_probe_margin and (fastest := trials.find_fastest(target)):
-        _tune_probe_margin(trials, target, fastest.params.nprobe or 1, fastest.params.rerank_candidates or k)
     return trials.finish(target)
 
 
@@ -110,10 +103,9 @@ class TrialRunner:
     measured: dict[SearchParams, SearchTrial] = field(default_factory=dict)
     cpu_started: float = field(default_factory=time.process_time)
 
-    def measure(self, value: int, rerank_candidates: int | None, probe_margin: float | None = None) -> SearchTrial:
-        """Measure recall and CPU time with this nprobe or efSearch, number of re-ranking candidates, and margin."""
-        values: dict[str, Any] = {"nprobe": None, "ef_search": None}
-        values |= {"rerank_candidates": rerank_candidates, "probe_margin": probe_margin}
+    def measure(self, value: int, rerank_candidates: int | None) -> SearchTrial:
+        """Measure recall and CPU time with this nprobe or efSearch and this number of re-ranking candidates."""
+        values = {"nprobe": None, "ef_search": None, "rerank_candidates": rerank_candidates}
         if self.searcher.search_param:
             values[self.searcher.search_param] = value
         params = self.searcher.params.model_copy(update=values)
@@ -177,30 +169,3 @@ def _raise_search_param(trials: TrialRunner, target: float, rerank_candidates: i
             break
         value = min(max(value + 1, round(value * VALUE_STEP)), maximum)
     return value
-
-
-def _tune_probe_margin(trials: TrialRunner, target: float, nprobe: int, candidates: int) -> None:
-    """Bisect the margin with more lists than the fastest trial has, then try fewer candidates with larger margins.
-
-    Every trial is measured, so that the fastest one can be chosen.
-    """
-    searcher = trials.searcher
-    nprobe = min(math.ceil(MARGIN_NPROBE * nprobe), searcher.search_param_max)
-    searcher.set_search_params(searcher.params.model_copy(update={"nprobe": nprobe}))
-    low, high = 0.0, float(np.quantile(searcher.measure_probe_margins(trials.queries), 0.9))
-    for _ in range(MARGIN_BISECTIONS):
-        middle = (low + high) / 2
-        is_enough = trials.measure(nprobe, candidates, _round_margin(middle)).recall_lower_bound >= target
-        low, high = (low, middle) if is_enough else (middle, high)
-    for fewer in (count for count in (trials.k * multiple for multiple in CANDIDATE_MULTIPLES) if count < candidates):
-        while (trial := trials.measure(nprobe, fewer, _round_margin(high))).recall_lower_bound < target:
-            fastest_trial = trials.find_fastest(target)
-            if fastest_trial is None or trial.cpu_seconds_per_query >= fastest_trial.cpu_seconds_per_query:
-                return
-            high *= MARGIN_STEP
-            nprobe = min(math.ceil(MARGIN_STEP * nprobe), searcher.search_param_max)
-
-
-def _round_margin(margin: float) -> float:
-    """Round to three digits, so that records stay readable."""
-    return float(f"{margin:.3g}")

@@ -16,7 +16,7 @@ from PIL import Image
 from indexmill.configs.encoders import EncoderConfig, OpenClipEncoderConfig, TimmEncoderConfig
 from indexmill.configs.loading import load_config
 from indexmill.storage.errors import InputError
-from indexmill.storage.onnx_exports import ExportSettings, load_onnx_export
+from indexmill.storage.onnx_exports import ExportSettings, get_weights_path, load_onnx_export
 from indexmill.storage.records import Modality
 from indexmill.storage.root import Root
 from indexmill.tasks.encoding import identify, load_encoder
@@ -57,6 +57,7 @@ class Export:
     def copy_to(self, graph_path: Path, tokenizer_path: Path) -> ExportSettings:
         """Do what the encoder's own `export` does, without the seconds that it takes."""
         shutil.copy(self.folder / "graph.onnx", graph_path)
+        shutil.copy(get_weights_path(self.folder / "graph.onnx"), get_weights_path(graph_path))
         return self.settings
 
 

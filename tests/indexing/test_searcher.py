@@ -9,12 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexmill.storage.index_records import SearchParams
-from indexmill.tasks.indexing.factory import FAISS_METRICS, find_ivf
 from indexmill.tasks.indexing.reranking import compute_bounds, make_store
 from indexmill.tasks.indexing.searcher import Searcher, select_distinct_top_k
 from indexmill.tasks.indexing.soar import fill_index, train_soar
-from indexmill.tasks.metrics.exact_search import exact_search
-from indexmill.tasks.metrics.neighbors import ann_recall_at
 
 DIM = 16
 
@@ -148,125 +145,3 @@ def test_distinct_selection_keeps_the_first_of_each_id(rows: list[list[tuple[int
         expected = sorted(set(row), key=lambda item: (-score_of[item] if higher_is_better else score_of[item], item))[:k]
         assert row_ids == expected + [-1] * (k - len(expected))
         assert row_scores == [score_of[item] for item in expected] + [worst] * (k - len(expected))
-
-
-def make_clustered(count: int, seed: int) -> np.ndarray:
-    """Vectors around 12 centers, so that lists differ in what they are worth to a query."""
-    random = np.random.default_rng(seed)
-    vectors = unit(12, seed=3)[random.integers(0, 12, count)] + 0.15 * random.standard_normal((count, DIM), dtype=np.float32)
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
-
-
-def make_clustered_searcher(
-    metric: str, *, spill: bool, pca_dims: int | None = None, shards: int = 1
-) -> tuple[Searcher, np.ndarray, np.ndarray]:
-    """A searcher over clustered vectors with 16 lists per shard, queries, and their ten exact neighbors."""
-    vectors, queries = make_clustered(3000, 1), make_clustered(60, 2)
-    if metric == "ip":
-        vectors, queries = vectors * np.linspace(0.5, 2, 3000, dtype=np.float32)[:, None], queries * 3
-    ids = np.sort(np.random.default_rng(4).choice(2**62, 3000, replace=False))
-    trained = train_soar(vectors, 16, 8, metric, pca_dims=pca_dims)
-    parts = [slice(number, None, shards) for number in range(shards)]
-    indexes = [fill_index(trained, [(ids[part], vectors[part])], spill=spill) for part in parts]
-    stores = [make_store(ids[part], np.ascontiguousarray(vectors[part]), metric) for part in parts]
-    exact = exact_search(queries, [(ids, vectors)], 10, FAISS_METRICS[metric])[1]
-    return Searcher(indexes, metric, SearchParams(spill=spill), stores=stores), queries, exact
-
-
-@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
-@pytest.mark.parametrize(("spill", "pca_dims", "shards"), [(True, None, 1), (False, 8, 1), (True, 8, 3)])
-def test_a_margin_beyond_all_lists_changes_nothing(metric: str, spill: bool, pca_dims: int | None, shards: int) -> None:
-    searcher, queries, _ = make_clustered_searcher(metric, spill=spill, pca_dims=pca_dims, shards=shards)
-    params = SearchParams(nprobe=6, rerank_candidates=400)
-    searcher.set_search_params(params)
-    scores, ids = searcher.search(queries, 10)
-    searcher.set_search_params(params.model_copy(update={"probe_margin": 1e9}))
-    pruned_scores, pruned_ids = searcher.search(queries, 10)
-    assert np.array_equal(pruned_ids, ids)
-    assert pruned_scores == pytest.approx(scores, rel=1e-5)
-
-
-@pytest.mark.parametrize("metric", ["cosine", "l2"])
-def test_a_margin_skips_the_lists_that_score_worse(metric: str) -> None:
-    """All entries of the visited lists are re-ranked, so that the results are those of an exact search within the lists."""
-    searcher, queries, _ = make_clustered_searcher(metric, spill=False)
-    ivf = find_ivf(searcher.shards[0])
-    store = searcher.stores[0]
-    centroids = ivf.quantizer.reconstruct_n(0, 16)
-    searcher.set_search_params(SearchParams(nprobe=9, rerank_candidates=3000, probe_margin=0.3))
-    found = searcher.search(queries, 10)[1]
-    visited = []
-    for row, query in enumerate(queries):
-        worse_by = -centroids @ query if metric == "cosine" else np.square(centroids - query).sum(axis=1)
-        nearest = np.argsort(worse_by)[:9]
-        lists = [number for number in nearest if worse_by[number] <= worse_by[nearest[:4]].mean() + 0.3]
-        rows = np.concatenate(
-            [faiss.rev_swig_ptr(ivf.invlists.get_ids(int(number)), ivf.invlists.list_size(int(number))) for number in lists]
-        )
-        exact = -store.vectors[rows] @ query if metric == "cosine" else np.square(store.vectors[rows] - query).sum(axis=1)
-        assert found[row].tolist() == store.ids[rows[np.argsort(exact)[:10]]].tolist()
-        visited.append(len(lists))
-    assert min(visited) < max(visited)
-
-
-def test_single_queries_with_a_margin_give_the_same_results_as_a_batch() -> None:
-    searcher, queries, exact = make_clustered_searcher("cosine", spill=True, pca_dims=8)
-    searcher.set_search_params(SearchParams(nprobe=8, rerank_candidates=200, probe_margin=0.1))
-    scores, ids = searcher.search(queries, 10)
-    for row, query in enumerate(queries):
-        single_scores, single_ids = searcher.search(query[None], 10)
-        assert np.array_equal(single_ids[0], ids[row])
-        assert single_scores[0] == pytest.approx(scores[row], abs=1e-6)
-    assert np.mean([len(set(row) & set(expected)) for row, expected in zip(ids, exact, strict=True)]) > 6
-
-
-def test_a_wider_margin_never_lowers_the_recall() -> None:
-    searcher, queries, exact = make_clustered_searcher("ip", spill=False)
-    recalls = []
-    for margin in (0.0, 0.3, 1.0, 9.0):
-        searcher.set_search_params(SearchParams(nprobe=16, rerank_candidates=3000, probe_margin=margin))
-        recalls.append(ann_recall_at(searcher.search(queries, 10)[1], exact, 10).mean())
-    assert recalls == sorted(recalls)
-    assert recalls[0] < recalls[-1]
-    assert recalls[-1] == 1
-
-
-@pytest.mark.parametrize("count", [1, 60])
-def test_queries_with_too_few_results_visit_all_lists(count: int) -> None:
-    """With 900 vectors in 16 lists and no margin, the visited lists of many queries hold fewer than 100 items."""
-    trained = train_soar(VECTORS, 16, 8, "cosine")
-    store = make_store(IDS, VECTORS, "cosine")
-    searcher = Searcher([fill_index(trained, [(IDS, VECTORS)])], "cosine", SearchParams(spill=True), stores=[store])
-    queries = unit(count, seed=9)
-    searcher.set_search_params(SearchParams(nprobe=16, rerank_candidates=2000, probe_margin=0.0))
-    assert (searcher.search(queries, 250)[1] >= 0).all()
-    searcher.set_search_params(SearchParams(nprobe=16, rerank_candidates=20, probe_margin=0.0))
-    assert (searcher.search(queries, 250)[1] >= 0).all()  # deeper than the candidates: no list is skipped
-    searcher.set_search_params(SearchParams(nprobe=16, rerank_candidates=2000, probe_margin=0.0))
-    assert (searcher.search(queries, 901)[1][:, -1] == -1).all()
-
-
-def test_equal_vectors_are_ordered_by_id_with_a_margin() -> None:
-    vectors = np.repeat(unit(150), 6, axis=0)
-    store = make_store(IDS, vectors, "cosine")
-    searcher = Searcher(
-        [fill_index(train_soar(VECTORS, 8, 8, "cosine"), [(IDS, vectors)])], "cosine", SearchParams(spill=True), stores=[store]
-    )
-    searcher.set_search_params(SearchParams(nprobe=8, rerank_candidates=2000, probe_margin=5.0))
-    for queries in (QUERIES, QUERIES[:1]):
-        ids = searcher.search(queries, 12)[1]
-        assert (np.diff(ids.reshape(-1, 6), axis=1) > 0).all()
-
-
-@pytest.mark.parametrize(("factory", "kind"), [("IVF8,PQ8x4fs", "float16"), ("HNSW16", "float32"), ("Flat", "float32")])
-def test_what_has_no_margin_ignores_it(factory: str, kind: str) -> None:
-    index = faiss.index_factory(DIM, factory, faiss.METRIC_INNER_PRODUCT)
-    if "IVF" not in factory:
-        index = faiss.IndexIDMap(index)
-    index.train(VECTORS)
-    index.add_with_ids(VECTORS, IDS)
-    searcher = Searcher([index], "cosine", stores=[make_store(IDS, VECTORS.astype(kind), "cosine")])
-    assert not searcher.has_probe_margin
-    expected = searcher.search(QUERIES, 5)
-    searcher.set_search_params(SearchParams(probe_margin=0.0))
-    assert np.array_equal(searcher.search(QUERIES, 5)[1], expected[1])

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from indexmill.storage.index_records import SearchParams
-from indexmill.tasks.indexing.list_pruning import PrunedSearch
 from indexmill.tasks.indexing.reranking import make_store
 from indexmill.tasks.indexing.searcher import Searcher
 from indexmill.tasks.indexing.soar import fill_index, train_soar
@@ -97,34 +96,6 @@ def test_an_unreachable_target_is_reported_with_the_closest_result() -> None:
     assert not tuned.met
     assert tuned.chosen.params.nprobe is not None
     assert "cannot be reached; the closest is nprobe" in str(tuned)
-
-
-@pytest.mark.parametrize("is_margin_cheaper", [True, False])
-def test_a_margin_is_chosen_if_it_is_faster(monkeypatch: pytest.MonkeyPatch, is_margin_cheaper: bool) -> None:
-    """The clock counts visited lists, ten times as many for one of the two kinds of search."""
-    visited = 0
-    scan_lists, search_entries = PrunedSearch._scan_lists, Searcher._search_entries
-
-    def count_scanned(self: PrunedSearch, queries: np.ndarray, scores: np.ndarray, lists: np.ndarray, *sizes: int) -> np.ndarray:
-        nonlocal visited
-        visited += np.count_nonzero(lists >= 0) * (1 if is_margin_cheaper else 10)
-        return scan_lists(self, queries, scores, lists, *sizes)
-
-    def count_all(self: Searcher, number: int, queries: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
-        nonlocal visited
-        visited += len(queries) * self.search_param_value * (10 if is_margin_cheaper else 1)
-        return search_entries(self, number, queries, depth)
-
-    monkeypatch.setattr(PrunedSearch, "_scan_lists", count_scanned)
-    monkeypatch.setattr(Searcher, "_search_entries", count_all)
-    monkeypatch.setattr("time.process_time", lambda: float(visited))
-    searcher = make_searcher("spill")
-    result = tune_search(searcher, QUERIES, EXACT, 0.9)
-    assert result.met
-    assert (result.chosen.params.probe_margin is not None) == is_margin_cheaper
-    assert searcher.params == result.chosen.params
-    found = np.concatenate([searcher.search(QUERIES[start : start + 256], 10)[1] for start in (0, 256)])
-    assert ann_recall_at(found, EXACT, 10).mean() == result.chosen.recall
 
 
 def test_flat_has_nothing_to_tune() -> None:
