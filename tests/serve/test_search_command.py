@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from indexmill.flows.cli.app import app
 from indexmill.serve import open_index
 from indexmill.serve.encoder import QueryEncoder
+from indexmill.storage.records import Modality
 from indexmill.tasks.encoding.onnx_encoders import OnnxImageEncoder, OnnxTextEncoder
 
 SEARCH_PROGRAM = """
@@ -82,25 +83,20 @@ def test_a_label_that_no_item_has_is_reported(published: Path, digits: Path) -> 
     assert "rank" in run.stdout and "no item" not in run.stdout
 
 
-def test_an_export_is_found_without_reading_the_weights(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The manifest names it, so that its own weights may be gone or replaced."""
-
-    def fail(_: object) -> NoReturn:
-        raise AssertionError("the weights were read")
-
-    monkeypatch.setattr("indexmill.serve.encoder.identify", fail)
-    for name, modality, kind in (("sentences", "text", OnnxTextEncoder), ("demo-images", "image", OnnxImageEncoder)):
-        with open_index(published, name) as index:
-            assert isinstance(index.encoder.load(modality), kind)  # type: ignore[arg-type]
-
-
 def check_search_without_torch(root: Path, folder: Path, name: str, *, text: str = "", image: str = "") -> None:
-    """Check that a separate process finds what torch finds and imports none of the slow libraries. `folder` is for a copy."""
+    """Check that a separate process finds what torch finds and imports none of the slow libraries. `folder` is for a copy.
+
+    The manifest names the export, so that the weights are not read, and may be gone or replaced.
+    """
+    modality: Modality = "text" if text else "image"
+    with pytest.MonkeyPatch.context() as patch, open_index(root, name) as index:
+        patch.setattr("indexmill.serve.encoder.identify", None)
+        assert isinstance(index.encoder.load(modality), OnnxTextEncoder | OnnxImageEncoder)
     copy = Path(shutil.copytree(root, folder))
     shutil.rmtree(copy / "encoders")  # without the exports, torch encodes
     query: dict[str, Any] = {"texts": [text]} if text else {"images": [image]}
     with open_index(copy, name) as index:
-        assert not isinstance(index.encoder.load("text" if text else "image"), OnnxTextEncoder | OnnxImageEncoder)
+        assert not isinstance(index.encoder.load(modality), OnnxTextEncoder | OnnxImageEncoder)
         expected = [(result.item_id, round(result.score, 4)) for result in index.search(**query, k=4).results[0]]
     arguments = [str(root), name, text, image]
     run = subprocess.run(
