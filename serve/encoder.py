@@ -17,7 +17,7 @@ from indexmill.storage.records import Modality
 from indexmill.storage.root import Root
 from indexmill.tasks.encoding import Encoder, identify, load_encoder
 from indexmill.tasks.encoding.base import SupportsTexts, encode_batches
-from indexmill.tasks.encoding.identity import compute_export_fingerprint
+from indexmill.tasks.encoding.identity import compute_export_fingerprint, matches_fingerprint
 from indexmill.tasks.encoding.onnx_encoders import open_onnx_encoder
 from indexmill.tasks.encoding.prompts import ROLES
 
@@ -45,10 +45,14 @@ class QueryEncoder:
         """
         with self._load_lock:
             if modality not in self._encoders:
-                fingerprint = compute_export_fingerprint(self._manifest.encoder, self._config, modality)
-                export = open_onnx_encoder(self._root, fingerprint, modality)
-                self._encoders[modality] = export or self._load_from_model(modality)
+                self._encoders[modality] = self._open_export(modality) or self._load_from_model(modality)
             return self._encoders[modality]
+
+    def _open_export(self, modality: Modality) -> Encoder | None:
+        details = self._manifest.encoder
+        if not matches_fingerprint(details, self._manifest.fingerprint):
+            return None
+        return open_onnx_encoder(self._root, compute_export_fingerprint(details, self._config, modality), modality)
 
     def _load_from_model(self, modality: Modality) -> Encoder:
         if self._model is None:

@@ -119,6 +119,11 @@ def compute_export_fingerprint(stored_details: Mapping[str, Any], config: Encode
     return _compute_fingerprint(details | {"precision": "float32"} | query_settings)
 
 
+def matches_fingerprint(manifest_details: Mapping[str, Any], fingerprint: str) -> bool:
+    """Return whether a manifest's fingerprint is that of the details it has. If not, the details name another encoder."""
+    return _compute_fingerprint({key: value for key, value in manifest_details.items() if key != "precision_check"}) == fingerprint
+
+
 def list_modalities(details: Mapping[str, Any]) -> tuple[Modality, ...]:
     """List what an encoder encodes, from the details of its identity, which manifests have too."""
     return tuple(details.get("modalities") or MODALITIES_BY_KIND[details["kind"]])
