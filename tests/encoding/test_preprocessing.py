@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from timm.data.transforms_factory import create_transform
@@ -81,17 +81,22 @@ STEPS = {
 
 
 @settings(max_examples=25, deadline=None)
+@example("bicubic 224, 224 x 160", 225, 451, 7)  # one value differs by 3
 @given(st.sampled_from(sorted(STEPS)), st.integers(40, 500), st.integers(40, 500), st.integers(0, 99))
 def test_pixels_are_close_to_the_librarys(name: str, width: int, height: int, seed: int) -> None:
-    """Any shape: no value differs by more than 2 of 255, and few values differ at all when an image is downscaled.
+    """Any shape: hardly a value differs by more than 2 of 255, and few values differ at all when an image is downscaled.
 
+    Both libraries round between the two directions, and bicubic weights, whose absolute values add up to 1.3, carry that on:
+    a difference of 1 becomes at most 3.
     A result of 32 x 48 has so few values that many may lie at the edge of rounding.
     """
     image = make_image(width, height, seed)
     ours = build_preprocessor(make_transform(*STEPS[name])).resize_image(image).astype(int)
     theirs = np.asarray(transforms.Compose(STEPS[name])(image)).astype(int)
     assert ours.shape == theirs.shape
-    assert np.abs(ours - theirs).max() <= 2
+    differences = np.abs(ours - theirs)
+    assert differences.max() <= 3
+    assert (differences > 2).mean() < 1e-4
     assert (ours != theirs).mean() < (0.02 if min(width, height) > 256 and name != "squashed" else 0.3)
 
 
