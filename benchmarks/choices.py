@@ -12,6 +12,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import faiss
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from benchmarks.measuring import time_in_turn
 from benchmarks.report import Report, make_parser
 from benchmarks.sentences import make_random_texts
 
@@ -71,12 +73,7 @@ def measure_texts(count: int, repeats: int) -> dict[str, Any]:
     texts = make_random_texts(count)
     if not agree(*(encode_batches(encoder, texts[:64]) for encoder in encoders.values())):
         raise SystemExit("the graph does not encode as the model does")
-    seconds: dict[str, list[float]] = {name: [] for name in encoders}
-    for _ in range(repeats):
-        for name, encoder in encoders.items():
-            start = time.process_time()
-            encode_batches(encoder, texts)
-            seconds[name].append(time.process_time() - start)
+    seconds = time_in_turn({name: partial(encode_batches, encoder, texts) for name, encoder in encoders.items()}, repeats)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, median in medians.items():
         print(f"MiniLM by {name}: {median:.2f} CPU s for {len(texts):,} texts, {len(texts) / median:,.0f} per CPU second")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,17 @@ def run_child(*arguments: str) -> ChildRun:
             raise SystemExit(f"{' '.join(arguments)} ended with status {process.returncode}: {errors.read()[-2000:]}")
         cpu = after.children_user + after.children_system - before.children_user - before.children_system
         return ChildRun(output.read(), wall, cpu, peak)
+
+
+def time_in_turn(steps: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Return the CPU seconds of each step in each round. Steps take turns, so that other work on the machine slows all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = time.process_time()
+            step()
+            seconds[name].append(time.process_time() - start)
+    return seconds
 
 
 class Stopwatch:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,8 @@ import numpy as np
 
 from benchmarks.encoding.items import sample_images, sample_tiny_images
 from benchmarks.encoding.models import MODELS, as_numpy, load_library, write_weights
+from benchmarks.encoding.report import print_row
+from benchmarks.measuring import time_in_turn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,10 +39,7 @@ def measure(names: Sequence[str], items: int) -> dict[str, Any]:
             for images, paths in (("photographs", sample_images(items)), ("64 x 64", sample_tiny_images(items))):
                 row = {"model": model.name, "images": images} | _measure_model(model, weights, paths)
                 rows.append(row)
-                print(
-                    "| " + " | ".join(f"{value:,.2f}" if isinstance(value, float) else str(value) for value in row.values()) + " |",
-                    flush=True,
-                )
+                print_row(row, "{:,.2f}")
     return {"costs": rows}
 
 
@@ -79,7 +77,7 @@ def _measure_model(model: Any, weights: str, paths: list[str]) -> dict[str, Any]
 
     ready = [normalize(batch) for batch in batches]
     with torch.inference_mode():
-        seconds = _time_in_turn(
+        seconds = time_in_turn(
             {
                 "read": lambda: [content_digest(read_content(path)) for path in paths],
                 "decode": lambda: [read_image(content, UNLIMITED, encoder.decode_size) for content in contents],
@@ -87,19 +85,9 @@ def _measure_model(model: Any, weights: str, paths: list[str]) -> dict[str, Any]
                 "batch": lambda: [normalize(batch) for batch in batches],
                 "forward": lambda: [as_numpy(encoder._network(batch)) for batch in ready],
                 "library": lambda: [as_numpy(library.forward(batch)) for batch in ready],
-            }
+            },
+            ROUNDS,
         )
-    costs = {name: round(1e6 * value / len(paths)) for name, value in seconds.items()}
+    costs = {name: round(1e6 * statistics.median(values) / len(paths)) for name, values in seconds.items()}
     total = sum(value for name, value in costs.items() if name != "library")
     return {**costs, "limit": costs["forward"] / total, "against the library": costs["library"] / total}
-
-
-def _time_in_turn(steps: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Return the median CPU seconds of each step. They take turns, so that other work on the machine slows all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(ROUNDS):
-        for name, step in steps.items():
-            start = time.process_time()
-            step()
-            seconds[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.encoding.results import OURS, Limit, Row, Verdict
@@ -63,3 +64,9 @@ def _line(row: Row) -> str:
     own_nearest = "" if row.own_nearest is None else f"{row.own_nearest:.1%}"
     spread = f"{min(row.rates):,.1f} to {max(row.rates):,.1f}"
     return f"| {row.model} | {row.variant} | {row.rate:,.1f} | {spread} | {row.items:,} | {cosine} | {own_nearest} | {row.remark} |"
+
+
+def print_row(row: Mapping[str, object], number_format: str) -> None:
+    """Print the values of a row as a line of a table in Markdown; floats in a format such as `{:.2f}`."""
+    cells = (number_format.format(value) if isinstance(value, float) else str(value) for value in row.values())
+    print("| " + " | ".join(cells) + " |", flush=True)

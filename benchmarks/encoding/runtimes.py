@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.encoding.items import sample_images, sample_sentences
 from benchmarks.encoding.models import MODELS, write_weights
+from benchmarks.encoding.report import print_row
+from benchmarks.measuring import time_in_turn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,10 +38,7 @@ def measure(names: Sequence[str], items: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             for row in _measure_model(model, Path(folder), items):
                 rows.append(row)
-                print(
-                    "| " + " | ".join(f"{value:.5g}" if isinstance(value, float) else str(value) for value in row.values()) + " |",
-                    flush=True,
-                )
+                print_row(row, "{:.5g}")
     return {"runtimes": rows}
 
 
@@ -59,12 +58,8 @@ def _measure_model(model: Any, folder: Path, items: int) -> list[dict[str, Any]]
 
     encoders, inputs = _load_encoders(model, folder, items)
     vectors = {name: encoder.encode(inputs, BATCHES[model.images]).vectors for name, encoder in encoders.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in encoders}
-    for _ in range(ROUNDS):
-        for name, encoder in encoders.items():
-            start = time.process_time()
-            encoder.encode(inputs, BATCHES[model.images])
-            seconds[name].append(time.process_time() - start)
+    steps = {name: partial(encoder.encode, inputs, BATCHES[model.images]) for name, encoder in encoders.items()}
+    seconds = time_in_turn(steps, ROUNDS)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     rows = []
     for name, median in medians.items():

@@ -1,6 +1,7 @@
 """Compute only what a vision transformer of open_clip needs for its first token, which most models read the vector at.
 
-The last block needs the other tokens as keys and values alone. That saves five sixths of it: 7 % of a model of 12 blocks."""
+The last block needs the other tokens as keys and values alone. That saves five sixths of it: 7 % of a model of 12 blocks.
+"""
 
 from __future__ import annotations
 

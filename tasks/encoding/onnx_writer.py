@@ -1,7 +1,8 @@
 """Write models as ONNX graphs, from tokens or pixels to final vectors, and the tokenizers of texts.
 
 A graph's weights are in a file of their own beside it, from which ONNX Runtime maps them. In the graph's file, it would
-copy them twice before the first query."""
+copy them twice before the first query.
+"""
 
 from __future__ import annotations
 

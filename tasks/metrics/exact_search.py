@@ -49,24 +49,18 @@ def exact_search(
 def _search_block(queries: np.ndarray, ids: np.ndarray, block: np.ndarray, k: int, metric: int) -> tuple[np.ndarray, np.ndarray]:
     """Return scores and ids of the k best items of a block, or of all items of a smaller one.
 
-    Of items that tie at the last rank, FAISS returns any. So it is asked for one rank more; queries whose last two ranks
-    tie are asked again, twice as deep, until they do not or the block ends.
+    Of items that tie at the last rank, FAISS returns any. So it is asked for one rank more, and queries whose last two
+    ranks tie are searched again as deep ones are.
     """
     scores, rows = knn(queries, block, min(k + 1, len(block)), metric)
     if len(block) <= k:
         return scores, ids[rows]
     best_scores, best_ids = scores[:, :k].copy(), ids[rows[:, :k]]
-    tied, depth = np.flatnonzero(scores[:, k - 1] == scores[:, k]), k + 1
-    while len(tied):
-        depth = min(2 * depth, len(block))
-        tile_rows = max(1, SELECTION_BYTES // (depth * (scores.itemsize + rows.itemsize)))
-        still_tied = []
-        for start in range(0, len(tied), tile_rows):
-            tile = tied[start : start + tile_rows]
-            scores, rows = faiss.knn(queries[tile], block, depth, metric=metric)
-            best_scores[tile], best_ids[tile] = select_top_k(scores, ids[rows], k, higher_is_better=metric == faiss.METRIC_INNER_PRODUCT)
-            still_tied.append(tile[scores[:, k - 1] == scores[:, -1]])
-        tied = np.concatenate(still_tied) if depth < len(block) else tied[:0]
+    tied = np.flatnonzero(scores[:, k - 1] == scores[:, k])
+    if len(tied):
+        best_scores[tied], best_ids[tied] = _search_deep(
+            queries[tied], [(ids, block)], k, is_inner_product=metric == faiss.METRIC_INNER_PRODUCT
+        )
     return best_scores, best_ids
 
 

@@ -25,7 +25,7 @@ from indexmill.storage.errors import InputError, SourceUnreachable
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 CONNECT_SECONDS = 10
 # What PostgreSQL says when another attempt would fail in the same way.
-REFUSALS = ("password", "authentication", "access denied", "does not exist", "unknown database", "unable to open", "not permitted")
+REFUSALS = ("password", "authentication", "access denied", "does not exist", "not permitted")
 # MySQL's errors that another attempt may not meet, beside those of the client, from 2000 on: too many connections, a server that
 # shuts down, lost packets, locks, and a connection that was killed.
 MYSQL_CLIENT_ERRORS = range(2000, 3000)

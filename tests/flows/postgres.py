@@ -58,15 +58,22 @@ def postgres(programs: Path | None = None) -> Iterator[str]:
     ]
     subprocess.run(command, check=True, capture_output=True, timeout=600, cwd=folder, **user)  # type: ignore[call-overload]
     settings = ("fsync=off", "listen_addresses=127.0.0.1", f"unix_socket_directories={folder}", f"port={port}")
+    command = [serve, "-D", str(folder / "data"), *(part for setting in settings for part in ("-c", setting))]
+    with run_database_server(command, folder, port, **user):
+        yield f"postgresql+asyncpg://indexmill:{PASSWORD.replace(' ', '%20')}@127.0.0.1:{port}/postgres"
+
+
+@contextmanager
+def run_database_server(command: list[str], folder: Path, port: int, **user: int) -> Iterator[None]:
+    """Run a server until the block ends, from when it listens on its port, and remove its folder then. user: for `subprocess.Popen`."""
     with (folder / "log").open("wb") as log:
-        command = [serve, "-D", str(folder / "data"), *(part for setting in settings for part in ("-c", setting))]
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **user)  # type: ignore[call-overload]
         try:
             deadline = time.monotonic() + 300
             while not is_listening(port):
                 assert time.monotonic() < deadline and server.poll() is None, (folder / "log").read_text()
                 time.sleep(0.1)
-            yield f"postgresql+asyncpg://indexmill:{PASSWORD.replace(' ', '%20')}@127.0.0.1:{port}/postgres"
+            yield
         finally:
             server.terminate()
             server.wait(300)

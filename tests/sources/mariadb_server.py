@@ -7,12 +7,11 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.flows.postgres import PASSWORD, find_free_port, is_listening
+from tests.flows.postgres import PASSWORD, find_free_port, run_database_server
 
 USER = "indexmill"
 
@@ -41,15 +40,5 @@ def mariadb() -> Iterator[str]:
     )
     start.chmod(0o644)
     options += [f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder / 'socket'}", f"--init-file={start}"]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen([serve, *options, "--innodb-flush-log-at-trx-commit=0"], stdout=log, stderr=log, cwd=folder)
-        try:
-            deadline = time.monotonic() + 300
-            while not is_listening(port):  # after the init file
-                assert time.monotonic() < deadline and server.poll() is None, (folder / "log").read_text()
-                time.sleep(0.1)
-            yield f"mariadb+pymysql://{USER}:{PASSWORD.replace(' ', '%20')}@127.0.0.1:{port}/shop"
-        finally:
-            server.terminate()
-            server.wait(300)
-            shutil.rmtree(folder)
+    with run_database_server([serve, *options, "--innodb-flush-log-at-trx-commit=0"], folder, port):  # it listens after the init file
+        yield f"mariadb+pymysql://{USER}:{PASSWORD.replace(' ', '%20')}@127.0.0.1:{port}/shop"
