@@ -4,7 +4,7 @@
  * cpuid_fault (/proc/cpuinfo) let a process trap that instruction; the handler answers it without the flags.
  *
  *     gcc -O2 -shared -fPIC -o avx2_only.so benchmarks/encoding/avx2_only.c
- *     LD_PRELOAD=./avx2_only.so python benchmarks/encode.py --runtimes
+ *     LD_PRELOAD=./avx2_only.so python -m benchmarks.encode --runtimes
  *
  * KEEP_AVX_VNNI=1 leaves AVX-VNNI, the dot products of 8-bit integers in 256 bits. */
 #define _GNU_SOURCE
